@@ -1,0 +1,172 @@
+"""Intervals, their buckets, and durations.
+
+The grammar: ``"second" "minute" "hour" "day" "week" "month" "year"``, with a count ``"5 minutes"``, ``"1 hour"``,
+short ``"30s" "5m" "1h" "1d" "2w" "1mo" "1y"`` (m is minutes), and `datetime.timedelta`.
+
+Up to hours a bucket is aligned to 1970-01-01 UTC. Days and longer are calendar buckets in a zone: days and weeks count
+from Monday 2000-01-03, months and years from 2000-01-01.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.errors import InvalidValue
+
+UNDERSTOOD = (
+    'understood are "second", "minute", "hour", "day", "week", "month", "year", "5 minutes", "1 hour", '
+    '"30s", "5m", "1h", "1d", "2w", "1mo", "1y" and timedelta, each more than zero'
+)
+
+_MICROS = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000}
+_SHORT = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
+_LONG = ("second", "minute", "hour", "day", "week", "month", "year")
+_UNITS = _SHORT | {unit: unit for unit in _LONG} | {unit + "s": unit for unit in _LONG}
+_DAY = 86_400_000_000
+_TEXT = re.compile(r"\s*(?:(\d{1,9})\s*)?([a-z]+)\s*", re.ASCII)
+_DAY_ORIGIN = date(2000, 1, 3)  # a Monday, as in PostgreSQL's time_bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A bucket width: either `micros` (fixed), or `days`, or `months` (calendar); exactly one is not zero."""
+
+    micros: int = 0
+    days: int = 0
+    months: int = 0
+
+    @classmethod
+    def parse(cls, value: str | timedelta | Interval) -> Interval:
+        """Read an interval. Raises `InvalidValue` (a ValueError) that lists what is understood."""
+        if isinstance(value, Interval):
+            return value
+        if isinstance(value, timedelta):
+            return cls._of_timedelta(value)
+        if isinstance(value, str):
+            return _parse_text(value)
+        raise InvalidValue(f"interval {value!r} is not understood: {UNDERSTOOD}")
+
+    @classmethod
+    def _of_timedelta(cls, value: timedelta) -> Interval:
+        micros = value // timedelta(microseconds=1)
+        if micros <= 0:
+            raise InvalidValue(f"interval {value!r} is not more than zero: {UNDERSTOOD}")
+        if micros % _DAY == 0:
+            return cls(days=micros // _DAY)
+        return cls(micros=micros)
+
+    @property
+    def is_calendar(self) -> bool:
+        """True for days and longer, whose buckets follow a zone's calendar."""
+        return self.micros == 0
+
+    def floor(self, moment: int, zone: tzinfo = UTC) -> int:
+        """The start of the bucket that holds `moment`; both in microseconds since 1970-01-01 UTC."""
+        if self.micros:
+            return moment - moment % self.micros
+        local = from_micros(moment).astimezone(zone).date()
+        start = self._start_of(local, zone)
+        # Where a change skips midnight, a date's nominal start can lie after its first moments.
+        return start if start <= moment else self._start_of(local - timedelta(days=1), zone)
+
+    def next(self, start: int, zone: tzinfo = UTC) -> int:
+        """The start of the bucket after the one that starts at `start`."""
+        if self.micros:
+            return start + self.micros
+        return _midnight(self._after(from_micros(start).astimezone(zone).date()), zone)
+
+    def starts(self, low: int, high: int, zone: tzinfo = UTC) -> list[int]:
+        """The starts of all buckets that reach into ``[low, high)``, in order; empty when high <= low."""
+        found: list[int] = []
+        if low >= high:
+            return found
+        start = self.floor(low, zone)
+        while start < high:
+            found.append(start)
+            start = self.next(start, zone)
+        return found
+
+    def _start_of(self, local: date, zone: tzinfo) -> int:
+        if self.days:
+            since = (local - _DAY_ORIGIN).days
+            return _midnight(local - timedelta(days=since % self.days), zone)
+        index = (local.year - 2000) * 12 + local.month - 1
+        return _midnight(_month(index - index % self.months), zone)
+
+    def _after(self, local: date) -> date:
+        """The first local date of the bucket after the one that holds `local`."""
+        if self.days:
+            since = (local - _DAY_ORIGIN).days
+            return local + timedelta(days=self.days - since % self.days)
+        index = (local.year - 2000) * 12 + local.month - 1
+        return _month(index - index % self.months + self.months)
+
+
+def _parse_text(text: str) -> Interval:
+    match = _TEXT.fullmatch(text)
+    unit = _UNITS.get(match[2]) if match else None
+    count = int(match[1] or 1) if match else 0
+    if unit is None or count <= 0:
+        raise InvalidValue(f"interval {text!r} is not understood: {UNDERSTOOD}")
+    if unit in _MICROS:
+        return Interval(micros=count * _MICROS[unit])
+    if unit in ("day", "week"):
+        return Interval(days=count * (7 if unit == "week" else 1))
+    return Interval(months=count * (12 if unit == "year" else 1))
+
+
+def _month(index: int) -> date:
+    """The first day of the month `index` months after January 2000."""
+    year, month = divmod(index, 12)
+    return date(year + 2000, month + 1, 1)
+
+
+def _midnight(local: date, zone: tzinfo) -> int:
+    """The first instant of a local date. Where a change skips midnight, the instant of the change (fold=0)."""
+    return to_micros(datetime(local.year, local.month, local.day, tzinfo=zone))
+
+
+@lru_cache(maxsize=64)
+def zone_of(name: str) -> tzinfo:
+    """The time zone of an IANA name. Raises `InvalidValue` for one that is not known on this machine."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise InvalidValue(
+            f"time zone {name!r} is not known here; expected an IANA name such as 'Europe/Zurich'"
+        ) from exc
+
+
+def seconds_of(value: str | float | timedelta, what: str) -> float:
+    """A duration in seconds, from text such as ``"10s"`` or ``"500 ms"``, a number of seconds, or a timedelta.
+
+    Raises `InvalidValue`, naming `what`, for anything else, for calendar months, and for zero or less.
+    """
+    seconds: float | None = None
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        seconds = _seconds_of_text(value)
+    if seconds is None or not 0 < seconds < 1e10:
+        raise InvalidValue(f"{what}: found {value!r}, expected a duration such as '10s', '500 ms', '5 minutes' or '1d'")
+    return seconds
+
+
+def _seconds_of_text(text: str) -> float | None:
+    milliseconds = re.fullmatch(r"\s*(\d{1,9})\s*(?:ms|milliseconds?)\s*", text, re.ASCII)
+    if milliseconds:
+        return int(milliseconds[1]) / 1000
+    try:
+        interval = _parse_text(text)
+    except InvalidValue:
+        return None
+    return None if interval.months else interval.micros / 1e6 + interval.days * 86_400
