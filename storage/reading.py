@@ -22,8 +22,8 @@ from edgedepot.storage import values
 from edgedepot.storage.errors import InvalidValue
 
 RESERVED = frozenset(
-    ("time", "timestamp", "device_id", "gateway_id", "received_at")
-    + ("quality", "store_epoch", "gateway_seq", "bucket", "result")
+    {"time", "timestamp", "device_id", "gateway_id", "received_at", "quality", "store_epoch", "gateway_seq"}
+    | {"bucket", "result"}
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,54}", re.ASCII)
 
@@ -103,16 +103,20 @@ class Reading:
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def define_model(name: str, fields: Mapping[str, tuple[type, bool, Any]]) -> type[Reading]:
+def define_model(
+    name: str, fields: Mapping[str, tuple[type, bool, Any]], *, measurement: str | None = None
+) -> type[Reading]:
     """Declare a reading model at run time: `fields` maps names to (type, required, `Field(...)`).
 
-    `name` becomes the measurement, lowercase. Raises `InvalidValue` as a class statement would.
+    The measurement is the lowercase name unless given. Raises `InvalidValue` as a class statement would.
     """
     annotations = {key: kind if required else kind | None for key, (kind, required, _) in fields.items()}
     namespace: dict[str, Any] = {key: declared for key, (_, _, declared) in fields.items()}
     namespace["__annotations__"] = annotations
     namespace["__module__"] = __name__
-    return types.new_class(name, (Reading,), {"measurement": name.lower()}, lambda body: body.update(namespace))
+    return types.new_class(
+        name, (Reading,), {"measurement": measurement or name.lower()}, lambda body: body.update(namespace)
+    )
 
 
 @dataclass(frozen=True, slots=True)

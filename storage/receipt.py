@@ -55,6 +55,11 @@ class Receipt:
         return receipt
 
     @property
+    def rank(self) -> int:
+        """The level as a number that compares: `QUEUED` < `COMMITTED` < `DURABLE`."""
+        return self._rank
+
+    @property
     def level(self) -> Level:
         """How safe the rows are by now."""
         return LEVELS[self._rank]

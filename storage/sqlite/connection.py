@@ -1,0 +1,126 @@
+"""Opening the store's file: pragmas, the lock against a second writer, and SQLite's errors on our tree."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
+
+_BUSY_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """The one place where SQLite's errors become ours."""
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        if exc.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise StoreUnusable(f"{path} cannot be read as a store: {exc}") from exc
+        if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            raise StoreUnusable(f"{path} cannot be opened: no such file, or no right to use its folder") from exc
+        raise StorageError(f"{path}: {exc}") from exc
+
+
+def open_writer(path: Path, full_sync: bool) -> sqlite3.Connection:
+    """The one connection that writes. With `full_sync` a commit is on the device when it returns."""
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA page_size = 4096")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
+    # Debian builds SQLite with secure_delete on, which writes every page that is let go of.
+    connection.execute("PRAGMA secure_delete = OFF")
+    connection.execute("PRAGMA wal_autocheckpoint = 1000")
+    return connection
+
+
+class Readers:
+    """Read-only connections, lent to one thread at a time and kept for the next. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._uri = path.absolute().as_uri() + "?mode=ro"
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside one read transaction: all that is read through it belongs together."""
+        with sqlite_errors(self._path):
+            connection = self._take()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                with contextlib.suppress(sqlite3.Error):  # where BEGIN itself failed
+                    connection.execute("ROLLBACK")
+                self._give_back(connection)
+
+    def _take(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._closed:
+                raise StorageClosed(f"{self._path} was closed")
+            if self._idle:
+                return self._idle.pop()
+        return sqlite3.connect(
+            self._uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class StoreLock:
+    """Keeps a second process from writing one store. The kernel lets go of it when the holder dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.with_name(path.name + ".lock")
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise StoreUnusable(f"{path} cannot be opened for writing: {exc.strerror} ({self.path})") from exc
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            holder = os.read(self._file, 20).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._file)
+            raise StorageLocked(
+                f"{path} is being written by process {holder}; stop it first, or open the store read-only"
+            ) from exc
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+def writing_process(path: Path) -> int | None:
+    """The process that has the store open for writing, None where there is none."""
+    lock = path.with_name(path.name + ".lock")
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except BlockingIOError:
+        text = lock.read_bytes().strip()
+        return int(text) if text.isdigit() else None
+    except OSError:
+        return None

@@ -1,0 +1,112 @@
+"""What waits in the writer's queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from edgedepot.storage.base import Arrival, Intake, Reject
+from edgedepot.storage.errors import InvalidValue
+from edgedepot.storage.receipt import Receipt, Refusal
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.values import convert
+
+
+class Item(Protocol):
+    """Something to write. `apply` runs in the transaction, again if that is undone; `settle` after the commit."""
+
+    receipt: Receipt
+
+    @property
+    def weight(self) -> int:
+        """How many rows it counts for where the queue is bounded."""
+        ...
+
+    def apply(self, journal: Journal) -> None: ...
+
+    def settle(self, rank: int) -> None: ...
+
+    def reject_unstorable(self) -> bool:
+        """After a failure that lies in the data: take out what breaks the rules; False where nothing does."""
+        ...
+
+
+class Write:
+    """Readings of one source, with what else came in beside them."""
+
+    __slots__ = ("_arrivals", "_duplicates", "_intake", "_refused", "_source", "receipt")
+
+    def __init__(
+        self, receipt: Receipt, source: str, arrivals: Sequence[Arrival], intake: Intake | None = None
+    ) -> None:
+        self.receipt = receipt
+        self._source = source
+        self._arrivals = arrivals
+        self._intake = intake
+        self._duplicates = 0
+        self._refused: tuple[Refusal, ...] = ()
+
+    @property
+    def weight(self) -> int:
+        return len(self._arrivals) + (0 if self._intake is None else len(self._intake.rejects))
+
+    def apply(self, journal: Journal) -> None:
+        self._duplicates = journal.write(self._source, self._arrivals)
+        if self._intake is not None:
+            journal.note(self._intake)
+
+    def settle(self, rank: int) -> None:
+        self.receipt.settle(rank, len(self._arrivals) - self._duplicates, self._duplicates, self._refused)
+
+    def reject_unstorable(self) -> bool:
+        refused = [
+            Refusal(index, reason)
+            for index, arrival in enumerate(self._arrivals)
+            if (reason := _why_unstorable(arrival)) is not None
+        ]
+        if not refused:
+            return False
+        bad = {refusal.index for refusal in refused}
+        self._intake = self._intake or Intake(self._source)
+        self._intake.rejects += [
+            Reject("reading", refusal.reason, repr(self._arrivals[refusal.index].row).encode("utf-8", "replace"))
+            for refusal in refused
+        ]
+        self._arrivals = [arrival for index, arrival in enumerate(self._arrivals) if index not in bad]
+        self._refused += tuple(refused)
+        return True
+
+
+def _why_unstorable(arrival: Arrival) -> str | None:
+    fields = arrival.model.__fields__
+    if len(arrival.row) != len(fields) + 1:
+        return f"has {len(arrival.row) - 1} values, {arrival.model.__name__} has {len(fields)} fields"
+    if type(arrival.timestamp) is not int or not -(2**63) <= arrival.timestamp < 2**63:
+        return "its timestamp is no 64-bit number of microseconds"
+    for spec, value in zip(fields, arrival.row[1:], strict=True):
+        if value is not None:
+            try:
+                convert(value, spec.type)
+            except InvalidValue as exc:
+                return f"{spec.name} {exc}"
+    return None
+
+
+class Task:
+    """Anything else that the writer does: acknowledge, delete, add a cursor. Its outcome stands in `result`."""
+
+    weight = 1
+
+    def __init__(self, receipt: Receipt, action: Callable[[Journal], int | None]) -> None:
+        self.receipt = receipt
+        self.result: int | None = None
+        self._action = action
+
+    def apply(self, journal: Journal) -> None:
+        self.result = self._action(journal)
+
+    def settle(self, rank: int) -> None:
+        self.receipt.settle(rank, 0, 0)
+
+    def reject_unstorable(self) -> bool:
+        return False

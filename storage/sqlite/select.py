@@ -1,0 +1,116 @@
+"""The SQL of queries, over the journal. Names in it come from declared models; values are bound."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from edgedepot.storage.clock import from_micros
+from edgedepot.storage.query import Aggregation, Selection
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.sqlite.catalogue import KEY_COLUMNS, Layout
+from edgedepot.storage.sqlite.journal import scope_condition
+
+_SQL_FUNCTIONS = {"avg": "avg", "min": "min", "max": "max", "sum": "sum", "count": "count"}
+Answer = list[tuple[str | None, int | None, Any]]
+
+
+def select_readings(connection: sqlite3.Connection, layout: Layout, selection: Selection) -> list[dict[str, Any]]:
+    """The rows of a `query_readings` call."""
+    scope = selection.scope
+    columns = _present_columns(connection, layout, scope.model)
+    place = {spec.name: column for spec, column in zip(scope.model.__fields__, columns, strict=True)}
+    place |= {"timestamp": "ts", "device_id": "device_id", "quality": "quality"}
+    condition, values = scope_condition(scope)
+    wanted = "".join(f", {place[name]}" for name in selection.columns)
+    direction = " DESC" if selection.descending else ""
+    cursor = connection.execute(
+        f"SELECT device_id, ts{wanted} FROM journal JOIN series ON series.id = journal.series WHERE {condition}"
+        f" ORDER BY {place[selection.order]}{direction}, device_id LIMIT ?",
+        (*values, -1 if selection.limit is None else selection.limit),
+    )
+    names = ("device_id", "timestamp", *selection.columns)
+    converters = _converters(selection)
+    return [
+        dict(zip(names, (row[0], from_micros(row[1]), *_converted(row[2:], converters)), strict=True)) for row in cursor
+    ]
+
+
+def _present_columns(connection: sqlite3.Connection, layout: Layout, model: type[Reading]) -> list[str]:
+    """The journal's columns of a model's fields; NULL for a field of which nothing was ever stored."""
+    present = len(connection.execute("PRAGMA table_info(journal)").fetchall()) - KEY_COLUMNS
+    return [column if int(column[1:]) < present else "NULL" for column in layout.columns(model)]
+
+
+Converter = Callable[[Any], Any]
+
+
+def _converters(selection: Selection) -> list[Converter | None]:
+    kinds = {spec.name: spec.type for spec in selection.scope.model.__fields__}
+    return [_converter(kinds.get(name, int)) for name in selection.columns]
+
+
+def _converter(kind: type) -> Converter | None:
+    """SQLite has no booleans: they come back as 0 and 1."""
+    return (lambda value: None if value is None else bool(value)) if kind is bool else None
+
+
+def _converted(cells: tuple[Any, ...], converters: list[Converter | None]) -> tuple[Any, ...]:
+    if not any(converters):
+        return cells
+    return tuple(cell if convert is None else convert(cell) for cell, convert in zip(cells, converters, strict=True))
+
+
+def aggregate(connection: sqlite3.Connection, layout: Layout, asked: Aggregation) -> Answer:
+    """The rows of an `aggregate` call: ``(device_id, bucket, result)``, empty buckets absent."""
+    column = _present_columns(connection, layout, asked.scope.model)[asked.scope.model.__fields__.index(asked.field)]
+    condition, values = scope_condition(asked.scope)
+    condition += f" AND {column} IS NOT NULL"
+    bucket, edges, bound = _bucket(connection, asked, condition, values)
+    if edges:
+        condition += " AND ts >= edge.low AND ts < edge.high"
+    device = "device_id" if asked.by_device else "NULL"
+    source = f"{edges}journal JOIN series ON series.id = journal.series WHERE {condition}"
+    if asked.function in ("first", "last"):
+        sql = _edge_value(asked, device, bucket, column, source)
+    else:
+        keys = [key for key in (device, bucket) if key != "NULL"]
+        grouping = f" GROUP BY {', '.join(keys)} ORDER BY {', '.join(keys)}" if keys else ""
+        sql = f"SELECT {device}, {bucket}, {_SQL_FUNCTIONS[asked.function]}({column}) FROM {source}{grouping}"
+    convert = _converter(asked.field.type if asked.function in ("first", "last") else int)
+    rows = connection.execute(sql, (*bound, *values)).fetchall()
+    return rows if convert is None else [(name, start, convert(value)) for name, start, value in rows]
+
+
+def _bucket(
+    connection: sqlite3.Connection, asked: Aggregation, condition: str, values: list[Any]
+) -> tuple[str, str, tuple[Any, ...]]:
+    """The bucket's expression, what to join for it, and the values that binds."""
+    if asked.interval is None:
+        return "NULL", "", ()
+    width = asked.interval.micros
+    if width:
+        return f"(ts - ((ts % {width}) + {width}) % {width})", "", ()
+    low, high = connection.execute(f"SELECT min(ts), max(ts) FROM journal WHERE {condition}", values).fetchone()
+    starts = [] if low is None else asked.interval.starts(low, high + 1, asked.zone)
+    ends = [*starts[1:], asked.interval.next(starts[-1], asked.zone)] if starts else []
+    # Calendar buckets differ in length: they come as a list that is joined, so that every zone's changes are exact.
+    edges = (
+        "(SELECT json_extract(value, '$[0]') AS low, json_extract(value, '$[1]') AS high FROM json_each(?)) AS edge"
+        " CROSS JOIN "
+    )
+    return "edge.low", edges, (json.dumps(list(zip(starts, ends, strict=True))),)
+
+
+def _edge_value(asked: Aggregation, device: str, bucket: str, column: str, source: str) -> str:
+    """The first or last value by time, ties by device."""
+    keys = [key for key in (device, bucket) if key != "NULL"]
+    partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    direction = " DESC" if asked.function == "last" else ""
+    return (
+        f"SELECT device, bucket, value FROM (SELECT {device} AS device, {bucket} AS bucket, {column} AS value,"
+        f" row_number() OVER ({partition}ORDER BY ts{direction}, device_id{direction}) AS place FROM {source})"
+        " WHERE place = 1 ORDER BY device, bucket"
+    )

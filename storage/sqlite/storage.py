@@ -1,0 +1,362 @@
+"""`SQLiteStorage`: the local store. One file, one writer, any number of readers."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from edgedepot.storage.base import (
+    Arrival,
+    BaseStorage,
+    Buffer,
+    Data,
+    Function,
+    Intake,
+    Ledger,
+    Pending,
+    StoreRow,
+    Version,
+    Window,
+)
+from edgedepot.storage.clock import Clock, SystemClock, from_micros
+from edgedepot.storage.errors import ConfigError, NotSupported, StorageError, StoreUnusable
+from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.query import Aggregation, Scope, Selection, micros_of
+from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
+from edgedepot.storage.receipt import Receipt, Refusal
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.connection import Readers, StoreLock, open_writer, sqlite_errors
+from edgedepot.storage.sqlite.cursors import Cursors, PendingReader
+from edgedepot.storage.sqlite.items import Task, Write
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.select import aggregate, select_readings
+from edgedepot.storage.sqlite.writer import Pace, Writer
+
+DIRECT = "direct"  # the source of readings that Python code stores itself
+
+
+class SQLiteStorage(BaseStorage, Buffer):
+    """The local store: a file at `path`, made where there is none.
+
+    Writes are queued and committed together, every `flush_interval` or 5,000 rows, at once when somebody waits on a
+    receipt: a reading whose receipt nobody awaits can be lost with the process within that interval. A query sees
+    everything stored before it through this object. All methods may be called from any thread.
+
+    `gateway_id` names this gateway upstream; needed for forwarding, kept in the file from then on. With
+    `durability="power"` a commit survives a power cut; with `"process"` it survives a killed process, and a power cut
+    from the next sync on (every `sync_interval`). `read_only=True` reads beside a process that writes.
+
+    Raises `StorageLocked` where another process writes the file, `StoreUnusable` where it is no store, `ConfigError`
+    where it belongs to another gateway.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        gateway_id: str | None = None,
+        durability: Literal["power", "process"] = "power",
+        flush_interval: str | float | timedelta = "1s",
+        sync_interval: str | float | timedelta = "10s",
+        busy_timeout: str | float | timedelta = "30s",
+        read_only: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        if durability not in ("power", "process"):
+            raise ConfigError(f"durability is {durability!r}, expected 'power' or 'process'")
+        pace = Pace(
+            flush_interval=seconds_of(flush_interval, "flush_interval"),
+            sync_interval=seconds_of(sync_interval, "sync_interval"),
+            busy_timeout=seconds_of(busy_timeout, "busy_timeout"),
+        )
+        self.path = Path(path)
+        self.gateway_id = gateway_id
+        self.store_epoch = 0
+        self._clock: Clock = clock or SystemClock()
+        self._readers = Readers(self.path)
+        self._writing: _Writing | None = None
+        self._close_lock = threading.Lock()
+        if read_only:
+            self._check_readable()
+        else:
+            self._writing = _Writing(self.path, self._clock, pace, durability == "power", gateway_id)
+            self.gateway_id, self.store_epoch = self._writing.gateway_id, self._writing.store_epoch
+            atexit.register(self.close)
+
+    def _check_readable(self) -> None:
+        if not self.path.exists():
+            raise StoreUnusable(f"{self.path} does not exist")
+        with self._readers.lend() as connection:
+            schema.check(connection, self.path)
+            stored = schema.meta(connection, "gateway_id")
+            self.gateway_id = stored if isinstance(stored, str) else None
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def store_reading(
+        self, reading_model: type[Reading], device: object, timestamp: datetime | None, data: Data
+    ) -> Receipt:
+        """Queue one reading. Raises `InvalidValue` (a ValueError) for what cannot be stored, `StorageBusy` when the
+        queue stays full."""
+        writing = self._writer_parts()
+        arrival = self._arrival(check_model(reading_model), device, timestamp, data, None)
+        return writing.writer.submit(Write(Receipt(writing.writer), DIRECT, (arrival,)))
+
+    def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt:
+        """Queue many readings, in one transaction; bad ones are listed in the receipt's `refused`."""
+        writing = self._writer_parts()
+        model = check_model(reading_model)
+        arrivals: list[Arrival] = []
+        refused: list[Refusal] = []
+        for index, row in enumerate(rows):
+            try:
+                quality = row.quality if isinstance(row, Version) else None
+                device, timestamp, data = row[:3]
+                arrivals.append(self._arrival(model, device, timestamp, data, quality))
+            except (ValueError, TypeError) as exc:
+                refused.append(Refusal(index, str(exc)))
+        return writing.writer.submit(Write(Receipt(writing.writer, tuple(refused)), DIRECT, arrivals))
+
+    def _arrival(
+        self, model: type[Reading], device: object, timestamp: datetime | None, data: Data, quality: int | None
+    ) -> Arrival:
+        row = model.__rows__.make(data)
+        if quality:
+            row = (quality | (row[0] or 0), *row[1:])
+        assert self._writing is not None
+        self._writing.catalogue.layout(model)  # a clash with what is stored shows here, to the caller
+        stamped = timestamp is None
+        micros = self._clock.now() if timestamp is None else micros_of(timestamp)
+        return Arrival(model, device_id_of(device), micros, stamped, row)
+
+    def take_in(self, intake: Intake) -> Receipt:
+        writing = self._writer_parts()
+        for model in {arrival.model for arrival in intake.arrivals}:
+            writing.catalogue.layout(model)
+        return writing.writer.submit(Write(Receipt(writing.writer), intake.source, intake.arrivals, intake))
+
+    def delete_readings(
+        self,
+        reading_model: type[Reading],
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> int:
+        """Delete readings here, never upstream; returns when that is committed, with the number."""
+        scope = Scope.of(reading_model, device, start, end)
+        return self._do(lambda journal: journal.delete(scope)) or 0
+
+    def _do(self, action: Callable[[Journal], int | None]) -> int | None:
+        writer = self._writer_parts().writer
+        task = Task(Receipt(writer), action)
+        writer.submit(task).wait("committed")
+        return task.result
+
+    def flush(self) -> None:
+        """Return when everything stored before is durable."""
+        if self._writing is not None:
+            Receipt.wait(self._writing.writer.submit(Task(Receipt(self._writing.writer), lambda journal: None)))
+
+    def close(self) -> None:
+        with self._close_lock:
+            if self._writing is not None:
+                atexit.unregister(self.close)
+                self._writing.close()
+            self._readers.close()
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def query_readings(
+        self,
+        reading_model: type[Reading],
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        fields: Sequence[str] | None = None,
+        limit: int | None = None,
+        order: str = "-timestamp",
+        *,
+        fresh: bool = True,
+    ) -> list[dict[str, Any]]:
+        """See `BaseStorage`. `fields` may name ``"quality"`` too. With `fresh=False` what is still queued is left out,
+        and nothing is committed for the query's sake (for dashboards)."""
+        selection = Selection.of(Scope.of(reading_model, device, start, end), fields, limit, order)
+        with self._reading(fresh) as (connection, catalogue):
+            layout = catalogue.find(reading_model)
+            return [] if layout is None else select_readings(connection, layout, selection)
+
+    def aggregate(
+        self,
+        reading_model: type[Reading],
+        field: str,
+        function: Function = "avg",
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        interval: str | timedelta | None = None,
+        tz: str = "UTC",
+        group_by: Literal["device"] | None = None,
+        fill: Literal["null", "previous"] | None = None,
+        *,
+        fresh: bool = True,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        scope = Scope.of(reading_model, device, start, end)
+        asked = Aggregation.of(scope, field, function, interval, tz, group_by, fill)
+        with self._reading(fresh) as (connection, catalogue):
+            layout = catalogue.find(reading_model)
+            return asked.answer([] if layout is None else aggregate(connection, layout, asked))
+
+    def devices(self) -> list[Device]:
+        """Every device with the time of its oldest and newest reading, by id."""
+        with self._reading(True) as (connection, _):
+            found = connection.execute(
+                "SELECT device_id, min(low), max(high) FROM (SELECT device_id,"
+                " (SELECT min(ts) FROM journal WHERE series = series.id) AS low,"
+                " (SELECT max(ts) FROM journal WHERE series = series.id) AS high FROM series)"
+                " GROUP BY device_id ORDER BY device_id"
+            ).fetchall()
+        return [
+            Device(name, first_seen=None if low is None else from_micros(low), last_seen=from_micros(high))
+            for name, low, high in found
+            if high is not None
+        ]
+
+    def models(self) -> dict[str, type[Reading]]:
+        """The reading models that have readings here, by measurement."""
+        with self._reading(True) as (_, catalogue):
+            return catalogue.models()
+
+    def rejected(self, source: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """What could not become a reading, newest first: ``{"source", "at", "kind", "reason", "raw"}``."""
+        with self._reading(True) as (connection, _):
+            found = connection.execute(
+                "SELECT name, at, kind, reason, raw FROM rejected JOIN sources ON sources.id = rejected.source"
+                " WHERE ?1 IS NULL OR name = ?1 ORDER BY rejected.id DESC LIMIT ?2",
+                (source, limit),
+            ).fetchall()
+        return [
+            {"source": name, "at": from_micros(at), "kind": kind, "reason": reason, "raw": raw}
+            for name, at, kind, reason, raw in found
+        ]
+
+    def ledger(self) -> Ledger:
+        with self._reading(True) as (connection, _):
+            return read_ledger(connection)
+
+    def health_check(self) -> dict[str, Any]:
+        trouble = None if self._writing is None else self._writing.writer.trouble
+        try:
+            if trouble is None:
+                with self._reading(False) as (connection, _):
+                    connection.execute("SELECT count(*) FROM meta").fetchone()
+        except StorageError as exc:
+            trouble = exc
+        status, message = (
+            ("pass", f"{self.path} can be read and written") if trouble is None else ("fail", str(trouble))
+        )
+        return {"status": status, "message": message, "version": sqlite3.sqlite_version}
+
+    @contextlib.contextmanager
+    def _reading(self, fresh: bool) -> Iterator[tuple[sqlite3.Connection, Catalogue]]:
+        """One read transaction, after everything stored before where `fresh`, with the catalogue that fits it."""
+        if self._writing is not None and fresh:
+            self._writing.writer.settle_all()
+        with self._readers.lend() as connection:
+            yield connection, Catalogue.load(connection) if self._writing is None else self._writing.catalogue
+
+    # -- what sync uses -------------------------------------------------------------------------------------------
+
+    def add_cursor(self, name: str) -> None:
+        self._do(lambda journal: journal.add_cursor(name))
+        self._writer_parts().cursors.added(name)
+
+    def cursors(self) -> list[str]:
+        with self._reading(False) as (connection, _):
+            return [name for (name,) in connection.execute("SELECT name FROM cursors ORDER BY name")]
+
+    def pending(self, cursor: str, limit: int) -> Window | None:
+        writing = self._writer_parts()
+        position = writing.cursors.position(cursor)
+        with self._reading(False) as (connection, _):
+            return writing.pending_reader.read(connection, position, writing.writer.durable_seq, limit)
+
+    def count_pending(self, cursor: str) -> int:
+        with self._reading(False) as (connection, _):
+            if self._writing is None:
+                query, values = "SELECT position FROM cursors WHERE name = ?", (cursor,)
+                position = (connection.execute(query, values).fetchone() or (0,))[0]
+            else:
+                position = self._writing.cursors.position(cursor)
+            found: int = connection.execute("SELECT count(*) FROM journal WHERE seq > ?", (position,)).fetchone()[0]
+            return found
+
+    def acknowledge(self, cursor: str, window: Window) -> None:
+        writing = self._writer_parts()
+        set_aside = writing.cursors.advance(cursor, window)
+        writing.writer.submit(
+            Task(Receipt(writing.writer), lambda journal: journal.acknowledge(cursor, window.high, set_aside))
+        )
+
+    def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:
+        self._writer_parts().cursors.set_aside(cursor, rows, reason)
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._writer_parts().writer.watch(callback)
+
+    def _writer_parts(self) -> _Writing:
+        if self._writing is None:
+            raise NotSupported(f"{self.path} is open read-only")
+        return self._writing
+
+
+class _Writing:
+    """What a store that writes holds beside its readers: lock, connection, journal, writer."""
+
+    def __init__(self, path: Path, clock: Clock, pace: Pace, full_sync: bool, gateway_id: str | None) -> None:
+        self._lock = StoreLock(path)
+        try:
+            with sqlite_errors(path):
+                self._connection = open_writer(path, full_sync)
+                schema.prepare(self._connection, path)
+                self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
+                self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
+                self.catalogue = Catalogue.load(self._connection)
+                self.cursors = Cursors(self._connection)
+                journal = Journal(self._connection, self.catalogue)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.pending_reader = PendingReader(self.catalogue)
+        self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
+
+    def close(self) -> None:
+        if self.writer.closed:
+            return
+        try:
+            self.writer.close()
+        finally:
+            self._connection.close()
+            self._lock.release()
+
+
+def _settled_gateway_id(connection: sqlite3.Connection, path: Path, given: str | None) -> str | None:
+    stored = schema.meta(connection, "gateway_id")
+    if stored is None or given is None:
+        if given is not None:
+            schema.set_meta(connection, "gateway_id", device_id_of(given))
+        return given if stored is None else str(stored)
+    if stored != given:
+        raise ConfigError(
+            f"{path} holds the readings of gateway {stored!r}, found gateway_id {given!r}: "
+            "upstream they would mix; use a new file, or the same id"
+        )
+    return given

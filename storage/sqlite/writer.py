@@ -1,0 +1,286 @@
+"""The one thread that writes: a bounded queue in front, group commit behind.
+
+    submit -> [item, item, item, ...] -> BEGIN; apply each; COMMIT (and sync) -> receipts settle, callbacks run
+
+A commit happens when the oldest item has waited for the flush interval, when enough rows wait, and at once when
+somebody waits on a receipt. When the disk refuses, the items stay where they are and the commit is tried again: nothing
+is dropped, receipts stay `queued`, and once the queue is full callers wait (`StorageBusy`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
+from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
+from edgedepot.storage.sqlite.items import Item
+from edgedepot.storage.sqlite.journal import Journal
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 1.0
+# What the data of an item can cause; any other error of SQLite lies in the disk or the file.
+_DATA_ERRORS = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When to commit. Times in seconds."""
+
+    flush_interval: float
+    sync_interval: float
+    busy_timeout: float
+    commit_rows: int = 5_000
+    queue_rows: int = 50_000
+
+
+class Writer:
+    """Owns the writing connection. `submit` and the receipts' calls come from any thread."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, journal: Journal, path: Path, clock: Clock, pace: Pace, full_sync: bool
+    ) -> None:
+        self._connection = connection
+        self._journal = journal
+        self._wal = path.with_name(path.name + "-wal")
+        self._clock = clock
+        self._pace = pace
+        self._full_sync = full_sync
+        self._condition = threading.Condition()
+        self._queue: list[Item] = []
+        self._queued_rows = 0
+        self._wanted = QUEUED  # the highest rank that somebody waits for now
+        self._flush_at = 0.0
+        self._retry_at = 0.0
+        self._sync_at = 0.0
+        self._unsynced: list[Receipt] = []
+        self._callbacks: list[tuple[Receipt, Callable[[], None]]] = []
+        self._watchers: list[Callable[[], None]] = []
+        self._closing = False
+        self.durable_seq = journal.committed_seq
+        self.trouble: StorageError | None = None
+        self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
+        self._thread.start()
+
+    # -- called from any thread -----------------------------------------------------------------------------------
+
+    def submit(self, item: Item) -> Receipt:
+        """Queue an item. Blocks while the queue is full; raises `StorageBusy` after the timeout, nothing queued then."""
+        with self._condition:
+            if self._queued_rows >= self._pace.queue_rows:
+                self._wait_for_room()
+            if self._closing:
+                raise StorageClosed("the store is closed")
+            self._queue.append(item)
+            self._queued_rows += item.weight
+            if len(self._queue) == 1:
+                self._flush_at = self._clock.monotonic() + self._pace.flush_interval
+                self._condition.notify_all()
+            elif self._queued_rows >= self._pace.commit_rows:
+                self._condition.notify_all()
+        return item.receipt
+
+    def _wait_for_room(self) -> None:
+        deadline = self._clock.monotonic() + self._pace.busy_timeout
+        while self._queued_rows >= self._pace.queue_rows and not self._closing:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                why = f": {self.trouble}" if self.trouble else ""
+                raise StorageBusy(f"{self._queued_rows} rows wait to be written, as many as may{why}")
+            self._clock.wait(self._condition, left)
+
+    def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
+        """Have a commit now, and block until the receipt has that rank or an error."""
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        with self._condition:
+            while receipt.rank < rank and receipt.error is None:
+                left = None if deadline is None else deadline - self._clock.monotonic()
+                if left is not None and left <= 0:
+                    why = f": {self.trouble}" if self.trouble else ""
+                    raise ReceiptTimeout(f"not {LEVELS[rank]} within {timeout} s, still {receipt.level}{why}")
+                if self._wanted < rank:
+                    self._wanted = rank
+                    self._condition.notify_all()
+                self._clock.wait(self._condition, left)
+
+    def call_when_durable(self, receipt: Receipt, callback: Callable[[], None]) -> None:
+        with self._condition:
+            if receipt.rank < DURABLE and receipt.error is None:
+                self._callbacks.append((receipt, callback))
+                return
+        callback()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back after rows became durable, from the writer's thread; returns what ends that."""
+        with self._condition:
+            self._watchers.append(callback)
+
+        def unwatch() -> None:
+            with self._condition, contextlib.suppress(ValueError):
+                self._watchers.remove(callback)
+
+        return unwatch
+
+    def settle_all(self) -> None:
+        """Block until everything submitted before is committed. Returns at once when nothing waits."""
+        with self._condition:
+            last = self._queue[-1].receipt if self._queue else None
+        if last is not None:
+            self.await_receipt(last, COMMITTED, None)
+
+    @property
+    def closed(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        """Commit what is queued and end the thread. Raises `StorageError` when the last commit failed."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join()
+        if self.trouble is not None:
+            raise self.trouble
+
+    # -- the writer's thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._condition:
+                while not self._due():
+                    self._clock.wait(self._condition, self._time_left())
+                wanted, self._wanted = self._wanted, QUEUED
+                items, closing = self._queue[:], self._closing
+                taken_at = self._clock.monotonic()
+            try:
+                if items:
+                    self._commit(items)
+                if self._unsynced and (wanted == DURABLE or closing or taken_at >= self._sync_at):
+                    self._sync()
+            except (sqlite3.Error, OSError) as exc:
+                self._note_trouble(exc)
+            with self._condition:
+                self._flush_at = taken_at + self._pace.flush_interval
+                closing = closing and (not self._queue or self.trouble is not None)
+        self._abandon_queue()
+
+    def _due(self) -> bool:
+        if self._closing:
+            return True
+        if self.trouble is not None:
+            return self._clock.monotonic() >= self._retry_at
+        if self._wanted > QUEUED or self._queued_rows >= self._pace.commit_rows:
+            return True
+        left = self._time_left()
+        return left is not None and left <= 0
+
+    def _time_left(self) -> float | None:
+        if self.trouble is not None:
+            return self._retry_at - self._clock.monotonic()
+        times = ([self._flush_at] if self._queue else []) + ([self._sync_at] if self._unsynced else [])
+        return min(times) - self._clock.monotonic() if times else None
+
+    def _commit(self, items: list[Item]) -> None:
+        """Commit the items together; where one's data is the obstacle, one by one, so that the others get in."""
+        try:
+            self._transact(items)
+        except _DATA_ERRORS as exc:
+            if len(items) > 1:
+                for item in items:
+                    self._commit([item])
+            elif items[0].reject_unstorable():
+                self._commit(items)
+            else:
+                log.exception("a write failed for a reason that is not in its data; its readings are not stored")
+                items[0].receipt.error = StorageError(f"not stored: {exc}")
+                self._done(items)
+        else:
+            for item in items:
+                item.settle(DURABLE if self._full_sync else COMMITTED)
+            self._done(items)
+
+    def _transact(self, items: list[Item]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._journal.begin(self._clock.now())
+            for item in items:
+                item.apply(self._journal)
+            self._journal.finish()
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._journal.rolled_back()
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        self._journal.committed()
+
+    def _done(self, items: list[Item]) -> None:
+        """Items are out of the queue, for good or ill."""
+        if self.trouble is not None:
+            log.warning("the store can be written again")
+            self.trouble = None
+        with self._condition:
+            del self._queue[: len(items)]
+            self._queued_rows -= sum(item.weight for item in items)
+            if self._full_sync:
+                self.durable_seq = self._journal.committed_seq
+            else:
+                if not self._unsynced:
+                    self._sync_at = self._clock.monotonic() + self._pace.sync_interval
+                self._unsynced += [item.receipt for item in items]
+        self._tell()
+
+    def _sync(self) -> None:
+        """Put the commits so far on the device. Only with `durability="process"`, where a commit does not."""
+        wal = os.open(self._wal, os.O_RDONLY)
+        try:
+            os.fdatasync(wal)
+        finally:
+            os.close(wal)
+        with self._condition:
+            for receipt in self._unsynced:
+                receipt.raise_to(DURABLE)
+            self._unsynced.clear()
+            self.durable_seq = self._journal.committed_seq
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake who waits, and call back for what became durable."""
+        with self._condition:
+            ripe = [call for receipt, call in self._callbacks if receipt.rank == DURABLE or receipt.error]
+            if ripe:
+                self._callbacks = [entry for entry in self._callbacks if entry[0].rank < DURABLE and not entry[0].error]
+            watchers = self._watchers[:] if not self._unsynced else []
+            self._condition.notify_all()
+        for call in ripe + watchers:
+            call()
+
+    def _note_trouble(self, exc: Exception) -> None:
+        with self._condition:
+            if self.trouble is None:
+                log.error("the store cannot be written, readings wait in memory until it can: %s", exc)
+            self.trouble = StorageError(f"the store cannot be written: {exc}")
+            self._retry_at = self._clock.monotonic() + RETRY_SECONDS
+
+    def _abandon_queue(self) -> None:
+        """The store closes although the disk refuses: say so to whoever holds a receipt."""
+        with self._condition:
+            for item in self._queue:
+                item.receipt.error = self.trouble
+            self._queue.clear()
+        self._tell()
