@@ -1,0 +1,184 @@
+"""The product, run as a user runs it: a TOML file, the console script, signals, its log and its other commands."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.servers.process import wait_until
+
+PROGRAM = Path(sys.executable).with_name("edgedepot")
+PORT_OPEN = "reading lines from"
+SUBSCRIBED = "subscribed to"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one gateway.toml says, where tests differ."""
+
+    broker_url: str
+    port: Path
+    upstream_url: str
+    line_format: str = "csv"
+    flush_interval: float = 1.0
+
+    def toml(self) -> str:
+        columns = '["timestamp", "counter", "temperature", "humidity"]'
+        return f"""\
+[gateway]
+id = "roof"
+
+[storage]
+path = "gateway.db"
+flush_interval = "{self.flush_interval:g}s"
+
+[models.weather]
+counter = {{ type = "int" }}
+temperature = {{ type = "float", unit = "°C", range = [-40, 80] }}
+humidity = {{ type = "float" }}
+
+[drivers.garden]
+type = "mqtt"
+url = "{self.broker_url}"
+topic = "garden/{{device_id}}/data"
+model = "weather"
+
+[drivers.mast]
+type = "serial"
+port = "{self.port}"
+model = "weather"
+device_id = "mast"
+baudrate = 115200
+format = "{self.line_format}"
+{f"columns = {columns}" if self.line_format == "csv" else ""}
+
+[upstreams.central]
+engine = "timescaledb"
+url = "{self.upstream_url}"
+"""
+
+
+class LogLine(NamedTuple):
+    """What the gateway said, when we read it (monotonic), and in which of its lives, counted from 1."""
+
+    life: int
+    moment: float
+    text: str
+
+
+class GatewayProcess:
+    """One gateway that is started and killed as often as a test wants; its log goes on through all its lives.
+
+    One thread at a time may start, kill and terminate it.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.settings = settings
+        self.configuration = folder / "gateway.toml"
+        self.configuration.write_text(settings.toml())
+        self.store = folder / "gateway.db"
+        self.log: list[LogLine] = []
+        self.lives = 0
+        self.kills: list[tuple[int, float]] = []
+        """The life that each SIGKILL ended, and when it was sent (monotonic)."""
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it; returns at once."""
+        assert self._process is None
+        self.lives += 1
+        command = [str(PROGRAM), "run", str(self.configuration)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._reader = threading.Thread(
+            target=self._read_log, args=(self._process, self.lives), name="log", daemon=True
+        )
+        self._reader.start()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone. Fails if it ended by itself before."""
+        process = self._running()
+        self.kills.append((self.lives, time.monotonic()))
+        process.kill()
+        self._reap()
+
+    def terminate(self, timeout: float = 30.0) -> int:
+        """SIGTERM; its exit code."""
+        process = self._running()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired as exc:
+            raise AssertionError(f"runs on {timeout:g} s after SIGTERM; its log:\n{self.log_tail()}") from exc
+        return self._reap()
+
+    def close(self) -> None:
+        """Make sure that it does not run any more."""
+        if self._process:
+            self._process.kill()
+            self._reap()
+
+    def wait_for_log(self, text: str, timeout: float = 20.0) -> float:
+        """Wait until the log of the present life says that; when it first did (monotonic)."""
+        try:
+            wait_until(lambda: bool(self._said(text, self.lives)) or not self.running, f"log says {text!r}", timeout)
+        except TimeoutError as exc:
+            raise AssertionError(f"{exc}; the log:\n{self.log_tail()}") from exc
+        said = self._said(text, self.lives)
+        assert said, f"the gateway ended and never said {text!r}; the log:\n{self.log_tail()}"
+        return said[0]
+
+    def _said(self, text: str, first_life: int) -> list[float]:
+        return [line.moment for line in self.log if line.life >= first_life and text in line.text]
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def outages_of_port(self) -> list[tuple[float, float]]:
+        """For each kill: from one flush interval before it until the port was open again (monotonic)."""
+        outages = []
+        for life, killed in self.kills:
+            opened = self._said(PORT_OPEN, life + 1) or [float("inf")]
+            outages.append((killed - self.settings.flush_interval, opened[0]))
+        return outages
+
+    def ledger(self) -> tuple[int, dict[str, Any]]:
+        """What `edgedepot ledger --json` exits with, and the books it prints."""
+        done = self.ask("ledger", "--json")
+        assert done.stdout, f"no ledger; exit code {done.returncode}: {done.stderr}"
+        books: dict[str, Any] = json.loads(done.stdout)
+        return done.returncode, books
+
+    def ask(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the product's other commands on the same configuration."""
+        call = [str(PROGRAM), command, str(self.configuration), *options]
+        return subprocess.run(call, capture_output=True, text=True, timeout=30, check=False)
+
+    def log_tail(self, lines: int = 40) -> str:
+        return "\n".join(line.text for line in self.log[-lines:])
+
+    def _running(self) -> subprocess.Popen[str]:
+        assert self._process, "the gateway was not started"
+        code = self._process.poll()
+        assert code is None, f"the gateway ended by itself with {code}; its log:\n{self.log_tail()}"
+        return self._process
+
+    def _reap(self) -> int:
+        assert self._process
+        assert self._reader
+        code = self._process.wait()
+        self._reader.join()
+        self._process = None
+        return code
+
+    def _read_log(self, process: subprocess.Popen[str], life: int) -> None:
+        assert process.stdout
+        with process.stdout:
+            for line in process.stdout:
+                self.log.append(LogLine(life, time.monotonic(), line.rstrip("\n")))

@@ -1,0 +1,216 @@
+"""The judge: what the devices sent against what the database holds. It shares no code with the product."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+
+from tests.end_to_end.devices import Line, Message, Sample
+
+GATEWAY, MQTT, SERIAL, UPSTREAM = "roof", "garden", "mast", "central"
+"""The names in the gateway's configuration; the serial driver's device has the driver's name."""
+NEVER_ACCEPTED = "messages that the broker never acknowledged"
+BROKER_DROP = "messages that the killed broker dropped after it had acknowledged them"
+GATEWAY_DEAD = "serial lines from one flush interval before a kill until the port was open again"
+
+Identity = tuple[str, datetime]
+
+
+class Held(NamedTuple):
+    """One row of the hypertable."""
+
+    gateway: str
+    sample: Sample
+    quality: int | None
+    version: tuple[int, int]
+
+
+def read_table(url: str) -> list[Held]:
+    """All rows of the hypertable `weather`."""
+    columns = "gateway_id, device_id, timestamp, counter, temperature, humidity, quality, store_epoch, gateway_seq"
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(f"SELECT {columns} FROM weather").fetchall()
+    return [Held(row[0], Sample(*row[1:6]), row[6], (row[7], row[8])) for row in rows]
+
+
+def is_hypertable(url: str) -> bool:
+    """Whether `weather` is one, and not just a table."""
+    query = "SELECT count(*) FROM timescaledb_information.hypertables WHERE hypertable_name = 'weather'"
+    with psycopg.connect(url) as connection:
+        return connection.execute(query).fetchone() == (1,)
+
+
+class BrokerKill(NamedTuple):
+    """A SIGKILL of the broker: the state it had saved last, when it had done so, and when it came back (wall time)."""
+
+    state: bytes
+    saved: float
+    restarted: float
+
+    def explains(self, message: Message) -> bool:
+        """Whether the broker lost the message after it had acknowledged it.
+
+        It saves in each round of its loop, after that round's PUBACKs. So what it acknowledged before its last save
+        is in that state, or was handed to the gateway and acknowledged; what it acknowledged later is lost unless
+        the state has it. (File times are coarse: 50 ms.)
+        """
+        if message.acknowledged is None or message.payload in self.state:
+            return False
+        return self.saved - 0.05 < message.acknowledged < self.restarted
+
+
+@dataclass
+class Sent:
+    """All that the devices sent, and what they may be excused for."""
+
+    messages: Sequence[Message]
+    lines: Sequence[Line]
+    outages: Sequence[tuple[float, float]] = ()
+    """Stretches (monotonic) in which serial lines may be lost."""
+    broker_kills: Sequence[BrokerKill] = ()
+
+    def excuse_of_message(self, message: Message) -> str | None:
+        """Why the message may be missing, None if it may not."""
+        if message.acknowledged is None:
+            return NEVER_ACCEPTED
+        return BROKER_DROP if any(kill.explains(message) for kill in self.broker_kills) else None
+
+    def excuse_of_line(self, line: Line) -> str | None:
+        """Why the line may be missing, None if it may not."""
+        return GATEWAY_DEAD if any(begin <= line.done and line.began <= end for begin, end in self.outages) else None
+
+    def samples(self) -> Iterator[tuple[Sample, str | None]]:
+        """Every reading that was sent, with its excuse."""
+        yield from ((m.sample, self.excuse_of_message(m)) for m in self.messages if m.sample)
+        yield from ((line.sample, self.excuse_of_line(line)) for line in self.lines if line.sample)
+
+
+@dataclass
+class Verdict:
+    """What the judge found. `lost`, `twice` and `wrong` are the product's fault, what is excused is not."""
+
+    held: int
+    required: int = 0
+    lost: list[Sample] = field(default_factory=list)
+    twice: list[Held] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    excused: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.twice or self.wrong)
+
+    def __str__(self) -> str:
+        excuses = "".join(f"; missing and excused: {count} {excuse}" for excuse, count in self.excused.items())
+        found = f"lost {len(self.lost)}, twice {len(self.twice)}, wrong {len(self.wrong)}"
+        examples = [str(example) for kind in (self.lost, self.twice, self.wrong) for example in kind[:3]]
+        return "\n  ".join([f"{self.required} required, {self.held} held: {found}{excuses}", *examples])
+
+
+def judge(sent: Sent, held: Sequence[Held]) -> Verdict:
+    """Compare readings, one by one."""
+    verdict = Verdict(len(held))
+    there = {_identity(row.sample) for row in held}
+    originals: dict[Identity, Sample] = {}
+    for sample, excuse in sent.samples():
+        originals[_identity(sample)] = sample
+        if excuse and _identity(sample) not in there:
+            verdict.excused[excuse] += 1
+            continue
+        verdict.required += 1
+        if _identity(sample) not in there:
+            verdict.lost.append(sample)
+    verdict.twice = _repeated(held)
+    verdict.wrong = [problem for row in held if (problem := _what_is_wrong(row, originals))]
+    return verdict
+
+
+def _identity(sample: Sample) -> Identity:
+    return sample.device, sample.timestamp
+
+
+def _repeated(held: Sequence[Held]) -> list[Held]:
+    """Rows whose identity, or counter, or place in the gateway's sequence was seen in a row before."""
+    repeated: list[Held] = []
+    seen: set[object] = set()
+    for row in held:
+        marks = {_identity(row.sample), (row.sample.device, row.sample.counter), (row.gateway, *row.version)}
+        if marks & seen:
+            repeated.append(row)
+        seen |= marks
+    return repeated
+
+
+def _what_is_wrong(row: Held, originals: dict[Identity, Sample]) -> str | None:
+    original = originals.get(_identity(row.sample))
+    if original is None:
+        return f"nobody sent {row.sample}"
+    if original != row.sample:
+        return f"sent {original}, held {row.sample}"
+    if row.gateway != GATEWAY or row.quality:
+        return f"held with gateway {row.gateway!r} and quality {row.quality}: {row.sample}"
+    return None
+
+
+def read_rejected(store: Path) -> dict[str, list[bytes]]:
+    """The raw bytes of all rejected messages in the gateway's own file, by source. Without the product: the file is
+    plain SQLite, and whoever examines a broken gateway must be able to do the same."""
+    query = "SELECT sources.name, raw FROM rejected JOIN sources ON sources.id = rejected.source WHERE kind = 'message'"
+    found: dict[str, list[bytes]] = {}
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        for source, raw in connection.execute(query):
+            found.setdefault(source, []).append(raw)
+    return found
+
+
+def judge_rejected(sent: Sent, rejected: dict[str, list[bytes]], lives: int) -> list[str]:
+    """What is wrong with the rejected messages and lines: all undecodable ones must be there, and nothing else.
+
+    A message may be there several times, for one that was not acknowledged comes again. A line may not. Each opening
+    of the port (`lives`) may have found one line that was torn.
+    """
+    messages = {m.payload: sent.excuse_of_message(m) for m in sent.messages if not m.sample}
+    problems = _missing(messages, rejected.get(MQTT, []))
+    problems += [f"rejected, but nobody sent it: {raw!r}" for raw in rejected.get(MQTT, []) if raw not in messages]
+    lines = {line.text: sent.excuse_of_line(line) for line in sent.lines if not line.sample}
+    found = rejected.get(SERIAL, [])
+    problems += _missing(lines, found)
+    problems += [f"rejected {n} times: {raw!r}" for raw, n in Counter(found).items() if n > 1]
+    torn = [raw for raw in found if raw not in lines]
+    if len(torn) > lives:
+        problems.append(f"{len(torn)} torn lines for {lives} openings of the port: {torn[:5]}")
+    return problems
+
+
+def _missing(undecodable: dict[bytes, str | None], found: Sequence[bytes]) -> list[str]:
+    return [
+        f"not among the rejected: {raw!r}" for raw, excuse in undecodable.items() if not excuse and raw not in found
+    ]
+
+
+def judge_books(books: dict[str, Any], held: Sequence[Held], rejected: dict[str, list[bytes]]) -> list[str]:
+    """Where the gateway's books differ from what the judge counts.
+
+    Redelivered messages are counted as they come: readings as duplicates, rejected ones again, so those counts have
+    no counterpart; but what is new, what was delivered and what lies among the rejected has.
+    """
+    rows = Counter(SERIAL if row.sample.device == SERIAL else MQTT for row in held)
+    expected: dict[str, int] = {"problems": 0}
+    counted: dict[str, int] = {"problems": len(books["problems"])}
+    for source in (MQTT, SERIAL):
+        entries = books["sources"][source]
+        expected |= {f"{source} new": rows[source], f"{source} rejected": len(rejected.get(source, []))}
+        expected |= {f"{source} {name}": 0 for name in ("merged", "replaced", "rejected_readings", "rejected_fields")}
+        expected[f"{source} messages"] = entries["new"] + entries["duplicates"] + entries["rejected"]
+        counted |= {f"{source} {name}": count for name, count in entries.items()}
+    expected[f"{SERIAL} duplicates"] = 0
+    upstream = books["upstreams"][UPSTREAM]
+    expected |= dict.fromkeys(upstream, 0) | {"versions": len(held), "delivered": len(held)}
+    counted |= upstream
+    return [f"{name}: the books say {counted[name]}, it is {n}" for name, n in expected.items() if counted[name] != n]

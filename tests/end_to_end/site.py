@@ -1,0 +1,151 @@
+"""One site: devices, broker, serial line, gateway, link and database, wired together for one run."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from tests.end_to_end import judge
+from tests.end_to_end.devices import MqttFleet, SerialDevice, as_csv, as_json
+from tests.end_to_end.faults import Fault, Saboteur
+from tests.end_to_end.gateway_process import PORT_OPEN, SUBSCRIBED, GatewayProcess, Settings
+from tests.servers.mosquitto import Mosquitto
+from tests.servers.process import wait_until
+from tests.servers.proxy import TcpProxy
+from tests.servers.socat import PtyPair
+from tests.servers.timescale import TimescaleServer
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much the devices send, undecodable messages and lines on top, and over how many seconds."""
+
+    devices: int
+    messages: int
+    broken_messages: int
+    lines: int
+    broken_lines: int
+    duration: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The real ones around the gateway, all running; `url` is a fresh database, which the gateway reaches by `link`."""
+
+    broker: Mosquitto
+    ports: PtyPair
+    database: TimescaleServer
+    url: str
+    link: TcpProxy
+
+
+@dataclass
+class Site:
+    """As a context manager it sees to it that everything it started ends."""
+
+    servers: Servers
+    folder: Path
+    load: Load
+    line_format: str = "csv"
+    broker_kills: list[judge.BrokerKill] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        servers, load = self.servers, self.load
+        upstream = servers.url.replace(f":{servers.database.port}/", f":{servers.link.port}/")
+        settings = Settings(servers.broker.url, servers.ports.device, upstream, self.line_format)
+        self.gateway = GatewayProcess(self.folder, settings)
+        self.fleet = MqttFleet(
+            servers.broker.port, load.devices, load.messages, load.duration, broken=load.broken_messages, seed=load.seed
+        )
+        self.mast = SerialDevice(
+            servers.ports.peer,
+            load.lines,
+            load.duration,
+            encode={"csv": as_csv, "json": as_json}[self.line_format],
+            broken=load.broken_lines,
+            seed=load.seed,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as closing:
+            closing.callback(self.gateway.close)
+            closing.callback(self.mast.close)
+            closing.callback(self.fleet.close)
+
+    def run(self, plan: Sequence[Fault]) -> list[tuple[float, str]]:
+        """Start the gateway, send the load, carry out the plan meanwhile; then wait until all has arrived upstream,
+        or for a minute. Returns the faults that happened as (seconds since the load began, name)."""
+        self.gateway.start()
+        self.gateway.wait_for_log(SUBSCRIBED)
+        self.gateway.wait_for_log(PORT_OPEN)
+        saboteur = Saboteur(plan, self.progress, self.actions())
+        began = time.monotonic()
+        self.fleet.start()
+        self.mast.start()
+        saboteur.start()
+        try:
+            done = saboteur.join(self.load.duration * 3)
+            assert self.progress() < 1, "the load was over before the last fault"
+        finally:
+            saboteur.stop()
+        wait_until(lambda: self.mast.finished, "the serial device has sent all lines", 60)
+        wait_until(lambda: self.fleet.all_acknowledged, "the broker has acknowledged all messages", 60)
+        wait_until(self._arrived_or(time.monotonic() + 60), "all has arrived upstream", 120)
+        return [(moment - began, name) for moment, name in done]
+
+    def progress(self) -> float:
+        """The fraction of the load that has been sent."""
+        return (self.fleet.done + self.mast.done) / (self.fleet.total + self.mast.total)
+
+    def actions(self) -> Mapping[str, Callable[[], None]]:
+        """What a plan's names mean here."""
+        servers = self.servers
+        return {
+            "kill gateway": self.gateway.kill,
+            "start gateway": self.gateway.start,
+            "kill database": servers.database.kill,
+            "start database": servers.database.start,
+            "kill broker": servers.broker.kill,
+            "start broker": self._start_broker,
+            "cut link": servers.link.cut,
+            "mend link": servers.link.mend,
+        }
+
+    def sent(self) -> judge.Sent:
+        """What was sent, for the judge."""
+        return judge.Sent(
+            self.fleet.messages, self.mast.lines, self.gateway.outages_of_port(), tuple(self.broker_kills)
+        )
+
+    def held(self) -> list[judge.Held]:
+        """What the database holds; read past the link."""
+        return judge.read_table(self.servers.url)
+
+    def _start_broker(self) -> None:
+        saved = self.servers.broker.saved_state
+        self.broker_kills.append(judge.BrokerKill(saved.read_bytes(), saved.stat().st_mtime, time.time()))
+        self.servers.broker.start()
+
+    def _arrived_or(self, deadline: float) -> Callable[[], bool]:
+        """A condition: all has arrived and nothing is pending, or it is too late (then the judge says what is lost)."""
+
+        return lambda: time.monotonic() > deadline or (not self._missing() and not self._pending())
+
+    def _missing(self) -> bool:
+        try:
+            return bool(judge.judge(self.sent(), self.held()).lost)
+        except psycopg.errors.UndefinedTable:
+            return True
+
+    def _pending(self) -> int:
+        books = self.gateway.ledger()[1]
+        pending: int = books["upstreams"][judge.UPSTREAM]["pending"]
+        return pending
