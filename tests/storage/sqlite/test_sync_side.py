@@ -1,0 +1,149 @@
+"""What the local store hands to sync, and what it keeps on the books about it."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edgedepot import InvalidValue, SQLiteStorage
+from edgedepot.storage.base import Window
+from tests.models import Weather
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SQLiteStorage]:
+    with SQLiteStorage(path, gateway_id="roof") as opened:
+        opened.add_cursor("central")
+        yield opened
+
+
+def put(store: SQLiteStorage, *seconds: int, value: float = 1.0) -> None:
+    rows = [("a", T0 + timedelta(seconds=second), {"temperature": value}) for second in seconds]
+    store.store_readings(Weather, rows).wait()
+
+
+def next_window(store: SQLiteStorage, limit: int = 1000) -> Window:
+    window = store.pending("central", limit)
+    assert window is not None
+    return window
+
+
+def test_rows_come_in_the_order_of_arrival_in_windows(store: SQLiteStorage) -> None:
+    put(store, 5, 1, 3)
+    first = next_window(store, 2)
+    assert [row.version(1).timestamp.second for row in first.rows] == [5, 1]
+    assert next_window(store, 2) == first
+    store.acknowledge("central", first)
+    second = next_window(store, 2)
+    assert (second.low, [row.version(1).timestamp.second for row in second.rows]) == (first.high + 1, [3])
+    store.acknowledge("central", second)
+    assert store.pending("central", 2) is None
+    assert store.ledger().upstreams["central"] == {
+        "versions": 3, "pending": 0, "delivered": 3, "quarantined": 0, "superseded": 0, "deleted": 0
+    }  # fmt: skip
+
+
+def test_an_acknowledgement_rides_in_the_next_commit_and_survives(store: SQLiteStorage, path: Path) -> None:
+    put(store, 1, 2)
+    store.acknowledge("central", next_window(store))
+    put(store, 3)
+    store.close()
+    with SQLiteStorage(path) as again:
+        assert [row.version(1).timestamp.second for row in next_window(again).rows] == [3]
+
+
+def test_a_window_out_of_turn_is_refused(store: SQLiteStorage) -> None:
+    put(store, 1, 2)
+    window = next_window(store)
+    store.acknowledge("central", window)
+    with pytest.raises(InvalidValue, match="cannot acknowledge a window from 1"):
+        store.acknowledge("central", window)
+    with pytest.raises(InvalidValue, match="there is no cursor 'centrall'"):
+        store.pending("centrall", 1)
+
+
+def test_a_version_that_was_never_sent_is_superseded(store: SQLiteStorage) -> None:
+    put(store, 1)
+    put(store, 1, value=2.0)
+    (row,) = next_window(store).rows
+    assert row.row[1] == 2.0
+    counts = store.ledger().upstreams["central"]
+    assert (counts["versions"], counts["pending"], counts["superseded"]) == (2, 1, 1)
+
+
+def test_a_version_after_the_delivery_is_sent_again(store: SQLiteStorage) -> None:
+    put(store, 1)
+    old = next_window(store)
+    store.acknowledge("central", old)
+    put(store, 1, value=2.0)
+    new = next_window(store)
+    assert new.rows[0].seq > old.rows[0].seq
+    store.acknowledge("central", new)
+    counts = store.ledger().upstreams["central"]
+    assert (counts["versions"], counts["delivered"], counts["superseded"]) == (2, 2, 0)
+
+
+def test_a_row_merged_or_deleted_while_it_was_being_sent_is_counted_once(store: SQLiteStorage) -> None:
+    put(store, 1, 2, 3)
+    window = next_window(store)
+    put(store, 1, value=2.0)
+    store.delete_readings(Weather, start=T0 + timedelta(seconds=2), end=T0 + timedelta(seconds=3))
+    store.quarantine("central", window.rows[:2], "refused")
+    store.acknowledge("central", window)
+    assert store.ledger().upstreams["central"] == {
+        "versions": 4, "pending": 1, "delivered": 1, "quarantined": 0, "superseded": 1, "deleted": 1
+    }  # fmt: skip
+    assert store.ledger().problems == []
+
+
+def test_a_quarantined_row_is_kept_whole_with_its_reason(store: SQLiteStorage, path: Path) -> None:
+    put(store, 1, 2)
+    window = next_window(store)
+    store.quarantine("central", window.rows[1:], "22P02 no such number")
+    store.acknowledge("central", window)
+    counts = store.ledger().upstreams["central"]
+    assert (counts["delivered"], counts["quarantined"]) == (1, 1)
+    with sqlite3.connect(path) as other:
+        ((model, device, data, reason),) = other.execute("SELECT model, device_id, data, reason FROM quarantined")
+    assert (model, device, reason, json.loads(data)["temperature"]) == ("weather", "a", "22P02 no such number", 1.0)
+
+
+def test_a_second_cursor_starts_at_the_oldest_row_that_is_there(store: SQLiteStorage) -> None:
+    put(store, 1, 2, 3)
+    put(store, 1, value=2.0)
+    store.delete_readings(Weather, end=T0 + timedelta(seconds=2))
+    store.add_cursor("backup")
+    store.add_cursor("backup")
+    assert store.cursors() == ["backup", "central"]
+    assert store.ledger().upstreams["backup"]["versions"] == 2
+    assert store.ledger().problems == []
+
+
+def test_a_row_that_vanished_shows_on_the_books(store: SQLiteStorage, path: Path) -> None:
+    put(store, 1, 2, 3)
+    store.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("DELETE FROM journal WHERE seq = 2")
+    other.close()
+    with SQLiteStorage(path, read_only=True) as reader:
+        assert reader.ledger().problems == ["upstream central: 3 versions were written, 2 are accounted for"]
+
+
+def test_numbers_are_never_used_twice(store: SQLiteStorage, path: Path) -> None:
+    put(store, 1, 2)
+    last = next_window(store).high
+    store.delete_readings(Weather)
+    store.close()
+    with SQLiteStorage(path) as again:
+        put(again, 3)
+        assert next_window(again).rows[0].seq == last + 1

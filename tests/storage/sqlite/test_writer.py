@@ -1,0 +1,145 @@
+"""Group commit, back-pressure and trouble, with a clock that the tests move."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edgedepot import ReceiptTimeout, SQLiteStorage, StorageBusy, StorageError
+from edgedepot.storage.clock import ManualClock
+from tests.models import Weather
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+BIG = "x" * 1000
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(T0)
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: ManualClock) -> Iterator[SQLiteStorage]:
+    with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof", clock=clock, busy_timeout="5s") as opened:
+        yield opened
+
+
+def advance_until(clock: ManualClock, done: Callable[[], bool]) -> None:
+    """Let time pass in small steps until something has happened; it is another thread's turn in between."""
+    turn = threading.Event()
+    for _ in range(3000):
+        if done():
+            return
+        clock.advance(0.5)
+        turn.wait(0.005)
+    raise AssertionError("it never happened")
+
+
+def limit_pages(store: SQLiteStorage, pages: int) -> None:
+    """Have SQLite itself answer SQLITE_FULL, as it does when the device is full."""
+    assert store._writing is not None
+    store._writing._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_readings_of_one_interval_share_a_commit(store: SQLiteStorage, clock: ManualClock) -> None:
+    commits = threading.Semaphore(0)
+    store.watch(commits.release)
+    receipts = [store.store_reading(Weather, "a", None, {"temperature": n}) for n in range(100)]
+    clock.advance(1.0)
+    assert commits.acquire(timeout=10)
+    assert {receipt.level for receipt in receipts} == {"durable"}
+    assert not commits.acquire(blocking=False)
+
+
+def test_enough_rows_are_committed_before_the_interval_is_over(store: SQLiteStorage) -> None:
+    committed = threading.Event()
+    store.watch(committed.set)
+    store.store_readings(Weather, [("a", T0 + timedelta(seconds=n), {"temperature": 1}) for n in range(5000)])
+    assert committed.wait(10)
+
+
+def test_process_durability_is_committed_first_and_durable_after_the_sync(tmp_path: Path, clock: ManualClock) -> None:
+    with SQLiteStorage(tmp_path / "x.db", durability="process", sync_interval="10s", clock=clock) as store:
+        store.add_cursor("central")
+        receipt = store.store_reading(Weather, "a", T0, {"temperature": 1}).wait("committed")
+        assert receipt.level == "committed"
+        assert store.pending("central", 10) is None
+        advance_until(clock, lambda: receipt.level == "durable")
+        assert store.pending("central", 10) is not None
+        assert store.store_reading(Weather, "a", None, {"temperature": 2}).wait("durable").level == "durable"
+
+
+def test_a_full_queue_makes_callers_wait_and_then_says_busy(store: SQLiteStorage, clock: ManualClock) -> None:
+    limit_pages(store, 1)
+    rows = [("a", T0 + timedelta(seconds=n), {"temperature": 1, "note": BIG}) for n in range(50_000)]
+    waiting = store.store_readings(Weather, rows)
+    outcome: list[BaseException] = []
+
+    def store_one_more() -> None:
+        try:
+            store.store_reading(Weather, "b", T0, {"temperature": 1})
+        except StorageBusy as exc:
+            outcome.append(exc)
+
+    caller = threading.Thread(target=store_one_more)
+    caller.start()
+    advance_until(clock, lambda: not caller.is_alive())
+    assert "50000 rows wait to be written" in str(outcome[0])
+    assert "full" in str(outcome[0])
+    limit_pages(store, 2**30)
+    advance_until(clock, lambda: waiting.level == "durable")
+    assert waiting.accepted == 50_000
+
+
+def test_nothing_is_lost_while_the_device_is_full(store: SQLiteStorage, clock: ManualClock) -> None:
+    limit_pages(store, 1)
+    receipts = [
+        store.store_reading(Weather, "a", T0 + timedelta(seconds=n), {"temperature": n, "note": BIG}) for n in range(50)
+    ]
+    advance_until(clock, lambda: store.health_check()["status"] == "fail")
+    assert "full" in store.health_check()["message"]
+    assert {receipt.level for receipt in receipts} == {"queued"}
+    assert store.query_readings(Weather, fresh=False) == []
+    limit_pages(store, 2**30)
+    advance_until(clock, lambda: receipts[-1].level == "durable")
+    assert store.health_check()["status"] == "pass"
+    assert len(store.query_readings(Weather)) == 50
+    assert store.ledger().problems == []
+
+
+def test_a_receipt_that_takes_too_long_says_why(store: SQLiteStorage, clock: ManualClock) -> None:
+    limit_pages(store, 1)
+    receipt = store.store_readings(
+        Weather, [("a", T0 + timedelta(seconds=n), {"temperature": 1, "note": BIG}) for n in range(50)]
+    )
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            receipt.wait("durable", timeout=3)
+        except ReceiptTimeout as exc:
+            errors.append(str(exc))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    advance_until(clock, lambda: not waiter.is_alive())
+    assert "not durable within 3 s, still queued" in errors[0]
+    assert "full" in errors[0]
+    limit_pages(store, 2**30)
+
+
+def test_closing_while_the_device_is_full_raises_and_tells_the_receipts(tmp_path: Path, clock: ManualClock) -> None:
+    store = SQLiteStorage(tmp_path / "x.db", clock=clock)
+    limit_pages(store, 1)
+    receipt = store.store_readings(
+        Weather, [("a", T0 + timedelta(seconds=n), {"temperature": 1, "note": BIG}) for n in range(50)]
+    )
+    with pytest.raises(StorageError, match="cannot be written"):
+        store.close()
+    with pytest.raises(StorageError, match="cannot be written"):
+        receipt.wait()
+    store.close()
+    with SQLiteStorage(tmp_path / "x.db") as again:
+        assert again.query_readings(Weather) == []
