@@ -61,7 +61,11 @@ def Field(
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
-class Reading:
+class _Transformed:
+    """Bears the decorator, so that type checkers count the fields of `Reading` itself too (PEP 681)."""
+
+
+class Reading(_Transformed):
     """Base of all reading models. An instance is one reading, as queries return it.
 
     `timestamp` is an aware datetime in UTC; `quality` is None when good, else a sum of the flags in `Quality`.

@@ -1,3 +1,4 @@
+import itertools
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -67,7 +68,7 @@ def test_days_follow_the_zone_across_both_changes() -> None:
     autumn = day.starts(
         to_micros(datetime(2026, 10, 24, 12, tzinfo=zurich)), to_micros(datetime(2026, 10, 27, tzinfo=zurich)), zurich
     )
-    hours = [[(b - a) / 3.6e9 for a, b in zip(days, days[1:], strict=False)] for days in (spring, autumn)]
+    hours = [[(b - a) / 3.6e9 for a, b in itertools.pairwise(days)] for days in (spring, autumn)]
     assert hours == [[24, 23], [24, 25]]
 
 
@@ -118,5 +119,5 @@ def test_a_duration_is_read(value: str | float | timedelta, seconds: float) -> N
 
 @pytest.mark.parametrize("value", ["", "soon", "1 month", 0, -1, True, None, float("nan"), float("inf"), []])
 def test_a_wrong_duration_names_the_setting(value: object) -> None:
-    with pytest.raises(InvalidValue, match="flush_interval: found .* expected a duration such as '10s'"):
+    with pytest.raises(InvalidValue, match=r"flush_interval: found .* expected a duration such as '10s'"):
         seconds_of(value, "flush_interval")  # type: ignore[arg-type]
