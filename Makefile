@@ -3,21 +3,48 @@ PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
 
-.PHONY: help venv install demo test check bench clean
+.PHONY: help venv install demo test check servers bench bench-small clean
+.DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: .venv/.stamp ## create the virtual environment with everything the project uses
 
 # Keyed on pyproject.toml alone: a second run of any target starts at once.
 .venv/.stamp: pyproject.toml
+	@echo "creating the virtual environment (about a minute)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet --group dev
-	mkdir -p gateway && $(BIN)/python -m pip install --quiet ".[timescale,influxdb,demo]"
-	rm -rf build edgedepot.egg-info
-	touch $@
+	$(BIN)/python -m pip install --quiet ".[timescale,influxdb,demo]"
+	@rm -rf build edgedepot.egg-info
+	@touch $@
 
 install: venv ## put the working tree into the environment, as an installed package
 	@scripts/reinstall
+
+demo: install ## run a whole gateway on simulated devices; UPSTREAM=postgresql://... sends to that TimescaleDB
+	$(BIN)/edgedepot demo $(if $(UPSTREAM),--upstream "$(UPSTREAM)")
+
+servers: install ## fetch the real servers that the tests use into .servers/
+	$(BIN)/python -m tests.servers fetch
+
+test: servers ## run all tests, against the installed package and real servers
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: install ## linter, types, and the rule that imports point downward
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p edgedepot
+	$(BIN)/mypy tests examples
+	$(BIN)/lint-imports
+
+bench: servers ## run the benchmarks at full size, each beside its floor (about 10 minutes)
+	$(BIN)/python -m tests.benchmarks
+
+bench-small: servers
+	$(BIN)/python -m tests.benchmarks --scale 0.05
+
+clean: ## remove everything that was made or fetched
+	rm -rf .venv .servers build dist edgedepot.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
