@@ -1,0 +1,202 @@
+"""One window of rows on its way to one upstream.
+
+A window goes out as one request for each reading model in it. A request that the upstream refuses is halved until the
+bad rows stand alone; these are set aside with the upstream's reason. Only then is the window acknowledged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from edgedepot.storage.base import BaseStorage, Buffer, Pending, Window
+from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import DataRefused, Misconfigured, StorageClosed, Unreachable
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.receipt import Refusal
+
+ANSWER_TIMEOUT = 60.0
+"""Seconds for which an upstream's receipt may take to become durable; after that the rows are sent again."""
+
+GUARD = 16
+"""So many rows refused one after the other, each alone and for one reason, and none accepted: it is not the rows."""
+
+_VARYING = re.compile(r"""\"[^\"]*\"|'[^']*'|[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?""")
+
+
+class Interrupted(Exception):
+    """The worker was told to stop between two requests."""
+
+
+class Delivery:
+    """Sends windows and remembers, until a window is acknowledged, what became of its rows.
+
+    A delivery that failed half way is continued by calling `deliver` with the window as the store gives it now: rows
+    that were resolved are not sent again. Forgetting would do no harm, as upstreams take equal rows twice for once.
+
+    All but the counts, which any thread may read, is for one thread. `go_on` is asked before each request.
+    """
+
+    def __init__(
+        self, store: Buffer, cursor: str, upstream: BaseStorage, clock: Clock, go_on: Callable[[], bool]
+    ) -> None:
+        self._store = store
+        self._cursor = cursor
+        self._upstream = upstream
+        self._clock = clock
+        self._go_on = go_on
+        self._accepted: set[int] = set()
+        self._refused: dict[int, str] = {}
+        self._latest_reasons: deque[str] = deque(maxlen=GUARD)
+        self._doubtful = False
+        self.requests = 0
+        self.delivered = 0
+        self.last_delivery: int | None = None
+
+    def deliver(self, window: Window) -> None:
+        """Resolve every row of the window, then acknowledge it. Blocks for as long as the upstream takes.
+
+        Raises what the upstream raised, `Misconfigured` also where every row is refused alike, and `Interrupted`. The
+        window is then not acknowledged and nothing of it is set aside.
+        """
+        try:
+            self._resolve(window.rows)
+        except Misconfigured:
+            self._refused.clear()
+            self._doubtful = True
+            raise
+        self._set_aside(window.rows)
+        self._store.acknowledge(self._cursor, window)
+        self._forget(window.high)
+
+    def _resolve(self, rows: Sequence[Pending]) -> None:
+        if self._doubtful:
+            self._probe(rows)
+        requests = _by_model(self._unresolved(rows))
+        refused = deque([request for request in requests if not self._offer(request)])
+        probed = False
+        while refused:
+            if len(refused) >= GUARD and not self._accepted and not probed:
+                self._probe(rows)
+                probed = True
+            request = self._unresolved(refused.popleft())
+            if len(request) > 1:
+                refused.extend(self._halve(request))
+            elif request:
+                self._offer(request)
+        self._check_setup()
+
+    def _halve(self, request: list[Pending]) -> list[list[Pending]]:
+        """Offer both halves of a refused request; those that hold bad rows still to be found.
+
+        When the left half is accepted the bad row must be in the right one, which is then not asked for: this, and
+        going by levels, finds k bad rows among n with at most 2k·log2(n)+2 requests.
+        """
+        middle = len(request) // 2
+        left, right = request[:middle], request[middle:]
+        left_accepted = self._offer(left)
+        if left_accepted and len(right) > 1:
+            return [right]
+        right_accepted = self._offer(right)
+        halves = ((left, left_accepted), (right, right_accepted))
+        return [half for half, accepted in halves if not accepted and len(half) > 1]
+
+    def _probe(self, rows: Sequence[Pending]) -> None:
+        """Ask for single rows from all over the window, until one is accepted, before thousands are asked for."""
+        for row in _spread(self._unresolved(rows), GUARD):
+            self._offer([row])
+            if row.seq in self._accepted:
+                return
+        self._check_setup()
+
+    def _check_setup(self) -> None:
+        """Raise `Misconfigured` if nothing of this window was accepted and the latest reasons are all the same."""
+        if self._accepted or not self._refused:
+            return
+        reasons = self._latest_reasons
+        if len(reasons) == GUARD and len({_kind_of(reason) for reason in reasons}) == 1:
+            raise Misconfigured(
+                "every reading is refused for the same reason, so the set-up there (address, rights, schema) "
+                f"must be wrong, not the readings: {reasons[-1]}"
+            )
+
+    def _offer(self, rows: list[Pending]) -> bool:
+        """Send one request. True when the upstream took it, but for rows that it listed; False when it refused it as a
+        whole, which resolves the row of a request of one."""
+        try:
+            listed = self._send(rows)
+        except (DataRefused, ValueError) as exc:
+            if len(rows) == 1:
+                self._note_refusal(rows[0], str(exc) or type(exc).__name__)
+            return False
+        reasons = {refusal.index: refusal.reason for refusal in listed}
+        taken = [row.seq for index, row in enumerate(rows) if index not in reasons]
+        if taken:
+            self._note_acceptance(taken)
+        for index, reason in reasons.items():
+            self._note_refusal(rows[index], reason)
+        return True
+
+    def _send(self, rows: list[Pending]) -> Sequence[Refusal]:
+        """The rows that the upstream listed as refused, once the others are durable there."""
+        if not self._go_on():
+            raise Interrupted
+        epoch = self._store.store_epoch
+        versions = [row.version(epoch) for row in rows]
+        self.requests += 1
+        try:
+            receipt = self._upstream.store_readings(rows[0].model, versions)
+            return () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
+        except StorageClosed as exc:  # not to be taken for the local store's
+            raise Unreachable(f"the upstream storage was closed: {exc}") from exc
+
+    def _note_acceptance(self, seqs: list[int]) -> None:
+        self._accepted.update(seqs)
+        self._latest_reasons.clear()
+        self._doubtful = False
+        self.delivered += len(seqs)
+        self.last_delivery = self._clock.now()
+
+    def _note_refusal(self, row: Pending, reason: str) -> None:
+        self._refused[row.seq] = reason
+        self._latest_reasons.append(reason)
+
+    def _unresolved(self, rows: Iterable[Pending]) -> list[Pending]:
+        return [row for row in rows if row.seq not in self._accepted and row.seq not in self._refused]
+
+    def _set_aside(self, rows: Iterable[Pending]) -> None:
+        by_reason: dict[str, list[Pending]] = {}
+        for row in rows:
+            if row.seq in self._refused:
+                by_reason.setdefault(self._refused[row.seq], []).append(row)
+        for reason, refused in by_reason.items():
+            self._store.quarantine(self._cursor, refused, reason)
+
+    def _forget(self, high: int) -> None:
+        """What lies beyond stays known: a window that was asked for again may be a shorter one."""
+        self._accepted = {seq for seq in self._accepted if seq > high}
+        self._refused = {seq: reason for seq, reason in self._refused.items() if seq > high}
+
+
+def _by_model(rows: Iterable[Pending]) -> list[list[Pending]]:
+    """One request for each reading model, in the order in which the models first appear; rows stay in order of seq."""
+    requests: dict[type[Reading], list[Pending]] = {}
+    for row in rows:
+        requests.setdefault(row.model, []).append(row)
+    return list(requests.values())
+
+
+def _spread(rows: Sequence[Pending], count: int) -> list[Pending]:
+    """At most `count` rows, evenly over all, the first and the last among them."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[index * (len(rows) - 1) // (count - 1)] for index in range(count)]
+
+
+def _kind_of(reason: str) -> str:
+    """What reasons of one kind share: the first line, without what is quoted and without numbers.
+
+    Servers put the row's values there ('value "1e300" is out of range for type real').
+    """
+    return _VARYING.sub("?", reason.partition("\n")[0])
