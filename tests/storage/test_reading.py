@@ -56,10 +56,10 @@ def test_a_measurement_that_no_table_could_bear_is_an_error() -> None:
 
 
 def test_an_instance_prints_compares_and_pickles() -> None:
-    reading = Weather(device_id="roof", timestamp=NEW_YEAR, temperature=21.5)
+    reading = Weather(device_id="roof", timestamp=NEW_YEAR, temperature=21.5, count=None)
     assert repr(reading).startswith("Weather(device_id='roof', timestamp='2026-01-01T00:00:00+00:00', temperature=21.5")
     assert pickle.loads(pickle.dumps(reading)) == reading
-    assert reading != Weather(device_id="roof", timestamp=NEW_YEAR, temperature=21.6)
+    assert reading != Weather(device_id="roof", timestamp=NEW_YEAR, temperature=21.6, count=None)
     assert reading.humidity is None
 
 
