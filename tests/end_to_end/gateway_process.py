@@ -15,6 +15,7 @@ from tests.servers.process import wait_until
 PROGRAM = Path(sys.executable).with_name("edgedepot")
 PORT_OPEN = "reading lines from"
 SUBSCRIBED = "subscribed to"
+RUNNING = "running"
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,10 @@ class GatewayProcess:
 
     def _said(self, text: str, first_life: int) -> list[float]:
         return [line.moment for line in self.log if line.life >= first_life and text in line.text]
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
 
     @property
     def running(self) -> bool:

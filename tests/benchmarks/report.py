@@ -1,0 +1,119 @@
+"""Options and report of all benchmarks."""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    scale: float
+    rounds: int
+    as_json: bool
+
+    def of(self, amount: int) -> int:
+        """The amount of work at this scale."""
+        return max(1, round(amount * self.scale))
+
+
+def read_options(description: str | None) -> Options:
+    """From the command line; ends the process with a usage message where that is wrong."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--scale", type=float, default=1.0, help="do this fraction of the work, e.g. 0.05")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each, default {ROUNDS}")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args()
+    if given.scale <= 0 or given.rounds < 1:
+        parser.error(f"scale {given.scale} and rounds {given.rounds} must be greater than 0")
+    return Options(given.scale, given.rounds, given.json)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of product and floor, a value for each round.
+
+    The bar is met where the product's median is at least (`at_least`), else at most, `factor` times the floor's
+    median, plus `plus`.
+    """
+
+    name: str
+    unit: str
+    floor: Sequence[float]
+    product: Sequence[float]
+    factor: float
+    at_least: bool = False
+    plus: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.product) / statistics.median(self.floor)
+
+    @property
+    def bar(self) -> float:
+        """What the product's median is measured against, in the unit of the figure."""
+        return self.factor * statistics.median(self.floor) + self.plus
+
+    @property
+    def met(self) -> bool:
+        found = statistics.median(self.product)
+        return found >= self.bar if self.at_least else found <= self.bar
+
+    def demand(self) -> str:
+        plus = f" + {self.plus:g} {self.unit}" if self.plus else ""
+        return f"at {'least' if self.at_least else 'most'} {self.factor:g}x{plus}"
+
+
+def report(options: Options, comparisons: Sequence[Comparison], **notes: object) -> None:
+    """Print what was found, `notes` beside it."""
+    print(_json(options, comparisons, notes) if options.as_json else _table(options, comparisons, notes))
+
+
+def progress(text: str) -> None:
+    """A line on standard error, for whoever waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _table(options: Options, comparisons: Sequence[Comparison], notes: dict[str, object]) -> str:
+    rows = [("", "floor", "product", "ratio", "demanded", "")]
+    for it in comparisons:
+        floor, product = (_spread(values, it.unit) for values in (it.floor, it.product))
+        rows.append((it.name, floor, product, f"{it.ratio:.2f}", it.demand(), "met" if it.met else "MISSED"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.append(f"median (least..greatest) of {options.rounds} rounds, scale {options.scale:g}")
+    return "\n".join([*lines, *(f"{name}: {value}" for name, value in notes.items())])
+
+
+def _spread(values: Sequence[float], unit: str) -> str:
+    return f"{_round(statistics.median(values))} ({_round(min(values))}..{_round(max(values))}) {unit}"
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _json(options: Options, comparisons: Sequence[Comparison], notes: dict[str, object]) -> str:
+    found = [
+        {
+            "name": it.name,
+            "unit": it.unit,
+            "floor": list(it.floor),
+            "product": list(it.product),
+            "ratio": it.ratio,
+            "demanded": it.demand(),
+            "met": it.met,
+        }
+        for it in comparisons
+    ]
+    machine = {"python": platform.python_version(), "machine": platform.machine()}
+    return json.dumps(
+        {"scale": options.scale, "rounds": options.rounds, **machine, "results": found, **notes}, indent=2
+    )
