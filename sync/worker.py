@@ -187,8 +187,7 @@ class SyncWorker:
         window = self._store.pending(self.name, self._batch.limit)
         if window is None:
             return False
-        if self._state != "misconfigured":
-            self._note("sending")
+        self._note("misconfigured" if self._state == "misconfigured" else "sending")
         before = self._delivery.requests
         self._delivery.deliver(window)
         if self._delivery.requests > before:
