@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import NotSupported
-from edgedepot.storage.reading import Device, Reading
+from edgedepot.storage.paging import Position, iterate
+from edgedepot.storage.query import Function, Scope, Selection
+from edgedepot.storage.reading import Device, Reading, check_model
+from edgedepot.storage.readings import Model, Readings
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.values import Row
 
-Function = Literal["avg", "min", "max", "sum", "count", "first", "last"]
 Data = Mapping[str, Any]
 
 
@@ -82,19 +86,54 @@ class BaseStorage(abc.ABC):
         """``{"result": x}``; with an interval a list of ``{"bucket", "result"}``; grouped, with ``"device_id"`` too."""
 
     def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt | None:
-        """Store many: good rows are stored, bad ones are listed in the receipt's `refused`."""
+        """Store many: good rows are stored, bad ones are listed in the receipt's `refused`.
+
+        This one stores them one by one, and returns when all are durable. A `Version` goes along as ``version=`` where
+        `store_reading` takes that.
+        """
         refused: list[Refusal] = []
-        accepted = 0
-        last: Receipt | None = None
+        receipts: list[Receipt | None] = []
+        with_version = takes_version(type(self).store_reading)
         for index, row in enumerate(rows):
+            more = {"version": row} if with_version and isinstance(row, Version) else {}
             try:
-                last = self.store_reading(reading_model, row[0], row[1], row[2])
-                accepted += 1
+                device, timestamp, data = row[:3]
+                receipts.append(self.store_reading(reading_model, device, timestamp, data, **more))
             except ValueError as exc:
                 refused.append(Refusal(index, str(exc)))
-        if last is not None:
-            last.wait()
-        return Receipt.settled(accepted, None, tuple(refused))
+        for receipt in receipts:
+            if receipt is not None:
+                receipt.wait()
+        return Receipt.settled(len(receipts), None, tuple(refused))
+
+    def iter_readings(
+        self,
+        reading_model: type[Reading],
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        fields: Sequence[str] | None = None,
+        limit: int | None = None,
+        order: str = "-timestamp",
+        *,
+        after: Position | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """As `query_readings`, lazily: a page at a time, each read by itself, so it is no snapshot.
+
+        `order` is by timestamp. `after` goes on behind a row: its ``(timestamp, gateway_id, device_id)``, with a
+        gateway_id of None where rows carry none.
+        """
+        selection = Selection.of(Scope.of(reading_model, device, start, end), fields, limit, order)
+
+        def ask(low: datetime | None, high: datetime | None, size: int) -> list[dict[str, Any]]:
+            return self.query_readings(reading_model, device, low, high, fields, size, order)
+
+        return iterate(ask, selection, after)
+
+    def readings(self, reading_model: type[Model]) -> Readings[Model]:
+        """The readings of a model, ORM style: lazy, and typed instances of the model."""
+        check_model(reading_model)
+        return Readings(self, reading_model)
 
     def downsample(
         self,
@@ -123,6 +162,10 @@ class BaseStorage(abc.ABC):
         """The devices known here, by id."""
         raise NotSupported(f"{type(self).__name__} keeps no devices")
 
+    def save_device(self, device: Device) -> None:
+        """Keep a device's name and metadata; what was seen of it is not for the caller to say."""
+        raise NotSupported(f"{type(self).__name__} keeps no devices")
+
     def health_check(self) -> dict[str, Any]:
         """``{"status": "pass" or "fail", "message", "version"}``; never raises for a backend that is down."""
         return {"status": "pass", "message": "no check of its own", "version": None}
@@ -142,6 +185,13 @@ class BaseStorage(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@lru_cache(maxsize=64)
+def takes_version(store_reading: Callable[..., Any]) -> bool:
+    """Whether a `store_reading` can be given ``version=``: an own one need not know of versions."""
+    parameters = inspect.signature(store_reading).parameters.values()
+    return any(one.name == "version" or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 class Arrival(NamedTuple):

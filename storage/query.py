@@ -5,26 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from edgedepot.storage.base import Function
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import Interval, zone_of
 from edgedepot.storage.reading import FieldSpec, Reading, check_model, device_id_of, field_of
 
+Function = Literal["avg", "min", "max", "sum", "count", "first", "last"]
 FUNCTIONS: tuple[Function, ...] = get_args(Function)
 _NUMERIC = ("avg", "sum", "min", "max")
-_FIXED_COLUMNS = ("device_id", "timestamp")
+_DEVICE = FieldSpec("device_id", str, True)
+_TIMESTAMP = FieldSpec("timestamp", datetime, True)
+_FIXED = {spec.name: spec for spec in (_DEVICE, _TIMESTAMP)}
+_TIME_EDGES = (("min", _TIMESTAMP), ("max", _TIMESTAMP))
+_FIRST, _LAST = to_micros(datetime.min.replace(tzinfo=UTC)), to_micros(datetime.max.replace(tzinfo=UTC))
 
 
 def micros_of(moment: object, what: str = "timestamp") -> int:
-    """Microseconds since 1970 UTC of an aware datetime. Raises `InvalidValue` for a naive one: never a guess."""
+    """Microseconds since 1970 UTC of an aware datetime. Raises `InvalidValue` for a naive one: never a guess; and for
+    one that is not within the years 1 to 9999 in UTC, which could not be read back."""
     if not isinstance(moment, datetime):
         raise InvalidValue(f"{what} is {moment!r}, expected an aware datetime")
+    if moment.tzinfo is UTC:
+        return to_micros(moment)  # every row takes this way
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise InvalidValue(f"{what} {moment.isoformat()} has no time zone, expected an aware datetime")
-    return to_micros(moment)
+    micros = to_micros(moment)
+    if not _FIRST <= micros <= _LAST:
+        raise InvalidValue(f"{what} {moment.isoformat()} is outside the years 1 to 9999 in UTC")
+    return micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +75,13 @@ class Selection:
         if not isinstance(order, str):
             raise InvalidValue(f"order is {order!r}, expected a name, with '-' before it for descending")
         name = order.removeprefix("-")
-        if name not in _FIXED_COLUMNS:
-            field_of(scope.model, name)
+        column_of(scope.model, name)
         return cls(scope, _columns(scope.model, fields), limit, name, order.startswith("-"))
+
+
+def column_of(model: type[Reading], name: object) -> FieldSpec:
+    """A declared field, or device_id or timestamp. Raises `InvalidValue` for any other name."""
+    return _FIXED[name] if isinstance(name, str) and name in _FIXED else field_of(model, name)
 
 
 def _columns(model: type[Reading], fields: Sequence[str] | None) -> tuple[str, ...]:
@@ -75,7 +89,7 @@ def _columns(model: type[Reading], fields: Sequence[str] | None) -> tuple[str, .
         return tuple(spec.name for spec in model.__fields__)
     if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
         raise InvalidValue(f"fields is {fields!r}, expected a list of names")
-    wanted = [name for name in dict.fromkeys(fields) if name not in _FIXED_COLUMNS]
+    wanted = [name for name in dict.fromkeys(fields) if name not in _FIXED]
     return tuple(name if name == "quality" else field_of(model, name).name for name in wanted)
 
 
@@ -103,10 +117,10 @@ class Aggregation:
         fill: str | None,
     ) -> Aggregation:
         """Check the arguments of a call. Raises `InvalidValue`."""
-        spec = field_of(scope.model, field)
+        spec = column_of(scope.model, field)
         if function not in FUNCTIONS:
             raise InvalidValue(f"function is {function!r}, expected one of {', '.join(FUNCTIONS)}")
-        if function in _NUMERIC and spec.type not in (float, int):
+        if function in _NUMERIC and spec.type not in (float, int) and (function, spec) not in _TIME_EDGES:
             raise InvalidValue(
                 f"{function} needs a float or int field; {field} is {spec.type.__name__} (count, first, last work)"
             )

@@ -68,7 +68,8 @@ class _Transformed:
 class Reading(_Transformed):
     """Base of all reading models. An instance is one reading, as queries return it.
 
-    `timestamp` is an aware datetime in UTC; `quality` is None when good, else a sum of the flags in `Quality`.
+    `timestamp` is an aware datetime in UTC; `quality` is None when good, else a sum of the flags in `Quality`;
+    `gateway_id` is None unless the storage holds several gateways' readings.
     """
 
     __measurement__: ClassVar[str]
@@ -78,6 +79,7 @@ class Reading(_Transformed):
     device_id: str
     timestamp: datetime
     quality: int | None = None
+    gateway_id: str | None = None
 
     def __init_subclass__(cls, *, measurement: str | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -85,10 +87,19 @@ class Reading(_Transformed):
         cls.__fields__ = _fields_of_class(cls)
         cls.__rows__ = values.RowMaker(cls.__name__, cls.__fields__)
 
-    def __init__(self, *, device_id: str, timestamp: datetime, quality: int | None = None, **fields: Any) -> None:
+    def __init__(
+        self,
+        *,
+        device_id: str,
+        timestamp: datetime,
+        quality: int | None = None,
+        gateway_id: str | None = None,
+        **fields: Any,
+    ) -> None:
         self.device_id = device_id
         self.timestamp = timestamp
         self.quality = quality
+        self.gateway_id = gateway_id
         for spec in self.__fields__:
             setattr(self, spec.name, fields.pop(spec.name, None))
         if fields:
@@ -101,7 +112,8 @@ class Reading(_Transformed):
         return hash((type(self), self.device_id, self.timestamp))
 
     def __repr__(self) -> str:
-        parts = [f"device_id={self.device_id!r}", f"timestamp={self.timestamp.isoformat()!r}"]
+        parts = [f"gateway_id={self.gateway_id!r}"] if self.gateway_id is not None else []
+        parts += [f"device_id={self.device_id!r}", f"timestamp={self.timestamp.isoformat()!r}"]
         parts += [f"{spec.name}={getattr(self, spec.name)!r}" for spec in self.__fields__]
         parts += [f"quality={self.quality}"] if self.quality else []
         return f"{type(self).__name__}({', '.join(parts)})"

@@ -221,6 +221,13 @@ class Journal:
             (source, KEPT_REJECTS),
         )
 
+    def save_device(self, device_id: str, name: str | None, metadata: str) -> None:
+        self._connection.execute(
+            "INSERT INTO devices (device_id, name, metadata) VALUES (?, ?, ?)"
+            " ON CONFLICT (device_id) DO UPDATE SET name = excluded.name, metadata = excluded.metadata",
+            (device_id, name, metadata),
+        )
+
     # -- sync -----------------------------------------------------------------------------------------------------
 
     def add_cursor(self, name: str) -> None:

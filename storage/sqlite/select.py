@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.query import Aggregation, Selection
-from edgedepot.storage.reading import Reading
+from edgedepot.storage.reading import Device, Reading
 from edgedepot.storage.sqlite.catalogue import KEY_COLUMNS, Layout
 from edgedepot.storage.sqlite.journal import scope_condition
 
@@ -20,15 +21,13 @@ Answer = list[tuple[str | None, int | None, Any]]
 def select_readings(connection: sqlite3.Connection, layout: Layout, selection: Selection) -> list[dict[str, Any]]:
     """The rows of a `query_readings` call."""
     scope = selection.scope
-    columns = _present_columns(connection, layout, scope.model)
-    place = {spec.name: column for spec, column in zip(scope.model.__fields__, columns, strict=True)}
-    place |= {"timestamp": "ts", "device_id": "device_id", "quality": "quality"}
+    place = _place(connection, layout, scope.model)
     condition, values = scope_condition(scope)
     wanted = "".join(f", {place[name]}" for name in selection.columns)
     direction = " DESC" if selection.descending else ""
     cursor = connection.execute(
         f"SELECT device_id, ts{wanted} FROM journal JOIN series ON series.id = journal.series WHERE {condition}"
-        f" ORDER BY {place[selection.order]}{direction}, device_id LIMIT ?",
+        f" ORDER BY {place[selection.order]}{direction}, device_id, ts LIMIT ?",
         (*values, -1 if selection.limit is None else selection.limit),
     )
     names = ("device_id", "timestamp", *selection.columns)
@@ -38,10 +37,12 @@ def select_readings(connection: sqlite3.Connection, layout: Layout, selection: S
     ]
 
 
-def _present_columns(connection: sqlite3.Connection, layout: Layout, model: type[Reading]) -> list[str]:
-    """The journal's columns of a model's fields; NULL for a field of which nothing was ever stored."""
+def _place(connection: sqlite3.Connection, layout: Layout, model: type[Reading]) -> dict[str, str]:
+    """Where each name of a model lies; NULL for a field of which nothing was ever stored."""
     present = len(connection.execute("PRAGMA table_info(journal)").fetchall()) - KEY_COLUMNS
-    return [column if int(column[1:]) < present else "NULL" for column in layout.columns(model)]
+    columns = [column if int(column[1:]) < present else "NULL" for column in layout.columns(model)]
+    fields = {spec.name: column for spec, column in zip(model.__fields__, columns, strict=True)}
+    return fields | {"timestamp": "ts", "device_id": "device_id", "quality": "quality"}
 
 
 Converter = Callable[[Any], Any]
@@ -53,8 +54,12 @@ def _converters(selection: Selection) -> list[Converter | None]:
 
 
 def _converter(kind: type) -> Converter | None:
-    """SQLite has no booleans: they come back as 0 and 1."""
-    return (lambda value: None if value is None else bool(value)) if kind is bool else None
+    """From what SQLite returns to the field's type: it has neither booleans nor times."""
+    if kind is bool:
+        return lambda value: None if value is None else bool(value)
+    if kind is datetime:
+        return lambda value: None if value is None else from_micros(value)
+    return None
 
 
 def _converted(cells: tuple[Any, ...], converters: list[Converter | None]) -> tuple[Any, ...]:
@@ -65,7 +70,7 @@ def _converted(cells: tuple[Any, ...], converters: list[Converter | None]) -> tu
 
 def aggregate(connection: sqlite3.Connection, layout: Layout, asked: Aggregation) -> Answer:
     """The rows of an `aggregate` call: ``(device_id, bucket, result)``, empty buckets absent."""
-    column = _present_columns(connection, layout, asked.scope.model)[asked.scope.model.__fields__.index(asked.field)]
+    column = _place(connection, layout, asked.scope.model)[asked.field.name]
     condition, values = scope_condition(asked.scope)
     condition += f" AND {column} IS NOT NULL"
     bucket, edges, bound = _bucket(connection, asked, condition, values)
@@ -79,7 +84,7 @@ def aggregate(connection: sqlite3.Connection, layout: Layout, asked: Aggregation
         keys = [key for key in (device, bucket) if key != "NULL"]
         grouping = f" GROUP BY {', '.join(keys)} ORDER BY {', '.join(keys)}" if keys else ""
         sql = f"SELECT {device}, {bucket}, {_SQL_FUNCTIONS[asked.function]}({column}) FROM {source}{grouping}"
-    convert = _converter(asked.field.type if asked.function in ("first", "last") else int)
+    convert = None if asked.function in ("avg", "sum", "count") else _converter(asked.field.type)
     rows = connection.execute(sql, (*bound, *values)).fetchall()
     return rows if convert is None else [(name, start, convert(value)) for name, start, value in rows]
 
@@ -114,3 +119,21 @@ def _edge_value(asked: Aggregation, device: str, bucket: str, column: str, sourc
         f" row_number() OVER ({partition}ORDER BY ts{direction}, device_id{direction}) AS place FROM {source})"
         " WHERE place = 1 ORDER BY device, bucket"
     )
+
+
+def read_devices(connection: sqlite3.Connection) -> list[Device]:
+    """Every device that has readings or was saved."""
+    found = connection.execute(
+        "WITH seen AS (SELECT device_id, min(low) AS low, max(high) AS high FROM (SELECT device_id,"
+        " (SELECT min(ts) FROM journal WHERE series = series.id) AS low,"
+        " (SELECT max(ts) FROM journal WHERE series = series.id) AS high FROM series)"
+        " GROUP BY device_id HAVING high IS NOT NULL)"
+        " SELECT device_id, name, metadata, low, high FROM seen LEFT JOIN devices USING (device_id)"
+        " UNION ALL SELECT device_id, name, metadata, NULL, NULL FROM devices"
+        " WHERE device_id NOT IN (SELECT device_id FROM seen) ORDER BY device_id"
+    ).fetchall()
+    seen = _converter(datetime) or from_micros
+    return [
+        Device(device, name, json.loads(metadata) if metadata else {}, seen(low), seen(high))
+        for device, name, metadata, low, high in found
+    ]

@@ -80,7 +80,7 @@ class Writer:
     # -- called from any thread -----------------------------------------------------------------------------------
 
     def submit(self, item: Item) -> Receipt:
-        """Queue an item. Blocks while the queue is full; raises `StorageBusy` after the timeout, nothing queued then."""
+        """Queue an item. Blocks while the queue is full; after the timeout `StorageBusy`, nothing queued then."""
         with self._condition:
             if self._queued_rows >= self._pace.queue_rows:
                 self._wait_for_room()
