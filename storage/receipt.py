@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from edgedepot.storage.errors import InvalidValue, StorageError
+from edgedepot.storage.errors import InvalidValue, ReceiptTimeout, StorageError
 
 Level = Literal["queued", "committed", "durable"]
 LEVELS: tuple[Level, ...] = ("queued", "committed", "durable")
@@ -24,7 +25,9 @@ class Refusal:
 class Keeper(Protocol):
     """Whoever settles receipts that are not durable at once (the local store's writer)."""
 
-    def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None: ...
+    def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
+        """Have a commit now and wait for it; with a timeout of 0 only the former. Raises `ReceiptTimeout`."""
+        ...
 
     def call_when_durable(self, receipt: Receipt, callback: Callable[[], None]) -> None: ...
 
@@ -77,6 +80,12 @@ class Receipt:
         if self.error is not None:
             raise self.error
         return self
+
+    def hasten(self) -> None:
+        """Ask for a commit now, and do not wait for it."""
+        if self._keeper is not None and self._rank < DURABLE:
+            with contextlib.suppress(ReceiptTimeout):
+                self._keeper.await_receipt(self, DURABLE, 0)
 
     def then(self, callback: Callable[[], None]) -> None:
         """Call back once when the rows are durable (or given up: see `error`), maybe at once, maybe from the

@@ -105,17 +105,17 @@ class Writer:
             self._clock.wait(self._condition, left)
 
     def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
-        """Have a commit now, and block until the receipt has that rank or an error."""
+        """Have a commit now, also with no time to wait, and block until the receipt has that rank or an error."""
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         with self._condition:
             while receipt.rank < rank and receipt.error is None:
+                if self._wanted < rank:
+                    self._wanted = rank
+                    self._condition.notify_all()
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     why = f": {self.trouble}" if self.trouble else ""
                     raise ReceiptTimeout(f"not {LEVELS[rank]} within {timeout} s, still {receipt.level}{why}")
-                if self._wanted < rank:
-                    self._wanted = rank
-                    self._condition.notify_all()
                 self._clock.wait(self._condition, left)
 
     def call_when_durable(self, receipt: Receipt, callback: Callable[[], None]) -> None:
