@@ -195,8 +195,8 @@ def _spread(rows: Sequence[Pending], count: int) -> list[Pending]:
 
 
 def _kind_of(reason: str) -> str:
-    """What reasons of one kind share: the first line, without what is quoted and without numbers.
+    """What reasons of one kind share: the first line up to a parenthesis, without what is quoted and without numbers.
 
-    Servers put the row's values there ('value "1e300" is out of range for type real').
+    Servers put the row's values there: 'value "1e300" is out of range for type real', 'Failing row contains (mast, 5)'.
     """
-    return _VARYING.sub("?", reason.partition("\n")[0])
+    return _VARYING.sub("?", re.split(r"[\n(]", reason, maxsplit=1)[0])

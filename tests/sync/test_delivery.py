@@ -148,8 +148,8 @@ def test_the_bound_holds_for_every_single_row_of_small_windows(tmp_path: Path, s
 
 def test_all_rows_refused_for_one_reason_is_a_wrong_set_up(store: TellingStore) -> None:
     fill(store, SIZE)
-    text = 'null value in column "site" of relation "weather"\nDETAIL: Failing row contains'
-    upstream = ScriptedUpstream(refuses=lambda row: f"{text} ({row.timestamp}, mast).")
+    text = 'null value in column "site" of relation "weather"; Failing row contains'
+    upstream = ScriptedUpstream(refuses=lambda row: f"{text} ({row.timestamp}, {letters(row.gateway_seq)}).")
     delivery = delivery_to(store, upstream)
     with pytest.raises(Misconfigured, match='column "site"'):
         delivery.deliver(window_of(store))
@@ -179,9 +179,10 @@ def test_a_wrong_set_up_is_probed_with_single_rows_until_it_is_mended(store: Tel
     assert store.quarantined == []
 
 
-def test_a_lasting_refusal_for_one_reason_is_noticed_over_small_windows(store: TellingStore) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_lasting_refusal_for_one_reason_is_noticed_over_small_windows(store: TellingStore, listed: bool) -> None:
     """A slow gateway never has 16 rows in hand; its upstream's wrong schema shows all the same."""
-    upstream = ScriptedUpstream(refuses=lambda row: f"value {row.data['temperature']} has no column")
+    upstream = ScriptedUpstream(refuses=lambda row: f"value {row.data['temperature']} has no column", listed=listed)
     delivery = delivery_to(store, upstream)
     for number in range(GUARD - 1):
         fill(store, 1, start=number)
@@ -191,6 +192,16 @@ def test_a_lasting_refusal_for_one_reason_is_noticed_over_small_windows(store: T
         delivery.deliver(window_of(store))
     assert len(store.quarantined) == GUARD - 1
     assert books(store)["pending"] == 1
+
+
+def test_a_reading_accepted_in_between_starts_the_count_anew(store: TellingStore) -> None:
+    upstream = ScriptedUpstream(refuses=lambda row: "no" if row.data["temperature"] % GUARD else None)
+    delivery = delivery_to(store, upstream)
+    for number in range(3 * GUARD):
+        fill(store, 1, start=number)
+        delivery.deliver(window_of(store))
+    assert temperatures(upstream) == [0, GUARD, 2 * GUARD]
+    assert len(store.quarantined) == 3 * (GUARD - 1)
 
 
 def test_one_accepted_row_shows_that_the_set_up_is_right(store: TellingStore) -> None:

@@ -157,7 +157,7 @@ class Gateway(RuleBasedStateMachine):
 
 TestGateway = Gateway.TestCase
 TestGateway.settings = settings(
-    max_examples=300, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -166,7 +166,7 @@ TestGateway.settings = settings(
     pieces=st.lists(st.lists(VALUES, max_size=30), min_size=1, max_size=4),
     batch_size=st.integers(1, 40),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_running_worker_gets_everything_through(
     answers: list[Answer], pieces: list[list[float]], batch_size: int
 ) -> None:

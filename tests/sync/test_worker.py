@@ -113,8 +113,10 @@ def test_new_rows_wake_it_and_it_does_not_poll_meanwhile(store: TellingStore, st
     eventually(lambda: clock.lain[-1:] == [7.0])
     assert store.windows == [None]
     for number in range(5):
+        lain = len(clock.lain)
         store.store_reading(Weather, "mast", moment(number), {"temperature": number})
         eventually(lambda: worker.status().delivered == number + 1)  # noqa: B023 - called before the next turn
+        eventually(lambda: clock.lain[lain:][-1:] == [7.0])  # noqa: B023
     assert clock.monotonic() == 0
     assert temperatures(upstream) == numbers(5)
 
@@ -243,6 +245,20 @@ def test_overloaded_means_less_at_once(store: TellingStore, start: Start, clock:
     sizes = [len(request.rows) for request in upstream.requests]
     assert sizes[:6] == [160, 80, 40, 20, 30, 40]
     assert temperatures(upstream) == numbers(400)
+
+
+def test_a_window_without_a_request_says_nothing_of_the_upstream(
+    store: TellingStore, start: Start, clock: HandClock
+) -> None:
+    fill(store, 10)
+    store.store_readings(Power, [("inverter", moment(n), {"watts": n}) for n in range(10)]).wait()
+    less = Fail(Overloaded("too much"))
+    upstream = ScriptedUpstream(script=deque([ACCEPT, less, less, ACCEPT]))
+    worker = start(upstream, batch_size=20, random=lambda: 1.0)
+    # The shorter window holds only what was accepted already: the wait after the next failure grows all the same.
+    assert step_through_waits(worker, clock, 2) == pytest.approx([0.4, 0.8])
+    eventually(lambda: worker.status().delivered == 20)
+    assert [len(request.rows) for request in upstream.requests[:4]] == [10, 10, 10, 5]
 
 
 @pytest.mark.parametrize("error", [StorageError("no idea"), NotSupported("cannot"), StorageClosed("closed")])
