@@ -1,0 +1,1 @@
+"""Forwarding from the local store to upstreams: `worker.SyncWorker`."""

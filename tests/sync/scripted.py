@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from edgedepot import Reading, Version
+from edgedepot import Reading, SyncWorker, Version
 from edgedepot.storage.base import BaseStorage, Data, Pending, StoreRow, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import DataRefused, NotSupported
@@ -185,3 +185,24 @@ def temperatures(upstream: ScriptedUpstream) -> list[float]:
 
 def numbers(count: int) -> list[float]:
     return [float(number) for number in range(count)]
+
+
+def failing(*errors: Exception) -> deque[Answer]:
+    return deque(Fail(error) for error in errors)
+
+
+def until(worker: SyncWorker, state: str) -> None:
+    eventually(lambda: worker.status().state == state)
+
+
+def step_through_waits(worker: SyncWorker, clock: HandClock, count: int) -> list[float]:
+    """Let the worker wait so many times; how long each time, in seconds."""
+    waits: list[float] = []
+    for _ in range(count):
+        eventually(lambda: worker.status().retry_at is not None)
+        requests, retry_at = worker.status().requests, worker.status().retry_at
+        assert retry_at is not None
+        waits.append(retry_at - clock.monotonic())
+        clock.advance(waits[-1])
+        eventually(lambda: worker.status().requests > requests)  # noqa: B023 - called before the next turn
+    return waits

@@ -1,30 +1,27 @@
-"""The worker's thread: order, lost answers, restarts, waits, states, the log, and how it stops."""
+"""The worker's thread: order, lost answers, restarts, waits, states, and the log."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edgedepot import ConfigError, SQLiteStorage, SyncWorker
+from edgedepot import SQLiteStorage, SyncWorker
 from edgedepot.storage.errors import (
     DataRefused,
     Misconfigured,
     NotSupported,
     Overloaded,
-    StorageBusy,
     StorageClosed,
     StorageError,
     Unreachable,
 )
+from tests.sync.conftest import Start
 from tests.sync.scripted import (
     ACCEPT,
-    Answer,
     Fail,
     HandClock,
     Power,
@@ -32,62 +29,15 @@ from tests.sync.scripted import (
     TellingStore,
     Weather,
     eventually,
+    failing,
     fill,
     moment,
     numbers,
     open_store,
+    step_through_waits,
     temperatures,
+    until,
 )
-
-Start = Callable[..., SyncWorker]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[TellingStore]:
-    with open_store(tmp_path / "local.db", flush_interval="20 ms") as store:
-        yield store
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def start(store: TellingStore, clock: HandClock) -> Iterator[Start]:
-    """`start(upstream, ...)` makes and starts a worker that is stopped after the test."""
-    workers: list[SyncWorker] = []
-
-    def make(upstream: ScriptedUpstream | SQLiteStorage, name: str = "central", **settings: Any) -> SyncWorker:
-        settings.setdefault("random", lambda: 0.5)
-        worker = SyncWorker(store, name, upstream, clock=clock, **settings)
-        workers.append(worker)
-        worker.start()
-        return worker
-
-    yield make
-    assert [worker.stop() for worker in workers] == [True] * len(workers)
-
-
-def failing(*errors: Exception) -> deque[Answer]:
-    return deque(Fail(error) for error in errors)
-
-
-def until(worker: SyncWorker, state: str) -> None:
-    eventually(lambda: worker.status().state == state)
-
-
-def step_through_waits(worker: SyncWorker, clock: HandClock, count: int) -> list[float]:
-    """Let the worker wait so many times; how long each time, in seconds."""
-    waits: list[float] = []
-    for _ in range(count):
-        eventually(lambda: worker.status().retry_at is not None)
-        requests, retry_at = worker.status().requests, worker.status().retry_at
-        assert retry_at is not None
-        waits.append(retry_at - clock.monotonic())
-        clock.advance(waits[-1])
-        eventually(lambda: worker.status().requests > requests)  # noqa: B023 - called before the next turn
-    return waits
 
 
 def test_everything_arrives_once_and_in_order(store: TellingStore, start: Start) -> None:
@@ -388,135 +338,6 @@ def test_a_dead_upstream_does_not_hold_the_other_up(store: TellingStore, start: 
     books = store.ledger()
     assert (books.upstreams["dead"]["pending"], books.upstreams["alive"]["pending"]) == (100, 0)
     assert books.balanced
-
-
-def test_a_stop_ends_a_wait_at_once(store: TellingStore, start: Start, clock: HandClock) -> None:
-    fill(store, 1)
-    worker = start(ScriptedUpstream(script=failing(Unreachable("down"))))
-    until(worker, "waiting")
-    assert worker.stop()  # the clock stands still: nothing else ends the wait
-    assert (worker.status().state, worker.status().retry_at) == ("stopped", None)
-    assert clock.monotonic() == 0
-
-
-def test_a_stop_awaits_the_request_in_flight(store: TellingStore, start: Start) -> None:
-    fill(store, 20)
-    upstream = ScriptedUpstream()
-    upstream.open.clear()
-    worker = start(upstream, batch_size=10)
-    eventually(lambda: len(upstream.requests) == 1)
-    stopped: list[bool] = []
-    stopping = threading.Thread(target=lambda: stopped.append(worker.stop()))
-    stopping.start()
-    upstream.open.set()
-    stopping.join()
-    assert stopped == [True]
-    assert worker.status().delivered == 10
-    assert store.count_pending("central") == 10
-    assert len(upstream.requests) == 1
-
-
-def test_a_request_that_outlasts_the_stop_is_left_and_its_rows_stay_pending(
-    store: TellingStore, start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
-    fill(store, 20)
-    upstream = ScriptedUpstream()
-    upstream.open.clear()
-    worker = start(upstream)
-    eventually(lambda: len(upstream.requests) == 1)
-    assert not worker.stop(timeout=0.01)
-    assert "did not answer within 0.01 s" in caplog.text
-    assert store.count_pending("central") == 20
-    with pytest.raises(StorageBusy, match="'central'"):
-        worker.start()
-    upstream.script.append(Fail(Unreachable("no answer"), applied=True))
-    upstream.open.set()
-    until(worker, "stopped")
-    assert worker.stop()
-    assert store.count_pending("central") == 20
-    worker.start()
-    eventually(lambda: worker.status().delivered == 20)
-    assert temperatures(upstream) == numbers(20)
-
-
-def test_starting_and_stopping_twice_do_no_harm(store: TellingStore, clock: HandClock) -> None:
-    upstream = ScriptedUpstream()
-    worker = SyncWorker(store, "central", upstream, clock=clock)
-    assert worker.stop()
-    assert worker.status().state == "stopped"
-    before = set(threading.enumerate())
-    worker.start()
-    worker.start()
-    ours = set(threading.enumerate()) - before
-    assert [(thread.name, thread.daemon) for thread in ours] == [("edgedepot-sync-central", True)]
-    assert worker.stop()
-    assert worker.stop()
-    assert not ours & set(threading.enumerate())
-
-
-def test_a_store_that_closes_first_ends_it_in_peace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = open_store(tmp_path / "local.db")
-    fill(store, 1)
-    worker = SyncWorker(store, "central", ScriptedUpstream(), poll_interval="1 ms")
-    worker.start()
-    eventually(lambda: worker.status().delivered == 1)
-    store.close()
-    until(worker, "stopped")
-    assert worker.status().faults == 0
-    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
-    assert worker.stop()
-
-
-def test_the_example_of_the_design(tmp_path: Path) -> None:
-    upstream = SQLiteStorage(tmp_path / "upstream.db")
-    store = SQLiteStorage(tmp_path / "greenhouse.db", gateway_id="farm-3", flush_interval="10 ms")
-    with upstream, store, SyncWorker(store, "central", upstream):
-        store.store_reading(Weather, "bench-1", None, {"temperature": 21.5})
-        store.store_reading(Power, "pump", None, {"watts": 300})
-        eventually(lambda: len(upstream.query_readings(Power)) == 1)
-        assert [row["temperature"] for row in upstream.query_readings(Weather)] == [21.5]
-
-
-def test_who_cannot_forward_is_told_why(store: TellingStore, tmp_path: Path) -> None:
-    upstream = ScriptedUpstream()
-    nameless = SQLiteStorage(tmp_path / "nameless.db")
-    with nameless, pytest.raises(ConfigError, match=r"no gateway_id.*gateway_id=\"farm-3\""):
-        SyncWorker(nameless, "central", upstream)
-    assert upstream.gateway_id is None
-    with pytest.raises(ConfigError, match="from a ScriptedUpstream, expected a local store, such as SQLiteStorage"):
-        SyncWorker(ScriptedUpstream(), "central", upstream)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="to a str, expected a storage, such as TimescaleDBStorage"):
-        SyncWorker(store, "central", "postgresql://localhost")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="is the local store itself"):
-        SyncWorker(store, "central", store)
-    with pytest.raises(ConfigError, match="gateway_id is 'other', expected the local store's, 'g'"):
-        SyncWorker(store, "central", ScriptedUpstream(gateway_id="other"))
-    with pytest.raises(ConfigError, match="found '', expected a text"):
-        SyncWorker(store, "", upstream)
-
-
-def test_an_upstream_is_bound_to_the_stores_gateway(store: TellingStore) -> None:
-    nameless, same = ScriptedUpstream(), ScriptedUpstream(gateway_id="g")
-    SyncWorker(store, "one", nameless)
-    SyncWorker(store, "two", same)
-    assert (nameless.gateway_id, same.gateway_id) == ("g", "g")
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"batch_size": 0}, "batch_size is 0, expected a number of rows from 1 up"),
-        ({"batch_size": "many"}, "batch_size is 'many'"),
-        ({"poll_interval": "soon"}, "'central': poll_interval: found 'soon', expected a duration such as '10s'"),
-        ({"backoff": 5}, "backoff is 5, expected the shortest and the longest wait"),
-        ({"backoff": ("60s", "1s")}, "expected the shorter wait first"),
-        ({"backoff": ("0s", "1s")}, "backoff: found '0s'"),
-    ],
-)
-def test_wrong_settings_are_named(store: TellingStore, settings: dict[str, Any], text: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        SyncWorker(store, "central", ScriptedUpstream(), **settings)
-    assert text in str(raised.value)
 
 
 def test_a_lone_refusal_is_not_retried(store: TellingStore, start: Start) -> None:
