@@ -1,0 +1,120 @@
+"""From one message to one reading, or to what is wrong with it.
+
+raw -> Format.decode -> fields -> RowMaker.sift -> Arrival          and a field reject for each bad field
+        |                          |
+        message reject             reading reject: a required field is missing or bad
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from edgedepot.drivers.formats import Format
+from edgedepot.drivers.timestamps import read_timestamp
+from edgedepot.storage.base import Arrival, Intake, Reject
+from edgedepot.storage.errors import ConfigError, DecodeError
+from edgedepot.storage.reading import Reading, check_model
+from edgedepot.storage.values import Flaw, Quality, Row, describe
+
+RAW_LIMIT = 1024
+"""Bytes of a message that are kept beside a reject."""
+MAX_PAYLOAD = 65_536
+
+
+class Decoder:
+    """Turns the messages of one source into arrivals and rejects. Thread-safe: it holds no state that changes.
+
+    The device's own time is read from the key `timestamp` (None: no such key), see `timestamps`. Where it is absent
+    the gateway's stands; where it cannot be used the gateway's stands too, the reading is flagged `TIME_REPLACED`, and
+    a field reject says why. Messages of more than `max_payload` bytes are rejected unread.
+
+    Raises `ConfigError` where the format can never give a required field of the model.
+    """
+
+    def __init__(
+        self,
+        model: type[Reading],
+        format: Format,
+        *,
+        timestamp: str | None = "timestamp",
+        max_payload: int = MAX_PAYLOAD,
+    ) -> None:
+        self._model = check_model(model)
+        _check_names(model, format.names, timestamp)
+        self._decode = format.decode
+        self._sift = model.__rows__.sift
+        self._timestamp = timestamp
+        self._max_payload = max_payload
+
+    def add(self, intake: Intake, raw: bytes, device_id: str, now: int) -> bool:
+        """Decode one message of a device into the intake; True when it became an arrival.
+
+        `now` is the gateway's time when it came, in microseconds since 1970-01-01 UTC. Never raises for what is in it.
+        """
+        intake.messages += 1
+        try:
+            if len(raw) > self._max_payload:
+                raise DecodeError(f"is longer than {self._max_payload} bytes")
+            data = self._decode(raw)
+        except DecodeError as exc:
+            intake.rejects.append(Reject("message", str(exc), raw[:RAW_LIMIT]))
+            return False
+        intake.decoded += 1
+        row, flaws = self._sift(data)
+        if row is None:
+            intake.rejects.append(Reject("reading", describe(flaws), raw[:RAW_LIMIT]))
+            return False
+        moment, stamped = now, True
+        given = None if self._timestamp is None else data.get(self._timestamp)
+        if given is not None:
+            try:
+                moment, stamped = read_timestamp(given, now), False
+            except DecodeError as exc:
+                row = _flagged(row)
+                flaws.append(Flaw(self._timestamp or "", str(exc)))
+        intake.arrivals.append(Arrival(self._model, device_id, moment, stamped, row))
+        if flaws:
+            intake.rejects += [Reject("field", describe((flaw,)), raw[:RAW_LIMIT]) for flaw in flaws]
+        return True
+
+    def understands(self, raw: bytes) -> bool:
+        """Whether the bytes can be decoded at all."""
+        try:
+            self._decode(raw)
+        except DecodeError:
+            return False
+        return len(raw) <= self._max_payload
+
+
+def reject_message(intake: Intake, reason: str, raw: bytes) -> None:
+    """Count a message that is rejected before anybody decodes it."""
+    intake.messages += 1
+    intake.rejects.append(Reject("message", reason, raw[:RAW_LIMIT]))
+
+
+def ignore_message(intake: Intake) -> None:
+    """Count a message that is left aside on purpose."""
+    intake.messages += 1
+    intake.ignored += 1
+
+
+def _flagged(row: Row) -> Row:
+    return (int((row[0] or 0) | Quality.TIME_REPLACED), *row[1:])
+
+
+def _check_names(model: type[Reading], given: Collection[str] | None, timestamp: str | None) -> None:
+    """A format that names what it gives must give what is required, and nothing that nobody knows."""
+    if given is None:
+        return
+    declared = [spec.name for spec in model.__fields__]
+    for name in given:
+        if name not in declared and name != timestamp:
+            also = "" if timestamp is None else f", or {timestamp!r} for the device's time"
+            raise ConfigError(
+                f"found the name {name!r}, expected a field of {model.__name__} ({', '.join(declared)}){also}"
+            )
+    missing = [spec.name for spec in model.__fields__ if spec.required and spec.name not in given]
+    if missing:
+        raise ConfigError(
+            f"the format gives {', '.join(given) or 'nothing'}, but {model.__name__} requires {', '.join(missing)} too"
+        )
