@@ -13,8 +13,12 @@ from edgedepot.storage.registry import Registry
 ENGINES: Registry[BaseStorage] = Registry(
     BaseStorage,  # type: ignore[type-abstract]  # the abstract base is what subclasses are checked against
     "edgedepot.storages",
-    {"sqlite": "edgedepot.storage.SQLiteStorage", "timescaledb": "edgedepot.storage.TimescaleDBStorage"},
-    {"timescaledb": "timescale"},
+    {
+        "sqlite": "edgedepot.storage.SQLiteStorage",
+        "timescaledb": "edgedepot.storage.TimescaleDBStorage",
+        "influxdb": "edgedepot.storage.InfluxDBStorage",
+    },
+    {"timescaledb": "timescale", "influxdb": "influxdb"},
 )
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path, PurePath
@@ -25,6 +25,7 @@ _SCALARS: dict[Any, str] = {
     date: "a date",
 }
 _LISTS = (list, tuple, set, frozenset, Sequence, Iterable, Collection)
+_TABLES = (dict, Mapping, MutableMapping)
 _MISS = object()
 
 
@@ -118,7 +119,7 @@ def _as_list(value: list[Any], kind: Any, origin: Any, scope: Scope) -> Any:
 
 
 def _as_table(value: Mapping[str, Any], kind: Any, origin: Any, scope: Scope) -> Any:
-    if not _is_table(origin):
+    if origin not in _TABLES:
         return _MISS
     hint = (typing.get_args(kind) or (str, Any))[1]
     try:
@@ -191,14 +192,10 @@ def _is_path(kind: Any) -> bool:
     return origin is os.PathLike or (isinstance(origin, type) and issubclass(origin, PurePath))
 
 
-def _is_table(origin: Any) -> bool:
-    return isinstance(origin, type) and origin is not object and issubclass(dict, origin) and origin not in _LISTS
-
-
 def _can_be_written(kind: Any) -> bool:
     origin = typing.get_origin(kind) or kind
     if kind in (Any, object, timedelta) or origin in _SCALARS or origin is Literal:
         return True
     if origin in _LISTS:
         return all(part is Ellipsis or can_be_written(part) for part in typing.get_args(kind))
-    return _is_model(kind) or _is_path(kind) or _is_table(origin)
+    return _is_model(kind) or _is_path(kind) or origin in _TABLES

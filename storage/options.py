@@ -125,7 +125,7 @@ def _resolved(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     """The parameter's type; Any where it is not declared, or is written in names that its module does not have."""
     if parameter.annotation is parameter.empty:
         return Any
-    maker = target.__init__ if isinstance(target, type) else target
+    maker = getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009 - mypy refuses the other
     names = getattr(inspect.unwrap(maker), "__globals__", {})
     holder = types.SimpleNamespace(__annotations__={"hint": parameter.annotation})
     try:

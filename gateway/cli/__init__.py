@@ -1,0 +1,61 @@
+"""The command line. Each group of commands has its file; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import click
+
+from edgedepot.cli.ledger import ledger
+from edgedepot.cli.query import query
+from edgedepot.cli.run import check, run
+from edgedepot.cli.status import status
+from edgedepot.storage.errors import ConfigError, EdgeDepotError, InvalidValue, StoreUnusable
+
+_WRONG_INPUT = 2  # as click's own for a wrong option
+_FAILED = 1
+
+
+class _Program(click.Group):
+    """Says every error of ours as plain lines on stderr, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except EdgeDepotError as exc:
+            click.echo(str(exc), err=True)
+            ctx.exit(_WRONG_INPUT if isinstance(exc, (ConfigError, InvalidValue, StoreUnusable)) else _FAILED)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which one needs them."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+A first gateway:
+  edgedepot check gateway.toml                       every mistake in the file, one line each
+  edgedepot run gateway.toml                         until SIGTERM or Ctrl-C
+
+\b
+From another terminal:
+  edgedepot status gateway.toml
+  edgedepot query gateway.toml weatherstation --last 1h
+  edgedepot ledger gateway.toml""",
+)
+@click.version_option(package_name="edgedepot", message="%(prog)s %(version)s")
+def program() -> None:
+    """Readings from devices into a durable local store, forwarded when the link allows.
+
+    FILE is the gateway's TOML file; where a command only reads, the store's database file does too, whether the gateway
+    runs or not.
+    """
+
+
+for command in (run, check, status, ledger, query):
+    program.add_command(command)
+
+
+def main() -> None:
+    """The console script."""
+    program(prog_name="edgedepot")

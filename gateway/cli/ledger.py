@@ -1,0 +1,86 @@
+"""`edgedepot ledger`: where everything that came in has gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgedepot.cli.output import console, escape, number, print_section, table
+from edgedepot.cli.target import FILE, open_store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgedepot.storage.base import Ledger
+
+_UNBALANCED = 1
+_MESSAGES = ("messages", "decoded", "ignored", "rejected")
+_READINGS = ("readings", "new", "merged", "duplicates", "rejected_readings")
+_BESIDE = ("rejected_fields", "replaced")
+Counts = Mapping[str, Mapping[str, int]]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  edgedepot ledger gateway.toml
+  edgedepot ledger gateway.db --json | jq .upstreams.central.pending
+  edgedepot ledger gateway.toml > /dev/null || mail -s "the books of roof do not balance" me"""
+)
+@FILE
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+@click.pass_context
+def ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
+    """Show the books: where everything that came in has gone.
+
+    Exit codes: 0 they balance, 1 they do not, 2 FILE is wrong.
+    """
+    with open_store(file) as store:
+        books = store.ledger()
+    if as_json:
+        plain = {"balanced": books.balanced, "problems": books.problems}
+        click.echo(json.dumps(plain | {"sources": books.sources, "upstreams": books.upstreams}))
+    else:
+        print_ledger(console(), books)
+    ctx.exit(0 if books.balanced else _UNBALANCED)
+
+
+def print_ledger(screen: Console, books: Ledger) -> None:
+    """The books as tables, and whether they balance."""
+    _print_account(screen, "source", _MESSAGES, books.sources)
+    _print_account(screen, "source", _READINGS, books.sources)
+    if any(counts[column] for counts in books.sources.values() for column in _BESIDE):
+        _print_counts(screen, "Counted beside them", "source", _BESIDE, books.sources)
+    _print_account(screen, "upstream", list(next(iter(books.upstreams.values()), {})), books.upstreams)
+    screen.print()
+    for problem in books.problems:
+        screen.print(f"[red]{escape(problem)}[/]")
+    if books.balanced:
+        screen.print("[green]The books balance.[/]")
+    else:
+        screen.print("[bold red]The books do not balance.[/]")
+
+
+def _print_account(screen: Console, what: str, columns: Sequence[str], rows: Counts) -> None:
+    """The first column is what came in, the others are where that has gone."""
+    if rows:
+        total, *parts = (_head(column) for column in columns)
+        _print_counts(screen, f"{total.capitalize()} = {' + '.join(parts)}", what, columns, rows)
+
+
+def _print_counts(screen: Console, title: str, what: str, columns: Sequence[str], rows: Counts) -> None:
+    grid = table([what, *(_head(column) for column in columns)])
+    for name, counts in rows.items():
+        grid.add_row(escape(name), *(number(counts[column]) for column in columns))
+    if len(rows) > 1 and what == "source":
+        grid.add_section()
+        grid.add_row("all", *(number(sum(counts[column] for counts in rows.values())) for column in columns))
+    print_section(screen, title, grid)
+
+
+def _head(column: str) -> str:
+    return column.removesuffix("_readings").replace("_", " ")

@@ -1,0 +1,47 @@
+"""FILE of the commands that only look: the gateway's TOML file, or the database file of its store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgedepot.storage.errors import ConfigError, StoreUnusable
+
+if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.storage import SQLiteStorage
+
+FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+_SQLITE_HEADER = b"SQLite format 3\0"
+
+
+def open_store(file: Path) -> SQLiteStorage:
+    """The local store, for reading, whether a gateway writes it or not. Raises `ConfigError` and `StoreUnusable`."""
+    from edgedepot.storage.sqlite.storage import SQLiteStorage
+
+    return SQLiteStorage(_store_path(file), read_only=True)
+
+
+def _store_path(file: Path) -> Path:
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(len(_SQLITE_HEADER))
+    except OSError as exc:
+        raise StoreUnusable(f"{file}: cannot be read: {exc.strerror}") from exc
+    if head == _SQLITE_HEADER:
+        return file
+    if file.suffix.lower() != ".toml":
+        raise StoreUnusable(f"{file}: is no store's database; expected one, or a gateway's file, gateway.toml")
+    return _path_in(file)
+
+
+def _path_in(file: Path) -> Path:
+    from edgedepot.config import load_storage
+    from edgedepot.storage.sqlite.storage import SQLiteStorage
+
+    part = load_storage(file)
+    path = part.options.get("path")
+    if not issubclass(part.target, SQLiteStorage) or not isinstance(path, Path):
+        raise ConfigError(f'{file}: storage.engine: found "{part.kind}", but this command can look into "sqlite" only')
+    return path

@@ -1,0 +1,254 @@
+"""The TOML file of a gateway: read, checked as a whole, and made into a `Gateway`.
+
+    [gateway]           id
+    [storage]           engine ("sqlite" unless given), and its options
+    [models.NAME]       a line for each field: a type, or a table of type, unit, range, required, description
+    [drivers.NAME]      type, and its options
+    [upstreams.NAME]    engine, and its options
+
+Options are the parameters of the class's constructor. Relative paths start from the file's folder; ``${NAME}`` in a
+text is replaced from the environment. All problems are reported together, one line each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedepot.drivers import DRIVERS
+from edgedepot.drivers.base import Driver
+from edgedepot.models import read_models
+from edgedepot.runtime import Gateway, name_problem
+from edgedepot.storage.base import BaseStorage, Buffer
+from edgedepot.storage.engines import ENGINES
+from edgedepot.storage.errors import ConfigError
+from edgedepot.storage.hints import Scope, Secret, shown
+from edgedepot.storage.options import Checker, join, options_of
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.registry import Registry
+
+_SECTIONS = ("gateway", "storage", "models", "drivers", "upstreams")
+_GIVEN = ("gateway_id", "read_only")  # parameters that the gateway gives, not its file
+_POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|(end of document))\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A driver or a storage that the file describes: its class, and the arguments for it."""
+
+    path: str
+    kind: str
+    target: type[Any]
+    options: Mapping[str, Any]
+
+    def make(self, **more: Any) -> Any:
+        """Make it. Raises `ConfigError` that names the key."""
+        arguments = {key: _revealed(value) for key, value in self.options.items()}
+        try:
+            return self.target(**arguments, **more)
+        except (ConfigError, ValueError, TypeError) as exc:
+            raise ConfigError("\n".join(self._located(line) for line in str(exc).splitlines())) from exc
+
+    def _located(self, problem: str) -> str:
+        """A constructor's problem with its key path, where it starts with the key that it is about."""
+        key, colon, rest = problem.partition(": ")
+        return f"{join(self.path, key)}: {rest}" if colon and key in self.options else f"{self.path}: {problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A file that was checked. Nothing is opened or connected until `build`."""
+
+    file: Path
+    gateway_id: str | None
+    models: Mapping[str, type[Reading]]
+    storage: Part
+    drivers: Mapping[str, Part]
+    upstreams: Mapping[str, Part]
+
+    def build(self) -> Gateway:
+        """Make the gateway; opens the local store. Raises `ConfigError`, and `StorageError` for the store's file."""
+        drivers, upstreams = self.make_parts()
+        gateway = Gateway(self._open_store())
+        for name, driver in drivers.items():
+            gateway.add(name, driver)
+        for name, upstream in upstreams.items():
+            gateway.forward_to(name, upstream)
+        return gateway
+
+    def _open_store(self) -> BaseStorage:
+        takes, _ = options_of(self.storage.target)
+        store: BaseStorage = self.storage.make(**({"gateway_id": self.gateway_id} if "gateway_id" in takes else {}))
+        if store.gateway_id is None:
+            store.gateway_id = self.gateway_id
+        return store
+
+    def make_parts(self) -> tuple[dict[str, Driver], dict[str, BaseStorage]]:
+        """Make drivers and upstreams, by name. Raises one `ConfigError` with a line for each that is refused."""
+        made = self._made([*self.drivers.values(), *self.upstreams.values()])
+        drivers = {name: made[part.path] for name, part in self.drivers.items()}
+        return drivers, {name: made[part.path] for name, part in self.upstreams.items()}
+
+    def try_parts(self) -> None:
+        """Raise what `make_parts` would, but for local stores, whose making opens a file."""
+        parts = [*self.drivers.values(), *self.upstreams.values()]
+        for part in self._made(part for part in parts if not issubclass(part.target, Buffer)).values():
+            if isinstance(part, BaseStorage):
+                part.close()
+
+    def _made(self, parts: Iterable[Part]) -> dict[str, Any]:
+        checker = Checker()
+        made: dict[str, Any] = {}
+        for part in parts:
+            try:
+                made[part.path] = part.make()
+            except ConfigError as exc:
+                checker.problems += str(exc).splitlines()
+        checker.raise_problems(f"{self.file}: ")
+        return made
+
+
+def load(file: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Settings:
+    """Read and check a gateway's file. Raises `ConfigError` with one line for each problem."""
+    return _Reader(Path(file), environment).read()
+
+
+def load_storage(file: str | os.PathLike[str]) -> Part:
+    """The local store that a gateway's file describes; the rest of it may be wrong. Raises `ConfigError`."""
+    return _Reader(Path(file), None).read_storage_alone()
+
+
+class _Reader:
+    """Reads one file."""
+
+    def __init__(self, file: Path, environment: Mapping[str, str] | None) -> None:
+        self._file = file
+        self._models: dict[str, type[Reading] | None] = {}
+        self._checker = Checker(Scope(self._models, file.parent), os.environ if environment is None else environment)
+
+    def read(self) -> Settings:
+        plain = _parse(self._file)
+        self._checker.check_keys("", plain, _SECTIONS)
+        document = self._checker.fill_in(plain)
+        gateway_id = self._gateway_id(document)
+        self._models.update(read_models(self._table(document, "models"), self._checker))
+        storage = self._storage(document)
+        drivers = self._parts(document, "drivers", "type", None, DRIVERS)
+        upstreams = self._parts(document, "upstreams", "engine", None, ENGINES)
+        self._check_forwarding(gateway_id, storage, upstreams)
+        self._checker.raise_problems(f"{self._file}: ")
+        assert storage is not None
+        models = {name: model for name, model in self._models.items() if model is not None}
+        return Settings(self._file, gateway_id, models, storage, drivers, upstreams)
+
+    def read_storage_alone(self) -> Part:
+        document = _parse(self._file)
+        storage = self._storage(self._checker.fill_in({"storage": self._table(document, "storage")}))
+        self._checker.raise_problems(f"{self._file}: ")
+        assert storage is not None
+        return storage
+
+    def _gateway_id(self, document: Mapping[str, Any]) -> str | None:
+        table = self._table(document, "gateway")
+        self._checker.check_keys("gateway", table, ("id",))
+        found = table.get("id")
+        if found is None or (isinstance(found, str) and not name_problem(found)):
+            return found
+        problem = name_problem(found) if isinstance(found, str) else "expected a text"
+        self._checker.note("gateway.id", f"found {shown(found)}, {problem}")
+        return None
+
+    def _storage(self, document: Mapping[str, Any]) -> Part | None:
+        return self._part("storage", self._table(document, "storage"), "engine", "sqlite", ENGINES)
+
+    def _parts(
+        self, document: Mapping[str, Any], section: str, kind: str, default: str | None, registry: Registry[Any]
+    ) -> dict[str, Part]:
+        parts: dict[str, Part] = {}
+        for name, settings in self._table(document, section).items():
+            path = join(section, name)
+            problem = name_problem(name)
+            if problem:
+                self._checker.note(path, problem)
+            if not isinstance(settings, Mapping):
+                self._checker.note(path, f"found {shown(settings)}, expected a table: [{path}]")
+                continue
+            part = self._part(path, settings, kind, default, registry)
+            if part is not None:
+                parts[name] = part
+        return parts
+
+    def _part(
+        self, path: str, settings: Mapping[str, Any], kind: str, default: str | None, registry: Registry[Any]
+    ) -> Part | None:
+        """One driver or storage; None, with the problem noted, where its class is not found."""
+        options = dict(settings)
+        name = options.pop(kind, default)
+        try:
+            if not isinstance(name, str):
+                found = "missing" if name is None else f"found {shown(name)}"
+                raise ConfigError(f"{found}, expected one of {', '.join(registry.names())}, or a dotted path")
+            target = registry.find(name)
+            if "gateway_id" in options:
+                self._checker.note(join(path, "gateway_id"), "unknown key; the gateway's name is `id` under [gateway]")
+                del options["gateway_id"]
+            arguments = self._checker.arguments(path, target, options, reserved=_GIVEN)
+        except ConfigError as exc:
+            self._checker.note(join(path, kind), exc)
+            return None
+        return Part(path, name, target, arguments)
+
+    def _check_forwarding(self, gateway_id: str | None, storage: Part | None, upstreams: Mapping[str, Part]) -> None:
+        if not upstreams:
+            return
+        if gateway_id is None:
+            self._checker.note("gateway.id", "missing, expected a name: upstreams tell gateways apart by it")
+        if storage is not None and not issubclass(storage.target, Buffer):
+            self._checker.note(
+                "storage.engine", f'found "{storage.kind}", which cannot be forwarded from; "sqlite" can'
+            )
+
+    def _table(self, document: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+        found = document.get(section, {})
+        if isinstance(found, Mapping):
+            return found
+        self._checker.note(section, f"found {shown(found)}, expected a table: [{section}]")
+        return {}
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    """The file's plain contents. Raises `ConfigError`; for a mistake in the syntax with its line."""
+    try:
+        with file.open("rb") as opened:
+            return tomllib.load(opened)
+    except OSError as exc:
+        raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{file}: is no text in UTF-8: {exc.reason} at byte {exc.start}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(_syntax_problem(file, str(exc))) from exc
+
+
+def _syntax_problem(file: Path, message: str) -> str:
+    """``gateway.toml:3: what is wrong, column 7`` from what tomllib says."""
+    found = _POSITION.fullmatch(message)
+    if found is None:
+        return f"{file}: {message}"
+    what, line, column, _ = found.groups()
+    return f"{file}:{line}: {what}, column {column}" if line else f"{file}: {what} at the end of the file"
+
+
+def _revealed(value: Any) -> Any:
+    """The value as constructors get it: what a secret holds, as a plain text."""
+    if isinstance(value, Secret):
+        return str.__str__(value)
+    if isinstance(value, list):
+        return [_revealed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _revealed(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,307 @@
+"""`Gateway`: drivers, the local store and its upstreams, started and stopped together.
+
+Stopping goes with the stream, so that nothing is dropped on the way:
+
+    drivers  ->  take in no more, hand over what they have, acknowledge it
+    store    ->  flush: all of that is durable
+    workers  ->  the requests in flight are awaited for a while; the rest stays pending in the store
+    store    ->  close
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random as random_module
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+from edgedepot.control import ControlServer, socket_path
+from edgedepot.drivers.base import Driver
+from edgedepot.storage.base import BaseStorage, Buffer
+from edgedepot.storage.clock import Clock, SystemClock, from_micros
+from edgedepot.storage.errors import ConfigError, StorageError
+from edgedepot.supervisor import Supervisor
+from edgedepot.sync.worker import SyncWorker
+
+log = logging.getLogger("edgedepot.gateway")
+
+STOP_SECONDS = 10.0
+"""How long a stop waits for the drivers, and then for the upstreams."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_STORES_OWN = "direct"  # the source under which a store books what Python code stores itself
+
+
+def name_problem(name: object) -> str | None:
+    """What is wrong with the name of a gateway, a driver or an upstream; None when it is good."""
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return None
+    return "expected 1 to 63 letters, digits, _, . and -, starting with a letter or a digit"
+
+
+class Gateway:
+    """Drivers write into a local store, sync workers forward from it. Runs once: it is not started again after a stop.
+
+    `store` is a path, where the store is made if there is none, or a storage; the gateway closes it in the end, as it
+    does the upstreams. `gateway_id` goes with a path (a storage has its own) and is needed for forwarding.
+
+    Build it from one thread; `status` and `stop` may be called from any. Raises `ConfigError`, and what opening the
+    store raises.
+    """
+
+    def __init__(
+        self,
+        store: BaseStorage | str | os.PathLike[str],
+        gateway_id: str | None = None,
+        *,
+        clock: Clock | None = None,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self._random = random
+        self._store = _opened(store, gateway_id, self._clock)
+        self._supervisors: dict[str, Supervisor] = {}
+        self._workers: dict[str, SyncWorker] = {}
+        self._upstreams: dict[str, BaseStorage] = {}
+        self._at_stop = ExitStack()
+        self._lock = threading.Lock()  # held for the whole of a start or a stop
+        self._started_at: int | None = None
+        self._is_stopped = False
+        # Not an Event: a signal handler may put into this queue while the thread it interrupts takes from it.
+        self._asked_to_stop: SimpleQueue[None] = SimpleQueue()
+
+    @property
+    def store(self) -> BaseStorage:
+        """The local store: query it, aggregate, store readings of your own."""
+        return self._store
+
+    def add(self, name: str, driver: Driver) -> None:
+        """Read from a driver; its readings are booked under `name`. Raises `ConfigError`."""
+        self._check_new("driver", name, self._supervisors)
+        if name == _STORES_OWN:
+            raise ConfigError(f"driver {name!r}: readings that Python code stores itself go by that name; use another")
+        if not isinstance(driver, Driver):
+            raise ConfigError(f"driver {name!r}: found {type(driver).__name__}, expected a Driver, such as MqttDriver")
+        if not isinstance(self._store, Buffer):
+            raise ConfigError(
+                f"driver {name!r}: a {type(self._store).__name__} cannot take in from drivers, expected a local store, "
+                "such as SQLiteStorage"
+            )
+        self._supervisors[name] = Supervisor(name, driver, self._store, self._clock, self._random)
+
+    def forward_to(self, name: str, storage: BaseStorage) -> None:
+        """Forward to a storage; `name` stands for what it has received, also when its address changes later. Raises
+        `ConfigError`, for a store without a gateway_id and one that cannot be forwarded from among others."""
+        self._check_new("upstream", name, self._workers)
+        worker = SyncWorker(self._store, name, storage, clock=self._clock, random=self._random)  # type: ignore[arg-type]
+        self._workers[name] = worker
+        self._upstreams[name] = storage
+
+    def _check_new(self, kind: str, name: str, taken: dict[str, Any]) -> None:
+        problem = name_problem(name)
+        if problem:
+            raise ConfigError(f"{kind} {name!r}: {problem}")
+        if name in taken:
+            raise ConfigError(f"{kind} {name!r}: there is one of that name already")
+        if self._started_at is not None:
+            raise ConfigError(f"{kind} {name!r}: add it before the gateway starts")
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start, and block until SIGTERM, Ctrl-C or `stop()`; then stop in order.
+
+        Signals are heard when it is called from the main thread.
+        """
+        with _signals(lambda: self._asked_to_stop.put(None)), self:
+            self._asked_to_stop.get()
+
+    def start(self) -> None:
+        """Start everything; returns at once. What cannot be reached is tried until it can."""
+        with self._lock:
+            if self._started_at is not None or self._is_stopped:
+                raise ConfigError("this gateway was started before: make a new one")
+            self._started_at = self._clock.now()
+            with ExitStack() as undo:
+                self._start_all(undo)
+                self._at_stop = undo.pop_all()
+        log.info(
+            "%s is running: %s, %s",
+            self._title(),
+            counted(len(self._supervisors), "driver"),
+            counted(len(self._workers), "upstream"),
+        )
+
+    def stop(self) -> None:
+        """Stop in order; what does not answer is waited for `STOP_SECONDS`. Nothing that was taken in is lost: what no
+        upstream has yet stays pending in the store. Raises `StorageError` when the store cannot write what is queued.
+
+        Called a second time, it returns when the first is done.
+        """
+        with self._lock:
+            if self._is_stopped:
+                return
+            self._is_stopped = True
+            if self._started_at is None:
+                self._at_stop.callback(self._store.close)
+            try:
+                self._at_stop.close()
+            finally:
+                self._asked_to_stop.put(None)
+
+    def _start_all(self, undo: ExitStack) -> None:
+        """Each step with its undoing, which happens in reverse order also when a later one fails."""
+        undo.callback(self._store.close)
+        for name, upstream in self._upstreams.items():
+            undo.callback(_close_upstream, name, upstream)
+        self._warn_of_orphans()
+        path = getattr(self._store, "path", None)
+        if isinstance(path, Path):
+            control = ControlServer(socket_path(path), {"status": self.status})
+            control.start()
+            undo.callback(control.stop)
+        undo.callback(self._say_what_is_pending)
+        undo.callback(self._stop_workers)
+        undo.callback(self._flush)
+        undo.callback(self._stop_drivers)
+        for worker in self._workers.values():
+            worker.start()
+        for supervisor in self._supervisors.values():
+            supervisor.start()
+
+    def _stop_drivers(self) -> None:
+        for supervisor in self._supervisors.values():
+            supervisor.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for name, supervisor in self._supervisors.items():
+            if not supervisor.join(max(0.0, deadline - time.monotonic())):
+                log.warning("%s: did not stop within %.0f s and is left behind", name, STOP_SECONDS)
+
+    def _flush(self) -> None:
+        """Give the store some time to write what is queued. Closing it writes too, and raises where that fails."""
+        flushing = threading.Thread(target=self._flush_store, name="edgedepot-flush", daemon=True)
+        flushing.start()
+        flushing.join(STOP_SECONDS)
+
+    def _flush_store(self) -> None:
+        with suppress(StorageError):
+            self._store.flush()
+
+    def _stop_workers(self) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in self._workers.values():
+            worker.stop(max(1.0, deadline - time.monotonic()))
+
+    def _warn_of_orphans(self) -> None:
+        if not isinstance(self._store, Buffer):
+            return
+        for name in self._store.cursors():
+            pending = 0 if name in self._workers else self._store.count_pending(name)
+            if pending:
+                log.warning("%s wait for upstream %s, which is not set up any more", counted(pending, "reading"), name)
+
+    def _say_what_is_pending(self) -> None:
+        assert isinstance(self._store, Buffer) or not self._workers
+        waiting = [f"{self._pending(name)} for {name}" for name in self._workers]
+        log.info("%s stopped; pending: %s", self._title(), ", ".join(waiting) or "nothing, as there is no upstream")
+
+    def _pending(self, name: str) -> int:
+        assert isinstance(self._store, Buffer)  # or no worker would be there
+        return self._store.count_pending(name)
+
+    # -- looking on -----------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """How everything stands, as plain values: times as ISO text with zone, ages and waits in seconds.
+
+        ``{"gateway_id", "pid", "started", "store": {...}, "drivers": {name: {...}}, "upstreams": {name: {...}}}``
+        """
+        health = self._store.health_check()
+        return {
+            "gateway_id": self._store.gateway_id,
+            "pid": os.getpid(),
+            "started": _iso(self._started_at),
+            "store": {"status": health["status"], "message": health["message"]},
+            "drivers": {name: supervisor.status() for name, supervisor in self._supervisors.items()},
+            "upstreams": {name: self._upstream_status(name) for name in self._workers},
+        }
+
+    def _upstream_status(self, name: str) -> dict[str, Any]:
+        found = self._workers[name].status()
+        retry_in = None if found.retry_at is None else max(0.0, found.retry_at - self._clock.monotonic())
+        return {
+            "state": found.state,
+            "pending": self._pending(name),
+            "delivered": found.delivered,
+            "last_delivery": _iso(found.last_delivery),
+            "last_error": found.last_error,
+            "retry_in": retry_in,
+            "requests": found.requests,
+            "faults": found.faults,
+        }
+
+    def _title(self) -> str:
+        return f"gateway {self._store.gateway_id}" if self._store.gateway_id else "gateway"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 driver``, ``2 drivers``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _opened(store: object, gateway_id: str | None, clock: Clock) -> BaseStorage:
+    if gateway_id is not None and name_problem(gateway_id):
+        raise ConfigError(f"gateway_id {gateway_id!r}: {name_problem(gateway_id)}")
+    if isinstance(store, (str, os.PathLike)):
+        from edgedepot.storage.sqlite.storage import SQLiteStorage
+
+        return SQLiteStorage(store, gateway_id=gateway_id, clock=clock)
+    if not isinstance(store, BaseStorage):
+        raise ConfigError(f"store: found {type(store).__name__}, expected a path or a storage such as SQLiteStorage")
+    if gateway_id not in (None, store.gateway_id):
+        raise ConfigError(f"gateway_id: found {gateway_id!r}, but the storage has {store.gateway_id!r}; give it there")
+    return store
+
+
+def _close_upstream(name: str, upstream: BaseStorage) -> None:
+    """An upstream that cannot be closed in order must not keep the rest from it."""
+    try:
+        upstream.close()
+    except StorageError as exc:
+        log.warning("upstream %s was not closed in order: %s", name, exc)
+
+
+def _iso(micros: int | None) -> str | None:
+    return None if micros is None else from_micros(micros).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C call `on_signal`; only the main thread can hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: on_signal()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
