@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StorageBusy,
         StorageError,
     )
+    from edgedepot.storage.influxdb.storage import InfluxDBStorage
     from edgedepot.storage.reading import Device, Field, Reading
     from edgedepot.storage.receipt import Receipt
     from edgedepot.storage.sqlite.storage import SQLiteStorage
@@ -44,13 +45,14 @@ _HOMES = {
     "Reading": "edgedepot.storage.reading",
     "Receipt": "edgedepot.storage.receipt",
     "SQLiteStorage": "edgedepot.storage.sqlite.storage",
+    "InfluxDBStorage": "edgedepot.storage.influxdb.storage",
     "TimescaleDBStorage": "edgedepot.storage.timescale.storage",
     "SyncWorker": "edgedepot.sync.worker",
 }
 
 __all__ = [
-    "BaseStorage", "ConfigError", "Device", "EdgeDepotError", "Field", "Gateway", "InvalidValue", "MqttDriver",
-    "Reading", "Receipt", "ReceiptTimeout", "SQLiteStorage", "SerialLineDriver", "StorageBusy", "StorageError",
+    "BaseStorage", "ConfigError", "Device", "EdgeDepotError", "Field", "Gateway", "InfluxDBStorage", "InvalidValue",
+    "MqttDriver", "Reading", "Receipt", "ReceiptTimeout", "SQLiteStorage", "SerialLineDriver", "StorageBusy", "StorageError",
     "SyncWorker", "TimescaleDBStorage", "Version",
 ]  # fmt: skip
 

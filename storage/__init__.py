@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgedepot.storage.base import BaseStorage, Buffer, Version
+    from edgedepot.storage.influxdb.storage import InfluxDBStorage
     from edgedepot.storage.reading import Device, Field, Reading
     from edgedepot.storage.receipt import Receipt
     from edgedepot.storage.sqlite.storage import SQLiteStorage
@@ -21,11 +22,13 @@ _HOMES = {
     "Reading": "edgedepot.storage.reading",
     "Receipt": "edgedepot.storage.receipt",
     "SQLiteStorage": "edgedepot.storage.sqlite.storage",
+    "InfluxDBStorage": "edgedepot.storage.influxdb.storage",
     "TimescaleDBStorage": "edgedepot.storage.timescale.storage",
 }
 
 __all__ = [
-    "BaseStorage", "Buffer", "Device", "Field", "Reading", "Receipt", "SQLiteStorage", "TimescaleDBStorage", "Version",
+    "BaseStorage", "Buffer", "Device", "Field", "InfluxDBStorage", "Reading", "Receipt", "SQLiteStorage",
+    "TimescaleDBStorage", "Version",
 ]  # fmt: skip
 
 

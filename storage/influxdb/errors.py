@@ -1,0 +1,135 @@
+"""What influxdb-client, urllib3 and the server say, as the errors of this package: by HTTP status, in this one place.
+
+https://docs.influxdata.com/influxdb/v2/write-data/troubleshoot/
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from influxdb_client.client.flux_csv_parser import FluxCsvParserException, FluxQueryException
+from influxdb_client.rest import ApiException
+from urllib3.exceptions import HTTPError, TimeoutError
+
+from edgedepot.storage.errors import DataRefused, Misconfigured, Overloaded, Unreachable, UpstreamError
+
+_LONGEST = 500
+
+# `{}` is the server's address.
+_RULES: dict[int, tuple[type[UpstreamError], str]] = {
+    400: (DataRefused, "{} refuses a reading"),
+    401: (Misconfigured, "{} does not know the token: give a valid one"),
+    403: (Misconfigured, "the token lacks a right on {}: give one that may read and write this bucket"),
+    404: (Misconfigured, "{} is not there: check url, org and bucket, or create the bucket"),
+    407: (Misconfigured, "the proxy in front of {} wants a login: proxy='http://user:password@host:port'"),
+    408: (Unreachable, "{} waited too long for the request"),
+    413: (Overloaded, "{} takes no request of this size"),
+    422: (DataRefused, "{} refuses a reading"),
+    429: (Overloaded, "{} is asked too often"),
+    503: (Overloaded, "{} cannot take anything now"),
+}
+_OTHER_4XX = (Misconfigured, "{} does not take such requests: check the url, and what stands in between")
+_REDIRECT = (Misconfigured, "{} lies elsewhere: the url has to name the place itself")
+_UNKNOWN = (Unreachable, "{} has a trouble of its own: it is tried again")
+_NO_ANSWER = (Unreachable, "no answer from {}")
+_QUERY_FAILED = (UpstreamError, "{} could not answer the query")
+
+# The server's words; the status that comes with them has varied: 400 in InfluxDB 1, 500 in early 2.x
+# (https://github.com/influxdata/influxdb/issues/19779), 422 today.
+_TYPE_CONFLICT = re.compile(
+    r'input field "(?P<field>[^"]*)" on measurement "(?P<measurement>[^"]*)"'
+    r" is type (?P<ours>\w+), already exists as type (?P<theirs>\w+)"
+)
+_NO_ORG = re.compile(r"(?i)\borg(?:anization)?(?:ID| id| name)?\b.*(?:provide|required|missing|not found|invalid)")
+_SHORT_OF_MEMORY = re.compile(r"(?i)memory allocation limit|queue (?:length|size) exceeded|too many")
+
+
+@contextmanager
+def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
+    """Turn every error of the client in the block into one of this package.
+
+    `server` is the address to show. With `asking` the block is a query or an administrative call: a refusal there is
+    not of readings.
+    """
+    try:
+        yield
+    except ApiException as exc:
+        raise upstream_error(exc, server, asking) from exc
+    except TimeoutError as exc:
+        raise Unreachable(f"{_NO_ANSWER[1].format(server)} in time: {_cut(str(exc))}") from exc
+    except (HTTPError, FluxCsvParserException, UnicodeDecodeError, OSError) as exc:
+        # A body that ends too soon, is no CSV or no UTF-8: something broke on the way.
+        raise Unreachable(f"{_NO_ANSWER[1].format(server)} that makes sense: {_cut(str(exc))}") from exc
+    except FluxQueryException as exc:
+        kind = Overloaded if _SHORT_OF_MEMORY.search(exc.message) else UpstreamError
+        raise kind(f"{_QUERY_FAILED[1].format(server)}: {_cut(exc.message)}") from exc
+
+
+def upstream_error(exc: ApiException, server: str, asking: bool) -> UpstreamError:
+    """The error that says what helps. Its text: plain words, then the server's message and the HTTP status."""
+    message = _message(exc)
+    conflict = None if asking else _TYPE_CONFLICT.search(message)
+    if conflict:
+        return DataRefused(f"{_conflict_in_words(conflict)}: {message} (HTTP {exc.status})")
+    kind, words = _rule(exc, message, asking)
+    status = f" (HTTP {exc.status})" if exc.status else ""
+    return kind(f"{words.format(server)}: {message}{status}", retry_after=_retry_after(exc))
+
+
+def is_too_large(exc: Exception) -> bool:
+    """Whether the server refused a request for its size."""
+    return isinstance(exc.__cause__, ApiException) and exc.__cause__.status == 413
+
+
+def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamError], str]:
+    status: int = exc.status or 0
+    if status == 0:
+        # TLS that does not come up. It may be the certificate, yet a gateway whose clock is not set yet takes every
+        # certificate for one of the future.
+        return _NO_ANSWER
+    if status in (400, 422) and (asking or _NO_ORG.search(message)):
+        return _QUERY_FAILED if asking else _RULES[404]
+    if status in _RULES:
+        return _RULES[status]
+    if status < 400:
+        return _REDIRECT
+    return _OTHER_4XX if status < 500 else _UNKNOWN
+
+
+def _conflict_in_words(conflict: re.Match[str]) -> str:
+    field, measurement, ours, theirs = conflict.group("field", "measurement", "ours", "theirs")
+    return (
+        f'field "{field}" of "{measurement}" is {ours} here, and {theirs} in the bucket, where a field keeps its type:'
+        f" declare it as {theirs}, give it another name, or use another bucket"
+    )
+
+
+def _message(exc: ApiException) -> str:
+    """The server's message, which influxdb-client took from JSON, a header or the body as it came."""
+    message = exc.message if exc.response is not None else exc.reason
+    return _cut(message.decode(errors="replace") if isinstance(message, bytes) else str(message or "no reason given"))
+
+
+def _cut(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST]
+
+
+def _retry_after(exc: ApiException) -> float | None:
+    """Seconds to wait, from a number of seconds or a date (RFC 9110, 10.2.3)."""
+    given: Any = exc.retry_after
+    if not isinstance(given, str):
+        return None
+    if given.strip().isdecimal():
+        return float(given)
+    try:
+        # A gateway's clock may be wrong: a date is compared with the server's own, where it says that.
+        served = None if exc.headers is None else exc.headers.get("Date")
+        now = parsedate_to_datetime(served) if served else datetime.now(UTC)
+        return max(0.0, (parsedate_to_datetime(given) - now).total_seconds())
+    except (ValueError, TypeError):
+        return None

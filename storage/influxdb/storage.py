@@ -1,0 +1,197 @@
+"""InfluxDBStorage: the storage contract over InfluxDB 2."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version
+from edgedepot.storage.clock import SystemClock
+from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
+from edgedepot.storage.influxdb.line import tag_value
+from edgedepot.storage.influxdb.link import Link
+from edgedepot.storage.influxdb.settings import Duration, check_settings
+from edgedepot.storage.influxdb.write import Sender, lines_of
+from edgedepot.storage.query import Function
+from edgedepot.storage.reading import Reading, check_model, device_id_of
+from edgedepot.storage.receipt import Receipt, Refusal
+
+
+class InfluxDBStorage(BaseStorage):
+    """Readings in a bucket of InfluxDB 2. Writes alone also go to InfluxDB 3 and VictoriaMetrics.
+
+    A reading is one point: the measurement is its model's, the tags are `device_id` and `gateway_id`, the fields are
+    its values and `quality`. One bucket may serve many gateways. Set `gateway_id` (sync does), and writes, reads and
+    deletes are confined to that gateway; with None reads span all gateways and carry ``"gateway_id"``, and nothing can
+    be written or deleted.
+
+    `url`, `org`, `bucket` and `token` come from INFLUXDB_URL, INFLUXDB_ORG, INFLUXDB_BUCKET and INFLUXDB_TOKEN where
+    they are not given; the token also from `token_file`, or from the systemd credential ``influxdb_token``. `ca_file`
+    holds the certificates to trust in place of the machine's; `proxy` is ``http://user:password@host:port``. Durations
+    are texts such as "10s", seconds, or timedeltas: `connect_timeout` to connect, `timeout` for the server to say
+    something more. Requests hold at most `batch_lines` lines and `batch_bytes` bytes before compression (`gzip`).
+
+    The constructor does not connect; it raises `ConfigError` for a setting that cannot be right.
+
+    Thread-safe, calls run side by side. Each blocks until the server answered, tries nothing twice, and raises an
+    `UpstreamError` that says what would help.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        org: str | None = None,
+        bucket: str | None = None,
+        *,
+        token_file: str | os.PathLike[str] | None = None,
+        gateway_id: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        proxy: str | None = None,
+        gzip: bool = True,
+        connect_timeout: Duration = "10s",
+        timeout: Duration = "30s",
+        batch_lines: int = 5000,
+        batch_bytes: int = 4_000_000,
+    ) -> None:
+        self._settings = check_settings(
+            url=url,
+            token=token,
+            org=org,
+            bucket=bucket,
+            token_file=token_file,
+            ca_file=ca_file,
+            proxy=proxy,
+            gzip=gzip,
+            connect_timeout=connect_timeout,
+            timeout=timeout,
+            batch_lines=batch_lines,
+            batch_bytes=batch_bytes,
+            environment=os.environ,
+        )
+        self.gateway_id = gateway_id
+        self._confinement()
+        self._link = Link(self._settings)
+        self._sender = Sender(self._link, batch_lines, batch_bytes)
+        self._clock = SystemClock()
+        self._stamp_lock = threading.Lock()
+        self._last_stamp = 0
+
+    def __repr__(self) -> str:
+        return f"<InfluxDBStorage {self._settings.shown} gateway_id={self.gateway_id!r}>"
+
+    def store_reading(
+        self,
+        reading_model: type[Reading],
+        device: object,
+        timestamp: datetime | None,
+        data: Data,
+        *,
+        version: Version | None = None,
+    ) -> Receipt:
+        """Store one reading; a timestamp of None is stamped now. The quality of a `version` is kept. Raises
+        `InvalidValue` (ValueError) for bad data."""
+        row: StoreRow = (device, timestamp, data)
+        if version is not None:
+            row = Version._make((device, timestamp, data, *version[3:]))
+        receipt = self._store(reading_model, [row])
+        for refusal in receipt.refused:
+            raise InvalidValue(refusal.reason)
+        return receipt
+
+    def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt:
+        """Store a batch, in as many requests as it takes; the same batch again changes nothing.
+
+        A reading that is there already is overwritten field by field, and no null replaces a value. The server can tell
+        neither older versions from newer ones nor duplicates (`duplicates` is None): what is written last stays. Where
+        it refuses readings it keeps the others, and the call raises `DataRefused` with its reason for the first of
+        them; rows that are refused here, before anything is sent, are listed in `refused`.
+        """
+        if type(self).store_reading is InfluxDBStorage.store_reading:
+            return self._store(reading_model, rows)
+        # A subclass wants to see every reading.
+        receipt = super().store_readings(reading_model, rows)
+        assert receipt is not None
+        return receipt
+
+    def _store(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt:
+        model, gateway_id = check_model(reading_model), self._own_gateway()
+        refused: list[Refusal] = []
+        accepted = self._sender.send(lines_of(model, gateway_id, rows, self._stamp, refused))
+        return Receipt.settled(accepted, None, tuple(refused))
+
+    def query_readings(
+        self,
+        reading_model: type[Reading],
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        fields: Sequence[str] | None = None,
+        limit: int | None = None,
+        order: str = "-timestamp",
+    ) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def aggregate(
+        self,
+        reading_model: type[Reading],
+        field: str,
+        function: Function = "avg",
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        interval: str | timedelta | None = None,
+        tz: str = "UTC",
+        group_by: Literal["device"] | None = None,
+        fill: Literal["null", "previous"] | None = None,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def health_check(self) -> dict[str, Any]:
+        """``{"status", "message", "version"}``: whether the server would take writes with this token, org and bucket.
+        Raises `StorageClosed` alone."""
+        try:
+            version = self._link.ping()
+        except UpstreamError as exc:
+            return {"status": "fail", "message": str(exc), "version": None}
+        try:
+            self._link.try_write()
+        except UpstreamError as exc:
+            return {"status": "fail", "message": str(exc), "version": version}
+        return {"status": "pass", "message": f"{self._settings.shown} takes writes", "version": version}
+
+    def flush(self) -> None:
+        """Nothing to do: what was stored is durable when the call returns."""
+
+    def close(self) -> None:
+        """Close all connections; requests under way may end. May be called again; other calls then raise
+        `StorageClosed`."""
+        self._link.close()
+
+    def _own_gateway(self) -> str:
+        gateway_id = self._confinement()
+        if gateway_id is None:
+            raise ConfigError(
+                "InfluxDBStorage has no gateway_id, so nothing can be written or deleted: set it to this gateway's"
+                " name, InfluxDBStorage(..., gateway_id='roof')"
+            )
+        return gateway_id
+
+    def _confinement(self) -> str | None:
+        """`gateway_id`, which anybody may set at any time, checked."""
+        try:
+            if self.gateway_id is None:
+                return None
+            tag_value("gateway_id", device_id_of(self.gateway_id))
+        except InvalidValue as exc:
+            raise ConfigError(f"gateway_id: {exc}") from exc
+        return self.gateway_id
+
+    def _stamp(self) -> int:
+        """Now, later than any stamp before: two readings stamped at once stay two."""
+        with self._stamp_lock:
+            self._last_stamp = max(self._clock.now(), self._last_stamp + 1)
+            return self._last_stamp
