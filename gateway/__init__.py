@@ -52,8 +52,8 @@ _HOMES = {
 
 __all__ = [
     "BaseStorage", "ConfigError", "Device", "EdgeDepotError", "Field", "Gateway", "InfluxDBStorage", "InvalidValue",
-    "MqttDriver", "Reading", "Receipt", "ReceiptTimeout", "SQLiteStorage", "SerialLineDriver", "StorageBusy", "StorageError",
-    "SyncWorker", "TimescaleDBStorage", "Version",
+    "MqttDriver", "Reading", "Receipt", "ReceiptTimeout", "SQLiteStorage", "SerialLineDriver", "StorageBusy",
+    "StorageError", "SyncWorker", "TimescaleDBStorage", "Version",
 ]  # fmt: skip
 
 
