@@ -9,7 +9,9 @@ from Monday 2000-01-03, months and years from 2000-01-01.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -20,7 +22,7 @@ from edgedepot.storage.errors import InvalidValue
 
 UNDERSTOOD = (
     'understood are "second", "minute", "hour", "day", "week", "month", "year", "5 minutes", "1 hour", '
-    '"30s", "5m", "1h", "1d", "2w", "1mo", "1y" and timedelta, each more than zero'
+    '"30s", "5m", "1h", "1d", "2w", "1mo", "1y" and timedelta, each more than zero and at most 1000 years'
 )
 
 _MICROS = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000}
@@ -28,8 +30,21 @@ _SHORT = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week", "m
 _LONG = ("second", "minute", "hour", "day", "week", "month", "year")
 _UNITS = _SHORT | {unit: unit for unit in _LONG} | {unit + "s": unit for unit in _LONG}
 _DAY = 86_400_000_000
+_YEAR = 365 * _DAY
 _TEXT = re.compile(r"\s*(?:(\d{1,9})\s*)?([a-z]+)\s*", re.ASCII)
 _DAY_ORIGIN = date(2000, 1, 3)  # a Monday, as in PostgreSQL's time_bucket
+_FIRST = to_micros(datetime.min.replace(tzinfo=UTC))
+_PAST_ALL = to_micros(datetime.max.replace(tzinfo=UTC)) + 1
+_OUTSIDE = "a bucket of this call would start or be labelled outside the years 1 to 9999"
+
+
+@contextlib.contextmanager
+def _within_the_calendar() -> Iterator[None]:
+    """The one place where Python's calendar errors become ours."""
+    try:
+        yield
+    except (OverflowError, ValueError) as exc:
+        raise InvalidValue(_OUTSIDE) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +61,14 @@ class Interval:
         if isinstance(value, Interval):
             return value
         if isinstance(value, timedelta):
-            return cls._of_timedelta(value)
-        if isinstance(value, str):
-            return _parse_text(value)
-        raise InvalidValue(f"interval {value!r} is not understood: {UNDERSTOOD}")
+            found = cls._of_timedelta(value)
+        elif isinstance(value, str):
+            found = _parse_text(value)
+        else:
+            raise InvalidValue(f"interval {value!r} is not understood: {UNDERSTOOD}")
+        if found.shortest > 1000 * _YEAR:
+            raise InvalidValue(f"interval {value!r} is too long: {UNDERSTOOD}")
+        return found
 
     @classmethod
     def _of_timedelta(cls, value: timedelta) -> Interval:
@@ -65,20 +84,42 @@ class Interval:
         """True for days and longer, whose buckets follow a zone's calendar."""
         return self.micros == 0
 
+    @property
+    def shortest(self) -> int:
+        """How short a bucket can be, in microseconds, but for the hour that a change of the clocks takes."""
+        return self.micros or self.days * _DAY or (self.months * _YEAR) // 12
+
     def floor(self, moment: int, zone: tzinfo = UTC) -> int:
-        """The start of the bucket that holds `moment`; both in microseconds since 1970-01-01 UTC."""
+        """The start of the bucket that holds `moment`; both in microseconds since 1970-01-01 UTC.
+
+        Raises `InvalidValue` where that is no moment of the years 1 to 9999.
+        """
         if self.micros:
-            return moment - moment % self.micros
+            start = moment - moment % self.micros
+        else:
+            with _within_the_calendar():
+                start = self._calendar_floor(moment, zone)
+        if start < _FIRST:
+            raise InvalidValue(_OUTSIDE)
+        return start
+
+    def _calendar_floor(self, moment: int, zone: tzinfo) -> int:
         local = from_micros(moment).astimezone(zone).date()
         start = self._start_of(local, zone)
         # Where a change skips midnight, a date's nominal start can lie after its first moments.
-        return start if start <= moment else self._start_of(local - timedelta(days=1), zone)
+        start = start if start <= moment else self._start_of(local - timedelta(days=1), zone)
+        # Where clocks go back over midnight, the old date returns for a while after the new one has begun.
+        following = self.next(start, zone)
+        return following if following <= moment else start
 
     def next(self, start: int, zone: tzinfo = UTC) -> int:
-        """The start of the bucket after the one that starts at `start`."""
+        """The start of the bucket after the one that starts at `start`; past all moments where the calendar ends."""
         if self.micros:
             return start + self.micros
-        return _midnight(self._after(from_micros(start).astimezone(zone).date()), zone)
+        try:
+            return _midnight(self._after(from_micros(start).astimezone(zone).date()), zone)
+        except (OverflowError, ValueError):
+            return _PAST_ALL
 
     def starts(self, low: int, high: int, zone: tzinfo = UTC) -> list[int]:
         """The starts of all buckets that reach into ``[low, high)``, in order; empty when high <= low."""
@@ -105,6 +146,13 @@ class Interval:
             return local + timedelta(days=self.days - since % self.days)
         index = (local.year - 2000) * 12 + local.month - 1
         return _month(index - index % self.months + self.months)
+
+
+def labelled(start: int, zone: tzinfo) -> datetime:
+    """A bucket's start as an aware datetime in a zone. Raises `InvalidValue` where the calendar has no such moment."""
+    with _within_the_calendar():
+        moment = from_micros(start)
+        return moment if zone is UTC else moment.astimezone(zone)
 
 
 def _parse_text(text: str) -> Interval:

@@ -9,6 +9,7 @@ from typing import Any
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import Selection, micros_of
+from edgedepot.storage.reading import device_id_of
 
 PAGE = 1000
 Position = tuple[datetime, str | None, str]
@@ -23,11 +24,14 @@ def iterate(ask: Ask, selection: Selection, after: Position | None, page: int = 
     """The rows of a selection by timestamp, page by page, after a position. Raises `InvalidValue` at once."""
     if selection.order != "timestamp":
         raise InvalidValue(f"order is {selection.order!r}, expected 'timestamp' or '-timestamp': pages follow time")
-    if after is not None and (not isinstance(after, tuple) or len(after) != 3):
+    return _pages(ask, selection, None if after is None else _checked(after), page)
+
+
+def _checked(after: Position) -> Position:
+    """The position with its time in UTC: in a zone with changes Python compares and adds by the clock on the wall."""
+    if not (isinstance(after, tuple) and len(after) == 3 and isinstance(after[1] or "", str)):
         raise InvalidValue(f"after is {after!r}, expected (timestamp, gateway_id, device_id)")
-    if after is not None:
-        micros_of(after[0], "after")
-    return _pages(ask, selection, after, page)
+    return from_micros(micros_of(after[0], "after")), after[1], device_id_of(after[2])
 
 
 def _pages(ask: Ask, selection: Selection, after: Position | None, page: int) -> Iterator[dict[str, Any]]:
@@ -38,7 +42,7 @@ def _pages(ask: Ask, selection: Selection, after: Position | None, page: int) ->
     size = page
     while left is None or left > 0:
         if after is not None and selection.descending:
-            end = after[0] + _MICROSECOND if end is None else min(end, after[0] + _MICROSECOND)
+            end = _earlier(end, just_after(after[0]))
         elif after is not None:
             start = after[0] if start is None else max(start, after[0])
         rows = ask(start, end, size)
@@ -51,6 +55,18 @@ def _pages(ask: Ask, selection: Selection, after: Position | None, page: int) ->
             return
         # A page full of rows of one moment that were all there before: only a larger one gets past them.
         size = page if fresh else size * 2
+
+
+def just_after(moment: datetime) -> datetime | None:
+    """A microsecond later, where a half-open range ends that holds `moment`; None for open at the end of all time."""
+    try:
+        return moment + _MICROSECOND
+    except OverflowError:
+        return None
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)
 
 
 def _is_beyond(row: dict[str, Any], after: Position, descending: bool) -> bool:

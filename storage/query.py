@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal, get_args
 
-from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.clock import to_micros
 from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.interval import Interval, zone_of
+from edgedepot.storage.interval import Interval, labelled, zone_of
 from edgedepot.storage.reading import FieldSpec, Reading, check_model, device_id_of, field_of
 
 Function = Literal["avg", "min", "max", "sum", "count", "first", "last"]
@@ -19,6 +19,9 @@ _DEVICE = FieldSpec("device_id", str, True)
 _TIMESTAMP = FieldSpec("timestamp", datetime, True)
 _FIXED = {spec.name: spec for spec in (_DEVICE, _TIMESTAMP)}
 _TIME_EDGES = (("min", _TIMESTAMP), ("max", _TIMESTAMP))
+FILL_LIMIT = 1_000_000
+"""How many buckets a filled answer may have, of all devices together."""
+_NO_LIMIT = 2**63 - 1
 _FIRST, _LAST = to_micros(datetime.min.replace(tzinfo=UTC)), to_micros(datetime.max.replace(tzinfo=UTC))
 
 
@@ -76,6 +79,7 @@ class Selection:
             raise InvalidValue(f"order is {order!r}, expected a name, with '-' before it for descending")
         name = order.removeprefix("-")
         column_of(scope.model, name)
+        limit = None if limit is None or limit > _NO_LIMIT else limit  # no database takes more than 64 bits
         return cls(scope, _columns(scope.model, fields), limit, name, order.startswith("-"))
 
 
@@ -134,8 +138,7 @@ class Aggregation:
 
     def label(self, bucket: int) -> datetime:
         """A bucket's start as it is returned: an aware datetime, in the zone of the call."""
-        moment = from_micros(bucket)
-        return moment if self.zone is UTC else moment.astimezone(self.zone)
+        return labelled(bucket, self.zone)
 
     def answer(self, found: list[tuple[str | None, int | None, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
         """The public answer from ``(device_id, bucket, result)`` rows, ordered by both; None where not asked for.
@@ -155,17 +158,24 @@ class Aggregation:
         rows: list[dict[str, Any]] = []
         for device, results in groups.items():
             head = {"device_id": device} if self.by_device else {}
-            filled = self._filled(results) if self.fill else list(results.items())
+            filled = self._filled(results, FILL_LIMIT // len(groups)) if self.fill else list(results.items())
             rows += [{**head, "bucket": self.label(bucket), "result": result} for bucket, result in filled]
         return rows
 
     def _of_nothing(self) -> int | None:
         return 0 if self.function == "count" else None
 
-    def _filled(self, results: dict[int, Any]) -> list[tuple[int, Any]]:
+    def _filled(self, results: dict[int, Any], limit: int) -> list[tuple[int, Any]]:
         assert self.interval is not None
-        low = self.scope.start if self.scope.start is not None else min(results, default=0)
-        high = self.scope.end if self.scope.end is not None else max(results, default=-1) + 1
+        if not results and (self.scope.start is None or self.scope.end is None):
+            return []  # nothing says where to begin or to end
+        low = self.scope.start if self.scope.start is not None else min(results)
+        high = self.scope.end if self.scope.end is not None else max(results) + 1
+        number = (high - low) // self.interval.shortest
+        if number > limit:
+            raise InvalidValue(
+                f"fill would make about {number} buckets, at most {limit} are: narrow start and end, or widen interval"
+            )
         filled: list[tuple[int, Any]] = []
         previous: Any = None
         for bucket in self.interval.starts(low, high, self.zone):

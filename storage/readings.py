@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue
+from edgedepot.storage.paging import just_after
 from edgedepot.storage.query import Function, Scope, Selection
 from edgedepot.storage.reading import Reading, device_id_of
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
     from edgedepot.storage.base import BaseStorage
 
-_MICROSECOND = timedelta(microseconds=1)
 Model = TypeVar("Model", bound=Reading)
 
 
@@ -48,8 +49,9 @@ class Readings(Generic[Model]):
         scope = Scope.of(self._model, device, start, end)
         if scope.device_id is not None and self._device is not None and scope.device_id != device_id_of(self._device):
             raise InvalidValue(f"filter: device {scope.device_id!r} after device {device_id_of(self._device)!r}")
-        starts = [moment for moment in (self._start, start) if moment is not None]
-        ends = [moment for moment in (self._end, end) if moment is not None]
+        # In UTC: in a zone with changes Python compares by the clock on the wall.
+        starts = [moment for moment in (self._start, _in_utc(scope.start)) if moment is not None]
+        ends = [moment for moment in (self._end, _in_utc(scope.end)) if moment is not None]
         return replace(
             self,
             _device=self._device if device is None else device,
@@ -96,7 +98,7 @@ class Readings(Generic[Model]):
             edge = replace(self, _order="-timestamp" if self._order == "timestamp" else "timestamp").first()
             if edge is None:
                 return None
-            moment = self.filter(start=edge.timestamp, end=edge.timestamp + _MICROSECOND)
+            moment = self.filter(start=edge.timestamp, end=just_after(edge.timestamp))
             return deque(moment, maxlen=1)[0]
         found = deque(self, maxlen=1)
         return found[0] if found else None
@@ -148,3 +150,7 @@ class Readings(Generic[Model]):
             raise ConfigError("to_pandas() needs pandas: pip install 'edgedepot[pandas]'") from exc
         names = ["device_id", "timestamp", *self._fields()]
         return pandas.DataFrame(([row.get(name) for name in names] for row in self._rows()), columns=names)
+
+
+def _in_utc(micros: int | None) -> datetime | None:
+    return None if micros is None else from_micros(micros)

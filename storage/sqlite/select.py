@@ -14,7 +14,9 @@ from edgedepot.storage.reading import Device, Reading
 from edgedepot.storage.sqlite.catalogue import KEY_COLUMNS, Layout
 from edgedepot.storage.sqlite.journal import scope_condition
 
-_SQL_FUNCTIONS = {"avg": "avg", "min": "min", "max": "max", "sum": "sum", "count": "count"}
+_SQL_FUNCTIONS = {"avg": "avg({0})", "min": "min({0})", "max": "max({0})", "sum": "sum({0})", "count": "count({0})"}
+# SQLite adds integers in 64 bits and gives up beyond: the upper and the lower half are added apart, and exactly.
+_INTEGER_SUM = "sum({0} >> 32), sum({0} & 4294967295), count({0})"
 Answer = list[tuple[str | None, int | None, Any]]
 
 
@@ -83,10 +85,34 @@ def aggregate(connection: sqlite3.Connection, layout: Layout, asked: Aggregation
     else:
         keys = [key for key in (device, bucket) if key != "NULL"]
         grouping = f" GROUP BY {', '.join(keys)} ORDER BY {', '.join(keys)}" if keys else ""
-        sql = f"SELECT {device}, {bucket}, {_SQL_FUNCTIONS[asked.function]}({column}) FROM {source}{grouping}"
-    convert = None if asked.function in ("avg", "sum", "count") else _converter(asked.field.type)
+        sql = f"SELECT {device}, {bucket}, {_expression(asked).format(column)} FROM {source}{grouping}"
     rows = connection.execute(sql, (*bound, *values)).fetchall()
-    return rows if convert is None else [(name, start, convert(value)) for name, start, value in rows]
+    convert = _result_converter(asked)
+    return rows if convert is None else [(name, start, convert(*cells)) for name, start, *cells in rows]
+
+
+def _adds_integers(asked: Aggregation) -> bool:
+    return asked.field.type is int and asked.function in ("sum", "avg")
+
+
+def _expression(asked: Aggregation) -> str:
+    return _INTEGER_SUM if _adds_integers(asked) else _SQL_FUNCTIONS[asked.function]
+
+
+def _result_converter(asked: Aggregation) -> Callable[..., Any] | None:
+    """From the cells that an aggregate's SQL returns to its result."""
+    if _adds_integers(asked):
+        return _integer_sum if asked.function == "sum" else _integer_average
+    return None if asked.function in ("avg", "sum", "count") else _converter(asked.field.type)
+
+
+def _integer_sum(upper: int | None, lower: int | None, count: int) -> int | None:
+    return None if upper is None or lower is None else (upper << 32) + lower
+
+
+def _integer_average(upper: int | None, lower: int | None, count: int) -> float | None:
+    total = _integer_sum(upper, lower, count)
+    return None if total is None else total / count
 
 
 def _bucket(
