@@ -92,6 +92,8 @@ class Connection:
         sent, and keeps the connection alive: to be called again and again. Without `reading` none are taken from the
         network."""
         longest = min(LONGEST_WAIT, self._address.keepalive / 4)
+        if self._messages:  # they came with the broker's answers while we connected
+            timeout = 0.0
         self._wait(longest if timeout is None else min(timeout, longest), reading)
         self._wake.clear()
         if reading:
