@@ -220,6 +220,7 @@ servers = [TimescaleServer(), Mosquitto(), PtyPair()]
 for server in servers:
     server.start()
 print(*(server.pid for server in servers), flush=True)
+print(*(server.log.parent for server in servers), flush=True)
 input()
 """
 
@@ -229,8 +230,12 @@ def test_nothing_is_left_when_the_test_run_is_killed() -> None:
     with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         assert process.stdout
         pids = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(pids) == 3
-        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+        folders = [Path(folder) for folder in process.stdout.readline().split()]
+        assert len(pids) == len(folders) == 3
+        assert all(path.exists() for path in [*folders, *(Path(f"/proc/{pid}") for pid in pids)])
         process.kill()
     for pid in pids:
         wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), f"process {pid} is gone")  # type: ignore[misc]
+    for server in (TimescaleServer(), Mosquitto()):  # whoever comes next tidies up
+        server.close()
+    assert not any(folder.exists() for folder in folders)
