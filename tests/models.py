@@ -9,3 +9,13 @@ class Weather(Reading):
     raining: bool | None = None
     note: str | None = None
     count: int | None = Field(range=(0, None))
+
+
+class Mixed(Reading):
+    """One field of each kind, all of which may be absent: rows of it can be merged."""
+
+    a: float | None = Field(range=(None, 100))
+    b: float | None = None
+    text: str | None = None
+    number: int | None = None
+    flag: bool | None = None

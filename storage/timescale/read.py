@@ -1,0 +1,158 @@
+"""Queries: what a call asks, as SQL. Names in it are quoted identifiers of declared fields; values are parameters.
+
+A model without a table reads as empty, a field without a column as null: reads make nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg.sql import NULL, SQL, Composable, Identifier
+
+from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.query import Aggregation, Scope, Selection
+from edgedepot.storage.reading import Device
+from edgedepot.storage.timescale.schema import FIXED_COLUMNS, TYPES, columns_upstream, table_of
+from edgedepot.storage.timescale.server import Session
+from edgedepot.storage.timescale.statements import STATEMENTS
+
+Values = dict[str, Any]
+
+_GATEWAY = SQL('gateway_id COLLATE "C"')
+_DEVICE = SQL('device_id COLLATE "C"')
+_FIXED_BUCKET = SQL("date_bin(%(width)s::interval, \"timestamp\", '1970-01-01 00:00:00+00'::timestamptz)")
+_CALENDAR_BUCKET = SQL('width_bucket("timestamp", %(starts)s::timestamptz[])')
+_FUNCTIONS = {
+    "avg": SQL("avg(value::double precision)"),
+    "min": SQL("min(value)"),
+    "max": SQL("max(value)"),
+    "sum": SQL("sum(value)"),
+    "count": SQL("count(value)"),
+}
+
+
+def select_readings(session: Session, gateway_id: str | None, selection: Selection) -> list[dict[str, Any]]:
+    """The rows of a `query_readings` call."""
+    scope = selection.scope
+    present = columns_upstream(session, scope.model)
+    if present is None:
+        return []
+    names = ["device_id", "timestamp", *selection.columns]
+    if gateway_id is None:
+        names.insert(0, "gateway_id")
+    where, values = _condition(scope, gateway_id)
+    statement = STATEMENTS["select"].format(
+        columns=SQL(", ").join(_column(name, scope, present) for name in names),
+        table=table_of(session, scope.model),
+        where=where,
+        order=_order(selection, present),
+    )
+    with session.connection.cursor(row_factory=dict_row, binary=True) as cursor:
+        return cursor.execute(statement, values | {"limit": selection.limit}).fetchall()
+
+
+def _column(name: str, scope: Scope, present: Mapping[str, str]) -> Composable:
+    if name in present:
+        return Identifier(name)
+    kinds = {spec.name: TYPES[spec.type] for spec in scope.model.__fields__}
+    return SQL("NULL::" + kinds[name] + " AS {}").format(Identifier(name))
+
+
+def _order(selection: Selection, present: Mapping[str, str]) -> Composable:
+    """The order asked for, null before all values as in the local store; ties by gateway, device and time."""
+    ties = SQL(', {}, {}, "timestamp"').format(_GATEWAY, _DEVICE)
+    if selection.order not in present:
+        return _GATEWAY + ties
+    collation = SQL(' COLLATE "C"' if present[selection.order] == "text" else "")
+    direction = SQL(" DESC NULLS LAST" if selection.descending else " ASC NULLS FIRST")
+    return Identifier(selection.order) + collation + direction + ties
+
+
+def aggregate(session: Session, gateway_id: str | None, asked: Aggregation) -> list[tuple[str | None, int | None, Any]]:
+    """The rows of an `aggregate` call: ``(device_id, bucket, result)``; empty buckets are absent."""
+    present = columns_upstream(session, asked.scope.model)
+    if present is None or asked.field.name not in present:
+        return []
+    where, values = _condition(asked.scope, gateway_id)
+    source = {
+        "table": table_of(session, asked.scope.model),
+        "field": Identifier(asked.field.name),
+        "device": _DEVICE if asked.by_device else NULL,
+    }
+    if asked.interval is None:
+        found = _calculate(session, asked, {**source, "where": where, "bucket": NULL}, values)
+        return [(device, None, result) for device, _, result in found]
+    if not asked.interval.is_calendar:
+        values["width"] = timedelta(microseconds=asked.interval.micros)
+        found = _calculate(session, asked, {**source, "where": where, "bucket": _FIXED_BUCKET}, values)
+        return [(device, to_micros(start), result) for device, start, result in found]
+    extent = STATEMENTS["extent"].format(**source, where=where)
+    low, high = session.connection.execute(extent, values).fetchone() or (None, None)
+    if low is None:
+        return []
+    # The starts are made here, so that every zone's changes are those of the local store. Rows that come in between
+    # the two statements, outside the extent, stay out.
+    starts = asked.interval.starts(to_micros(low), to_micros(high) + 1, asked.zone)
+    values |= {"low": low, "high": high, "starts": [from_micros(start) for start in starts]}
+    within = where + SQL(' AND "timestamp" BETWEEN %(low)s AND %(high)s')
+    found = _calculate(session, asked, {**source, "where": within, "bucket": _CALENDAR_BUCKET}, values)
+    return [(device, starts[number - 1], result) for device, number, result in found]
+
+
+def _calculate(
+    session: Session, asked: Aggregation, source: Mapping[str, Composable], values: Values
+) -> list[tuple[Any, ...]]:
+    """The aggregate of each device and bucket that the source tells apart."""
+    inner = STATEMENTS["values"].format(**source)
+    if asked.function in ("first", "last"):
+        statement = STATEMENTS[asked.function].format(values=inner)
+    else:
+        statement = STATEMENTS["calculated"].format(values=inner, function=_FUNCTIONS[asked.function])
+    with session.connection.cursor(binary=True) as cursor:
+        rows = cursor.execute(statement, values).fetchall()
+    # The sum of a bigint column is a numeric.
+    return [(*keys, int(result) if isinstance(result, Decimal) else result) for *keys, result in rows]
+
+
+def delete_readings(session: Session, gateway_id: str, scope: Scope) -> int:
+    """Delete what the scope says, of one gateway; returns the number of readings."""
+    if columns_upstream(session, scope.model) is None:
+        return 0
+    where, values = _condition(scope, gateway_id)
+    statement = STATEMENTS["delete"].format(table=table_of(session, scope.model), where=where)
+    return session.connection.execute(statement, values).rowcount
+
+
+def devices(session: Session, gateway_id: str | None) -> list[Device]:
+    """The devices of all measurements, by id."""
+    names = {"schema": session.schema, "names": list(FIXED_COLUMNS)}
+    tables = session.connection.execute(STATEMENTS["measurements"], names).fetchall()
+    if not tables:
+        return []
+    where = _confined(gateway_id)
+    parts = [STATEMENTS["devices_of"].format(table=Identifier(session.schema, name), where=where) for (name,) in tables]
+    statement = STATEMENTS["devices"].format(parts=SQL(" UNION ALL ").join(parts))
+    found = session.connection.execute(statement, {"gateway_id": gateway_id}).fetchall()
+    return [Device(name, first_seen=first, last_seen=last) for name, first, last in found]
+
+
+def _condition(scope: Scope, gateway_id: str | None) -> tuple[Composable, Values]:
+    values = {
+        "gateway_id": gateway_id,
+        "device": scope.device_id,
+        "start": None if scope.start is None else from_micros(scope.start),
+        "end": None if scope.end is None else from_micros(scope.end),
+    }
+    terms = [_confined(gateway_id)]
+    terms += [SQL("device_id = %(device)s")] if scope.device_id is not None else []
+    terms += [SQL('"timestamp" >= %(start)s')] if scope.start is not None else []
+    terms += [SQL('"timestamp" < %(end)s')] if scope.end is not None else []
+    return SQL(" AND ").join(terms), values
+
+
+def _confined(gateway_id: str | None) -> Composable:
+    return SQL("true" if gateway_id is None else "gateway_id = %(gateway_id)s")

@@ -1,0 +1,172 @@
+"""The server: its url, checked without connecting and shown without its secrets; and connecting to it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow, namedtuple_row
+
+from edgedepot.storage.errors import ConfigError, Misconfigured
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.timescale.statements import STATEMENTS
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+# As libpq reads it: whatever comes before the first slash may be user, password and host.
+_URL = re.compile(r"postgres(?:ql)?://(?P<authority>[^/]*)(?P<path>/[^?]*)?(?:\?.*)?", re.DOTALL)
+_EXPECTED = "expected postgresql://user:password@host:5432/database"
+
+# A link that died is noticed within 30 s: when idle by keepalives, else by what was sent and not acknowledged.
+_DEAD_LINK = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the server is and how long to wait for it. Holds secrets: `shown` is what may be shown."""
+
+    shown: str
+    statement_timeout: float
+    patience: float
+    conninfo: str = field(repr=False)
+    _warned: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """Taken, and never given back, by whoever logs the one warning."""
+
+    @classmethod
+    def of(cls, url: object, connect_timeout: float, statement_timeout: float) -> Server:
+        """Check a url. Raises `ConfigError` that names it, without its password."""
+        parts = _parse(url)
+        settings = {
+            "fallback_application_name": "edgedepot",
+            "client_encoding": "utf-8",
+            "connect_timeout": str(math.ceil(connect_timeout)),
+            **_DEAD_LINK,
+            **parts,
+        }
+        # The server ends a statement that takes too long. Where not even that arrives, we stop waiting.
+        return cls(_shown(parts), statement_timeout, statement_timeout + connect_timeout, make_conninfo("", **settings))
+
+    def connect(self) -> Session:
+        """Open a connection and set it up. Blocks; raises psycopg's errors, and `Misconfigured`."""
+        # No prepared statements: they are few and large, and a pooler in between may not know them.
+        connection = _PatientConnection.connect(self.conninfo, prepare_threshold=None)
+        try:
+            connection.patience = self.patience
+            return self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _set_up(self, connection: _PatientConnection) -> Session:
+        timeout = str(max(1, round(self.statement_timeout * 1000)))
+        connection.execute(STATEMENTS["session"], {"timeout": timeout})
+        with connection.cursor(row_factory=namedtuple_row) as cursor:
+            found: Any = cursor.execute(STATEMENTS["server"]).fetchone()
+        connection.commit()
+        if found.schema is None:
+            raise Misconfigured(
+                f"there is no schema to work in on {self.shown}: its user's search_path names none that exists"
+            )
+        if found.timescaledb is None and self._warned.acquire(blocking=False):
+            _log.warning(
+                "%s has no TimescaleDB: tables made now are plain ones, and stay so;"
+                " CREATE EXTENSION timescaledb in that database, where it is installed, makes hypertables of new ones",
+                self.shown,
+            )
+        return Session(connection, found.schema, found.version, found.timescaledb, found.home)
+
+
+@dataclass(slots=True)
+class Session:
+    """An open connection, and what is known of the other end of it."""
+
+    connection: psycopg.Connection[TupleRow]
+    schema: str
+    postgresql: str
+    timescaledb: str | None
+    """The extension's version; None where this is a plain PostgreSQL."""
+    extension_schema: str | None
+    staged: dict[str, type[Reading]] = field(default_factory=dict)
+    """By measurement, the model for which the table and the staging table are ready."""
+
+    @property
+    def version(self) -> str:
+        """The versions of server and extension, for people."""
+        extension = f", TimescaleDB {self.timescaledb}" if self.timescaledb else ""
+        return f"PostgreSQL {self.postgresql}{extension}"
+
+
+class _PatientConnection(psycopg.Connection[TupleRow]):
+    """A connection that gives up when the server says nothing for `patience` seconds, though the link stands."""
+
+    patience = math.inf
+
+    def wait(self, gen: PQGen[_Result], *args: Any, **options: Any) -> _Result:
+        return super().wait(_within(gen, self.patience), *args, **options)
+
+
+def _within(steps: PQGen[_Result], seconds: float) -> PQGen[_Result]:
+    """The same steps of psycopg's conversation with the server, ended when none becomes ready for so long.
+
+    psycopg resumes them with nothing ready ten times a second, so that they can look up.
+    """
+    limit = time.monotonic() + seconds
+    try:
+        step = next(steps)
+        while True:
+            ready = yield step
+            if not ready and time.monotonic() > limit:
+                raise psycopg.OperationalError(f"the server said nothing for {seconds:g} s")
+            step = steps.send(ready)
+    except StopIteration as end:
+        result: _Result = end.value
+        return result
+
+
+def _parse(url: object) -> dict[str, Any]:
+    if not isinstance(url, str):
+        raise ConfigError(f"TimescaleDB url is {type(url).__name__}, {_EXPECTED}")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise _config_error(url, _EXPECTED)
+    if match["authority"].count("@") > 1 or "@" in (match["path"] or ""):
+        raise _config_error(url, "in a user or password @ is written %40, : %3A, / %2F, ? %3F, % %25")
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # Not chained, and its text not shown: it can quote the password.
+        raise _config_error(url, f"{_EXPECTED}; every % in it begins a code such as %40 for @") from None
+    for port in str(parts.get("port") or 5432).split(","):
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise _config_error(url, f"the port is no number from 1 to 65535; {_EXPECTED}")
+    return parts
+
+
+def _config_error(url: str, problem: str) -> ConfigError:
+    return ConfigError(f"TimescaleDB url {_without_secrets(url)!r}: {problem}")
+
+
+def _without_secrets(url: str) -> str:
+    """A url that may be malformed, with everything starred that could be a password."""
+    url = re.sub(r"(://[^:@/?]*:)(?:.*@|(?!\d{1,5}(?:[/,?]|$))[^/?]*)", r"\1***@", url, flags=re.DOTALL)
+    return re.sub(r"(?i)(password\s*=)[^&]*", r"\1***", url)
+
+
+def _shown(parts: dict[str, Any]) -> str:
+    user = f"{parts['user']}@" if parts.get("user") else ""
+    port = f":{parts['port']}" if parts.get("port") else ""
+    return f"postgresql://{user}{parts.get('host', 'localhost')}{port}/{parts.get('dbname', '')}"

@@ -1,0 +1,205 @@
+"""TimescaleDBStorage: the storage contract over PostgreSQL with TimescaleDB."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version
+from edgedepot.storage.clock import SystemClock
+from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
+from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.query import Aggregation, Function, Scope, Selection
+from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
+from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.timescale import read, schema
+from edgedepot.storage.timescale.link import Link
+from edgedepot.storage.timescale.server import Server
+from edgedepot.storage.timescale.write import collect, write
+
+
+class TimescaleDBStorage(BaseStorage):
+    """Readings in PostgreSQL 14 or later, as TimescaleDB hypertables where the extension is there.
+
+    One server may serve many gateways: rows carry `gateway_id`. Set it (sync does), and writes, reads and deletes are
+    confined to that gateway; with None reads span all gateways and carry ``"gateway_id"``, and nothing can be written
+    or deleted.
+
+    `url` is ``postgresql://user:password@host:5432/database``, with libpq's options behind ``?``; these go before the
+    arguments here. Durations are texts such as "10s", seconds, or timedeltas. Connecting takes at most
+    `connect_timeout` for each address of the host (in whole seconds, at least 2); the server ends a statement after
+    `statement_timeout`; where no answer comes at all, a call gives up after both together.
+
+    The constructor does not connect; it raises `ConfigError` for a setting that cannot be right. Tables are made, and
+    widened by new fields, when a reading model is first written: the user in the url then needs the right to.
+
+    Thread-safe. There are two connections, one for writes and one for all else, so that a long query holds up no
+    write; calls of one kind take turns. Each call is one transaction and blocks until the server answered; it raises an
+    `UpstreamError` that says what would help. A lost connection is opened again by the next call.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        gateway_id: str | None = None,
+        connect_timeout: str | float | timedelta = "10s",
+        statement_timeout: str | float | timedelta = "60s",
+    ) -> None:
+        try:
+            timeouts = (
+                seconds_of(connect_timeout, "connect_timeout"),
+                seconds_of(statement_timeout, "statement_timeout"),
+            )
+        except InvalidValue as exc:
+            raise ConfigError(str(exc)) from exc
+        self._server = Server.of(url, *timeouts)
+        self.gateway_id = gateway_id
+        self._confinement()
+        self._writing = Link(self._server)
+        self._reading = Link(self._server)
+        self._clock = SystemClock()
+        self._stamp_lock = threading.Lock()
+        self._last_stamp = 0
+
+    def __repr__(self) -> str:
+        return f"<TimescaleDBStorage {self._server.shown} gateway_id={self.gateway_id!r}>"
+
+    def store_reading(
+        self,
+        reading_model: type[Reading],
+        device: object,
+        timestamp: datetime | None,
+        data: Data,
+        *,
+        version: Version | None = None,
+    ) -> Receipt:
+        """Store one reading; a timestamp of None is stamped now. `version` says which version of it this is. Raises
+        `InvalidValue` (ValueError) for bad data."""
+        row: StoreRow = (device, timestamp, data)
+        if version is not None:
+            row = Version._make((device, timestamp, data, *version[3:]))
+        receipt = self._store(reading_model, [row])
+        for refusal in receipt.refused:
+            raise InvalidValue(refusal.reason)
+        return receipt
+
+    def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt:
+        """Store a batch in one transaction, all good rows or none; the same batch again changes nothing.
+
+        A `Version` replaces older versions of the same reading, and is ignored where a newer one is there. Other rows
+        are merged into what is there, whatever version that is, after the versions of the batch. No null replaces a
+        value. `duplicates` counts the rows that changed nothing.
+        """
+        if type(self).store_reading is TimescaleDBStorage.store_reading:
+            return self._store(reading_model, rows)
+        # A subclass wants to see every reading.
+        receipt = super().store_readings(reading_model, rows)
+        assert receipt is not None
+        return receipt
+
+    def _store(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt:
+        model, gateway_id = check_model(reading_model), self._own_gateway()
+        batch = collect(model, rows, self._stamp)
+        changed = 0
+        if batch.good:
+            with self._writing.transaction() as session:
+                schema.prepare(session, model)
+                changed = write(session, model, gateway_id, batch)
+        duplicates = batch.repeated + batch.size - changed
+        return Receipt.settled(batch.good - duplicates, duplicates, tuple(batch.refused))
+
+    def query_readings(
+        self,
+        reading_model: type[Reading],
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        fields: Sequence[str] | None = None,
+        limit: int | None = None,
+        order: str = "-timestamp",
+    ) -> list[dict[str, Any]]:
+        selection = Selection.of(Scope.of(reading_model, device, start, end), fields, limit, order)
+        gateway_id = self._confinement()
+        with self._reading.transaction() as session:
+            return read.select_readings(session, gateway_id, selection)
+
+    def aggregate(
+        self,
+        reading_model: type[Reading],
+        field: str,
+        function: Function = "avg",
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        interval: str | timedelta | None = None,
+        tz: str = "UTC",
+        group_by: Literal["device"] | None = None,
+        fill: Literal["null", "previous"] | None = None,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        scope = Scope.of(reading_model, device, start, end)
+        asked = Aggregation.of(scope, field, function, interval, tz, group_by, fill)
+        gateway_id = self._confinement()
+        with self._reading.transaction() as session:
+            found = read.aggregate(session, gateway_id, asked)
+        return asked.answer(found)
+
+    def delete_readings(
+        self,
+        reading_model: type[Reading],
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> int:
+        """Delete this gateway's readings; returns their number. Without a `gateway_id` it is a `ConfigError`."""
+        scope, gateway_id = Scope.of(reading_model, device, start, end), self._own_gateway()
+        with self._writing.transaction() as session:
+            return read.delete_readings(session, gateway_id, scope)
+
+    def devices(self) -> list[Device]:
+        """The devices that have readings in any table of ours, by id. Reads all of them: it takes its time."""
+        gateway_id = self._confinement()
+        with self._reading.transaction() as session:
+            return read.devices(session, gateway_id)
+
+    def health_check(self) -> dict[str, Any]:
+        """``{"status", "message", "version"}``; asks the server. Raises `StorageClosed` alone."""
+        try:
+            with self._reading.transaction() as session:
+                session.connection.execute("SELECT 1")
+                return {"status": "pass", "message": f"{self._server.shown} answers", "version": session.version}
+        except UpstreamError as exc:
+            return {"status": "fail", "message": str(exc), "version": None}
+
+    def flush(self) -> None:
+        """Nothing to do: what was stored is durable when the call returns."""
+
+    def close(self) -> None:
+        """Close both connections, after the calls under way. May be called again; other calls then raise
+        `StorageClosed`."""
+        self._writing.close()
+        self._reading.close()
+
+    def _own_gateway(self) -> str:
+        gateway_id = self._confinement()
+        if gateway_id is None:
+            raise ConfigError(
+                "TimescaleDBStorage has no gateway_id, so nothing can be written or deleted: set it to this gateway's"
+                " name, TimescaleDBStorage(url, gateway_id='roof')"
+            )
+        return gateway_id
+
+    def _confinement(self) -> str | None:
+        """`gateway_id`, which anybody may set at any time, checked."""
+        try:
+            return None if self.gateway_id is None else device_id_of(self.gateway_id)
+        except InvalidValue as exc:
+            raise ConfigError(f"gateway_id: {exc}") from exc
+
+    def _stamp(self) -> int:
+        """Now, later than any stamp before: two readings stamped at once stay two."""
+        with self._stamp_lock:
+            self._last_stamp = max(self._clock.now(), self._last_stamp + 1)
+            return self._last_stamp
