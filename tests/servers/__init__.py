@@ -5,6 +5,7 @@
     folders.py      a working folder per running server, removed afterwards
     timescale.py    PostgreSQL 17 with TimescaleDB, in a chroot
     mosquitto.py    an MQTT broker
+    influxdb1.py    InfluxDB 1.6; victoria.py: VictoriaMetrics
     socat.py        a pair of serial ports that can be unplugged
     proxy.py        a TCP link that can be cut, silenced, or made to lose an answer
 

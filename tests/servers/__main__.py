@@ -5,14 +5,16 @@ import sys
 import threading
 
 from tests.servers import ServerError
+from tests.servers.influxdb1 import fetch_influxdb1
 from tests.servers.mosquitto import Mosquitto, fetch_mosquitto
 from tests.servers.socat import fetch_socat
 from tests.servers.timescale import TimescaleServer, fetch_timescale
+from tests.servers.victoria import fetch_victoria_metrics
 
 
 def fetch() -> None:
     """Everything the tests need; at once when it is there already."""
-    for fetch_one in (fetch_timescale, fetch_mosquitto, fetch_socat):
+    for fetch_one in (fetch_timescale, fetch_mosquitto, fetch_socat, fetch_influxdb1, fetch_victoria_metrics):
         fetch_one()
 
 
