@@ -15,15 +15,14 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgedepot.drivers import DRIVERS
-from edgedepot.drivers.base import Driver
 from edgedepot.models import read_models
-from edgedepot.runtime import Gateway, name_problem
+from edgedepot.runtime import Gateway, driver_name_problem, name_problem
 from edgedepot.storage.base import BaseStorage, Buffer
 from edgedepot.storage.engines import ENGINES
 from edgedepot.storage.errors import ConfigError
@@ -34,7 +33,7 @@ from edgedepot.storage.registry import Registry
 
 _SECTIONS = ("gateway", "storage", "models", "drivers", "upstreams")
 _GIVEN = ("gateway_id", "read_only")  # parameters that the gateway gives, not its file
-_POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|(end of document))\)")
+_POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,17 @@ class Part:
         except (ConfigError, ValueError, TypeError) as exc:
             raise ConfigError("\n".join(self._located(line) for line in str(exc).splitlines())) from exc
 
+    def try_out(self) -> None:
+        """Raise what `make` would. A local store is not tried: making one opens its file."""
+        if not issubclass(self.target, Buffer):
+            made = self.make()
+            if isinstance(made, BaseStorage):
+                made.close()
+
     def _located(self, problem: str) -> str:
         """A constructor's problem with its key path, where it starts with the key that it is about."""
         key, colon, rest = problem.partition(": ")
-        return f"{join(self.path, key)}: {rest}" if colon and key in self.options else f"{self.path}: {problem}"
+        return f"{join(self.path, key)}: {rest}" if colon and key.isidentifier() else f"{self.path}: {problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,44 +79,22 @@ class Settings:
 
     def build(self) -> Gateway:
         """Make the gateway; opens the local store. Raises `ConfigError`, and `StorageError` for the store's file."""
-        drivers, upstreams = self.make_parts()
         gateway = Gateway(self._open_store())
-        for name, driver in drivers.items():
-            gateway.add(name, driver)
-        for name, upstream in upstreams.items():
-            gateway.forward_to(name, upstream)
+        for name, part in self.drivers.items():
+            gateway.add(name, part.make())
+        for name, part in self.upstreams.items():
+            gateway.forward_to(name, part.make())
         return gateway
 
     def _open_store(self) -> BaseStorage:
         takes, _ = options_of(self.storage.target)
-        store: BaseStorage = self.storage.make(**({"gateway_id": self.gateway_id} if "gateway_id" in takes else {}))
+        try:
+            store: BaseStorage = self.storage.make(**({"gateway_id": self.gateway_id} if "gateway_id" in takes else {}))
+        except ConfigError as exc:
+            raise ConfigError(f"{self.file}: {exc}") from exc
         if store.gateway_id is None:
             store.gateway_id = self.gateway_id
         return store
-
-    def make_parts(self) -> tuple[dict[str, Driver], dict[str, BaseStorage]]:
-        """Make drivers and upstreams, by name. Raises one `ConfigError` with a line for each that is refused."""
-        made = self._made([*self.drivers.values(), *self.upstreams.values()])
-        drivers = {name: made[part.path] for name, part in self.drivers.items()}
-        return drivers, {name: made[part.path] for name, part in self.upstreams.items()}
-
-    def try_parts(self) -> None:
-        """Raise what `make_parts` would, but for local stores, whose making opens a file."""
-        parts = [*self.drivers.values(), *self.upstreams.values()]
-        for part in self._made(part for part in parts if not issubclass(part.target, Buffer)).values():
-            if isinstance(part, BaseStorage):
-                part.close()
-
-    def _made(self, parts: Iterable[Part]) -> dict[str, Any]:
-        checker = Checker()
-        made: dict[str, Any] = {}
-        for part in parts:
-            try:
-                made[part.path] = part.make()
-            except ConfigError as exc:
-                checker.problems += str(exc).splitlines()
-        checker.raise_problems(f"{self.file}: ")
-        return made
 
 
 def load(file: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Settings:
@@ -140,7 +124,8 @@ class _Reader:
         storage = self._storage(document)
         drivers = self._parts(document, "drivers", "type", None, DRIVERS)
         upstreams = self._parts(document, "upstreams", "engine", None, ENGINES)
-        self._check_forwarding(gateway_id, storage, upstreams)
+        if upstreams:
+            self._check_forwarding(document, storage)
         self._checker.raise_problems(f"{self._file}: ")
         assert storage is not None
         models = {name: model for name, model in self._models.items() if model is not None}
@@ -164,7 +149,11 @@ class _Reader:
         return None
 
     def _storage(self, document: Mapping[str, Any]) -> Part | None:
-        return self._part("storage", self._table(document, "storage"), "engine", "sqlite", ENGINES)
+        part = self._part("storage", self._table(document, "storage"), "engine", "sqlite", ENGINES)
+        path = part.options.get("path") if part else None
+        if isinstance(path, Path) and not path.parent.is_dir():
+            self._checker.note("storage.path", f'found "{path}", but there is no folder {path.parent}')
+        return part
 
     def _parts(
         self, document: Mapping[str, Any], section: str, kind: str, default: str | None, registry: Registry[Any]
@@ -172,7 +161,7 @@ class _Reader:
         parts: dict[str, Part] = {}
         for name, settings in self._table(document, section).items():
             path = join(section, name)
-            problem = name_problem(name)
+            problem = driver_name_problem(name) if section == "drivers" else name_problem(name)
             if problem:
                 self._checker.note(path, problem)
             if not isinstance(settings, Mapping):
@@ -197,21 +186,28 @@ class _Reader:
             if "gateway_id" in options:
                 self._checker.note(join(path, "gateway_id"), "unknown key; the gateway's name is `id` under [gateway]")
                 del options["gateway_id"]
-            arguments = self._checker.arguments(path, target, options, reserved=_GIVEN)
+            part = Part(path, name, target, self._checker.arguments(path, target, options, reserved=_GIVEN))
         except ConfigError as exc:
             self._checker.note(join(path, kind), exc)
             return None
-        return Part(path, name, target, arguments)
+        if not self._has_problems(path) and None not in part.options.values():  # None: a model with problems of its own
+            self._try_out(part)
+        return part
 
-    def _check_forwarding(self, gateway_id: str | None, storage: Part | None, upstreams: Mapping[str, Part]) -> None:
-        if not upstreams:
-            return
-        if gateway_id is None:
+    def _has_problems(self, path: str) -> bool:
+        return any(problem.startswith((f"{path}.", f"{path}:")) for problem in self._checker.problems)
+
+    def _try_out(self, part: Part) -> None:
+        try:
+            part.try_out()
+        except ConfigError as exc:
+            self._checker.problems += str(exc).splitlines()
+
+    def _check_forwarding(self, document: Mapping[str, Any], storage: Part | None) -> None:
+        if "id" not in self._table(document, "gateway"):
             self._checker.note("gateway.id", "missing, expected a name: upstreams tell gateways apart by it")
         if storage is not None and not issubclass(storage.target, Buffer):
-            self._checker.note(
-                "storage.engine", f'found "{storage.kind}", which cannot be forwarded from; "sqlite" can'
-            )
+            self._checker.note("storage.engine", f'found "{storage.kind}", which nothing can be forwarded from')
 
     def _table(self, document: Mapping[str, Any], section: str) -> Mapping[str, Any]:
         found = document.get(section, {})
@@ -224,29 +220,29 @@ class _Reader:
 def _parse(file: Path) -> dict[str, Any]:
     """The file's plain contents. Raises `ConfigError`; for a mistake in the syntax with its line."""
     try:
-        with file.open("rb") as opened:
-            return tomllib.load(opened)
+        text = file.read_text("utf-8")
+        return tomllib.loads(text)
     except OSError as exc:
         raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"{file}: is no text in UTF-8: {exc.reason} at byte {exc.start}") from exc
+        raise ConfigError(f"{file}: is no text in UTF-8: byte {exc.start} is 0x{exc.object[exc.start]:02x}") from exc
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(_syntax_problem(file, str(exc))) from exc
+        raise ConfigError(_syntax_problem(file, text, str(exc))) from exc
 
 
-def _syntax_problem(file: Path, message: str) -> str:
-    """``gateway.toml:3: what is wrong, column 7`` from what tomllib says."""
+def _syntax_problem(file: Path, text: str, message: str) -> str:
+    """``gateway.toml:3: what is wrong, in column 7`` from what tomllib says."""
     found = _POSITION.fullmatch(message)
     if found is None:
         return f"{file}: {message}"
-    what, line, column, _ = found.groups()
-    return f"{file}:{line}: {what}, column {column}" if line else f"{file}: {what} at the end of the file"
+    what, line, column = found.groups()
+    return f"{file}:{line or len(text.splitlines())}: {what}, {f'in column {column}' if line else 'up to the end'}"
 
 
 def _revealed(value: Any) -> Any:
     """The value as constructors get it: what a secret holds, as a plain text."""
     if isinstance(value, Secret):
-        return str.__str__(value)
+        return str(value)
     if isinstance(value, list):
         return [_revealed(item) for item in value]
     if isinstance(value, dict):

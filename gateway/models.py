@@ -56,7 +56,7 @@ def _make(
     try:
         return define_model(name, fields)
     except InvalidValue as exc:
-        checker.note(path, exc)
+        checker.note(path, str(exc).removeprefix(f"reading model {name}: "))
         return None
 
 

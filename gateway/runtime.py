@@ -17,7 +17,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -46,6 +46,13 @@ def name_problem(name: object) -> str | None:
     if isinstance(name, str) and _NAME.fullmatch(name):
         return None
     return "expected 1 to 63 letters, digits, _, . and -, starting with a letter or a digit"
+
+
+def driver_name_problem(name: object) -> str | None:
+    """As `name_problem`, for a driver's."""
+    if name == _STORES_OWN:
+        return "readings that Python code stores itself are booked under that name, expected another"
+    return name_problem(name)
 
 
 class Gateway:
@@ -86,9 +93,7 @@ class Gateway:
 
     def add(self, name: str, driver: Driver) -> None:
         """Read from a driver; its readings are booked under `name`. Raises `ConfigError`."""
-        self._check_new("driver", name, self._supervisors)
-        if name == _STORES_OWN:
-            raise ConfigError(f"driver {name!r}: readings that Python code stores itself go by that name; use another")
+        self._check_new("driver", name, self._supervisors, driver_name_problem(name))
         if not isinstance(driver, Driver):
             raise ConfigError(f"driver {name!r}: found {type(driver).__name__}, expected a Driver, such as MqttDriver")
         if not isinstance(self._store, Buffer):
@@ -101,13 +106,12 @@ class Gateway:
     def forward_to(self, name: str, storage: BaseStorage) -> None:
         """Forward to a storage; `name` stands for what it has received, also when its address changes later. Raises
         `ConfigError`, for a store without a gateway_id and one that cannot be forwarded from among others."""
-        self._check_new("upstream", name, self._workers)
+        self._check_new("upstream", name, self._workers, name_problem(name))
         worker = SyncWorker(self._store, name, storage, clock=self._clock, random=self._random)  # type: ignore[arg-type]
         self._workers[name] = worker
         self._upstreams[name] = storage
 
-    def _check_new(self, kind: str, name: str, taken: dict[str, Any]) -> None:
-        problem = name_problem(name)
+    def _check_new(self, kind: str, name: str, taken: Mapping[str, object], problem: str | None) -> None:
         if problem:
             raise ConfigError(f"{kind} {name!r}: {problem}")
         if name in taken:
@@ -207,10 +211,11 @@ class Gateway:
         for name in self._store.cursors():
             pending = 0 if name in self._workers else self._store.count_pending(name)
             if pending:
-                log.warning("%s wait for upstream %s, which is not set up any more", counted(pending, "reading"), name)
+                log.warning("upstream %s is not set up any more; pending for it: %s", name, counted(pending, "reading"))
 
     def _say_what_is_pending(self) -> None:
-        assert isinstance(self._store, Buffer) or not self._workers
+        if not self._is_stopped:  # but undone, as the start failed
+            return
         waiting = [f"{self._pending(name)} for {name}" for name in self._workers]
         log.info("%s stopped; pending: %s", self._title(), ", ".join(waiting) or "nothing, as there is no upstream")
 
@@ -240,7 +245,7 @@ class Gateway:
         retry_in = None if found.retry_at is None else max(0.0, found.retry_at - self._clock.monotonic())
         return {
             "state": found.state,
-            "pending": self._pending(name),
+            "pending": self._pending(name) if self._is_running else None,
             "delivered": found.delivered,
             "last_delivery": _iso(found.last_delivery),
             "last_error": found.last_error,
@@ -248,6 +253,10 @@ class Gateway:
             "requests": found.requests,
             "faults": found.faults,
         }
+
+    @property
+    def _is_running(self) -> bool:
+        return self._started_at is not None and not self._is_stopped
 
     def _title(self) -> str:
         return f"gateway {self._store.gateway_id}" if self._store.gateway_id else "gateway"

@@ -63,6 +63,8 @@ class Supervisor:
 
     def join(self, timeout: float) -> bool:
         """Wait for the end that `stop` asked for, at most `timeout` seconds; False when it is not there by then."""
+        if self._thread.ident is None:  # never started
+            return True
         self._thread.join(timeout)
         return not self._thread.is_alive()
 

@@ -148,9 +148,10 @@ def _in_words(kind: Any, models: Collection[str]) -> str:
         return f"a model declared under [models]: {known}" if known else "a model, but none is declared under [models]"
     if origin in _LISTS:
         return _list_in_words(origin, arguments, models)
-    if kind in (Any, object):
-        return "a value"
-    return _SCALARS.get(kind, "a table")
+    if origin in _TABLES:
+        of_any = not arguments or arguments[1] is Any
+        return "a table" if of_any else f"a table, each value {expected(arguments[1], models)}"
+    return _SCALARS.get(kind, "a value")
 
 
 def _list_in_words(origin: Any, arguments: tuple[Any, ...], models: Collection[str]) -> str:

@@ -1,0 +1,377 @@
+"""The TOML file: what it becomes, and the exact line for every way in which it can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedepot import ConfigError, MqttDriver, SerialLineDriver, SQLiteStorage, TimescaleDBStorage
+from edgedepot.config import load, load_storage
+
+HEAD = """
+[gateway]
+id = "roof"
+
+[storage]
+path = "gateway.db"
+
+[models.weather]
+temperature = "float"
+"""
+MAST = """
+[drivers.mast]
+type = "serial"
+port = "/dev/ttyUSB0"
+model = "weather"
+device_id = "mast"
+"""
+GARDEN = """
+[drivers.garden]
+type = "mqtt"
+url = "mqtt://localhost"
+topic = "garden/{device_id}/data"
+model = "weather"
+"""
+CENTRAL = """
+[upstreams.central]
+engine = "timescaledb"
+url = "postgresql://me:hush@central/iot"
+"""
+DURATION = 'a duration such as "10s", "500 ms", "5 minutes" or "1d"'
+NAME = "expected 1 to 63 letters, digits, _, . and -, starting with a letter or a digit"
+TYPES = '"float", "int", "bool", "str"'
+
+WRONG = {
+    # syntax: the line
+    "broken table": ("[gateway\nid = 3", ":1: Expected ']' at the end of a table declaration, in column 9"),
+    "open string": ('[gateway]\nid = "roof', ":2: Unterminated string, up to the end"),
+    "key twice": ('[gateway]\nid = "a"\nid = "b"\n[storage]', ":3: Cannot overwrite a value, in column 9"),
+    # sections
+    "unknown section": (HEAD + "[driver.mast]", ': driver: unknown key (did you mean "drivers"?)'),
+    "no table": (
+        HEAD + "[upstreams]\ncentral = 3",
+        ": upstreams.central: found 3, expected a table: [upstreams.central]",
+    ),
+    "no storage": ('[gateway]\nid = "roof"', ": storage.path: missing, expected a path"),
+    "unknown gateway key": (
+        '[gateway]\nname = "roof"\n[storage]\npath = "x"',
+        ": gateway.name: unknown key; known here: id",
+    ),
+    "gateway id no text": ("[gateway]\nid = 7\n[storage]\npath = 'x'", ": gateway.id: found 7, expected a text"),
+    "gateway id": ("[gateway]\nid = 'a b'\n[storage]\npath = 'x'", f': gateway.id: found "a b", {NAME}'),
+    # the store
+    "no folder": (
+        '[storage]\npath = "no/gateway.db"',
+        ': storage.path: found "{}/no/gateway.db", but there is no folder {}/no',
+    ),
+    "duration": (
+        '[storage]\npath = "x"\nflush_interval = "often"',
+        f': storage.flush_interval: found "often", expected {DURATION}',
+    ),
+    "negative duration": (
+        '[storage]\npath = "x"\nflush_interval = -1',
+        f": storage.flush_interval: found -1, expected {DURATION}",
+    ),
+    "choice": (
+        '[storage]\npath = "x"\ndurability = "full"',
+        ': storage.durability: found "full", expected one of "power", "process"',
+    ),
+    "path no text": ("[storage]\npath = 3", ": storage.path: found 3, expected a path"),
+    "read only": (
+        '[storage]\npath = "x"\nread_only = true',
+        ": storage.read_only: unknown key; known here: busy_timeout, durability, flush_interval, path, sync_interval",
+    ),
+    "gateway_id": (
+        '[storage]\npath = "x"\ngateway_id = "roof"',
+        ": storage.gateway_id: unknown key; the gateway's name is `id` under [gateway]",
+    ),
+    "engine": (
+        '[storage]\nengine = "sqlit"\npath = "x"',
+        ': storage.engine: found "sqlit", expected one of influxdb, sqlite, timescaledb, or a dotted path'
+        ' (did you mean "sqlite"?)',
+    ),
+    "engine not there": (
+        '[storage]\nengine = "nowhere.Storage"\npath = "x"',
+        ": storage.engine: found \"nowhere.Storage\", which cannot be imported: No module named 'nowhere'",
+    ),
+    "engine not in module": (
+        '[storage]\nengine = "json.Storage"',
+        ': storage.engine: found "json.Storage", but module json has no Storage',
+    ),
+    "engine is none": (
+        '[storage]\nengine = "pathlib.Path"',
+        ': storage.engine: found "pathlib.Path", which is no BaseStorage',
+    ),
+    # models
+    "no model": (HEAD + "[models.wind]", ": models.wind: declares no field"),
+    "model no table": (
+        "[storage]\npath = 'x'\n[models]\nwind = 3",
+        ': models.wind: found 3, expected a table with a line for each field: temperature = "float"',
+    ),
+    "field type": (
+        HEAD + "[models.wind]\nspeed = 'flaot'",
+        f': models.wind.speed: found "flaot", expected one of {TYPES} (did you mean "float"?)',
+    ),
+    "field no type": (
+        HEAD + "[models.wind]\nspeed = { unit = 'm/s' }",
+        f": models.wind.speed.type: missing, expected one of {TYPES}",
+    ),
+    "field key": (
+        HEAD + "[models.wind]\nspeed = { type = 'float', requird = false }",
+        ': models.wind.speed.requird: unknown key (did you mean "required"?)',
+    ),
+    "field range": (
+        HEAD + "[models.wind]\nspeed = { type = 'float', range = [0] }",
+        ": models.wind.speed.range: found [0], expected a list of 2: a number, a number",
+    ),
+    "field range turned": (
+        HEAD + "[models.wind]\nspeed = { type = 'float', range = [1, 0] }",
+        ": models.wind: field 'speed': range is (1.0, 0.0), expected the lower end first",
+    ),
+    "field reserved": (HEAD + "[models.wind]\ntimestamp = 'int'", ": models.wind: field name 'timestamp' is reserved"),
+    "fields alike": (
+        HEAD + "[models.wind]\na = 'int'\nA = 'int'",
+        ": models.wind: fields 'a' and 'A' differ by case only",
+    ),
+    "models alike": (
+        HEAD + "[models.Weather]\na = 'int'",
+        ": models.Weather: another model has the same name but for upper and lower case",
+    ),
+    "model name": (
+        HEAD + "[models.'a b']\na = 'int'",
+        ": models.\"a b\": measurement 'a b' is not 1 to 55 lowercase letters, digits and _, starting with a letter",
+    ),
+    # drivers
+    "no type": (
+        HEAD + "[drivers.mast]\nport = 'x'",
+        ": drivers.mast.type: missing, expected one of mqtt, serial, or a dotted path",
+    ),
+    "type": (
+        HEAD + "[drivers.mast]\ntype = 'serail'",
+        ': drivers.mast.type: found "serail", expected one of mqtt, serial, or a dotted path (did you mean "serial"?)',
+    ),
+    "type no text": (
+        HEAD + "[drivers.mast]\ntype = 3",
+        ": drivers.mast.type: found 3, expected one of mqtt, serial, or a dotted path",
+    ),
+    "driver name": (HEAD + MAST.replace("drivers.mast", "drivers.'the mast'"), f': drivers."the mast": {NAME}'),
+    "driver name taken": (
+        HEAD + MAST.replace("drivers.mast", "drivers.direct"),
+        ": drivers.direct: readings that Python code stores itself are booked under that name, expected another",
+    ),
+    "missing option": (HEAD + MAST.replace("port", "#"), ": drivers.mast.port: missing, expected a text"),
+    "number": (
+        HEAD + MAST + "baudrate = 'fast'",
+        ': drivers.mast.baudrate: found "fast", expected a whole number',
+    ),
+    "true is no number": (
+        HEAD + MAST + "baudrate = true",
+        ": drivers.mast.baudrate: found true, expected a whole number",
+    ),
+    "impossible number": (
+        HEAD + MAST + "baudrate = -1",
+        ": drivers.mast.baudrate: found -1, expected a number such as 9600 or 115200",
+    ),
+    "unknown option": (
+        HEAD + MAST + "baudrat = 9600",
+        ": drivers.mast: unknown setting 'baudrat' (did you mean \"baudrate\"?); format 'json' takes no options",
+    ),
+    "format": (
+        HEAD + MAST + "format = 'cvs'",
+        ': drivers.mast.format: found "cvs", expected one of csv, json, keyvalue, value, or a dotted path'
+        ' (did you mean "csv"?)',
+    ),
+    "format option": (
+        HEAD + MAST + "format = 'csv'\ncolumns = 'temperature'",
+        ': drivers.mast.columns: found "temperature", expected a list, each item a text',
+    ),
+    "model": (
+        HEAD + MAST.replace('"weather"', '"wether"'),
+        ': drivers.mast.model: found "wether", expected a model declared under [models]: "weather"',
+    ),
+    "no models": (
+        "[storage]\npath = 'x'" + MAST,
+        ': drivers.mast.model: found "weather", expected a model, but none is declared under [models]',
+    ),
+    "mqtt url": (
+        HEAD + GARDEN.replace("mqtt://", "http://"),
+        ": drivers.garden.url: found 'http://localhost', expected mqtt://host, mqtt://user:password@host:1883 or "
+        "mqtts://host:8883",
+    ),
+    "mqtt protocol": (
+        HEAD + GARDEN + "protocol = 5",
+        ': drivers.garden.protocol: found 5, expected one of "5", "3.1.1"',
+    ),
+    "secret not set": (
+        HEAD + GARDEN + 'password = "${HUSH}"',
+        ': drivers.garden.password: found "${HUSH}", but the environment variable HUSH is not set',
+    ),
+    # upstreams
+    "no gateway id": (
+        HEAD.replace("id =", "#") + CENTRAL,
+        ": gateway.id: missing, expected a name: upstreams tell gateways apart by it",
+    ),
+    "no engine": (
+        HEAD + "[upstreams.central]\nurl = 'x'",
+        ": upstreams.central.engine: missing, expected one of influxdb, sqlite, timescaledb, or a dotted path",
+    ),
+    "no url": (
+        HEAD + "[upstreams.central]\nengine = 'timescaledb'",
+        ": upstreams.central.url: missing, expected a text",
+    ),
+    "upstream url": (
+        HEAD + CENTRAL.replace("postgresql", "mysql"),
+        ": upstreams.central: TimescaleDB url 'mysql://me:***@central/iot': expected "
+        "postgresql://user:password@host:5432/database",
+    ),
+    "not from there": (
+        HEAD.replace('path = "gateway.db"', 'engine = "timescaledb"\nurl = "postgresql://central/iot"') + CENTRAL,
+        ': storage.engine: found "timescaledb", which nothing can be forwarded from',
+    ),
+}
+
+
+def refused(folder: Path, text: str) -> list[str]:
+    file = folder / "gateway.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, environment={})
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_each_mistake_gets_its_line(tmp_path: Path, case: str) -> None:
+    text, expected = WRONG[case]
+    assert refused(tmp_path, text) == [f"{tmp_path}/gateway.toml{expected.replace('{}', str(tmp_path))}"]
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    text = (
+        '[gatway]\nid = "roof"\n[storage]\n[models.weather]\ntemperature = "flaot"\n'
+        + MAST.replace('"mast"', "3")
+        + GARDEN.replace("{device_id}", "{device}")
+        + CENTRAL.replace("url", "uri")
+    )
+    keys = [line.removeprefix(f"{tmp_path}/gateway.toml: ").split(": ")[0] for line in refused(tmp_path, text)]
+    assert keys == [
+        "gatway",
+        "models.weather.temperature",
+        "storage.path",
+        "drivers.mast.device_id",
+        "upstreams.central.uri",
+        "upstreams.central.url",
+        "gateway.id",
+    ]
+
+
+def test_a_wrong_model_is_not_held_against_its_drivers(tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, HEAD.replace('"float"', '"flaot"') + MAST + GARDEN)
+    assert "models.weather.temperature" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"\xff", "is no text in UTF-8: byte 0 is 0xff"), (None, "cannot be read: No such file or directory")],
+)
+def test_a_file_that_is_none(tmp_path: Path, content: bytes | None, expected: str) -> None:
+    file = tmp_path / "gateway.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value) == f"{file}: {expected}"
+
+
+def test_what_a_good_file_becomes(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        HEAD
+        + 'humidity = { type = "int", unit = "%", range = [0, 100], required = false, description = "relative" }\n'
+        + "pressure = { type = 'float', range = [0, inf], required = false }\n"
+        + MAST
+        + 'format = "csv"\ncolumns = ["temperature", "humidity"]\n'
+        + GARDEN
+        + 'password = "a${SECRET}z"\nusername = "$${SECRET}"\n'
+        + CENTRAL
+        + "[upstreams.copy]\nengine = 'sqlite'\npath = 'copy.db'\n"
+    )
+    settings = load(file, environment={"SECRET": "b"})
+    assert settings.gateway_id == "roof"
+    assert settings.storage.target is SQLiteStorage
+    assert settings.storage.options == {"path": tmp_path / "gateway.db"}
+    temperature, humidity, pressure = settings.models["weather"].__fields__
+    assert (temperature.name, temperature.type, temperature.required) == ("temperature", float, True)
+    assert (humidity.type, humidity.unit, humidity.required, humidity.low, humidity.high) == (int, "%", False, 0, 100)
+    assert humidity.description == "relative"
+    assert (pressure.low, pressure.high) == (0, None)
+    assert settings.drivers["mast"].target is SerialLineDriver
+    assert settings.drivers["mast"].options["columns"] == ["temperature", "humidity"]
+    assert settings.drivers["garden"].target is MqttDriver
+    assert settings.drivers["garden"].options["model"] is settings.models["weather"]
+    assert settings.drivers["garden"].options["password"] == "abz"
+    assert settings.drivers["garden"].options["username"] == "${SECRET}"
+    assert settings.upstreams["central"].target is TimescaleDBStorage
+    assert sorted(settings.upstreams) == ["central", "copy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.toml"], "checking opened something"
+
+
+def test_a_gateway_is_made_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(HEAD + MAST + GARDEN + CENTRAL)
+    gateway = load(file).build()
+    try:
+        status = gateway.status()
+        assert status["gateway_id"] == "roof"
+        assert list(status["drivers"]) == ["mast", "garden"]
+        assert list(status["upstreams"]) == ["central"]
+        assert isinstance(gateway.store, SQLiteStorage)
+        assert gateway.store.path == tmp_path / "gateway.db"
+    finally:
+        gateway.stop()
+
+
+def test_a_store_of_another_gateway_is_refused_in_one_line(tmp_path: Path) -> None:
+    SQLiteStorage(tmp_path / "gateway.db", gateway_id="cellar").close()
+    file = tmp_path / "gateway.toml"
+    file.write_text(HEAD)
+    with pytest.raises(ConfigError) as caught:
+        load(file).build()
+    assert str(caught.value).startswith(
+        f"{file}: storage: {tmp_path}/gateway.db holds the readings of gateway 'cellar'"
+    )
+
+
+def test_a_third_partys_driver_and_storage_need_no_code_here(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        HEAD
+        + "[drivers.roof]\ntype = 'tests.gateway.third_party.RainGauge'\nmodel = 'weather'\n"
+        + "every = '10s'\npins = [4, 5]\ncalibration = 'gauge.csv'\n"
+        + "[upstreams.list]\nengine = 'tests.gateway.third_party.ListStorage'\nlimits = { rows = 3 }\n"
+    )
+    settings = load(file)
+    gauge = settings.drivers["roof"].make()
+    assert (gauge.pins, gauge.every.total_seconds()) == ((4, 5), 10)
+    assert gauge.calibration == tmp_path / "gauge.csv"
+    assert settings.upstreams["list"].make().limits == {"rows": 3}
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("pins = [4]", "drivers.roof.pins: found [4], expected a list of 2: a whole number, a whole number"),
+        ("every = '1mo'\npins = [4, 5]", f'drivers.roof.every: found "1mo", expected {DURATION}'),
+        ("pins = [4, 5]\nclock = 'x'", "drivers.roof.clock: unknown key; known here: calibration, every, model, pins"),
+        ("pins = [4, 4]", "drivers.roof: two pins are needed, found 4 twice"),
+    ],
+)
+def test_a_third_partys_driver_is_checked_all_the_same(tmp_path: Path, lines: str, expected: str) -> None:
+    head = "[drivers.roof]\ntype = 'tests.gateway.third_party.RainGauge'\nmodel = 'weather'\n"
+    assert refused(tmp_path, HEAD + head + lines) == [f"{tmp_path}/gateway.toml: {expected}"]
+
+
+def test_the_storage_alone_can_be_read_from_a_file_that_is_wrong_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(HEAD + "[drivers.mast]\ntype = 'serail'\n")
+    assert load_storage(file).options["path"] == tmp_path / "gateway.db"
