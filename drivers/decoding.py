@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from edgedepot.drivers.formats import Format
-from edgedepot.drivers.timestamps import read_timestamp
+from edgedepot.drivers.timestamps import is_iso_time, read_timestamp
 from edgedepot.storage.base import Arrival, Intake, Reject
 from edgedepot.storage.errors import ConfigError, DecodeError
 from edgedepot.storage.reading import Reading, check_model
@@ -42,6 +42,8 @@ class Decoder:
         self._model = check_model(model)
         _check_names(model, format.names, timestamp)
         self._decode = format.decode
+        self._detects_cut_front = format.detects_cut_front
+        self._begins_with_time = timestamp is not None and format.first == timestamp
         self._sift = model.__rows__.sift
         self._timestamp = timestamp
         self._max_payload = max_payload
@@ -77,13 +79,16 @@ class Decoder:
             intake.rejects += [Reject("field", describe((flaw,)), raw[:RAW_LIMIT]) for flaw in flaws]
         return True
 
-    def understands(self, raw: bytes) -> bool:
-        """Whether the bytes can be decoded at all."""
+    def is_whole(self, raw: bytes, now: int) -> bool:
+        """Whether the bytes are surely no message whose beginning is missing: the format can tell, or it begins with
+        the device's own time in ISO 8601, of which no tail is one too."""
         try:
-            self._decode(raw)
+            data = self._decode(raw)
         except DecodeError:
             return False
-        return len(raw) <= self._max_payload
+        if len(raw) > self._max_payload:
+            return False
+        return self._detects_cut_front or (self._begins_with_time and is_iso_time(data.get(self._timestamp or ""), now))
 
 
 def reject_message(intake: Intake, reason: str, raw: bytes) -> None:

@@ -31,7 +31,8 @@ class SerialLineDriver(Driver):
     `timestamp` names the field with the device's own time, see `drivers.timestamps`; None or "" if it has none.
 
     A line of more than `max_line` bytes is rejected. The first line after the port was opened may lack its beginning:
-    it counts as ignored, unless nothing came for 50 ms before it, or the format tells a cut line from a whole one.
+    it counts as ignored, unless nothing came for 50 ms before it, or it shows that it is whole: a JSON object does, and
+    a CSV line whose first column is the device's time in ISO 8601.
 
     A serial line knows no acknowledgement: what was sent while the port was not open is lost, and what was read is as
     safe as any write that nobody waits for, that is from the store's next commit on.
@@ -64,7 +65,6 @@ class SerialLineDriver(Driver):
             raise ConfigError(f"max_line: found {max_line!r}, expected a number of bytes")
         self._max_line = max_line
         made = make_format(format, format_options, type(self))
-        self._detects_cut_front = made.detects_cut_front
         self._decoder = Decoder(model, made, timestamp=timestamp or None, max_payload=max_line)
         self._wake: Wake | None = None
 
@@ -101,7 +101,7 @@ class SerialLineDriver(Driver):
         self._progress.heard()
         intake = sink.intake()
         now = sink.clock.now()
-        if first_may_be_cut and not self._is_whole(lines[0]):
+        if first_may_be_cut and not self._decoder.is_whole(lines[0], now):
             ignore_message(intake)
             del lines[0]
         for line in lines:
@@ -110,9 +110,6 @@ class SerialLineDriver(Driver):
             else:
                 ignore_message(intake)
         self._hand_over(intake, sink)
-
-    def _is_whole(self, line: bytes) -> bool:
-        return self._detects_cut_front and self._decoder.understands(line)
 
     def _hand_over(self, intake: Intake, sink: Sink) -> None:
         """The port waits meanwhile, with the little that the kernel holds for it."""

@@ -42,6 +42,18 @@ def read_timestamp(value: object, now: int) -> int:
     return micros
 
 
+def is_iso_time(value: object, now: int) -> bool:
+    """Whether it is ISO 8601 text with a zone, within what is accepted. Where its front is cut off, what is left never
+    is: it lacks the year. Of a number's tail one cannot say that."""
+    if not isinstance(value, str):
+        return False
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return moment.tzinfo is not None and EARLIEST <= to_micros(moment) <= now + DAY
+
+
 def _of_text(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import codecs
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -24,6 +25,9 @@ class Format(abc.ABC):
 
     names: Collection[str] | None = None
     """The names that a message can give, where the format knows them beforehand; None: whatever stands in it."""
+
+    first: str | None = None
+    """The name of the value that every message begins with, where the format knows it."""
 
     @abc.abstractmethod
     def decode(self, raw: bytes) -> Mapping[str, Any]:
@@ -67,11 +71,10 @@ def make_format(format: str | Format, options: Mapping[str, Any], owner: type) -
 
 def _check_keys(found: type[Format], name: str, options: Mapping[str, Any], owner: type) -> None:
     known, _ = options_of(found)
-    of_owner, _ = options_of(owner)
     for key in options:
         if key not in known:
             of_format = f"format {name!r} takes {', '.join(known)}" if known else f"format {name!r} takes no options"
-            near = did_you_mean(key, [*known, *of_owner])
+            near = did_you_mean(key, [*known, *inspect.signature(owner).parameters])
             raise ConfigError(f"unknown setting {key!r}{near}; {of_format}")
 
 

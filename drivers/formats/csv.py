@@ -21,6 +21,7 @@ class CsvFormat(Format):
     def __init__(self, columns: Sequence[str], delimiter: str = ",", encoding: str = "utf-8") -> None:
         self._columns = tuple(columns)
         self.names = tuple(name for name in self._columns if name != SKIPPED)
+        self.first = next(iter(self._columns), None)
         if isinstance(columns, str) or not self.names:
             raise ConfigError(f"columns: found {columns!r}, expected a list of field names")
         if len(set(self.names)) < len(self.names):
