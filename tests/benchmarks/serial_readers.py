@@ -71,7 +71,7 @@ def run_product(settings: Mapping[str, Any]) -> Callable[[], int]:
     opened.wait()
 
     def stop() -> int:
-        gateway.close()
+        gateway.stop()
         with SQLiteStorage(settings["store"], read_only=True) as store:
             return sum(counts["new"] for counts in store.ledger().sources.values())
 

@@ -15,7 +15,7 @@ from tests.servers.process import wait_until
 PROGRAM = Path(sys.executable).with_name("edgedepot")
 PORT_OPEN = "reading lines from"
 SUBSCRIBED = "subscribed to"
-RUNNING = "running"
+RUNNING = "is running"
 
 
 @dataclass(frozen=True)

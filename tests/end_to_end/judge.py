@@ -85,6 +85,11 @@ class Sent:
         """Why the line may be missing, None if it may not."""
         return GATEWAY_DEAD if any(begin <= line.done and line.began <= end for begin, end in self.outages) else None
 
+    def first_lines(self) -> set[bytes]:
+        """The first line after each opening of the port: if it makes no sense, its front may be missing."""
+        after = ([line.text for line in self.lines if line.began > end] for _, end in self.outages)
+        return {texts[0] for texts in after if texts}
+
     def samples(self) -> Iterator[tuple[Sample, str | None]]:
         """Every reading that was sent, with its excuse."""
         yield from ((m.sample, self.excuse_of_message(m)) for m in self.messages if m.sample)
@@ -173,12 +178,13 @@ def judge_rejected(sent: Sent, rejected: dict[str, list[bytes]], lives: int) -> 
     """What is wrong with the rejected messages and lines: all undecodable ones must be there, and nothing else.
 
     A message may be there several times, for one that was not acknowledged comes again. A line may not. Each opening
-    of the port (`lives`) may have found one line that was torn.
+    of the port (`lives`) may have found one line that was torn; so a first line may be missing.
     """
     messages = {m.payload: sent.excuse_of_message(m) for m in sent.messages if not m.sample}
     problems = _missing(messages, rejected.get(MQTT, []))
     problems += [f"rejected, but nobody sent it: {raw!r}" for raw in rejected.get(MQTT, []) if raw not in messages]
     lines = {line.text: sent.excuse_of_line(line) for line in sent.lines if not line.sample}
+    lines |= dict.fromkeys(sent.first_lines() & lines.keys(), GATEWAY_DEAD)
     found = rejected.get(SERIAL, [])
     problems += _missing(lines, found)
     problems += [f"rejected {n} times: {raw!r}" for raw, n in Counter(found).items() if n > 1]
@@ -194,11 +200,12 @@ def _missing(undecodable: dict[bytes, str | None], found: Sequence[bytes]) -> li
     ]
 
 
-def judge_books(books: dict[str, Any], held: Sequence[Held], rejected: dict[str, list[bytes]]) -> list[str]:
+def judge_books(books: dict[str, Any], held: Sequence[Held], rejected: dict[str, list[bytes]], lives: int) -> list[str]:
     """Where the gateway's books differ from what the judge counts.
 
-    Redelivered messages are counted as they come: readings as duplicates, rejected ones again, so those counts have
-    no counterpart; but what is new, what was delivered and what lies among the rejected has.
+    Redelivered messages are counted as they come, readings as duplicates and rejected ones again, so those counts have
+    no counterpart; but what is new, what was delivered and what lies among the rejected has. Nothing is ignored but
+    the first line of each opening of the port (`lives`), which may be torn.
     """
     rows = Counter(SERIAL if row.sample.device == SERIAL else MQTT for row in held)
     expected: dict[str, int] = {"problems": 0}
@@ -207,9 +214,10 @@ def judge_books(books: dict[str, Any], held: Sequence[Held], rejected: dict[str,
         entries = books["sources"][source]
         expected |= {f"{source} new": rows[source], f"{source} rejected": len(rejected.get(source, []))}
         expected |= {f"{source} {name}": 0 for name in ("merged", "replaced", "rejected_readings", "rejected_fields")}
-        expected[f"{source} messages"] = entries["new"] + entries["duplicates"] + entries["rejected"]
+        expected[f"{source} messages"] = sum(entries[name] for name in ("new", "duplicates", "rejected", "ignored"))
         counted |= {f"{source} {name}": count for name, count in entries.items()}
-    expected[f"{SERIAL} duplicates"] = 0
+    expected |= {f"{SERIAL} duplicates": 0, f"{MQTT} ignored": 0}
+    expected[f"{SERIAL} ignored"] = min(lives, books["sources"][SERIAL]["ignored"])
     upstream = books["upstreams"][UPSTREAM]
     expected |= dict.fromkeys(upstream, 0) | {"versions": len(held), "delivered": len(held)}
     counted |= upstream

@@ -19,6 +19,9 @@ from tests.servers.proxy import TcpProxy
 from tests.servers.socat import PtyPair
 from tests.servers.timescale import TimescaleServer
 
+PATIENCE = 30.0
+"""Seconds without a new row upstream after which what is missing is taken for lost."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -81,8 +84,8 @@ class Site:
             closing.callback(self.fleet.close)
 
     def run(self, plan: Sequence[Fault]) -> list[tuple[float, str]]:
-        """Start the gateway, send the load, carry out the plan meanwhile; then wait until all has arrived upstream,
-        or for a minute. Returns the faults that happened as (seconds since the load began, name)."""
+        """Start the gateway, send the load, carry out the plan meanwhile; then wait until all has arrived upstream.
+        Returns the faults that happened as (seconds since the load began, name)."""
         self.gateway.start()
         self.gateway.wait_for_log(SUBSCRIBED)
         self.gateway.wait_for_log(PORT_OPEN)
@@ -98,7 +101,7 @@ class Site:
             saboteur.stop()
         wait_until(lambda: self.mast.finished, "the serial device has sent all lines", 60)
         wait_until(lambda: self.fleet.all_acknowledged, "the broker has acknowledged all messages", 60)
-        wait_until(self._arrived_or(time.monotonic() + 60), "all has arrived upstream", 120)
+        self._wait_until_arrived()
         return [(moment - began, name) for moment, name in done]
 
     def progress(self) -> float:
@@ -134,16 +137,27 @@ class Site:
         self.broker_kills.append(judge.BrokerKill(saved.read_bytes(), saved.stat().st_mtime, time.time()))
         self.servers.broker.start()
 
-    def _arrived_or(self, deadline: float) -> Callable[[], bool]:
-        """A condition: all has arrived and nothing is pending, or it is too late (then the judge says what is lost)."""
+    def _wait_until_arrived(self) -> None:
+        """Return when nothing is missing and nothing pending. Also when nothing has come for a long time: then the
+        judge says what is missing."""
+        last_held, last_change = -1, time.monotonic()
 
-        return lambda: time.monotonic() > deadline or (not self._missing() and not self._pending())
+        def arrived() -> bool:
+            nonlocal last_held, last_change
+            held = self._held_or_none()
+            if len(held) != last_held:
+                last_held, last_change = len(held), time.monotonic()
+            if judge.judge(self.sent(), held).lost:
+                return time.monotonic() - last_change > PATIENCE
+            return not self._pending()
 
-    def _missing(self) -> bool:
+        wait_until(arrived, "all has arrived upstream", 120)
+
+    def _held_or_none(self) -> list[judge.Held]:
         try:
-            return bool(judge.judge(self.sent(), self.held()).lost)
+            return self.held()
         except psycopg.errors.UndefinedTable:
-            return True
+            return []
 
     def _pending(self) -> int:
         books = self.gateway.ledger()[1]

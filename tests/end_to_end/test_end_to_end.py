@@ -90,5 +90,5 @@ def stop_and_judge(site: Site) -> None:
     code, books = site.gateway.ledger()
     print({name: dict(books[name]) for name in ("sources", "upstreams")})
     assert not judge.judge_rejected(sent, rejected, site.gateway.lives)
-    assert not judge.judge_books(books, held, rejected)
+    assert not judge.judge_books(books, held, rejected, site.gateway.lives)
     assert code == 0

@@ -138,7 +138,7 @@ def test_only_unsaved_messages_are_blamed_on_the_broker(
 def test_rejected_ones_are_judged_too() -> None:
     sent = Sent(
         [Message(b"bad 1", None, 1.0), Message(b"bad 2", None, None)],
-        [Line(b"torn a", None, 1, 1), Line(b"lost in an outage", None, 5, 5)],
+        [Line(b"torn a", None, 1, 1), Line(b"lost in an outage", None, 5, 5), Line(b"first", None, 7, 7)],
         outages=[(4, 6)],
     )
     assert judge.judge_rejected(sent, {"garden": [b"bad 1", b"bad 1"], "mast": [b"torn a", b"rn"]}, lives=1) == []
@@ -148,23 +148,26 @@ def test_rejected_ones_are_judged_too() -> None:
 
 
 def test_books_are_compared_with_what_is_there() -> None:
-    quiet = dict.fromkeys(("merged", "replaced", "rejected_readings", "rejected_fields", "duplicates"), 0)
+    quiet = dict.fromkeys(("merged", "replaced", "rejected_readings", "rejected_fields", "duplicates", "ignored"), 0)
     books = {
         "sources": {
             "garden": {**quiet, "messages": 6, "new": 2, "rejected": 1, "duplicates": 3},
-            "mast": {**quiet, "messages": 1, "new": 1, "rejected": 0},
+            "mast": {**quiet, "messages": 2, "new": 1, "rejected": 0, "ignored": 1},
         },
         "upstreams": {"central": {"versions": 3, "delivered": 3, "pending": 0, "quarantined": 0}},
         "problems": [],
     }
     held = [row(1), row(2), row(1, "mast")]
-    assert judge.judge_books(books, held, {"garden": [b"bad"]}) == []
-    assert judge.judge_books(books, held[:-1], {"garden": [b"bad"]}) == [
+    assert judge.judge_books(books, held, {"garden": [b"bad"]}, lives=1) == []
+    assert judge.judge_books(books, held[:-1], {"garden": [b"bad"]}, lives=1) == [
         "mast new: the books say 1, it is 0",
         "versions: the books say 3, it is 2",
         "delivered: the books say 3, it is 2",
     ]
-    assert judge.judge_books(books, held, {}) == ["garden rejected: the books say 1, it is 0"]
+    assert judge.judge_books(books, held, {}, lives=0) == [
+        "garden rejected: the books say 1, it is 0",
+        "mast ignored: the books say 1, it is 0",
+    ]
 
 
 def test_the_fleet_publishes_everything_across_a_broker_kill(mosquitto: Mosquitto) -> None:
