@@ -86,10 +86,10 @@ class SerialLineDriver(Driver):
 
     def _read(self, port: Port, sink: Sink) -> None:
         log.info("%s: reading lines from %s", sink.source, self._settings.name)
-        self._progress.enter("reading")
         splitter = LineSplitter(self._max_line)
         chunk = port.read(QUIET)
         may_be_cut = bool(chunk)
+        self._progress.enter("reading")
         while not self._stopping.is_set():
             lines = splitter.feed(chunk)
             if lines:

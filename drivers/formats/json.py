@@ -47,7 +47,7 @@ def _decode_leniently(raw: bytes, reason: str) -> Any:
     except RecursionError as exc:
         raise DecodeError("is nested too deeply") from exc
     except ValueError as exc:
-        raise DecodeError(reason.removeprefix("JSON ") if reason.startswith("JSON ") else reason) from exc
+        raise DecodeError(reason.removeprefix("JSON ")) from exc
 
 
 def _integer(digits: str) -> int | float:

@@ -9,14 +9,14 @@ from typing import Any
 from edgedepot.drivers.formats import Format, check_encoding, decode_text
 from edgedepot.storage.errors import DecodeError
 
-_PAIR = re.compile(r'\s*([^\s=,;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,;"]*))(?:\s*[,;]|(?=\s)|\s*$)', re.DOTALL)
+_PAIR = re.compile(r'\s*([^\s=,;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s=,;"]*))(?:\s*[,;]|(?=\s)|\s*$)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class KeyValueFormat(Format):
     """``name=value`` pairs with blanks, commas or semicolons between them.
 
-    A value in double quotes may hold any of these, and ``\\"`` and ``\\\\``; a value that is empty and not quoted is an
+    A value in double quotes may hold any of these, ``=``, ``\\"`` and ``\\\\``; one that is empty and not quoted is an
     absent field. Of a name that stands there twice the last value counts.
     """
 
