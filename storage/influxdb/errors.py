@@ -62,8 +62,8 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
         raise upstream_error(exc, server, asking) from exc
     except TimeoutError as exc:
         raise Unreachable(f"{_NO_ANSWER[1].format(server)} in time: {_cut(str(exc))}") from exc
-    except (HTTPError, FluxCsvParserException, UnicodeDecodeError, OSError) as exc:
-        # A body that ends too soon, is no CSV or no UTF-8: something broke on the way.
+    except (HTTPError, FluxCsvParserException, ValueError, IndexError, OSError) as exc:
+        # A body that ends too soon, is no UTF-8, no CSV or none of Flux's: something broke on the way.
         raise Unreachable(f"{_NO_ANSWER[1].format(server)} that makes sense: {_cut(str(exc))}") from exc
     except FluxQueryException as exc:
         kind = Overloaded if _SHORT_OF_MEMORY.search(exc.message) else UpstreamError
@@ -81,9 +81,9 @@ def upstream_error(exc: ApiException, server: str, asking: bool) -> UpstreamErro
     return kind(f"{words.format(server)}: {message}{status}", retry_after=_retry_after(exc))
 
 
-def is_too_large(exc: Exception) -> bool:
-    """Whether the server refused a request for its size."""
-    return isinstance(exc.__cause__, ApiException) and exc.__cause__.status == 413
+def status_of(exc: UpstreamError) -> int | None:
+    """The HTTP status that an error stands for, None where there was no answer."""
+    return exc.__cause__.status or None if isinstance(exc.__cause__, ApiException) else None
 
 
 def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamError], str]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import gzip
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.service.ping_service import PingService
 from influxdb_client.service.write_service import WriteService
 
-from edgedepot.storage.errors import DataRefused, StorageClosed
+from edgedepot.storage.errors import DataRefused, StorageClosed, Unreachable
 from edgedepot.storage.influxdb.errors import mapped
 from edgedepot.storage.influxdb.settings import Settings
 
 # The size of line protocol shrinks to a sixth at level 1, in a tenth of the time that the client's level 9 takes.
 _LEVEL = 1
+
+Answer = TypeVar("Answer")
 
 
 class Link:
@@ -38,7 +41,7 @@ class Link:
         # influxdb-client would compress too, at its dearest level.
         encoding = "gzip" if settings.gzip else "identity"
         with mapped(settings.shown):
-            self._writes.post_write(
+            _, status, _ = self._writes.post_write_with_http_info(
                 org=settings.org,
                 bucket=settings.bucket,
                 body=gzip.compress(body, _LEVEL, mtime=0) if settings.gzip else body,
@@ -46,6 +49,9 @@ class Link:
                 content_encoding=encoding,
                 content_type="text/plain; charset=utf-8",
             )
+        if status != 204:
+            # A hotel's login page answers 200 to everything.
+            raise Unreachable(f"{settings.shown} answered {status}, where InfluxDB says 204: it was somebody else")
 
     def try_write(self) -> None:
         """Ask whether writes would be taken, by one without a line. Raises as `send` does, but not for the emptiness:
@@ -55,16 +61,16 @@ class Link:
 
     def ping(self) -> str | None:
         """The server's version as it says it, None where it does not. Needs no token. Raises `UpstreamError`."""
-        self._check_open()
-        with mapped(self._settings.shown, asking=True):
-            _, _, headers = PingService(self._asking.api_client).get_ping_with_http_info()
+        _, _, headers = self.ask(lambda client: PingService(client.api_client).get_ping_with_http_info())
         version: str | None = headers.get("X-Influxdb-Version")
         return version
 
-    def client(self) -> InfluxDBClient:
-        """The client for queries and administration; use it inside of `mapped`. Raises `StorageClosed`."""
+    def ask(self, question: Callable[[InfluxDBClient], Answer]) -> Answer:
+        """What the server answers to a query or an administrative call; the answer has to be read to its end inside
+        of `question`. Raises `UpstreamError`, `StorageClosed`."""
         self._check_open()
-        return self._asking
+        with mapped(self._settings.shown, asking=True):
+            return question(self._asking)
 
     def close(self) -> None:
         """Close for good. Requests under way may end. Idempotent."""

@@ -11,12 +11,13 @@ from typing import Any, Literal
 from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version
 from edgedepot.storage.clock import SystemClock
 from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
+from edgedepot.storage.influxdb import read, tasks
 from edgedepot.storage.influxdb.line import tag_value
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Duration, check_settings
 from edgedepot.storage.influxdb.write import Sender, lines_of
-from edgedepot.storage.query import Function
-from edgedepot.storage.reading import Reading, check_model, device_id_of
+from edgedepot.storage.query import Aggregation, Function, Scope, Selection
+from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt, Refusal
 
 
@@ -133,7 +134,8 @@ class InfluxDBStorage(BaseStorage):
         limit: int | None = None,
         order: str = "-timestamp",
     ) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        selection = Selection.of(Scope.of(reading_model, device, start, end), fields, limit, order)
+        return read.select_readings(self._link, self._settings.bucket, self._confinement(), selection)
 
     def aggregate(
         self,
@@ -148,7 +150,61 @@ class InfluxDBStorage(BaseStorage):
         group_by: Literal["device"] | None = None,
         fill: Literal["null", "previous"] | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        raise NotImplementedError
+        scope = Scope.of(reading_model, device, start, end)
+        asked = Aggregation.of(scope, field, function, interval, tz, group_by, fill)
+        return asked.answer(read.aggregate(self._link, self._settings.bucket, self._confinement(), asked))
+
+    def delete_readings(
+        self,
+        reading_model: type[Reading],
+        device: object = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> None:
+        """Delete this gateway's readings; None, as the server does not tell how many. Without a `gateway_id` it is a
+        `ConfigError`."""
+        scope, gateway_id = Scope.of(reading_model, device, start, end), self._own_gateway()
+        read.delete_readings(self._link, self._settings, gateway_id, scope)
+
+    def devices(self) -> list[Device]:
+        """The devices that have points with our tags in the bucket, by id."""
+        return read.devices(self._link, self._settings.bucket, self._confinement())
+
+    def create_bucket(self, retention: str | timedelta | None = None) -> None:
+        """Make the bucket if it is not there. The server deletes readings older than `retention`, such as "90 days";
+        with None it keeps them. Raises `ConfigError` where a bucket of that name keeps them for another time.
+
+        The token needs the right to make buckets in the organisation.
+        """
+        tasks.create_bucket(self._link, self._settings, retention)
+
+    def create_downsampling_task(
+        self,
+        reading_model: type[Reading],
+        bucket: str,
+        interval: str | timedelta,
+        function: Function = "avg",
+        *,
+        fields: Sequence[str] | None = None,
+        tz: str = "UTC",
+        every: str | timedelta | None = None,
+        lookback: str | timedelta = "7 days",
+        delay: str | timedelta = "1 minute",
+    ) -> str:
+        """Have the server write an aggregate of each device and interval into another bucket, and go on doing so; the
+        name of its task. A task of that name that is there is replaced.
+
+        There the measurement, the tags and the names of the fields are the same, so that this reading model reads that
+        bucket too: one bucket is for one function. Each point has the time at which its interval starts. `fields` are
+        those that the function takes, where not given; the intervals are those of `aggregate`. The task runs `every` so
+        often (an hour, or the interval if that is shorter), `delay` after the full time, and makes all intervals that
+        ended within the last `lookback` again: so long may a reading take to get here.
+
+        The token needs the rights to manage tasks and to read and write both buckets. Raises `InvalidValue`.
+        """
+        scope = Scope.of(reading_model, None, None, None)
+        asked = tasks.check_downsampling(scope, fields, interval, function, tz, every, lookback, delay)
+        return tasks.create_downsampling_task(self._link, self._settings, self._confinement(), bucket, asked)
 
     def health_check(self) -> dict[str, Any]:
         """``{"status", "message", "version"}``: whether the server would take writes with this token, org and bucket.

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgedepot.storage.base import StoreRow, Version
 from edgedepot.storage.errors import DataRefused, InvalidValue, Overloaded
-from edgedepot.storage.influxdb.errors import is_too_large
+from edgedepot.storage.influxdb.errors import status_of
 from edgedepot.storage.influxdb.line import EARLIEST, LATEST, encoder_of, head_of
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.query import micros_of
@@ -96,7 +96,7 @@ class Sender:
         try:
             self._link.send(body)
         except Overloaded as exc:
-            if not is_too_large(exc):
+            if status_of(exc) != 413:
                 raise
             if len(lines) == 1:
                 raise DataRefused(f"a single reading of {len(body)} bytes is too large: {exc}") from exc

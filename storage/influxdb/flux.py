@@ -1,0 +1,294 @@
+"""The text of every query. Values travel beside it as bound parameters, which the server knows as options.
+
+What stands in the text comes from declared models (names of letters, digits and _) and from checked intervals. The
+order of steps follows Flux's documentation, https://docs.influxdata.com/flux/v0/stdlib/universe/; each step that looks
+superfluous keeps clear of a trap that is named beside it, and tests/storage/influxdb/test_flux.py has a text for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, tzinfo
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from edgedepot.storage.clock import from_micros
+from edgedepot.storage.influxdb.line import EARLIEST, LATEST
+from edgedepot.storage.interval import Interval
+from edgedepot.storage.query import FUNCTIONS, Aggregation, Function, Scope, Selection
+
+ORDER = "_order"
+"""A column that sorts readings upwards in the order asked for."""
+TEXT_MARK = "="
+"""What texts begin with in pivoted answers: an answer is CSV, where an empty text would read as null."""
+
+_FLUX = {name: "mean" if name == "avg" else name for name in FUNCTIONS}
+_UNITS = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
+
+# Flux counts days from 1970-01-01, a Thursday, and months from there; ours are counted from Monday 2000-01-03 and
+# from 2000-01-01.
+_DAYS_APART = (date(2000, 1, 3) - date(1970, 1, 1)).days
+_MONTHS_APART = 360
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A text, and the values of the options in it: texts, whole numbers, and aware datetimes."""
+
+    text: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Downsampling:
+    """What a task does: `delay` after each full `every` it makes the windows of the last `lookback` again."""
+
+    scope: Scope
+    fields: tuple[str, ...]
+    function: Function
+    interval: Interval
+    zone: tzinfo
+    every: Interval
+    delay: Interval
+    lookback: Interval
+
+
+def range_of(scope: Scope) -> tuple[int, int]:
+    """What is asked for, in microseconds, within what InfluxDB can keep; empty where the first is not the smaller."""
+    start = EARLIEST if scope.start is None else max(scope.start, EARLIEST)
+    return start, LATEST if scope.end is None else min(scope.end, LATEST)
+
+
+def select_readings(bucket: str, gateway_id: str | None, selection: Selection) -> Query:
+    """The readings of a selection as one table, a row for each reading and a column for each field.
+
+    Ordered by timestamp and cut to the limit where the order is by that; else all of them, in any order.
+    """
+    scope = selection.scope
+    source, options = _source(bucket, gateway_id, scope, [*(spec.name for spec in scope.model.__fields__), "quality"])
+    steps = [*source]
+    by_time = selection.order == "timestamp"
+    if by_time and selection.limit is not None:
+        options["rowLimit"] = selection.limit
+        # Each field of each device comes as a table of its own, ordered by time: the newest n readings of a device are
+        # among the newest n of each of its fields. The limit of the whole answer comes below.
+        steps.append("tail(n: rowLimit)" if selection.descending else "limit(n: rowLimit)")
+    steps += [
+        'pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")',
+        "group()",  # else every series has its own limit and its own order
+        'drop(columns: ["_start", "_stop", "_measurement"])',
+        *_mapped(selection),
+    ]
+    if by_time:
+        # `sort` has one direction for all of its columns, while ties go upwards in either.
+        first = ORDER if selection.descending else "_time"
+        steps.append(f'sort(columns: ["{first}", "gateway_id", "device_id"])')
+    if "rowLimit" in options:
+        steps.append("limit(n: rowLimit)")
+    return Query(_pipe(steps), options)
+
+
+def _mapped(selection: Selection) -> list[str]:
+    """The step that adds what order and texts need, where they need it."""
+    shown = {*selection.columns, selection.order}
+    parts = [
+        f'{spec.name}: if exists r.{spec.name} then "{TEXT_MARK}" + r.{spec.name} else ""'
+        for spec in selection.scope.model.__fields__
+        if spec.type is str and spec.name in shown
+    ]
+    if selection.order == "timestamp" and selection.descending:
+        parts.append(f"{ORDER}: -int(v: r._time)")
+    return [f"map(fn: (r) => ({{r with {', '.join(parts)}}}))"] if parts else []
+
+
+def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
+    """The aggregate of each device and bucket that the call tells apart, in any order.
+
+    Rows carry ``_value``, ``device_id`` where grouped, and the start of their window in the column `window_column`;
+    where the range cuts into a window that is the start of the range.
+    """
+    imports, window = _window(asked)
+    head, options = _values(bucket, gateway_id, asked)
+    if window and isinstance(asked.zone, ZoneInfo):
+        options["zoneName"] = asked.zone.key
+    keys = ["device_id"] if asked.by_device else []
+    if asked.function in ("first", "last"):
+        steps = [*head, *_edge_value(asked, keys, window)]
+    else:
+        # Across several series, tables and gateways: without `group` each series answers apart.
+        steps = [*head, _group(keys)]
+        function = _FLUX[asked.function]
+        if window:
+            # `timeSrc` labels a window by its start, where the default is its end. Windows without a value are left
+            # out: what fills them is the same for every storage.
+            steps.append(f'aggregateWindow({window}, fn: {function}, timeSrc: "_start", createEmpty: false)')
+        else:
+            steps.append(f"{function}()")
+    return Query(imports + _pipe(steps), options)
+
+
+def window_column(asked: Aggregation) -> str:
+    """The column of `aggregate` that tells where a window starts."""
+    return "_start" if asked.function in ("first", "last") else "_time"
+
+
+def is_of_column(asked: Aggregation) -> bool:
+    """Whether the aggregate is one of timestamps or device ids, which are no fields."""
+    return asked.field.name in ("timestamp", "device_id")
+
+
+def _values(bucket: str, gateway_id: str | None, asked: Aggregation) -> tuple[list[str], dict[str, Any]]:
+    """What an aggregate is made of: rows with ``_value``."""
+    if not is_of_column(asked):
+        return _source(bucket, gateway_id, asked.scope, [asked.field.name])
+    names = [spec.name for spec in asked.scope.model.__fields__]
+    source, options = _source(bucket, gateway_id, asked.scope, names)
+    value = "int(v: r._time)" if asked.field.name == "timestamp" else "r.device_id"
+    return [
+        *source,
+        # A point is there once for each of its fields. Without the columns that differ these are the same, and the
+        # tables of a series become one.
+        'drop(columns: ["_field", "_value", "_measurement"])',
+        'unique(column: "_time")',
+        f"map(fn: (r) => ({{r with _value: {value}}}))",
+    ], options
+
+
+def _edge_value(asked: Aggregation, keys: list[str], window: str) -> list[str]:
+    """The first or last value by time, ties by gateway and device.
+
+    `first` and `last` take a table's first and last row as it lies, and `group` merges tables in no order: hence the
+    sorting, of what is left when each series has been reduced to one row by itself.
+    """
+    steps = [f"window({window}, createEmpty: false)"] if window else []
+    if not is_of_column(asked):  # these rows come from several tables already
+        steps.append(f"{asked.function}()")
+    return [
+        *steps,
+        _group(["_start", *keys] if window else keys),
+        'sort(columns: ["_time", "gateway_id", "device_id"])',
+        f"{asked.function}()",
+    ]
+
+
+def _window(asked: Aggregation) -> tuple[str, str]:
+    """Imports and arguments that say how windows lie; both empty without an interval."""
+    if asked.interval is None:
+        return "", ""
+    if isinstance(asked.zone, ZoneInfo):
+        window = f"{windows_of(asked.interval)}, location: timezone.location(name: zoneName)"
+        return 'import "timezone"\n\n', window
+    return "", windows_of(asked.interval)
+
+
+def windows_of(interval: Interval) -> str:
+    """The arguments that say how long windows are and where they begin."""
+    days = _DAYS_APART % interval.days if interval.days else 0
+    months = _MONTHS_APART % interval.months if interval.months else 0
+    offset = f"{days}d" if days else f"{months}mo" if months else ""
+    return f"every: {duration(interval)}" + (f", offset: {offset}" if offset else "")
+
+
+def duration(interval: Interval) -> str:
+    """An interval as a duration literal. A day is 24 hours of the clock on the wall where windows have a location."""
+    if interval.months:
+        return f"{interval.months}mo"
+    if interval.days:
+        return f"{interval.days}d"
+    unit, micros = next((unit, micros) for unit, micros in _UNITS if interval.micros % micros == 0)
+    return f"{interval.micros // micros}{unit}"
+
+
+def devices(bucket: str, gateway_id: str | None) -> Query:
+    """The first and the last point of every series of ours, of whatever type."""
+    options = {"bucketName": bucket} | _range_options(EARLIEST, LATEST)
+    steps = ["from(bucket: bucketName)", "range(start: rangeStart, stop: rangeStop)"]
+    steps.append("filter(fn: (r) => exists r.device_id and exists r.gateway_id)")
+    if gateway_id is not None:
+        options["gatewayId"] = gateway_id
+        steps.append("filter(fn: (r) => r.gateway_id == gatewayId)")
+    text = f"points = {_pipe(steps)}\n"
+    for function in ("first", "last"):
+        text += f'\npoints |> {function}() |> drop(columns: ["_value"]) |> yield(name: "{function}")'
+    return Query(text, options)
+
+
+def _source(
+    bucket: str, gateway_id: str | None, scope: Scope, fields: Sequence[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """The points that a scope has, of these fields: a table for each series and field, ordered by time.
+
+    `range` is obligatory; its start belongs to it, its stop does not.
+    """
+    options = {"bucketName": bucket} | _range_options(*range_of(scope))
+    steps = ["from(bucket: bucketName)", "range(start: rangeStart, stop: rangeStop)", fields_filter(scope, fields)]
+    if gateway_id is not None:
+        options["gatewayId"] = gateway_id
+        steps.append("filter(fn: (r) => r.gateway_id == gatewayId)")
+    if scope.device_id is not None:
+        options["deviceId"] = scope.device_id
+        steps.append("filter(fn: (r) => r.device_id == deviceId)")
+    return steps, options
+
+
+def fields_filter(scope: Scope, fields: Sequence[str]) -> str:
+    """The step that leaves the model's measurement and these fields."""
+    named = " or ".join(f'r._field == "{name}"' for name in fields)
+    return f'filter(fn: (r) => r._measurement == "{scope.model.__measurement__}" and ({named}))'
+
+
+def _range_options(start: int, stop: int) -> dict[str, Any]:
+    return {"rangeStart": from_micros(start), "rangeStop": from_micros(stop)}
+
+
+def _group(keys: Sequence[str]) -> str:
+    return f"group(columns: [{', '.join(map(quoted, keys))}])" if keys else "group()"
+
+
+def _pipe(steps: Sequence[str]) -> str:
+    return "\n    |> ".join(steps)
+
+
+def downsampling_task(
+    name: str, source: str, target: str, org: str, gateway_id: str | None, asked: Downsampling
+) -> str:
+    """The text of a task, which takes no options: what varies stands in it, quoted."""
+    zone = ""
+    imports = ['import "date"']
+    if isinstance(asked.zone, ZoneInfo):
+        imports.append('import "timezone"')
+        zone = f"option location = timezone.location(name: {quoted(asked.zone.key)})\n"
+    width = duration(asked.interval)
+    first_of_them = f"date.sub(d: {width}, from: date.sub(d: {duration(asked.lookback)}, from: now()))"
+    steps = [
+        f"from(bucket: {quoted(source)})",
+        f"range(start: begin, stop: date.add(d: {width}, to: now()))",
+        fields_filter(asked.scope, asked.fields),
+        *([] if gateway_id is None else [f"filter(fn: (r) => r.gateway_id == {quoted(gateway_id)})"]),
+        f"window({windows_of(asked.interval)}, createEmpty: false)",
+        # The first window may be cut short by the range, and the last ones are not over yet.
+        "filter(fn: (r) => r._start > begin and r._stop <= now())",
+        f"{_FLUX[asked.function]}()",
+        'duplicate(column: "_start", as: "_time")',
+        "window(every: inf)",
+        f"to(bucket: {quoted(target)}, org: {quoted(org)})",
+    ]
+    options = (
+        f"option task = {{name: {quoted(name)}, every: {duration(asked.every)}, offset: {duration(asked.delay)}}}\n"
+    )
+    return "\n".join(imports) + f"\n\n{options}{zone}\nbegin = {first_of_them}\n\n{_pipe(steps)}\n"
+
+
+def quoted(text: str) -> str:
+    """A Flux string literal, for the one text that has no options: a task's.
+
+    https://docs.influxdata.com/flux/v0/spec/lexical-elements/#string-literals: a ``$`` before a brace would begin an
+    expression; bytes can be given in hexadecimal.
+    """
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${")
+    return f'"{"".join(char if char.isprintable() else _hexadecimal(char) for char in escaped)}"'
+
+
+def _hexadecimal(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode())

@@ -1,0 +1,129 @@
+"""Questions to the server, and their answers as rows of the contract."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from influxdb_client.client.influxdb_client import InfluxDBClient
+
+from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.influxdb import flux
+from edgedepot.storage.influxdb.link import Link
+from edgedepot.storage.influxdb.settings import Settings
+from edgedepot.storage.query import Aggregation, Scope, Selection
+from edgedepot.storage.reading import Device
+
+Record = dict[str, Any]
+
+
+def select_readings(link: Link, bucket: str, gateway_id: str | None, selection: Selection) -> list[dict[str, Any]]:
+    """The rows of a `query_readings` call."""
+    start, stop = flux.range_of(selection.scope)
+    if start >= stop or selection.limit == 0:
+        return []
+    records = _ask(link, flux.select_readings(bucket, gateway_id, selection))
+    kinds = {spec.name: spec.type for spec in selection.scope.model.__fields__}
+    for name, kind in kinds.items():
+        for record in records:
+            record[name] = _of_pivot(record.get(name), kind)
+    # Sorted twice, as sorting keeps the order of equals: ties go upwards in either direction, null is before values.
+    records.sort(key=lambda record: (record.get("gateway_id") or "", record["device_id"], record["_time"]))
+    order = "_time" if selection.order == "timestamp" else selection.order
+    records.sort(key=lambda record: _sort_key(record[order]), reverse=selection.descending)
+    return [_row(record, selection, gateway_id is None) for record in records[: selection.limit]]
+
+
+def _row(record: Record, selection: Selection, spans_gateways: bool) -> dict[str, Any]:
+    row = {"gateway_id": record.get("gateway_id")} if spans_gateways else {}
+    row |= {"device_id": record["device_id"], "timestamp": record["_time"]}
+    # A quality of 0 clears the flags of an earlier version.
+    return row | {name: record.get(name) or None if name == "quality" else record[name] for name in selection.columns}
+
+
+def _of_pivot(value: Any, kind: type) -> Any:
+    if kind is str:
+        return None if value is None else value.removeprefix(flux.TEXT_MARK)
+    return float(value) if kind is float and value is not None else value
+
+
+def _sort_key(value: Any) -> tuple[bool, Any]:
+    return (value is not None, value)
+
+
+def aggregate(
+    link: Link, bucket: str, gateway_id: str | None, asked: Aggregation
+) -> list[tuple[str | None, int | None, Any]]:
+    """The rows of an `aggregate` call: ``(device_id, bucket, result)``; empty buckets are absent."""
+    start, stop = flux.range_of(asked.scope)
+    if start >= stop:
+        return []
+    found = []
+    for record in _ask(link, flux.aggregate(bucket, gateway_id, asked)):
+        device = record["device_id"] if asked.by_device else None
+        found.append((device, _bucket(record, asked), _result(record["_value"], asked)))
+    return sorted(found, key=lambda row: (row[0] or "", row[1] or 0))
+
+
+def _bucket(record: Record, asked: Aggregation) -> int | None:
+    """The bucket's start. Flux cuts its first window to the range and labels it with that
+    (https://github.com/influxdata/flux/issues/4979): from there it is down to the bucket's own start."""
+    if asked.interval is None:
+        return None
+    return asked.interval.floor(to_micros(record[flux.window_column(asked)]), asked.zone)
+
+
+def _result(value: Any, asked: Aggregation) -> Any:
+    if asked.function == "count":
+        return value
+    if asked.field.type is datetime:
+        return from_micros(value // 1000)
+    if asked.field.type is str:
+        return value or ""  # rows are there for values alone: one that reads as null is an empty text
+    return float(value) if asked.field.type is float else value
+
+
+def devices(link: Link, bucket: str, gateway_id: str | None) -> list[Device]:
+    """The devices that have points of ours, by id."""
+    seen: dict[str, list[datetime]] = {}
+    for record in _ask(link, flux.devices(bucket, gateway_id)):
+        seen.setdefault(record["device_id"], []).append(record["_time"])
+    return [Device(name, first_seen=min(times), last_seen=max(times)) for name, times in sorted(seen.items())]
+
+
+def delete_readings(link: Link, settings: Settings, gateway_id: str, scope: Scope) -> None:
+    """Delete what the scope says, of one gateway."""
+    start, stop = flux.range_of(scope)
+    if start < stop:
+        # The stop of a delete belongs to it, unlike the stop of a range.
+        moments = rfc3339(start * 1000), rfc3339(stop * 1000 - 1)
+        predicate = delete_predicate(gateway_id, scope)
+        link.ask(lambda client: client.delete_api().delete(*moments, predicate, settings.bucket, settings.org))
+
+
+def delete_predicate(gateway_id: str, scope: Scope) -> str:
+    """Which series to delete. There is no more than AND and =; values stand in double quotes, with InfluxQL's escapes.
+
+    https://docs.influxdata.com/influxdb/v2/reference/syntax/delete-predicate/
+    """
+    named = {"_measurement": scope.model.__measurement__, "gateway_id": gateway_id, "device_id": scope.device_id}
+    return " AND ".join(f"{name}={_in_quotes(value)}" for name, value in named.items() if value is not None)
+
+
+def _in_quotes(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """A time in nanoseconds since 1970 UTC, to the nanosecond."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{from_micros(seconds * 1_000_000):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def _ask(link: Link, query: flux.Query) -> list[Record]:
+    def records(client: InfluxDBClient) -> list[Record]:
+        stream = client.query_api().query_stream(query.text, params=query.options)
+        return [record.values for record in stream]
+
+    return link.ask(records)
