@@ -1,0 +1,317 @@
+"""The command line as a person meets it: the console script, its output, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedepot import Field, Reading, SQLiteStorage
+
+PROGRAM = Path(sys.executable).with_name("edgedepot")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Weather(Reading):
+    temperature: float = Field(unit="°C")
+    humidity: float | None = None
+    raining: bool | None = None
+    note: str | None = None
+
+
+def edgedepot(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(PROGRAM), *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
+
+
+def output(*arguments: str | Path, cwd: Path | None = None) -> str:
+    done = edgedepot(*arguments, cwd=cwd)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "\x1b" not in done.stdout, "colours, and yet no terminal"
+    return done.stdout
+
+
+def complaint(*arguments: str | Path, code: int = 2, cwd: Path | None = None) -> str:
+    """What a wrong command says; never a traceback."""
+    done = edgedepot(*arguments, cwd=cwd)
+    assert (done.returncode, done.stdout) == (code, ""), done
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with some readings, and the file of its gateway."""
+    folder = tmp_path_factory.mktemp("gateway")
+    with SQLiteStorage(folder / "gateway.db", gateway_id="roof") as store:
+        store.add_cursor("central")
+        rows = [
+            ("mast", START + timedelta(minutes=20 * index), {"temperature": 20.0 + index, "raining": index == 1})
+            for index in range(4)
+        ]
+        store.store_readings(Weather, rows).wait()
+        store.store_reading(Weather, "cellar [b]", START, {"temperature": 1 / 3, "note": 'a "b", c'}).wait()
+    (folder / "gateway.toml").write_text('[gateway]\nid = "roof"\n[storage]\npath = "gateway.db"\n')
+    return folder
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["status"], ["ledger"], ["query"]])
+def test_help_teaches_with_examples(command: list[str]) -> None:
+    text = output(*command, "--help")
+    assert f"edgedepot {' '.join(command)}" in text
+    assert "gateway.toml" in text
+
+
+def test_version() -> None:
+    name, version = output("--version").split()
+    assert name == "edgedepot"
+    assert version[0].isdigit()
+
+
+@pytest.mark.parametrize("command", ["run", "check", "status", "ledger", "query"])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("gateway.toml", None, "gateway.toml: cannot be read: No such file or directory"),
+        ("gateway.toml", "[storage]\npath = 3", "gateway.toml: storage.path: found 3, expected a path"),
+        ("gateway.toml", "[storage", "gateway.toml:1: Expected ']' at the end of a table declaration, up to the end"),
+    ],
+)
+def test_a_wrong_file_is_said_in_one_line(
+    tmp_path: Path, command: str, name: str, content: str | None, expected: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    arguments = [command, name] + (["weather"] if command == "query" else [])
+    assert complaint(*arguments, cwd=tmp_path) == expected + "\n"
+
+
+@pytest.mark.parametrize("command", ["status", "ledger", "query"])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("gateway.db", None, "gateway.db: cannot be read: No such file or directory"),
+        ("gateway.db", b"", "gateway.db: is no store's database; expected one, or a gateway's file, gateway.toml"),
+        ("notes.txt", b"hello", "notes.txt: is no store's database; expected one, or a gateway's file, gateway.toml"),
+        ("gateway.db", b"SQLite format 3\0junk", "gateway.db cannot be read as a store: file is not a database"),
+        (".", None, ".: cannot be read: Is a directory"),
+    ],
+)
+def test_what_is_no_store_is_said_in_one_line(
+    tmp_path: Path, command: str, name: str, content: bytes | None, expected: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    arguments = [command, name] + (["weather"] if command == "query" else [])
+    assert complaint(*arguments, cwd=tmp_path) == expected + "\n"
+
+
+def test_a_database_of_another_program(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("CREATE TABLE t (x)")
+    other.close()
+    assert complaint("ledger", "other.db", cwd=tmp_path) == (
+        "other.db is an SQLite file of another program; name a new file for the store\n"
+    )
+
+
+def test_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text('[storage]\npath = "gateway.db"\n')
+    assert complaint("status", "gateway.toml", cwd=tmp_path) == "gateway.db does not exist\n"
+
+
+def test_every_mistake_in_a_file_gets_a_line(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text("[storage]\npth = 'x'\n[drivers.mast]\ntype = 'serail'\n")
+    lines = [
+        'gateway.toml: storage.pth: unknown key (did you mean "path"?)',
+        "gateway.toml: storage.path: missing, expected a path",
+        'gateway.toml: drivers.mast.type: found "serail", expected one of mqtt, serial, or a dotted path'
+        ' (did you mean "serial"?)',
+    ]
+    for command in ("check", "run"):
+        assert complaint(command, "gateway.toml", cwd=tmp_path).splitlines() == lines
+
+
+def test_check_says_what_would_be_done_and_no_secrets(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(
+        '[gateway]\nid = "roof"\n[storage]\npath = "gateway.db"\n[models.weather]\n'
+        'temperature = { type = "float", unit = "°C", range = [-40, 80] }\n'
+        'raining = { type = "bool", required = false }\n'
+        '[drivers.garden]\ntype = "mqtt"\nurl = "mqtt://me:hush@localhost"\ntopic = "garden/{device_id}"\n'
+        'model = "weather"\n[upstreams.central]\nengine = "timescaledb"\nurl = "postgresql://me:hush@central/iot"\n'
+    )
+    assert output("check", "gateway.toml", cwd=tmp_path) == (
+        "gateway.toml is good.\n"
+        "\n"
+        "gateway   roof\n"
+        "store     sqlite path=gateway.db\n"
+        "model     weather: temperature float °C -40..80, raining bool (may be absent)\n"
+        'driver    garden: mqtt url="mqtt://me:***@localhost" topic="garden/{device_id}" model=weather\n'
+        'upstream  central: timescaledb url="postgresql://me:***@central/iot"\n'
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]
+
+
+def test_ledger(folder: Path) -> None:
+    text = output("ledger", folder / "gateway.toml")
+    assert text == output("ledger", folder / "gateway.db")
+    table = [line.split() for line in text.splitlines()]
+    assert ["direct", "5", "5", "0", "0", "0"] in table
+    assert ["central", "5", "5", "0", "0", "0", "0"] in table
+    assert text.endswith("\nThe books balance.\n")
+
+
+def test_ledger_as_json(folder: Path) -> None:
+    books = json.loads(output("ledger", folder / "gateway.db", "--json"))
+    assert (books["balanced"], books["problems"]) == (True, [])
+    assert books["sources"]["direct"]["new"] == 5
+    assert books["upstreams"]["central"]["pending"] == 5
+
+
+def test_a_ledger_that_does_not_balance(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "gateway.db") as store:
+        store.store_reading(Weather, "mast", START, {"temperature": 20.0})
+    with sqlite3.connect(tmp_path / "gateway.db") as store_file:
+        store_file.execute("UPDATE books SET duplicates = 7")
+    store_file.close()
+    done = edgedepot("ledger", tmp_path / "gateway.db")
+    assert done.returncode == 1
+    assert done.stdout.endswith(
+        "source direct: 1 readings were decoded, 8 are accounted for\nThe books do not balance.\n"
+    )
+    done = edgedepot("ledger", tmp_path / "gateway.db", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["balanced"] is False
+
+
+def test_status_of_a_gateway_that_does_not_run(folder: Path) -> None:
+    text = output("status", folder / "gateway.toml")
+    assert text.startswith("Gateway roof is not running\n")
+    assert "1 model, 2 devices, newest reading " in text
+    assert "days ago" in text
+    assert ["central", "5", "0", "0"] in [line.split() for line in text.splitlines()]
+
+
+def test_query_as_a_table(folder: Path) -> None:
+    lines = output("query", folder / "gateway.toml", "weather", "--limit", "2").splitlines()
+    assert [line.split() for line in lines] == [
+        ["temperature"],
+        ["device_id", "timestamp", "°C", "humidity", "raining", "note"],
+        ["─" * len(lines[2])],
+        ["mast", "2026-01-01T01:00:00+00:00", "23", "no"],
+        ["mast", "2026-01-01T00:40:00+00:00", "22", "no"],
+        ["2", "rows"],
+    ]
+
+
+def query_json(folder: Path, *options: str) -> Any:
+    return json.loads(output("query", folder / "gateway.db", "weather", "--json", *options))
+
+
+def test_query_as_json_has_everything(folder: Path) -> None:
+    assert query_json(folder, "--order", "temperature", "--limit", "1") == [
+        {
+            "device_id": "cellar [b]",
+            "timestamp": "2026-01-01T00:00:00+00:00",
+            "temperature": 1 / 3,
+            "humidity": None,
+            "raining": None,
+            "note": 'a "b", c',
+        }
+    ]
+
+
+def test_query_as_csv(folder: Path) -> None:
+    options = ["--order", "temperature", "--fields", "temperature,raining,note", "--limit", "2", "--csv"]
+    assert output("query", folder / "gateway.db", "weather", *options) == (
+        "device_id,timestamp,temperature,raining,note\n"
+        'cellar [b],2026-01-01T00:00:00+00:00,0.3333333333333333,,"a ""b"", c"\n'
+        "mast,2026-01-01T00:00:00+00:00,20.0,false,\n"
+    )
+
+
+def test_a_name_in_brackets_is_no_style(folder: Path) -> None:
+    assert "cellar [b]  " in output("query", folder / "gateway.db", "weather")
+
+
+@pytest.mark.parametrize(
+    ("options", "temperatures"),
+    [
+        (["--device", "mast"], [23, 22, 21, 20]),
+        (["--device", "mast", "--order", "timestamp"], [20, 21, 22, 23]),
+        (["--start", "2026-01-01T00:20:00Z", "--end", "2026-01-01T01:00:00+00:00"], [22, 21]),
+        (["--start", "2026-01-01T01:40", "--tz", "Europe/Zurich"], [23, 22]),
+        (["--start", "2026-01-01", "--device", "mast", "--tz", "Europe/Zurich", "--limit", "1"], [23]),
+        (["--last", "1h"], []),
+        (["--last", "5000d", "--device", "mast", "--limit", "1"], [23]),
+    ],
+)
+def test_which_readings(folder: Path, options: list[str], temperatures: list[int]) -> None:
+    assert [row["temperature"] for row in query_json(folder, *options)] == temperatures
+
+
+def test_times_are_shown_in_the_zone(folder: Path) -> None:
+    (row,) = query_json(folder, "--limit", "1", "--tz", "Asia/Kolkata")
+    assert row["timestamp"] == "2026-01-01T06:30:00+05:30"
+
+
+def test_one_figure(folder: Path) -> None:
+    options = ["--aggregate", "max", "--field", "temperature"]
+    assert query_json(folder, *options) == [{"result": 23}]
+    assert query_json(folder, *options, "--group-by", "device") == [
+        {"device_id": "cellar [b]", "result": 1 / 3},
+        {"device_id": "mast", "result": 23},
+    ]
+    lines = output("query", folder / "gateway.db", "weather", *options).splitlines()
+    assert [line.strip() for line in lines if "─" not in line] == ["max temperature", "°C", "23", "1 row"]
+
+
+def test_a_figure_for_each_interval(folder: Path) -> None:
+    options = ["--aggregate", "avg", "--field", "temperature", "--interval", "30m", "--device", "mast"]
+    assert query_json(folder, *options, "--tz", "Asia/Kolkata") == [
+        {"bucket": "2026-01-01T05:30:00+05:30", "result": 20.5},
+        {"bucket": "2026-01-01T06:00:00+05:30", "result": 22},
+        {"bucket": "2026-01-01T06:30:00+05:30", "result": 23},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["wether"], 'no model "wether" (did you mean "weather"?); there are: weather'),
+        (["weather", "--fields", "speed"], "Weather has no field 'speed'; its fields are temperature, "),
+        (["weather", "--start", "soon"], '--start: found "soon", expected a time such as 2026-01-31T12:00:00+01:00'),
+        (
+            ["weather", "--end", "2026-01-01"],
+            '--end: "2026-01-01" has no zone: write 2026-01-01T00:00:00Z or the like, or give --tz',
+        ),
+        (["weather", "--tz", "Europe/Zürich"], "time zone 'Europe/Zürich' is not known here"),
+        (["weather", "--last", "long"], "--last: found 'long', expected a duration"),
+        (["weather", "--last", "1h", "--start", "2026-01-01T00:00:00Z"], "--last goes neither with --start nor with"),
+        (["weather", "--interval", "1h"], "--interval goes with --aggregate"),
+        (["weather", "--aggregate", "avg"], "--aggregate goes with --field"),
+        (["weather", "--aggregate", "avg", "--field", "note"], "avg needs a float or int field; note is str"),
+        (["weather", "--aggregate", "avg", "--field", "temperature", "--interval", "1x"], "interval '1x' is not"),
+        (["weather", "--aggregate", "avg", "--field", "temperature", "--limit", "1"], "--limit do not go with"),
+        (["weather", "--limit", "-1"], "Invalid value for '--limit'"),
+    ],
+)
+def test_a_question_that_cannot_be_answered(folder: Path, options: list[str], expected: str) -> None:
+    assert expected in complaint("query", folder / "gateway.db", *options)
+
+
+def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "gateway.db") as store:
+        rows = [("mast", START + timedelta(seconds=index), {"temperature": 20.0}) for index in range(101)]
+        store.store_readings(Weather, rows)
+    done = edgedepot("query", tmp_path / "gateway.db", "weather")
+    assert done.stdout.count("mast") == 100
+    assert done.stderr == "The first 100; --limit shows more, --json and --csv show all.\n"
+    assert output("query", tmp_path / "gateway.db", "weather", "--limit", "200").count("mast") == 101
+    assert output("query", tmp_path / "gateway.db", "weather", "--csv").count("mast") == 101
