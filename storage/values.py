@@ -25,6 +25,7 @@ _TRUTH = {
 }  # fmt: skip
 
 Row = tuple[Any, ...]
+Data = Mapping[str, Any]
 
 
 class Quality(IntFlag):
@@ -157,6 +158,11 @@ class RowMaker:
             raise InvalidValue(f"{self._model_name}: {describe(flaws)}")
         return row
 
+    def with_head(self, *head: str) -> Callable[..., Row | None]:
+        """Code that makes ``(*head, value, value, ...)`` of ``(*head, data)`` in one step, for rows whose quality is
+        known. Its answer is None where `make` has to look closer. Compiles: keep it. `head` are variable names."""
+        return _compile_fast(self._fields, head)
+
     def sift(self, data: Mapping[str, Any]) -> tuple[Row | None, list[Flaw]]:
         """The row of a reading from a device, and the fields that could not be stored.
 
@@ -172,6 +178,11 @@ class RowMaker:
             if value is not None and _is_outside(spec, value):
                 return int(Quality.OUT_OF_RANGE)
         return None
+
+    def merged_quality(self, old: int | None, new: int | None, values: tuple[Any, ...]) -> int | None:
+        """The quality of a merged reading: its range flag is what its values deserve now, other flags stay."""
+        flags = ((old or 0) | (new or 0)) & ~Quality.OUT_OF_RANGE
+        return int(flags | (self.quality_of((None, *values)) or 0)) or None
 
     def _convert_all(
         self, data: Mapping[str, Any], conversion: Callable[[Any, type], Any]
@@ -208,13 +219,14 @@ def _is_outside(spec: Spec, value: Any) -> bool:
     return (spec.low is not None and value < spec.low) or (spec.high is not None and value > spec.high)
 
 
-def _compile_fast(fields: Sequence[Spec]) -> Callable[[Mapping[str, Any]], Row | None]:
+def _compile_fast(fields: Sequence[Spec], head: Sequence[str] = ()) -> Callable[..., Row | None]:
     """Straight-line code for the ordinary case: every value present has its type. None for anything else.
 
     A loop over the fields costs five times as much for four floats. Only names checked at declaration, and numbers by
-    repr, get into the source.
+    repr, get into the source. With a head it takes and returns that, checks for names that are not declared, and leaves
+    the quality out.
     """
-    lines = ["def fast(data):", "    get = data.get"]
+    lines = [f"def fast({', '.join([*head, 'data'])}):", *(_strict(fields) if head else ()), "    get = data.get"]
     outside: list[str] = []
     for index, spec in enumerate(fields):
         cell = f"v{index}"
@@ -226,11 +238,18 @@ def _compile_fast(fields: Sequence[Spec]) -> Callable[[Mapping[str, Any]], Row |
     if not any(spec.required for spec in fields):
         lines.append(f"    if {' and '.join(f'v{i} is None' for i in range(len(fields))) or 'True'}: return None")
     quality = f"1 if {' or '.join(outside)} else None" if outside else "None"
-    lines.append(f"    return ({quality}, {cells})")
-    namespace: dict[str, Any] = {}
+    lines.append(f"    return ({', '.join(head or [quality])}, {cells})")
+    namespace: dict[str, Any] = {"names": frozenset(spec.name for spec in fields)}
     exec(compile("\n".join(lines), "<row maker>", "exec"), namespace)
-    made: Callable[[Mapping[str, Any]], Row | None] = namespace["fast"]
+    made: Callable[..., Row | None] = namespace["fast"]
     return made
+
+
+def _strict(fields: Sequence[Spec]) -> list[str]:
+    """Code that turns away what is no dict of declared names. Where all are required, their number tells."""
+    every = all(spec.required for spec in fields)
+    unknown = f"len(data) != {len(fields)}" if every else "not names.issuperset(data)"
+    return [f"    if data.__class__ is not dict or {unknown}: return None"]
 
 
 def _when_present(cell: str, guard: list[str]) -> list[str]:
