@@ -66,6 +66,7 @@ class Writer:
         self._queued_rows = 0
         self._wanted = QUEUED  # the highest rank that somebody waits for now
         self._flush_at = 0.0
+        self._commit_took = 0.0
         self._retry_at = 0.0
         self._sync_at = 0.0
         self._unsynced: list[Receipt] = []
@@ -89,7 +90,7 @@ class Writer:
             self._queue.append(item)
             self._queued_rows += item.weight
             if len(self._queue) == 1:
-                self._flush_at = self._clock.monotonic() + self._pace.flush_interval
+                self._flush_at = self._flush_after(self._clock.monotonic())
                 self._condition.notify_all()
             elif self._queued_rows >= self._pace.commit_rows:
                 self._condition.notify_all()
@@ -175,7 +176,8 @@ class Writer:
             except (sqlite3.Error, OSError) as exc:
                 self._note_trouble(exc)
             with self._condition:
-                self._flush_at = taken_at + self._pace.flush_interval
+                self._commit_took = self._clock.monotonic() - taken_at
+                self._flush_at = self._flush_after(taken_at)
                 closing = closing and (not self._queue or self.trouble is not None)
         self._abandon_queue()
 
@@ -194,6 +196,12 @@ class Writer:
             return self._retry_at - self._clock.monotonic()
         times = ([self._flush_at] if self._queue else []) + ([self._sync_at] if self._unsynced else [])
         return min(times) - self._clock.monotonic() if times else None
+
+    def _flush_after(self, moment: float) -> float:
+        """When to begin the commit of what came at that moment: so early that it is done within the flush interval,
+        for only that long a reading may be unsafe. The commit before tells how long one takes, within bounds."""
+        interval = self._pace.flush_interval
+        return moment + interval - min(2 * self._commit_took, interval / 4)
 
     def _commit(self, items: list[Item]) -> None:
         """Commit the items together; where one's data is the obstacle, one by one, so that the others get in."""
