@@ -34,6 +34,7 @@ _RULES: dict[str, tuple[type[UpstreamError], str]] = {
     "55P03": (Overloaded, "a table on {} is locked by somebody else: sending again later helps"),
     "57014": (Overloaded, "{} took longer than the statement timeout"),
     "57P": (Unreachable, "{} is going down or coming up"),
+    "URL": (Misconfigured, "an option in the url of {} is not what libpq takes"),
     "TLS": (Misconfigured, "no encrypted connection with {} in the way the url asks for: check sslmode, sslrootcert"),
 }
 _UNKNOWN = (Unreachable, "{} answered with an error that is not known here: it is tried again")
@@ -49,6 +50,7 @@ _WORDS = (
     (re.compile("permission denied for database"), "42501"),
     (re.compile("too many clients|too many connections|remaining connection slots"), "53300"),
     (re.compile("the database system is"), "57P03"),
+    (re.compile(r"invalid [\w ]*value|bad value for"), "URL"),
     (re.compile("does not support SSL, but SSL was required|root certificate file .* does not exist"), "TLS"),
 )
 

@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow, namedtuple_row
 from edgedepot.storage.errors import ConfigError, Misconfigured
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.timescale.statements import STATEMENTS
+from edgedepot.storage.values import text_problem
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -141,7 +142,7 @@ def _parse(url: object) -> dict[str, Any]:
     if not isinstance(url, str):
         raise ConfigError(f"TimescaleDB url is {type(url).__name__}, {_EXPECTED}")
     match = _URL.fullmatch(url)
-    if match is None:
+    if match is None or "\0" in url or text_problem(url):
         raise _config_error(url, _EXPECTED)
     if match["authority"].count("@") > 1 or "@" in (match["path"] or ""):
         raise _config_error(url, "in a user or password @ is written %40, : %3A, / %2F, ? %3F, % %25")
@@ -153,7 +154,18 @@ def _parse(url: object) -> dict[str, Any]:
     for port in str(parts.get("port") or 5432).split(","):
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise _config_error(url, f"the port is no number from 1 to 65535; {_EXPECTED}")
+    for host in str(parts.get("host") or "").split(","):
+        if not (host.startswith(("/", "@")) or _is_host(host)):
+            raise _config_error(url, f"the host is no name or address; {_EXPECTED}")
     return parts
+
+
+def _is_host(host: str) -> bool:
+    """Whether the resolver takes the name; it raises something else than its own errors for "a..b"."""
+    try:
+        return bool(host.encode("idna")) or not host
+    except UnicodeError:
+        return False
 
 
 def _config_error(url: str, problem: str) -> ConfigError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -23,18 +24,20 @@ from edgedepot.storage.receipt import Refusal
 from edgedepot.storage.timescale.schema import field_names, staging_of, table_of
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
-from edgedepot.storage.values import Row
+from edgedepot.storage.values import RowMaker
 
-Stamped = tuple[int, int, Row]
-"""``(store_epoch, gateway_seq, (quality, value...))``"""
-ByIdentity = dict[str, dict[int, Stamped]]
-"""By device, and for each device by timestamp in microseconds since 1970 UTC."""
+Cells = tuple[Any, ...]
+"""A row as the staging table has it: ``(device_id, timestamp, store_epoch, gateway_seq, quality, value, ...)``"""
+ByIdentity = dict[str, dict[int, Cells]]
+"""Rows by device, and for each device by timestamp."""
 
 # A timestamptz travels as microseconds since 2000-01-01 UTC in 64 bits; sent as an int8 it needs no datetime between.
 _POSTGRES_EPOCH = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 _KEY_TYPES = ("text", "int8", "int8", "int8", "int2")
 _COPY_TYPES = {float: "float8", int: "int8", bool: "bool", str: "text"}
 _LIMIT = 2**63
+_VERSION = slice(2, 4)
+_QUALITY = 4
 
 
 class Batch:
@@ -60,54 +63,71 @@ def collect(model: type[Reading], rows: Iterable[StoreRow], now: Callable[[], in
     Of versions the newest wins. Rows without a version merge in their order; they are applied after the versions.
     """
     batch = Batch()
-    make = model.__rows__.make
     count = 0
+    fast = _row_code(model.__rows__)
     for count, row in enumerate(rows, 1):
         try:
-            device, moment, data, quality, epoch, seq = row if isinstance(row, Version) else _unversioned(row)
-            versioned = epoch != 0 or seq != 0
-            kept = batch.versions if versioned else batch.direct
-            if type(device) is not str or device not in kept:
-                device = device_id_of(device)
-            micros = now() if moment is None and not versioned else micros_of(moment)
-            made = make(data)
-            if versioned or quality is not None:
+            # The common case is written out: at 100,000 rows a second each call counts.
+            if isinstance(row, Version) and (row[4] or row[5]):
+                kept = batch.versions
+                device, moment, data, quality, epoch, seq = row
+                if type(device) is not str or device not in kept:
+                    device = device_id_of(device)
+                micros = micros_of(moment) - _POSTGRES_EPOCH
                 if not (type(epoch) is int and type(seq) is int and 0 <= epoch < _LIMIT and 0 <= seq < _LIMIT):
                     raise InvalidValue(f"version ({epoch!r}, {seq!r}) is not two whole numbers from 0 to 2^63 - 1")
-                if quality != made[0]:
-                    made = (_checked_quality(quality), *made[1:])
+                if quality is not None:
+                    _check_quality(quality)
+                cells = fast(device, micros, epoch, seq, quality, data)
+                if cells is None:
+                    cells = (device, micros, epoch, seq, quality, *model.__rows__.make(data)[1:])
+            else:
+                kept = batch.direct
+                cells = _direct_cells(model, row, now)
+                device, micros = cells[:2]
         except InvalidValue as exc:
             batch.refused.append(Refusal(count - 1, str(exc)))
             continue
-        new = (epoch, seq, made)
         if device not in kept:
-            kept[device] = {micros: new}
-        elif (old := kept[device].setdefault(micros, new)) is not new:
-            kept[device][micros] = merged = _merged(old, new)
+            kept[device] = {micros: cells}
+        elif (old := kept[device].setdefault(micros, cells)) is not cells:
+            kept[device][micros] = merged = _merged(old, cells)
             batch.repeated += merged == old
     batch.good = count - len(batch.refused)
     return batch
 
 
-def _unversioned(row: object) -> tuple[Any, ...]:
-    if not isinstance(row, (tuple, list)) or len(row) != 3:
+@lru_cache(maxsize=256)
+def _row_code(maker: RowMaker) -> Callable[..., Cells | None]:
+    return maker.with_head("device", "micros", "epoch", "seq", "quality")
+
+
+def _direct_cells(model: type[Reading], row: object, now: Callable[[], int]) -> Cells:
+    """A row without a version. Raises `InvalidValue`."""
+    if not isinstance(row, (tuple, list)) or not (len(row) == 3 or isinstance(row, Version)):
         raise InvalidValue("a row is expected as (device, timestamp, data)")
-    return (*row, None, 0, 0)
+    device, moment, data = row[:3]
+    micros = now() if moment is None else micros_of(moment)
+    quality, *values = model.__rows__.make(data)
+    if isinstance(row, Version) and row.quality is not None:
+        quality = row.quality
+        _check_quality(quality)
+    return (device_id_of(device), micros - _POSTGRES_EPOCH, 0, 0, quality, *values)
 
 
-def _checked_quality(quality: object) -> int | None:
-    if quality is not None and not (isinstance(quality, int) and 0 <= quality < 2**15):
+def _check_quality(quality: object) -> None:
+    if not (isinstance(quality, int) and 0 <= quality < 2**15):
         raise InvalidValue(f"quality is {quality!r}, expected None or a sum of flags")
-    return quality
 
 
-def _merged(old: Stamped, new: Stamped) -> Stamped:
+def _merged(old: Cells, new: Cells) -> Cells:
     """Two rows of one identity as one: the newer version's values, or those of the later row where there are no
     versions; and where it has none, the other's."""
-    (epoch, seq, row), (_, _, other) = (old, new) if old[:2] > new[:2] else (new, old)
-    merged = tuple(below if above is None else above for above, below in zip(row, other, strict=True))
-    versioned = (epoch, seq) != (0, 0)
-    return (epoch, seq, (row[0], *merged[1:]) if versioned else merged)
+    above, below = (old, new) if old[_VERSION] > new[_VERSION] else (new, old)
+    merged = tuple(lower if upper is None else upper for upper, lower in zip(above, below, strict=True))
+    if above[_VERSION] == (0, 0):
+        return merged
+    return (*merged[:_QUALITY], above[_QUALITY], *merged[_QUALITY + 1 :])
 
 
 def write(session: Session, model: type[Reading], gateway_id: str, batch: Batch) -> int:
@@ -117,9 +137,9 @@ def write(session: Session, model: type[Reading], gateway_id: str, batch: Batch)
         with cursor.copy(STATEMENTS["copy"].format(staging=staging)) as copy:
             copy.set_types([*_KEY_TYPES, *(_COPY_TYPES[spec.type] for spec in model.__fields__)])
             # Device by device, so that neighbours in the table's index come together.
-            for device, rows in chain(batch.versions.items(), batch.direct.items()):
-                for micros, (epoch, seq, row) in rows.items():
-                    copy.write_row((device, micros - _POSTGRES_EPOCH, epoch, seq, *row))
+            for of_device in chain(batch.versions.values(), batch.direct.values()):
+                for cells in of_device.values():
+                    copy.write_row(cells)
         changed = 0
         for part, name in ((batch.versions, "upsert_versions"), (batch.direct, "upsert_direct")):
             if part:

@@ -28,10 +28,15 @@ def at(seconds: float) -> datetime:
 
 @pytest.fixture(scope="module")
 def filled(timescale_server: TimescaleServer) -> Iterator[TimescaleDBStorage]:
-    """Two gateways with equal device names and timestamps; reads span both. Nothing writes to it after that."""
+    """Two gateways with equal device names and timestamps; reads span both. Nothing writes to it after that.
+
+    The database sorts texts as English dictionaries do: its order is not the contract's.
+    """
     if not timescale_server.running:
         timescale_server.start()
-    database = timescale_server.create_database()
+    database = "english"
+    timescale_server.sql(f"CREATE DATABASE {database} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
+    timescale_server.sql("CREATE EXTENSION timescaledb", database)
     url = timescale_server.url(database)
     for gateway_id, rows in ROWS.items():
         with TimescaleDBStorage(url, gateway_id=gateway_id) as storage:
@@ -60,7 +65,8 @@ def _moments(rng: random.Random) -> Iterator[datetime]:
         datetime(2018, 11, 4, tzinfo=UTC),
     ):
         yield from (day + timedelta(seconds=rng.uniform(-2e5, 2e5)) for _ in range(60))
-    yield from (datetime(1969, 12, 20, tzinfo=UTC) + timedelta(days=rng.uniform(0, 21_000)) for _ in range(60))
+    yield from (datetime(1969, 12, 20, tzinfo=UTC) + timedelta(days=rng.uniform(0, 30)) for _ in range(30))
+    yield from (datetime(2010, 1, 1, tzinfo=UTC) + timedelta(days=rng.uniform(0, 5_900)) for _ in range(60))
     yield from (T0 + timedelta(minutes=rng.randrange(20)) for _ in range(60))
 
 
@@ -214,14 +220,15 @@ def test_lazy_reading_pages_over_all_gateways(filled: TimescaleDBStorage) -> Non
 def test_buckets_and_results_are_those_of_everywhere(
     filled: TimescaleDBStorage, interval: str | timedelta, tz: str, by_device: Any
 ) -> None:
+    start = datetime(2009, 1, 1, tzinfo=UTC) if Interval.parse(interval).is_calendar else None
     for function in FUNCTIONS:
         for name in ("a", "number"):
-            question: dict[str, Any] = {"interval": interval, "tz": tz, "group_by": by_device}
+            question: dict[str, Any] = {"interval": interval, "tz": tz, "group_by": by_device, "start": start}
             found = filled.aggregate(Mixed, name, function, **question)
             expected = aggregate_rows(PLAIN, Mixed, name, function, **question)
             assert isinstance(found, list)
             assert isinstance(expected, list)
-            assert len(expected) > 20
+            assert len(expected) > 10
             assert [_keys(row) for row in found] == [_keys(row) for row in expected]
             assert [row["result"] for row in found] == [_close(row["result"]) for row in expected]
             assert {row["bucket"].tzinfo for row in found} == {UTC if tz == "UTC" else ZoneInfo(tz)}

@@ -123,6 +123,17 @@ def test_a_table_of_somebody_else_is_left_alone(storage: TimescaleDBStorage, loo
     assert columns(look, "weather") == {"device_id": "integer", "temperature": "text"}
 
 
+def test_a_table_that_was_dropped_under_a_running_storage_is_made_again(
+    storage: TimescaleDBStorage, look: Look
+) -> None:
+    storage.store_reading(Tank, "a", T0, {"level": 1.0})
+    look("DROP TABLE tank")
+    with pytest.raises(Misconfigured, match=r'relation "public\.tank" does not exist'):
+        storage.store_reading(Tank, "a", T0, {"level": 2.0})
+    storage.store_reading(Tank, "a", T0, {"level": 3.0})
+    assert storage.query_readings(Tank) == [{"device_id": "a", "timestamp": T0, "level": 3.0}]
+
+
 def test_reads_of_a_model_that_was_never_written_are_empty_and_make_nothing(connect: Connect, look: Look) -> None:
     storage = connect()
     assert storage.query_readings(Weather) == []

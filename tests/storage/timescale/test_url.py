@@ -22,6 +22,10 @@ SECRET = "gehe1m"
         (f"postgresql://me:{SECRET}@host:65536/db", "port"),
         (f"postgresql://me:{SECRET}?x@y@host:5432/db", "%40"),
         (f"postgresql://me:{SECRET}", "port"),
+        (f"postgresql://me:{SECRET}@a..b/db", "the host is no name or address"),
+        (f"postgresql://me:{SECRET}@[::1/db", "expected postgresql://"),
+        (f"postgresql://me:{SECRET}@ho\0st/db", "expected postgresql://"),
+        (f"postgresql://me:{SECRET}\ud800@host/db", "expected postgresql://"),
         (f"postgresql://host/db?password={SECRET}&sslmod=require", "expected postgresql://"),
     ],
 )
