@@ -20,6 +20,17 @@ _FOR_EVER = 0xFFFF_FFFF  # seconds of session expiry, MQTT 5 section 3.1.2.11.2
 File = str | os.PathLike[str]
 
 
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho leaves it open then."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A broker and how to connect to it. Durations in seconds. `tls` makes a context; None is no TLS."""
@@ -140,6 +151,7 @@ def _make_context(authority: File | None, certificate: File | None, key: File | 
         context = ssl.create_default_context(cafile=authority)
     except OSError as exc:
         raise ConfigError(f"ca_file: {authority}: {exc}, expected certificates in PEM") from exc
+    context.sslsocket_class = _TidySocket
     if certificate is not None:
         try:
             context.load_cert_chain(certificate, key)

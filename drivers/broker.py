@@ -29,13 +29,19 @@ from edgedepot.drivers.wake import Wake
 from edgedepot.storage.errors import TransportError
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds for the broker to answer CONNECT and SUBSCRIBE."""
+"""Seconds for the broker to answer CONNECT and SUBSCRIBE; not longer than the keepalive."""
 FAREWELL = 2.0
 """Seconds for the last packets to leave."""
 BATCH = 500
 """Messages that are read before they are handed over."""
 LONGEST_WAIT = 5.0
 """Seconds until the keepalive is looked at again."""
+
+_LOST = {
+    "Keep alive timeout": "the broker has not answered for as long as the keepalive",
+    "Protocol error": "what came is not MQTT",
+}
+"""paho's words for why a connection was lost, and ours."""
 
 
 class Message(NamedTuple):
@@ -117,8 +123,9 @@ class Connection:
         """Say goodbye, after what was to be sent, and close. The session stays with the broker. Idempotent."""
         found = self._client.socket()
         if found is not None:
-            with contextlib.suppress(TransportError, OSError), socket.socket(fileno=os.dup(found.fileno())) as line:
-                self._say_goodbye(line)
+            if self._connected:
+                with contextlib.suppress(TransportError, OSError), socket.socket(fileno=os.dup(found.fileno())) as line:
+                    self._say_goodbye(line)
             found.close()
         self._selector.close()
 
@@ -172,10 +179,13 @@ class Connection:
         self._granted = reasons
 
     def _on_disconnect(self, _: Client, __: Any, flags: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
-        by_broker = flags.is_disconnect_packet_from_server
-        self._farewell = f"the broker ended it: {reason}" if by_broker else f"it was lost: {reason}"
-        if by_broker and reason.value == 0x8E:
+        name = str(reason)
+        if not flags.is_disconnect_packet_from_server:
+            self._farewell = _LOST.get(name, "it was closed from the other side")
+        elif name == "Session taken over":
             self._farewell = f"another client took over the client id {self._client_id!r}; give each its own client_id"
+        else:
+            self._farewell = f"the broker ended it: {name}"
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         try:
@@ -186,11 +196,13 @@ class Connection:
         self._messages.append(Message(topic, payload, message.mid, message.qos, message.dup, message.retain))
 
     def _await_answer(self, arrived: Callable[[], bool], what: str, stopping: threading.Event) -> None:
-        deadline = time.monotonic() + ANSWER_TIMEOUT  # of the network, not of the clock that a test may hold still
+        # The network's time, not that of a clock which a test may hold still.
+        deadline = time.monotonic() + min(ANSWER_TIMEOUT, self._address.keepalive)
         while not arrived() and not stopping.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TransportError(f"{self._address} does not answer {what}; is it an MQTT broker?")
+                version = "5 (if it speaks 3.1.1 alone, set protocol)" if self._address.is_version_5 else "3.1.1"
+                raise TransportError(f"{self._address} does not answer {what}; is it a broker for MQTT {version}?")
             self._wait(left, reading=True)
             self._wake.clear()
             self._read()

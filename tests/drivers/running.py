@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self
 from edgedepot.drivers.base import Driver, Sink
 from edgedepot.storage.base import Arrival, Buffer, Intake, Ledger, Pending, Window
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.errors import EdgeDepotError, ReceiptTimeout, StorageBusy, StorageError
+from edgedepot.storage.errors import EdgeDepotError, ReceiptTimeout, StorageBusy, StorageError, TransportError
 from edgedepot.storage.receipt import DURABLE, Receipt
 from tests.servers.process import wait_until
 
@@ -79,6 +79,15 @@ class Running:
         self.stop()
 
 
+def error_of(driver: Driver, buffer: Buffer) -> str:
+    """What the driver's run raises, which must be a TransportError."""
+    error = Running(driver, buffer).wait_error()
+    assert isinstance(error, TransportError)
+    status = driver.status()
+    assert (status.state, status.last_error) == ("failed", str(error))
+    return str(error)
+
+
 class HeldBuffer(Buffer):
     """A store in memory that makes nothing durable before `settle`. It knows no identities, no cursors and no books:
     it is for what a driver does between `take_in` and the receipt, everything else is tested with the real store."""
@@ -90,6 +99,8 @@ class HeldBuffer(Buffer):
         self.intakes: list[Intake] = []
         self.hastened = 0
         """How often a commit was asked for."""
+        self.settles_when_hastened = False
+        """Whether everything becomes durable as soon as a commit is asked for."""
         self.busy = 0
         """How many of the next calls of `take_in` find no room."""
         self._changed = threading.Condition()
@@ -117,11 +128,20 @@ class HeldBuffer(Buffer):
             for callback in callbacks:
                 callback()
 
+    def settle_last(self) -> None:
+        """Make the newest intake durable, before all others."""
+        with self._changed:
+            self._open.insert(0, self._open.pop())
+        self.settle(1)
+
     def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
         assert timeout == 0, "a driver must not block on a receipt"
         with self._changed:
             self.hastened += 1
-        raise ReceiptTimeout("held back")
+        if self.settles_when_hastened:
+            self.settle()
+        else:
+            raise ReceiptTimeout("held back")
 
     def call_when_durable(self, receipt: Receipt, callback: Callable[[], None]) -> None:
         with self._changed:
