@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -18,9 +18,8 @@ from edgedepot.storage.query import Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model
 from edgedepot.storage.readings import Model, Readings
 from edgedepot.storage.receipt import Receipt, Refusal
+from edgedepot.storage.values import Data as Data
 from edgedepot.storage.values import Row
-
-Data = Mapping[str, Any]
 
 
 class Version(NamedTuple):

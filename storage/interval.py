@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from edgedepot.storage.clock import from_micros, to_micros
@@ -179,17 +178,16 @@ def _midnight(local: date, zone: tzinfo) -> int:
     return to_micros(datetime(local.year, local.month, local.day, tzinfo=zone))
 
 
-@lru_cache(maxsize=64)
 def zone_of(name: str) -> tzinfo:
     """The time zone of an IANA name. Raises `InvalidValue` for one that is not known on this machine."""
     if name == "UTC":
         return UTC
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise InvalidValue(
-            f"time zone {name!r} is not known here; expected an IANA name such as 'Europe/Zurich'"
-        ) from exc
+        if isinstance(name, str):
+            return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        pass
+    raise InvalidValue(f"time zone {name!r:.80} is not known here; expected an IANA name such as 'Europe/Zurich'")
 
 
 def seconds_of(value: str | float | timedelta, what: str) -> float:

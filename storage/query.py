@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal, get_args
@@ -91,7 +91,8 @@ def column_of(model: type[Reading], name: object) -> FieldSpec:
 def _columns(model: type[Reading], fields: Sequence[str] | None) -> tuple[str, ...]:
     if fields is None:
         return tuple(spec.name for spec in model.__fields__)
-    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+    is_list = isinstance(fields, Collection) and not isinstance(fields, str)
+    if not is_list or not all(isinstance(name, str) for name in fields):
         raise InvalidValue(f"fields is {fields!r}, expected a list of names")
     wanted = [name for name in dict.fromkeys(fields) if name not in _FIXED]
     return tuple(name if name == "quality" else field_of(model, name).name for name in wanted)

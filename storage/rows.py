@@ -9,11 +9,31 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from edgedepot.storage.clock import to_micros
-from edgedepot.storage.query import Aggregation, Function, Scope, Selection
-from edgedepot.storage.reading import Reading
+from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.query import Aggregation, Function, Scope, Selection, micros_of
+from edgedepot.storage.reading import Reading, check_model, device_id_of
+from edgedepot.storage.values import Data
 
-Rows = Iterable[dict[str, Any]]
+RowDict = dict[str, Any]
+Rows = Iterable[RowDict]
+
+
+def make_row(reading_model: type[Reading], device: object, timestamp: datetime, data: Data) -> RowDict:
+    """A reading, checked by the contract's rules, as a row with every field and its ``"quality"``; the time in UTC.
+
+    Raises `InvalidValue` (ValueError) for what cannot be stored.
+    """
+    quality, *values = check_model(reading_model).__rows__.make(data)
+    names = (spec.name for spec in reading_model.__fields__)
+    head = {"device_id": device_id_of(device), "timestamp": from_micros(micros_of(timestamp))}
+    return {**head, **dict(zip(names, values, strict=True)), "quality": quality}
+
+
+def merge_rows(reading_model: type[Reading], old: RowDict, new: RowDict) -> RowDict:
+    """A row of `make_row` with another of the same identity over it: what the newer one has, wins; null does not."""
+    merged = {**old, **{name: value for name, value in new.items() if value is not None}}
+    values = tuple(merged[spec.name] for spec in reading_model.__fields__)
+    return {**merged, "quality": reading_model.__rows__.merged_quality(old["quality"], new["quality"], values)}
 
 
 def select_rows(

@@ -24,7 +24,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.ledger import Tally
-from edgedepot.storage.values import Quality, Row
+from edgedepot.storage.values import Row
 
 KEPT_REJECTS = 10_000
 RAW_LIMIT = 1024
@@ -288,9 +288,7 @@ def _merge(model: type[Reading], old: Row, new: Row) -> Row | None:
     values = tuple(before if after is None else after for before, after in zip(old[1:], new[1:], strict=True))
     if values == old[1:]:
         return None
-    flags = ((old[0] or 0) | (new[0] or 0)) & ~Quality.OUT_OF_RANGE
-    merged = (None, *values)
-    return ((flags | (model.__rows__.quality_of(merged) or 0)) or None, *values)
+    return (model.__rows__.merged_quality(old[0], new[0], values), *values)
 
 
 def scope_condition(scope: Scope) -> tuple[str, list[Any]]:
