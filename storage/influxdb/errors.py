@@ -37,6 +37,7 @@ _OTHER_4XX = (Misconfigured, "{} does not take such requests: check the url, and
 _REDIRECT = (Misconfigured, "{} lies elsewhere: the url has to name the place itself")
 _UNKNOWN = (Unreachable, "{} has a trouble of its own: it is tried again")
 _NO_ANSWER = (Unreachable, "no answer from {}")
+_NO_FLUX = (Misconfigured, "{} takes writes at most: queries need InfluxDB 2, not InfluxDB 3 or VictoriaMetrics")
 _QUERY_FAILED = (UpstreamError, "{} could not answer the query")
 
 # The server's words; the status that comes with them has varied: 400 in InfluxDB 1, 500 in early 2.x
@@ -46,6 +47,7 @@ _TYPE_CONFLICT = re.compile(
     r" is type (?P<ours>\w+), already exists as type (?P<theirs>\w+)"
 )
 _NO_ORG = re.compile(r"(?i)\borg(?:anization)?(?:ID| id| name)?\b.*(?:provide|required|missing|not found|invalid)")
+_NO_SUCH_PATH = re.compile(r"(?i)(?:path|page) (?:requested|not found)")
 _SHORT_OF_MEMORY = re.compile(r"(?i)memory allocation limit|queue (?:length|size) exceeded|too many")
 
 
@@ -92,6 +94,8 @@ def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamE
         # TLS that does not come up. It may be the certificate, yet a gateway whose clock is not set yet takes every
         # certificate for one of the future.
         return _NO_ANSWER
+    if asking and _NO_SUCH_PATH.search(message):
+        return _NO_FLUX
     if status in (400, 422) and (asking or _NO_ORG.search(message)):
         return _QUERY_FAILED if asking else _RULES[404]
     if status in _RULES:

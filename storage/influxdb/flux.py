@@ -14,7 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from edgedepot.storage.clock import from_micros
-from edgedepot.storage.influxdb.line import EARLIEST, LATEST
+from edgedepot.storage.influxdb.line import EARLIEST, LATEST, tag_of
 from edgedepot.storage.interval import Interval
 from edgedepot.storage.query import FUNCTIONS, Aggregation, Function, Scope, Selection
 
@@ -22,6 +22,11 @@ ORDER = "_order"
 """A column that sorts readings upwards in the order asked for."""
 TEXT_MARK = "="
 """What texts begin with in pivoted answers: an answer is CSV, where an empty text would read as null."""
+
+ESTIMATE = "estimate"
+"""The name of the second result of a sum of whole numbers."""
+MOST_LIMITED = 100_000
+"""Limits up to this one are kept by the server, which holds that many rows of each series in memory."""
 
 _FLUX = {name: "mean" if name == "avg" else name for name in FUNCTIONS}
 _UNITS = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
@@ -69,7 +74,7 @@ def select_readings(bucket: str, gateway_id: str | None, selection: Selection) -
     source, options = _source(bucket, gateway_id, scope, [*(spec.name for spec in scope.model.__fields__), "quality"])
     steps = [*source]
     by_time = selection.order == "timestamp"
-    if by_time and selection.limit is not None:
+    if by_time and selection.limit is not None and selection.limit <= MOST_LIMITED:
         options["rowLimit"] = selection.limit
         # Each field of each device comes as a table of its own, ordered by time: the newest n readings of a device are
         # among the newest n of each of its fields. The limit of the whole answer comes below.
@@ -114,18 +119,26 @@ def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
         options["zoneName"] = asked.zone.key
     keys = ["device_id"] if asked.by_device else []
     if asked.function in ("first", "last"):
-        steps = [*head, *_edge_value(asked, keys, window)]
-    else:
-        # Across several series, tables and gateways: without `group` each series answers apart.
-        steps = [*head, _group(keys)]
-        function = _FLUX[asked.function]
-        if window:
-            # `timeSrc` labels a window by its start, where the default is its end. Windows without a value are left
-            # out: what fills them is the same for every storage.
-            steps.append(f'aggregateWindow({window}, fn: {function}, timeSrc: "_start", createEmpty: false)')
-        else:
-            steps.append(f"{function}()")
-    return Query(imports + _pipe(steps), options)
+        return Query(imports + _pipe([*head, *_edge_value(asked, keys, window)]), options)
+    # Across several series, tables and gateways: without `group` each series answers apart.
+    values = _pipe([*head, _group(keys)])
+    step = f"{_FLUX[asked.function]}()"
+    if window:
+        # `timeSrc` labels a window by its start, where the default is its end. Windows without a value are left out:
+        # what fills them is the same for every storage.
+        step = f'aggregateWindow({window}, fn: {_FLUX[asked.function]}, timeSrc: "_start", createEmpty: false)'
+    if not is_exact_sum(asked):
+        return Query(f"{imports}{values}\n    |> {step}", options)
+    text = f"{imports}values = {values}\n"
+    for conversion, name in (("", "_result"), ("toFloat() |> ", ESTIMATE)):
+        text += f'\nvalues |> {conversion}{step} |> yield(name: "{name}")'
+    return Query(text, options)
+
+
+def is_exact_sum(asked: Aggregation) -> bool:
+    """Whether the query has two results. The server adds whole numbers in 64 bits and drops what does not fit; a sum of
+    them as floats tells how often that happened."""
+    return asked.function == "sum" and asked.field.type is int
 
 
 def window_column(asked: Aggregation) -> str:
@@ -206,7 +219,7 @@ def devices(bucket: str, gateway_id: str | None) -> Query:
     steps = ["from(bucket: bucketName)", "range(start: rangeStart, stop: rangeStop)"]
     steps.append("filter(fn: (r) => exists r.device_id and exists r.gateway_id)")
     if gateway_id is not None:
-        options["gatewayId"] = gateway_id
+        options["gatewayId"] = tag_of(gateway_id)
         steps.append("filter(fn: (r) => r.gateway_id == gatewayId)")
     text = f"points = {_pipe(steps)}\n"
     for function in ("first", "last"):
@@ -224,10 +237,10 @@ def _source(
     options = {"bucketName": bucket} | _range_options(*range_of(scope))
     steps = ["from(bucket: bucketName)", "range(start: rangeStart, stop: rangeStop)", fields_filter(scope, fields)]
     if gateway_id is not None:
-        options["gatewayId"] = gateway_id
+        options["gatewayId"] = tag_of(gateway_id)
         steps.append("filter(fn: (r) => r.gateway_id == gatewayId)")
     if scope.device_id is not None:
-        options["deviceId"] = scope.device_id
+        options["deviceId"] = tag_of(scope.device_id)
         steps.append("filter(fn: (r) => r.device_id == deviceId)")
     return steps, options
 
@@ -265,7 +278,7 @@ def downsampling_task(
         f"from(bucket: {quoted(source)})",
         f"range(start: begin, stop: date.add(d: {width}, to: now()))",
         fields_filter(asked.scope, asked.fields),
-        *([] if gateway_id is None else [f"filter(fn: (r) => r.gateway_id == {quoted(gateway_id)})"]),
+        *([] if gateway_id is None else [f"filter(fn: (r) => r.gateway_id == {quoted(tag_of(gateway_id))})"]),
         f"window({windows_of(asked.interval)}, createEmpty: false)",
         # The first window may be cut short by the range, and the last ones are not over yet.
         "filter(fn: (r) => r._start > begin and r._stop <= now())",

@@ -5,13 +5,13 @@ https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from edgedepot.storage.clock import to_micros
-from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.values import Row
 
@@ -24,25 +24,33 @@ LATEST = to_micros(datetime(2262, 4, 11, 23, 47, 16, tzinfo=UTC))
 """The first time that cannot be written any more."""
 
 _TAG_ESCAPES = str.maketrans({",": "\\,", "=": "\\=", " ": "\\ "})
+_WRITTEN = re.compile("%(25|5C|[01][0-9A-F])")
+_UNFIT = re.compile(rf"[\x00-\x1f]|\\\Z|{_WRITTEN.pattern}")
 _FORMS = {float: "{%s!r}", int: "{%s}i", bool: "{'true' if %s else 'false'}", str: "{quoted(%s)}"}
 
 
 def head_of(model: type[Reading], device_id: str, gateway_id: str) -> str:
-    """What the lines of one device begin with: measurement and tags. Raises `InvalidValue` for what no tag can hold."""
-    tags = f"device_id={tag_value('device id', device_id)},gateway_id={tag_value('gateway id', gateway_id)}"
-    return f"{model.__measurement__},{tags} "
+    """What the lines of one device begin with: measurement and tags."""
+    device, gateway = (tag_of(name).translate(_TAG_ESCAPES) for name in (device_id, gateway_id))
+    return f"{model.__measurement__},device_id={device},gateway_id={gateway} "
 
 
-def tag_value(what: str, value: str) -> str:
-    """A tag's value, escaped. Raises `InvalidValue`, which names `what`.
+def tag_of(name: str) -> str:
+    """The tag of an id: the id itself, but for the few that no tag can be.
 
-    In tags a backslash stands for itself, unless one of the three comes next; so at the end it would escape what
-    separates the tags. A line break ends the line wherever it stands in a tag.
+    In tags a backslash stands for itself, unless a comma, a space or an equals sign comes next: at the end it would
+    escape what separates the tags. A line break ends the line wherever it stands in a tag. Such an id, and one with any
+    other control character, is written as in urls, with ``%5C`` and ``%0A``; so is one that looks like that by itself.
     """
-    if "\n" in value or value.endswith("\\"):
-        flaw = "holds a line break" if "\n" in value else "ends with a backslash"
-        raise InvalidValue(f"{what} {value[:80]!r} {flaw}, which no tag of InfluxDB can")
-    return value.translate(_TAG_ESCAPES)
+    if not _UNFIT.search(name):
+        return name
+    name = re.sub(r"[%\x00-\x1f]", lambda match: f"%{ord(match[0]):02X}", name)
+    return name[:-1] + "%5C" if name.endswith("\\") else name
+
+
+def id_of(tag: str) -> str:
+    """The id that a tag stands for."""
+    return _WRITTEN.sub(lambda match: chr(int(match[1], 16)), tag) if "%" in tag else tag
 
 
 def text_value(value: str) -> str:

@@ -9,12 +9,16 @@ from influxdb_client.client.influxdb_client import InfluxDBClient
 
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.influxdb import flux
+from edgedepot.storage.influxdb.line import id_of, tag_of
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Settings
 from edgedepot.storage.query import Aggregation, Scope, Selection
 from edgedepot.storage.reading import Device
 
 Record = dict[str, Any]
+
+_TURN = 2**64
+"""What a sum in 64 bits has lost each time that it did not fit."""
 
 
 def select_readings(link: Link, bucket: str, gateway_id: str | None, selection: Selection) -> list[dict[str, Any]]:
@@ -23,19 +27,20 @@ def select_readings(link: Link, bucket: str, gateway_id: str | None, selection: 
     if start >= stop or selection.limit == 0:
         return []
     records = _ask(link, flux.select_readings(bucket, gateway_id, selection))
-    kinds = {spec.name: spec.type for spec in selection.scope.model.__fields__}
-    for name, kind in kinds.items():
-        for record in records:
-            record[name] = _of_pivot(record.get(name), kind)
+    for record in records:
+        record["device_id"] = id_of(record["device_id"])
+        record["gateway_id"] = id_of(record.get("gateway_id") or "")
+        for spec in selection.scope.model.__fields__:
+            record[spec.name] = _of_pivot(record.get(spec.name), spec.type)
     # Sorted twice, as sorting keeps the order of equals: ties go upwards in either direction, null is before values.
-    records.sort(key=lambda record: (record.get("gateway_id") or "", record["device_id"], record["_time"]))
+    records.sort(key=lambda record: (record["gateway_id"], record["device_id"], record["_time"]))
     order = "_time" if selection.order == "timestamp" else selection.order
     records.sort(key=lambda record: _sort_key(record[order]), reverse=selection.descending)
     return [_row(record, selection, gateway_id is None) for record in records[: selection.limit]]
 
 
 def _row(record: Record, selection: Selection, spans_gateways: bool) -> dict[str, Any]:
-    row = {"gateway_id": record.get("gateway_id")} if spans_gateways else {}
+    row = {"gateway_id": record["gateway_id"]} if spans_gateways else {}
     row |= {"device_id": record["device_id"], "timestamp": record["_time"]}
     # A quality of 0 clears the flags of an earlier version.
     return row | {name: record.get(name) or None if name == "quality" else record[name] for name in selection.columns}
@@ -58,11 +63,17 @@ def aggregate(
     start, stop = flux.range_of(asked.scope)
     if start >= stop:
         return []
-    found = []
+    found: dict[tuple[str | None, int | None], Any] = {}
+    estimates: dict[tuple[str | None, int | None], float] = {}
     for record in _ask(link, flux.aggregate(bucket, gateway_id, asked)):
-        device = record["device_id"] if asked.by_device else None
-        found.append((device, _bucket(record, asked), _result(record["_value"], asked)))
-    return sorted(found, key=lambda row: (row[0] or "", row[1] or 0))
+        key = (id_of(record["device_id"]) if asked.by_device else None, _bucket(record, asked))
+        if record["result"] == flux.ESTIMATE:
+            estimates[key] = record["_value"]
+        else:
+            found[key] = _result(record["_value"], asked)
+    for key, estimate in estimates.items():
+        found[key] += round((estimate - found[key]) / _TURN) * _TURN
+    return [(*key, found[key]) for key in sorted(found, key=lambda key: (key[0] or "", key[1] or 0))]
 
 
 def _bucket(record: Record, asked: Aggregation) -> int | None:
@@ -79,7 +90,8 @@ def _result(value: Any, asked: Aggregation) -> Any:
     if asked.field.type is datetime:
         return from_micros(value // 1000)
     if asked.field.type is str:
-        return value or ""  # rows are there for values alone: one that reads as null is an empty text
+        # Rows are there for values alone: one that reads as null is an empty text.
+        return id_of(value) if asked.field.name == "device_id" else value or ""
     return float(value) if asked.field.type is float else value
 
 
@@ -87,7 +99,7 @@ def devices(link: Link, bucket: str, gateway_id: str | None) -> list[Device]:
     """The devices that have points of ours, by id."""
     seen: dict[str, list[datetime]] = {}
     for record in _ask(link, flux.devices(bucket, gateway_id)):
-        seen.setdefault(record["device_id"], []).append(record["_time"])
+        seen.setdefault(id_of(record["device_id"]), []).append(record["_time"])
     return [Device(name, first_seen=min(times), last_seen=max(times)) for name, times in sorted(seen.items())]
 
 
@@ -107,11 +119,11 @@ def delete_predicate(gateway_id: str, scope: Scope) -> str:
     https://docs.influxdata.com/influxdb/v2/reference/syntax/delete-predicate/
     """
     named = {"_measurement": scope.model.__measurement__, "gateway_id": gateway_id, "device_id": scope.device_id}
-    return " AND ".join(f"{name}={_in_quotes(value)}" for name, value in named.items() if value is not None)
+    return " AND ".join(f"{name}={_in_quotes(tag_of(value))}" for name, value in named.items() if value is not None)
 
 
 def _in_quotes(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 

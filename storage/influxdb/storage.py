@@ -12,7 +12,6 @@ from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version
 from edgedepot.storage.clock import SystemClock
 from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
 from edgedepot.storage.influxdb import read, tasks
-from edgedepot.storage.influxdb.line import tag_value
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Duration, check_settings
 from edgedepot.storage.influxdb.write import Sender, lines_of
@@ -239,12 +238,9 @@ class InfluxDBStorage(BaseStorage):
     def _confinement(self) -> str | None:
         """`gateway_id`, which anybody may set at any time, checked."""
         try:
-            if self.gateway_id is None:
-                return None
-            tag_value("gateway_id", device_id_of(self.gateway_id))
+            return None if self.gateway_id is None else device_id_of(self.gateway_id)
         except InvalidValue as exc:
             raise ConfigError(f"gateway_id: {exc}") from exc
-        return self.gateway_id
 
     def _stamp(self) -> int:
         """Now, later than any stamp before: two readings stamped at once stay two."""
