@@ -30,6 +30,7 @@ from edgedepot.storage.base import BaseStorage, Buffer
 from edgedepot.storage.clock import Clock, SystemClock, from_micros
 from edgedepot.storage.errors import ConfigError, StorageError
 from edgedepot.supervisor import Supervisor
+from edgedepot.sync.settings import Duration
 from edgedepot.sync.worker import SyncWorker
 
 log = logging.getLogger("edgedepot.gateway")
@@ -103,12 +104,29 @@ class Gateway:
             )
         self._supervisors[name] = Supervisor(name, driver, self._store, self._clock, self._random)
 
-    def forward_to(self, name: str, storage: BaseStorage) -> None:
+    def forward_to(
+        self,
+        name: str,
+        storage: BaseStorage,
+        *,
+        batch_size: int = 5000,
+        backoff: tuple[Duration, Duration] = ("200 ms", "60s"),
+    ) -> None:
         """Forward to a storage; `name` stands for what it has received, also when its address changes later. Raises
-        `ConfigError`, for a store without a gateway_id and one that cannot be forwarded from among others."""
+        `ConfigError`, for a store without a gateway_id and one that cannot be forwarded from among others.
+
+        `batch_size` and `backoff` are the `SyncWorker`'s.
+        """
         self._check_new("upstream", name, self._workers, name_problem(name))
-        worker = SyncWorker(self._store, name, storage, clock=self._clock, random=self._random)  # type: ignore[arg-type]
-        self._workers[name] = worker
+        self._workers[name] = SyncWorker(
+            self._store,  # type: ignore[arg-type]  # it refuses what is no Buffer, with the words for it
+            name,
+            storage,
+            batch_size=batch_size,
+            backoff=backoff,
+            clock=self._clock,
+            random=self._random,
+        )
         self._upstreams[name] = storage
 
     def _check_new(self, kind: str, name: str, taken: Mapping[str, object], problem: str | None) -> None:

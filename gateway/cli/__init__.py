@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgedepot.cli.demo import demo
 from edgedepot.cli.ledger import ledger
 from edgedepot.cli.query import query
 from edgedepot.cli.run import check, run
@@ -34,6 +35,7 @@ class _Program(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 A first gateway:
+  edgedepot demo                                     see one at work on simulated devices
   edgedepot check gateway.toml                       every mistake in the file, one line each
   edgedepot run gateway.toml                         until SIGTERM or Ctrl-C
 
@@ -52,7 +54,7 @@ def program() -> None:
     """
 
 
-for command in (run, check, status, ledger, query):
+for command in (run, check, status, ledger, query, demo):
     program.add_command(command)
 
 
