@@ -8,9 +8,40 @@ import psycopg
 import pytest
 
 from edgedepot import TimescaleDBStorage
+from tests.servers.timescale import TimescaleServer
 
 Look = Callable[..., list[tuple[Any, ...]]]
 Connect = Callable[..., TimescaleDBStorage]
+
+
+# Dropping the tables of the test before takes a tenth of the time of a new database.
+_DROP_TABLES = """
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+        EXECUTE format('DROP TABLE public.%I', name);
+    END LOOP;
+END $$
+"""
+
+
+@pytest.fixture(scope="module")
+def database(timescale_server: TimescaleServer) -> Iterator[str]:
+    if not timescale_server.running:
+        timescale_server.start()
+    name = timescale_server.create_database()
+    yield timescale_server.url(name)
+    timescale_server.drop_database(name)
+
+
+@pytest.fixture
+def timescale_url(timescale_server: TimescaleServer, database: str) -> Iterator[str]:
+    """The address of a database with the extension and without tables."""
+    if not timescale_server.running:
+        timescale_server.start()
+    with psycopg.connect(database) as connection:
+        connection.execute(_DROP_TABLES)
+    yield database
+    print(timescale_server.log_tail())  # pytest shows it beside a failed test
 
 
 @pytest.fixture

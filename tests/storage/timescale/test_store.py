@@ -281,7 +281,7 @@ def test_a_receipt_is_durable_whatever_the_users_default(
     storage = connect(url=f"{timescale_url}?options=-csynchronous_commit%3D{setting}")
     storage.store_reading(Mixed, "mast", T0, {"a": 1.0})
     look(
-        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$"
     )
     look("CREATE TRIGGER noting BEFORE INSERT ON mixed FOR EACH ROW EXECUTE FUNCTION note()")
