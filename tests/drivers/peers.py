@@ -88,7 +88,9 @@ def taking_over(port: int, client_id: str, protocol: int = MQTTv5) -> Iterator[N
     client.loop_stop()
 
 
-CONNACK = b"\x20\x03\x00\x00\x00"
+def connack(session_present: bool = False) -> bytes:
+    """The answer to CONNECT over MQTT 5: welcome."""
+    return bytes([0x20, 3, session_present, 0, 0])
 
 
 def suback(code: int) -> bytes:
@@ -96,20 +98,22 @@ def suback(code: int) -> bytes:
     return b"\x90\x04\x00\x01\x00" + bytes([code])
 
 
-def publish(topic: bytes, payload: bytes, mid: int) -> bytes:
+def publish(topic: bytes, payload: bytes, mid: int, dup: bool = False) -> bytes:
     """A PUBLISH of MQTT 5 with QoS 1, for short messages."""
     body = struct.pack("!H", len(topic)) + topic + struct.pack("!H", mid) + b"\x00" + payload
-    return b"\x32" + bytes([len(body)]) + body
+    return bytes([0x3A if dup else 0x32, len(body)]) + body
 
 
 class ScriptedBroker:
-    """Answers the first packets that a client sends with the given ones, in turn, and then is silent."""
+    """Answers the first packets that a client sends with the given ones, in turn, and then is silent. Each of
+    `connections` is the answers on one; the next is accepted when the client has left, or after `drop`."""
 
-    def __init__(self, answers: Sequence[bytes]) -> None:
-        self._answers = answers
+    def __init__(self, *connections: Sequence[bytes]) -> None:
+        self._connections = connections
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.received = b""
+        self._client: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -117,14 +121,25 @@ class ScriptedBroker:
         """Wait until the client has sent these bytes."""
         wait_until(lambda: data in self.received, f"the client sends {data!r}")
 
+    def drop(self) -> None:
+        """End the connection that there is."""
+        assert self._client is not None
+        self._client.shutdown(socket.SHUT_RDWR)
+
     def _serve(self) -> None:
-        with self._listener, self._listener.accept()[0] as client:
-            client.settimeout(ANSWER)
-            for answer in self._answers:
-                self.received += client.recv(65_536)
-                client.sendall(answer)
-            while data := client.recv(65_536):
-                self.received += data
+        with self._listener:
+            for answers in self._connections:
+                with self._listener.accept()[0] as client:
+                    self._client = client
+                    self._answer(client, answers)
+
+    def _answer(self, client: socket.socket, answers: Sequence[bytes]) -> None:
+        client.settimeout(ANSWER)
+        for answer in answers:
+            self.received += client.recv(65_536)
+            client.sendall(answer)
+        while data := client.recv(65_536):
+            self.received += data
 
     def __enter__(self) -> Self:
         return self

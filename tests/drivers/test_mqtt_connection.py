@@ -8,7 +8,7 @@ from paho.mqtt.client import MQTTv5, MQTTv311
 
 from edgedepot import MqttDriver, SQLiteStorage
 from edgedepot.storage.errors import ConfigError, InvalidValue
-from tests.drivers.peers import CONNACK, ScriptedBroker, publish, suback, taking_over
+from tests.drivers.peers import ScriptedBroker, connack, publish, suback, taking_over
 from tests.drivers.running import HeldBuffer, Running, error_of
 from tests.models import Weather
 from tests.servers.mosquitto import Mosquitto
@@ -43,7 +43,7 @@ class TestRefused:
         assert "refuses a client without username: Not authorized" in over_3
 
     def test_a_subscription_that_is_not_allowed(self, held: HeldBuffer) -> None:
-        with ScriptedBroker([CONNACK, suback(0x87)]) as broker:
+        with ScriptedBroker([connack(), suback(0x87)]) as broker:
             text = error_of(driver(broker.port), held)
         assert "refuses the subscription to 'weather/+/data': Not authorized" in text
 
@@ -55,7 +55,7 @@ class TestRefused:
         with ScriptedBroker([]) as broker:
             text = error_of(driver(broker.port, keepalive="1s"), held)
         assert "does not answer CONNECT; is it a broker for MQTT 5 (if it speaks 3.1.1 alone, set protocol)?" in text
-        with ScriptedBroker([CONNACK]) as broker:
+        with ScriptedBroker([connack()]) as broker:
             assert "does not answer SUBSCRIBE" in error_of(driver(broker.port, keepalive="1s"), held)
 
     @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\xff\xff\xff\xff\xff", b"\xf0\x00"])
@@ -69,14 +69,14 @@ class TestLost:
         "packet", [b"\x32\x00", b"\x36\x05\x00\x01ax\x00", b"\x32\x04\x00\xff\x00\x00", b"\x32\x80\x80\x80\x80\x80"]
     )
     def test_a_broken_packet(self, held: HeldBuffer, packet: bytes) -> None:
-        with ScriptedBroker([CONNACK, suback(1) + packet]) as broker:
+        with ScriptedBroker([connack(), suback(1) + packet]) as broker:
             assert f"mqtt://127.0.0.1:{broker.port}" in error_of(driver(broker.port), held)
 
     def test_a_topic_that_is_no_text_is_rejected_and_acknowledged(self, held: HeldBuffer) -> None:
         held.settles_when_hastened = True
         messages = publish(b"weather/\xff/data", READING.encode(), 7) + publish(b"weather/a/data", READING.encode(), 8)
         with (
-            ScriptedBroker([CONNACK, suback(1) + messages]) as broker,
+            ScriptedBroker([connack(), suback(1) + messages]) as broker,
             Running(driver(broker.port), held).wait_for("connected"),
         ):
             held.wait_messages(2)
@@ -87,9 +87,9 @@ class TestLost:
         assert [arrival.device_id for arrival in held.arrivals] == ["a"]
 
     def test_the_broker_says_why(self, held: HeldBuffer) -> None:
-        with ScriptedBroker([CONNACK, suback(1) + b"\xe0\x02\x8b\x00"]) as broker:
+        with ScriptedBroker([connack(), suback(1) + b"\xe0\x02\x8b\x00"]) as broker:
             assert "the broker ended it: Server shutting down" in error_of(driver(broker.port), held)
-        with ScriptedBroker([CONNACK, suback(1) + b"\xe0\x02\x8e\x00"]) as broker:
+        with ScriptedBroker([connack(), suback(1) + b"\xe0\x02\x8e\x00"]) as broker:
             text = error_of(driver(broker.port, client_id="mine"), held)
         assert "another client took over the client id 'mine'; give each its own client_id" in text
 
@@ -122,6 +122,52 @@ class TestLost:
                 texts.append(str(running.wait_error()))
         assert "does another client use the client id 'mine'?" in texts[-1]
         assert "does another client" not in texts[0]
+
+
+class TestRedelivery:
+    """What comes again on a second connection is known by its packet id, if there can be no doubt."""
+
+    A, B = (b"weather/%s/data" % name for name in (b"a", b"b"))
+
+    def taken_in(self, held: HeldBuffer, again: bytes, later: bytes = b"", session_present: bool = True) -> list[str]:
+        """The devices of what is taken in from a second connection, after messages 7 and 8 on a first one: `again` and
+        message 9, and `later` and message 10, sent once the former were acknowledged."""
+        first = publish(self.A, READING.encode(), 7) + publish(self.B, READING.encode(), 8)
+        again += publish(b"weather/middle/data", READING.encode(), 9)
+        later += publish(b"weather/last/data", READING.encode(), 10)
+        with ScriptedBroker(
+            [connack(), suback(1) + first], [connack(session_present), suback(1) + again, later]
+        ) as broker:
+            garden = driver(broker.port)
+            running = Running(garden, held).wait_for("connected")
+            held.wait_messages(2)
+            broker.drop()
+            running.wait_error()
+            with Running(garden, held).wait_for("connected"):
+                for device, acknowledgement in (("middle", b"\x40\x02\x00\x09"), ("last", b"\x40\x02\x00\x0a")):
+                    wait_until(lambda name=device: held.arrivals[-1].device_id == name, "all are taken in")  # type: ignore[misc]
+                    held.settle()
+                    broker.wait_for(acknowledgement)
+        return [arrival.device_id for arrival in held.arrivals[2:]]
+
+    def test_it_is_not_taken_in_again(self, held: HeldBuffer) -> None:
+        again = [publish(self.A, READING.encode(), 7, dup=True), publish(self.B, READING.encode(), 8, dup=True)]
+        assert self.taken_in(held, b"".join(again)) == ["middle", "last"]
+
+    def test_unless_the_broker_forgot_the_session(self, held: HeldBuffer) -> None:
+        again = publish(self.A, READING.encode(), 7, dup=True)
+        assert self.taken_in(held, again, session_present=False) == ["a", "middle", "last"]
+
+    def test_unless_it_is_sent_as_new(self, held: HeldBuffer) -> None:
+        assert self.taken_in(held, publish(self.A, READING.encode(), 7)) == ["a", "middle", "last"]
+
+    def test_unless_it_differs(self, held: HeldBuffer) -> None:
+        other = publish(self.A, b'{"temperature": 21}', 7, dup=True)
+        assert self.taken_in(held, other) == ["a", "middle", "last"]
+
+    def test_unless_something_else_came_before_it(self, held: HeldBuffer) -> None:
+        again = publish(self.B, READING.encode(), 8, dup=True)
+        assert self.taken_in(held, b"", later=again) == ["middle", "b", "last"]
 
 
 @pytest.mark.parametrize(
