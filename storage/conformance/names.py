@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from edgedepot.storage.base import BaseStorage
-from edgedepot.storage.conformance.base import MONDAY, Contract, Level, Station, value_error
+from edgedepot.storage.conformance.base import MONDAY, Contract, Level, Station
+from edgedepot.storage.reading import Reading
 
 HOSTILE = [
     "",
@@ -36,7 +38,19 @@ HOSTILE = [
     "{}",
     "%s",
 ]
-WRONG: list[Any] = [None, 7, True, b"height", ["height"], ("height",), {"height": 1}, Level]
+WRONG: list[Any] = [7, True, b"height", ["height"], ("height",), {"height": 1}, Level]
+
+
+def accepted(ask: Callable[[Any], object], cases: Iterable[Any]) -> list[Any]:
+    """Those of the cases for which no ValueError is raised."""
+    found = []
+    for case in cases:
+        try:
+            ask(case)
+        except ValueError:
+            continue
+        found.append(case)
+    return found
 
 
 class Names(Contract):
@@ -47,92 +61,73 @@ class Names(Contract):
         yield storage
         assert storage.query_readings(Level) == [{"device_id": "a", "timestamp": MONDAY, "height": 1.0}]
 
-    @pytest.mark.parametrize("name", HOSTILE)
-    def test_a_field_to_return_that_is_not_declared_is_a_value_error(self, unharmed: BaseStorage, name: str) -> None:
-        with value_error():
-            unharmed.query_readings(Level, fields=[name])
-        with value_error():
-            unharmed.query_readings(Level, fields=["height", name])
-        with value_error():
-            unharmed.iter_readings(Level, fields=[name])
+    def test_a_field_to_return_that_is_not_declared_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        for ask in (
+            lambda name: unharmed.query_readings(Level, fields=[name]),
+            lambda name: unharmed.query_readings(Level, fields=["height", name]),
+            lambda name: unharmed.iter_readings(Level, fields=[name]),
+        ):
+            assert accepted(ask, [*HOSTILE, 7, None, ["height"]]) == []
 
-    @pytest.mark.parametrize("fields", ["height", 7, [7], [None], [["height"]], {"height": 1, 7: 1}, object])
-    def test_fields_that_are_no_names_are_a_value_error(self, unharmed: BaseStorage, fields: Any) -> None:
-        with value_error():
-            unharmed.query_readings(Level, fields=fields)
+    def test_fields_that_are_no_list_of_names_are_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = ["height", 7, True, object, {"height": 1, 7: 1}]
+        assert accepted(lambda fields: unharmed.query_readings(Level, fields=fields), wrong) == []
+        assert accepted(lambda fields: unharmed.iter_readings(Level, fields=fields), wrong) == []
 
-    @pytest.mark.parametrize("name", [*HOSTILE, *WRONG, "--height", "+height", "-", "quality", "height DESC"])
-    def test_an_order_that_is_not_declared_is_a_value_error(self, unharmed: BaseStorage, name: Any) -> None:
-        with value_error():
-            unharmed.query_readings(Level, order=name)
-        with value_error():
-            unharmed.readings(Level).order_by(name)
+    def test_an_order_that_is_not_declared_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = [*HOSTILE, *WRONG, None, "--height", "+height", "-", "-heigth", "quality", "height DESC"]
+        assert accepted(lambda order: unharmed.query_readings(Level, order=order), wrong) == []
+        assert accepted(lambda order: unharmed.readings(Level).order_by(order), wrong) == []
 
-    @pytest.mark.parametrize("name", [*HOSTILE, *WRONG])
-    def test_a_field_to_aggregate_that_is_not_declared_is_a_value_error(self, unharmed: BaseStorage, name: Any) -> None:
-        with value_error():
-            unharmed.aggregate(Level, name)
-        with value_error():
-            unharmed.downsample(Level, name, "1h", "count")
+    def test_a_field_to_aggregate_that_is_not_declared_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = [*HOSTILE, *WRONG, None]
+        assert accepted(lambda name: unharmed.aggregate(Level, name, "count"), wrong) == []
+        assert accepted(lambda name: unharmed.downsample(Level, name, "1h", "count"), wrong) == []
 
-    @pytest.mark.parametrize("function", [*HOSTILE, *WRONG, "AVG", "median", "count(*)"])
-    def test_a_function_that_is_not_one_of_the_seven_is_a_value_error(
-        self, unharmed: BaseStorage, function: Any
-    ) -> None:
-        with value_error():
-            unharmed.aggregate(Level, "height", function)
+    def test_a_function_that_is_not_one_of_the_seven_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = [*HOSTILE, *WRONG, None, "AVG", "median", "count(*)"]
+        assert accepted(lambda function: unharmed.aggregate(Level, "height", function), wrong) == []
+        assert accepted(lambda function: unharmed.downsample(Level, "height", "1h", function), wrong) == []
 
-    @pytest.mark.parametrize("group_by", [*HOSTILE, *(wrong for wrong in WRONG if wrong is not None), "device_id"])
-    def test_a_group_that_is_not_device_is_a_value_error(self, unharmed: BaseStorage, group_by: Any) -> None:
-        with value_error():
-            unharmed.aggregate(Level, "height", group_by=group_by)
+    def test_a_group_that_is_not_device_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = [*HOSTILE, *WRONG, "device_id", "Device", "device, height"]
+        assert accepted(lambda group: unharmed.aggregate(Level, "height", group_by=group), wrong) == []
 
-    @pytest.mark.parametrize("fill", [*HOSTILE, *(wrong for wrong in WRONG if wrong is not None), "NULL", "linear"])
-    def test_a_fill_that_is_neither_null_nor_previous_is_a_value_error(self, unharmed: BaseStorage, fill: Any) -> None:
-        with value_error():
-            unharmed.downsample(Level, "height", "1h", fill=fill)
+    def test_a_fill_that_is_neither_null_nor_previous_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = [*HOSTILE, *WRONG, "NULL", "linear", 0]
+        assert accepted(lambda fill: unharmed.downsample(Level, "height", "1h", fill=fill), wrong) == []
 
-    @pytest.mark.parametrize(
-        "tz",
-        [*HOSTILE, *WRONG, "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "UTC'; --", "+01:00", "z" * 5000],
-        ids=lambda tz: repr(tz)[:30],
-    )
-    def test_a_zone_that_is_not_known_is_a_value_error(self, unharmed: BaseStorage, tz: Any) -> None:
-        with value_error():
-            unharmed.downsample(Level, "height", "1d", tz=tz)
+    def test_a_zone_that_is_not_known_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = [
+            *HOSTILE, *WRONG, None,
+            "Mars/Olympus", "../../etc/passwd", "/etc/localtime", "UTC'; --", "+01:00", "z" * 5000,
+        ]  # fmt: skip
+        assert accepted(lambda tz: unharmed.downsample(Level, "height", "1d", tz=tz), wrong) == []
 
-    @pytest.mark.parametrize(
-        "interval",
-        [
-            *HOSTILE, *(wrong for wrong in WRONG if wrong is not None),
+    def test_an_interval_that_is_not_understood_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        wrong = [
+            *HOSTILE, *WRONG,
             "0s", "-5m", "+5m", "5 parsecs", "1.5h", "m5", "5ms", "5M", "5MO", "1 hour 30 minutes", "PT5M", "１m",
             "hour; DROP TABLE x", 60, 60.0, timedelta(0), timedelta(seconds=-1), timedelta(microseconds=-1),
             "9999999999 seconds", "999999999y", timedelta.max,
-        ],
-        ids=lambda interval: repr(interval)[:30],
-    )  # fmt: skip
-    def test_an_interval_that_is_not_understood_is_a_value_error(self, unharmed: BaseStorage, interval: Any) -> None:
-        with value_error():
-            unharmed.downsample(Level, "height", interval)
+        ]  # fmt: skip
+        assert accepted(lambda interval: unharmed.downsample(Level, "height", interval), wrong) == []
 
-    @pytest.mark.parametrize("function", ["avg", "sum", "min", "max"])
-    @pytest.mark.parametrize("field", ["raining", "note", "device_id"])
-    def test_arithmetic_over_what_is_no_number_is_a_value_error(
-        self, unharmed: BaseStorage, field: str, function: Any
-    ) -> None:
-        with value_error():
-            unharmed.aggregate(Station, field, function)
+    def test_arithmetic_over_what_is_no_number_is_a_value_error(self, unharmed: BaseStorage) -> None:
+        for function in ("avg", "sum", "min", "max"):
+            assert accepted(partial(_aggregate, unharmed, function), ["raining", "note", "device_id"]) == []
 
-    @pytest.mark.parametrize("function", ["avg", "sum"])
-    def test_times_have_no_sum(self, unharmed: BaseStorage, function: Any) -> None:
-        with value_error():
-            unharmed.aggregate(Station, "timestamp", function)
+    def test_times_have_no_sum(self, unharmed: BaseStorage) -> None:
+        for function in ("avg", "sum"):
+            assert accepted(partial(_aggregate, unharmed, function), ["timestamp"]) == []
 
-    @pytest.mark.parametrize("model", [dict, "conformance_level", None])
-    def test_what_is_no_reading_model_cannot_be_asked_for(self, unharmed: BaseStorage, model: Any) -> None:
-        with value_error():
-            unharmed.query_readings(model)
-        with value_error():
-            unharmed.aggregate(model, "height")
-        with value_error():
-            unharmed.readings(model)
+    def test_what_is_no_reading_model_cannot_be_asked_for(self, unharmed: BaseStorage) -> None:
+        wrong = [dict, "conformance_level", None, Reading]
+        assert accepted(unharmed.query_readings, wrong) == []
+        assert accepted(unharmed.iter_readings, wrong) == []
+        assert accepted(lambda model: unharmed.aggregate(model, "height"), wrong) == []
+        assert accepted(unharmed.readings, wrong) == []
+
+
+def _aggregate(storage: BaseStorage, function: Any, field: str) -> Any:
+    return storage.aggregate(Station, field, function)

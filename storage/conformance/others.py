@@ -73,7 +73,7 @@ class Others(Contract):
         assert own is not None, "the storage of the fixture needs a gateway_id, or lacks 'gateways'"
         with (
             storage_from_settings({**settings, "gateway_id": "~other"}) as other,
-            storage_from_settings({**settings, "gateway_id": None}) as every,
+            storage_from_settings(settings) as every,
         ):
             put(other, ("a", MONDAY, 10), ("a", MONDAY + MINUTE, 20))
             assert storage.query_readings(Level) == [{"device_id": "a", "timestamp": MONDAY, "height": 1.0}]

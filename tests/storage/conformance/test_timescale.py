@@ -29,13 +29,18 @@ def database(timescale_server: TimescaleServer) -> Iterator[str]:
     timescale_server.drop_database(name)
 
 
+@pytest.fixture(scope="module")
+def owner(database: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
 class TestTimescaleDBStorage(StorageContract):
     lacks = frozenset({"save_device"})
 
     @pytest.fixture
-    def storage(self, database: str) -> Iterator[BaseStorage]:
-        with psycopg.connect(database, autocommit=True) as connection:
-            connection.execute(_DROP_ALL)
+    def storage(self, database: str, owner: psycopg.Connection) -> Iterator[BaseStorage]:
+        owner.execute(_DROP_ALL)
         with TimescaleDBStorage(database, gateway_id="roof") as storage:
             yield storage
 
