@@ -46,7 +46,7 @@ _TYPE_CONFLICT = re.compile(
     r'input field "(?P<field>[^"]*)" on measurement "(?P<measurement>[^"]*)"'
     r" is type (?P<ours>\w+), already exists as type (?P<theirs>\w+)"
 )
-_NO_ORG = re.compile(r"(?i)\borg(?:anization)?(?:ID| id| name)?\b.*(?:provide|required|missing|not found|invalid)")
+_NO_ORG = re.compile(r"(?i)provide either orgID or org|organization .*not found")
 _NO_SUCH_PATH = re.compile(r"(?i)(?:path|page) (?:requested|not found)")
 _SHORT_OF_MEMORY = re.compile(r"(?i)memory allocation limit|queue (?:length|size) exceeded|too many")
 

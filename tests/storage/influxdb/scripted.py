@@ -252,7 +252,7 @@ class ScriptedInfluxDB:
 
             def _send(self, answer: Answer) -> None:
                 if answer.status:
-                    self.send_response(answer.status)
+                    self.send_response_only(answer.status)
                     for name, value in answer.headers.items():
                         self.send_header(name, value)
                     if answer.status != 204:
