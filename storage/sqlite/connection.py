@@ -28,16 +28,19 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: {exc}") from exc
 
 
-def open_writer(path: Path, full_sync: bool) -> sqlite3.Connection:
-    """The one connection that writes. With `full_sync` a commit is on the device when it returns."""
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The one connection that writes, yet to be prepared."""
+    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def prepare_writer(connection: sqlite3.Connection, full_sync: bool) -> None:
+    """Set the writing connection up. With `full_sync` a commit is on the device when it returns."""
     connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
     # Debian builds SQLite with secure_delete on, which writes every page that is let go of.
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute("PRAGMA wal_autocheckpoint = 1000")
-    return connection
 
 
 class Readers:

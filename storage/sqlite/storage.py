@@ -35,7 +35,7 @@ from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.connection import Readers, StoreLock, open_writer, sqlite_errors
+from edgedepot.storage.sqlite.connection import Readers, StoreLock, open_writer, prepare_writer, sqlite_errors
 from edgedepot.storage.sqlite.cursors import Cursors, PendingReader
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
@@ -97,10 +97,13 @@ class SQLiteStorage(BaseStorage, Buffer):
     def _check_readable(self) -> None:
         if not self.path.exists():
             raise StoreUnusable(f"{self.path} does not exist")
-        with self._readers.lend() as connection:
-            schema.check(connection, self.path)
-            stored = schema.meta(connection, "gateway_id")
-            self.gateway_id = stored if isinstance(stored, str) else None
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._readers.close)
+            with self._readers.lend() as connection:
+                schema.check(connection, self.path)
+                stored = schema.meta(connection, "gateway_id")
+            undo.pop_all()
+        self.gateway_id = stored if isinstance(stored, str) else None
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -349,18 +352,19 @@ class _Writing:
 
     def __init__(self, path: Path, clock: Clock, pace: Pace, full_sync: bool, gateway_id: str | None) -> None:
         self._lock = StoreLock(path)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
             with sqlite_errors(path):
-                self._connection = open_writer(path, full_sync)
+                self._connection = open_writer(path)
+                undo.callback(self._connection.close)
+                prepare_writer(self._connection, full_sync)
                 schema.prepare(self._connection, path)
                 self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
                 self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
                 self.catalogue = Catalogue.load(self._connection)
                 self.cursors = Cursors(self._connection)
                 journal = Journal(self._connection, self.catalogue)
-        except BaseException:
-            self._lock.release()
-            raise
+            undo.pop_all()
         self.pending_reader = PendingReader(self.catalogue)
         self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
 
