@@ -124,7 +124,7 @@ class Supervisor:
             self._restarts += 1
             self._retry_at = self._clock.monotonic() + pause
         level = logging.WARNING if first else logging.DEBUG
-        log.log(level, "%s: went away (%s); it is tried again until it is back", self.name, text)
+        log.log(level, "%s: is away (%s); it is tried again until it is back", self.name, text)
         with self._changed:
             while not self._stopping and (left := self._retry_at - self._clock.monotonic()) > 0:
                 self._clock.wait(self._changed, left)

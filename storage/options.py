@@ -68,7 +68,7 @@ class Checker:
         known = {key: option for key, option in known.items() if option.parameter not in reserved}
         if not takes_others:
             self.check_keys(path, settings, known)
-        found = {key: value for key, value in settings.items() if takes_others and key not in known}
+        found: dict[str, Any] = {}
         for key, option in known.items():
             try:
                 if key in settings:
@@ -77,6 +77,8 @@ class Checker:
                     self.note(join(path, key), f"missing, expected {expected(option.hint, self.scope.models)}")
             except InvalidValue as exc:
                 self.note(join(path, key), exc)
+        if takes_others:
+            found |= {key: value for key, value in settings.items() if key not in known}
         return found
 
     def _filled(self, value: Any, path: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import click
 from edgedepot.storage.hints import shown
 
 if TYPE_CHECKING:
-    from edgedepot.config import Part, Settings
+    from edgedepot.config import Part
     from edgedepot.storage.reading import FieldSpec, Reading
 
 FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
@@ -73,8 +72,15 @@ def check(file: Path) -> None:
 
     settings = load(file)
     click.echo(f"{file} is good.\n")
-    for name, text in _rows(settings):
-        click.echo(f"{name:<10}{text}")
+    click.echo(f"gateway   {settings.gateway_id or '(no id, as nothing is forwarded)'}")
+    _echo_part("store", settings.storage)
+    for name, model in settings.models.items():
+        click.echo(f"model     {name}")
+        for spec in model.__fields__:
+            click.echo(f"            {_field_text(spec)}")
+    for kind, parts in (("driver", settings.drivers), ("upstream", settings.upstreams)):
+        for name, part in parts.items():
+            _echo_part(kind, part, f"{name}: ")
 
 
 def start_logging(level: str) -> None:
@@ -85,19 +91,10 @@ def start_logging(level: str) -> None:
     logging.getLogger("edgedepot").setLevel(level.upper())
 
 
-def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
-    yield "gateway", settings.gateway_id or "(no id, as nothing is forwarded)"
-    yield "store", _part_text(settings.storage)
-    for name, model in settings.models.items():
-        yield "model", f"{name}: {', '.join(_field_text(spec) for spec in model.__fields__)}"
-    for name, part in settings.drivers.items():
-        yield "driver", f"{name}: {_part_text(part)}"
-    for name, part in settings.upstreams.items():
-        yield "upstream", f"{name}: {_part_text(part)}"
-
-
-def _part_text(part: Part) -> str:
-    return " ".join([part.kind, *(f"{key}={_option_text(key, value)}" for key, value in part.options.items())])
+def _echo_part(what: str, part: Part, name: str = "") -> None:
+    click.echo(f"{what:<10}{name}{part.kind}")
+    for key, value in part.options.items():
+        click.echo(f"            {key} = {_option_text(key, value)}")
 
 
 def _option_text(key: str, value: Any) -> str:
@@ -112,12 +109,12 @@ def _option_text(key: str, value: Any) -> str:
 
 
 def _field_text(spec: FieldSpec) -> str:
-    words = [spec.name, spec.type.__name__]
+    words = [f"{spec.name} {spec.type.__name__}"]
     words += [spec.unit] if spec.unit else []
     if spec.low is not None or spec.high is not None:
         words.append(f"{_end(spec.low)}..{_end(spec.high)}")
-    words += [] if spec.required else ["(may be absent)"]
-    return " ".join(words)
+    words += [] if spec.required else ["may be absent"]
+    return ", ".join(words)
 
 
 def _end(bound: float | None) -> str:

@@ -116,7 +116,7 @@ def _age(moment: str | None) -> float | None:
 
 
 def _print_sources(screen: Console, sources: Mapping[str, Any], running: bool) -> None:
-    states = ["state", "last message"] if running else []
+    states = ["state", "heard"] if running else []
     grid = table(["source", *states, *_SOURCE_COUNTS], left=1 + len(states))
     for name, source in sources.items():
         live, books = source["live"], source["books"]
@@ -154,9 +154,10 @@ def _print_upstreams(screen: Console, upstreams: Mapping[str, Any], running: boo
 def _upstream_state(live: Mapping[str, Any] | None) -> str:
     if live is None:
         return "[dim]not set up[/]"
-    retry = f", again in {duration(live['retry_in'])}" if live["retry_in"] is not None else ""
-    colour = {"waiting": "yellow", "misconfigured": "bold red"}.get(live["state"])
-    return f"[{colour}]{live['state']}{retry}[/]" if colour else f"{live['state']}"
+    if live["retry_in"] is None:
+        return str(live["state"])
+    retry = f"retry in {duration(live['retry_in'])}"
+    return f"[yellow]{retry}[/]" if live["state"] == "waiting" else f"[bold red]{live['state']}, {retry}[/]"
 
 
 def _print_errors(screen: Console, rows: Mapping[str, Any], current: tuple[str, ...]) -> None:

@@ -150,10 +150,17 @@ def test_check_says_what_would_be_done_and_no_secrets(tmp_path: Path) -> None:
         "gateway.toml is good.\n"
         "\n"
         "gateway   roof\n"
-        "store     sqlite path=gateway.db\n"
-        "model     weather: temperature float °C -40..80, raining bool (may be absent)\n"
-        'driver    garden: mqtt url="mqtt://me:***@localhost" topic="garden/{device_id}" model=weather\n'
-        'upstream  central: timescaledb url="postgresql://me:***@central/iot"\n'
+        "store     sqlite\n"
+        "            path = gateway.db\n"
+        "model     weather\n"
+        "            temperature float, °C, -40..80\n"
+        "            raining bool, may be absent\n"
+        "driver    garden: mqtt\n"
+        '            url = "mqtt://me:***@localhost"\n'
+        '            topic = "garden/{device_id}"\n'
+        "            model = weather\n"
+        "upstream  central: timescaledb\n"
+        '            url = "postgresql://me:***@central/iot"\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]
 

@@ -173,7 +173,7 @@ def test_the_log_is_plain_lines_with_time_level_and_source(site: Path, start: St
 def test_a_log_level_leaves_the_rest_out(site: Path, start: Start, pty_pair: PtyPair) -> None:
     pty_pair.unplug()
     run = start(site, "--log-level", "warning")
-    run.wait_for("mast: went away")
+    run.wait_for("mast: is away")
     assert run.end() == 0
     assert len(run.lines) == 1
 
@@ -182,12 +182,12 @@ def test_a_port_that_goes_and_comes_back(site: Path, start: Start, pty_pair: Pty
     run = start(site)
     run.wait_for("reading lines from")
     pty_pair.unplug()
-    run.wait_for("WARNING mast: went away")
+    run.wait_for("WARNING mast: is away")
     pty_pair.replug()
     with pty_pair.peer.open("wb", buffering=0) as line:
         eventually(lambda: bool(line.write(b"22.5\n")) and run.said("INFO mast: is back, after"))
     assert run.end() == 0
-    assert sum("mast: went away" in line for line in run.lines) == 1
+    assert sum("mast: is away" in line for line in run.lines) == 1
 
 
 def test_two_processes_do_not_write_one_store(site: Path, start: Start) -> None:

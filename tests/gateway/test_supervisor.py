@@ -115,9 +115,9 @@ def test_one_line_when_it_goes_and_one_when_it_is_back(
     driver = ScriptedDriver([AWAY, AWAY, AWAY, work, AWAY])
     supervise(driver)
     assert [record.getMessage() for record in caplog.records] == [
-        "mast: went away (no such port); it is tried again until it is back",
+        "mast: is away (no such port); it is tried again until it is back",
         f"mast: is back, after {sum(clock.waits[:3]):.0f} s",
-        "mast: went away (unplugged); it is tried again until it is back",
+        "mast: is away (unplugged); it is tried again until it is back",
     ]
 
 
