@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgedepot import Field, Reading, SQLiteStorage
+from tests.gateway import third_party
 
 PROGRAM = Path(sys.executable).with_name("edgedepot")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -163,6 +165,29 @@ def test_check_says_what_would_be_done_and_no_secrets(tmp_path: Path) -> None:
         '            url = "postgresql://me:***@central/iot"\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]
+
+
+def test_another_packages_driver_and_storage_go_by_their_short_names(tmp_path: Path) -> None:
+    package = tmp_path / "packages"
+    described = package / "gauge-1.dist-info"
+    described.mkdir(parents=True)
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: gauge\nVersion: 1\n")
+    (described / "entry_points.txt").write_text(
+        "[edgedepot.drivers]\nrain = gauge:RainGauge\n[edgedepot.storages]\nlist = gauge:ListStorage\n"
+    )
+    (package / "gauge.py").write_text(Path(third_party.__file__).read_text())
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        '[gateway]\nid = "roof"\n[storage]\npath = "gateway.db"\n[models.weather]\ntemperature = "float"\n'
+        '[drivers.roof]\ntype = "rain"\nmodel = "weather"\npins = [4, 5]\n[upstreams.copy]\nengine = "list"\n'
+    )
+    command = [str(PROGRAM), "check", str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "driver    roof: rain\n            model = weather\n            pins = [4, 5]\n" in done.stdout
+    assert "upstream  copy: list\n" in done.stdout
+    assert 'found "rain", expected one of mqtt, serial, or a dotted path' in complaint("check", file)
 
 
 def test_ledger(folder: Path) -> None:
