@@ -171,7 +171,7 @@ class Aggregation:
         if not results and (self.scope.start is None or self.scope.end is None):
             return []  # nothing says where to begin or to end
         low = self.scope.start if self.scope.start is not None else min(results)
-        high = self.scope.end if self.scope.end is not None else max(results) + 1
+        high = self.scope.end if self.scope.end is not None else self.interval.next(max(results), self.zone)
         number = (high - low) // self.interval.shortest
         if number > limit:
             raise InvalidValue(

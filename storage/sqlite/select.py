@@ -124,9 +124,10 @@ def _bucket(
     width = asked.interval.micros
     if width:
         return f"(ts - ((ts % {width}) + {width}) % {width})", "", ()
-    low, high = connection.execute(f"SELECT min(ts), max(ts) FROM journal WHERE {condition}", values).fetchone()
+    extent = f"SELECT min(ts), max(ts) FROM journal JOIN series ON series.id = journal.series WHERE {condition}"
+    low, high = connection.execute(extent, values).fetchone()
     starts = [] if low is None else asked.interval.starts(low, high + 1, asked.zone)
-    ends = [*starts[1:], asked.interval.next(starts[-1], asked.zone)] if starts else []
+    ends = [*starts[1:], high + 1] if starts else []
     # Calendar buckets differ in length: they come as a list that is joined, so that every zone's changes are exact.
     edges = (
         "(SELECT json_extract(value, '$[0]') AS low, json_extract(value, '$[1]') AS high FROM json_each(?)) AS edge"

@@ -1,0 +1,238 @@
+"""Random readings and random calls: SQLiteStorage, and the arithmetic for own backends, against brute force."""
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgedepot import BaseStorage, Field, Reading, SQLiteStorage
+from edgedepot.storage.query import FUNCTIONS
+from edgedepot.storage.rows import aggregate_rows, select_rows
+from tests.storage.brute_force import LENGTHS, BruteForce, Width
+
+EXAMPLES = 2_000
+
+
+class Probe(Reading):
+    temperature: float | None = Field(range=(-40, 80))
+    pulses: int | None = None
+    raining: bool | None = None
+    note: str | None = None
+
+
+FIELDS = tuple(spec.name for spec in Probe.__fields__)
+DEVICES = ["a", "b", "B", "ä", "it's"]
+ZONES = [
+    "UTC", "Europe/Zurich", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "America/Havana",
+    "Africa/Cairo", "America/St_Johns", "Pacific/Apia", "Pacific/Auckland", "America/Sao_Paulo",
+]  # fmt: skip
+# Around changes of the clocks in these zones, the epoch, leap days, and origins of calendar buckets.
+ANCHORS = [
+    datetime.fromisoformat(text + "+00:00")
+    for text in (
+        "2026-03-29T01:00", "2026-10-25T01:00", "2026-03-08T07:00", "2026-11-01T06:00", "2026-04-04T15:00",
+        "2026-10-03T15:30", "2026-03-08T05:00", "2026-11-01T05:00", "2023-04-27T22:00", "2023-10-26T21:00",
+        "2010-11-07T02:31", "2011-12-30T10:00", "2018-02-18T02:00", "2018-11-04T03:00", "1970-01-01T00:00",
+        "2000-01-03T00:00", "2000-01-01T00:00", "2024-02-29T12:00", "1969-07-20T20:17", "2089-12-31T23:59",
+    )
+]  # fmt: skip
+
+steps = st.one_of(
+    st.sampled_from([timedelta(0), timedelta(microseconds=1), timedelta(microseconds=-1), timedelta(minutes=30)]),
+    st.integers(-50, 50).map(lambda hours: timedelta(hours=hours)),
+    st.integers(-400, 400).map(lambda days: timedelta(days=days)),
+    st.integers(-(10**6), 10**6).map(lambda seconds: timedelta(seconds=seconds / 4)),
+)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "temperature": st.floats(-1e300, 1e300) | st.integers(-100, 100) | st.sampled_from([0.1, -40.0, 80.0, 80.5]),
+    "pulses": st.integers(-(2**63), 2**63 - 1) | st.sampled_from([2**63 - 1, -(2**63), 0, 1]),
+    "raining": st.booleans(),
+    "note": st.text(max_size=3) | st.sampled_from(["", "a", "B", "ä", "\uffff", "🎈"]),
+}
+# At least one field has a value; any other may be absent or null.
+data = st.sampled_from(FIELDS).flatmap(
+    lambda given_field: st.fixed_dictionaries(
+        {given_field: VALUES[given_field]},
+        optional={name: value | st.none() for name, value in VALUES.items() if name != given_field},
+    )
+)
+
+
+class Question(NamedTuple):
+    """Arguments of a query, in the order of brute force's parameters."""
+
+    device: str | None
+    start: datetime | None
+    end: datetime | None
+    fields: list[str] | None
+    limit: int | None
+    order: str
+
+
+class Calculation(NamedTuple):
+    """Arguments of an aggregate, in the order of brute force's parameters; the last is how `width` is written."""
+
+    field: str
+    function: Any
+    device: str | None
+    start: datetime | None
+    end: datetime | None
+    width: Width | None
+    tz: str
+    by_device: bool
+    fill: Any
+    interval: str | timedelta | None
+
+
+@st.composite
+def widths(draw: st.DrawFn) -> tuple[Width, str | timedelta]:
+    """A bucket width, and one of the ways to write it."""
+    unit = draw(st.sampled_from([*LENGTHS, "day", "week", "month", "year"]))
+    width = Width(draw(st.integers(1, 4) | st.integers(1, 100)), unit)
+    short = {"month": "mo"}.get(unit, unit[0])
+    spellings: list[str | timedelta] = [f"{width.count} {unit}s", f"{width.count}{short}"]
+    spellings += [unit] if width.count == 1 else []
+    if unit in ("day", "week"):
+        spellings.append(timedelta(**{f"{unit}s": width.count}))
+    elif unit in LENGTHS and (width.count * LENGTHS[unit]) % timedelta(days=1):
+        spellings.append(width.count * LENGTHS[unit])
+    return width, draw(st.sampled_from(spellings))
+
+
+@st.composite
+def calculations(draw: st.DrawFn, device: Any, moment: Any) -> Calculation:
+    name = draw(st.sampled_from([*FIELDS, "device_id", "timestamp"]))
+    functions = {"temperature": FUNCTIONS, "pulses": FUNCTIONS, "timestamp": ("count", "first", "last", "min", "max")}
+    function = draw(st.sampled_from(functions.get(name, ("count", "first", "last"))))
+    start, end = draw(moment | st.none()), draw(moment | st.none())
+    width, interval = draw(st.one_of(widths(), widths(), st.just((None, None))))
+    fill = draw(st.sampled_from([None, "null", "previous"]))
+    if width is not None and width.unit in LENGTHS and width.count * LENGTHS[width.unit] < timedelta(hours=12):
+        fill = None  # the readings lie too far apart to go through all buckets by brute force
+    by_device = draw(st.booleans())
+    zone = draw(st.sampled_from(ZONES))
+    return Calculation(name, function, draw(device), start, end, width, zone, by_device, fill, interval)
+
+
+class Script(NamedTuple):
+    """What an example does: calls that write, in their order, and then questions."""
+
+    writes: list[tuple[str, Any]]
+    questions: list[Question]
+    calculations: list[Calculation]
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> Script:
+    anchors = draw(st.lists(st.sampled_from(ANCHORS), min_size=1, max_size=2))
+    moment = st.builds(lambda anchor, step: anchor + step, st.sampled_from(anchors), steps)
+    moment = st.sampled_from(draw(st.lists(moment, min_size=1, max_size=6)))  # few, so that identities meet
+    device = st.sampled_from(DEVICES[: draw(st.integers(1, len(DEVICES)))])
+    some_device = device | st.none()
+    bound = moment | st.none()
+    writes = st.one_of(
+        st.tuples(st.just("many"), st.lists(st.tuples(device, moment, data), max_size=8)),
+        st.tuples(st.just("one"), st.tuples(device, moment, data)),
+        st.tuples(st.just("delete"), st.tuples(some_device, bound, bound)),
+    )
+    names = st.sampled_from([*FIELDS, "device_id", "timestamp"])
+    question = st.builds(
+        Question,
+        some_device,
+        bound,
+        bound,
+        st.none() | st.lists(names | st.just("quality"), max_size=4),
+        st.none() | st.integers(0, 4) | st.just(2**70),
+        st.builds(lambda sign, name: sign + name, st.sampled_from(["", "-"]), names),
+    )
+    return Script(
+        draw(st.lists(writes, min_size=1, max_size=4)),
+        draw(st.lists(question, max_size=3)),
+        draw(st.lists(calculations(some_device, moment), min_size=1, max_size=4)),
+    )
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[SQLiteStorage]:
+    """One store for all examples: each begins by deleting what the one before left."""
+    memory = Path("/dev/shm")
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
+        SQLiteStorage(Path(folder) / "model.db") as opened,
+    ):
+        yield opened
+
+
+@given(script=scripts())
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_the_store_and_the_helpers_answer_as_brute_force_does(store: SQLiteStorage, script: Script) -> None:
+    store.delete_readings(Probe)
+    model = BruteForce(FIELDS, "temperature", -40, 80)
+    for kind, what in script.writes:
+        write(store, model, kind, what)
+    rows = model.rows()
+    for question in script.questions:
+        expected = model.query(*question)
+        arguments = question._asdict()
+        assert exactly(store.query_readings(Probe, **arguments)) == exactly(expected)
+        assert exactly(select_rows(rows, Probe, **arguments)) == exactly(expected)
+        if question.order.endswith("timestamp"):
+            assert exactly(store.iter_readings(Probe, **arguments)) == exactly(expected)
+    for asked in script.calculations:
+        expected = model.aggregate(*asked[:-1])
+        arguments = asked._asdict() | {"group_by": "device" if asked.by_device else None}
+        del arguments["by_device"], arguments["width"]
+        scale = sum(abs(row[asked.field] or 0) for row in rows) if asked.field in ("temperature", "pulses") else 0
+        assert_same(store.aggregate(Probe, **arguments), expected, scale)
+        assert_same(aggregate_rows(rows, Probe, **arguments), expected, scale)
+
+
+def write(store: BaseStorage, model: BruteForce, kind: str, what: Any) -> None:
+    """One call that writes, on both; their numbers agree."""
+    if kind == "delete":
+        assert store.delete_readings(Probe, *what) == model.delete(*what)
+        return
+    readings = what if kind == "many" else [what]
+    fates = [model.store(*reading) for reading in readings]
+    receipt = store.store_readings(Probe, readings) if kind == "many" else store.store_reading(Probe, *what)
+    assert receipt is not None
+    assert (receipt.accepted, receipt.duplicates) == (len(fates) - fates.count("duplicate"), fates.count("duplicate"))
+
+
+def exactly(rows: Any) -> list[Any]:
+    """Rows with the types of their values, and the order of their keys."""
+    return [[(name, type(value), value) for name, value in as_stored(row).items()] for row in rows]
+
+
+def as_stored(row: dict[str, Any]) -> dict[str, Any]:
+    """What was given as an integer for a float field is a float once it is stored."""
+    value = row.get("temperature")
+    return row if value is None else {**row, "temperature": float(value)}
+
+
+def assert_same(found: Any, expected: Any, scale: float) -> None:
+    """Equal, but that sums of floats may differ by a billionth of the sum of the values' amounts."""
+    if isinstance(expected, dict):
+        found, expected = [found], [expected]
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert list(mine) == list(theirs)
+        assert {key: in_utc(mine[key]) for key in mine if key != "result"} == {
+            key: theirs[key] for key in theirs if key != "result"
+        }
+        a, b = mine["result"], theirs["result"]
+        if isinstance(a, float):
+            assert b is not None
+            assert abs(a - b) <= 1e-9 * scale
+        else:
+            assert (type(a), a) == (type(b), b)
+
+
+def in_utc(value: Any) -> Any:
+    """A time in UTC: in a zone a moment of a repeated hour equals no time of another zone (PEP 495)."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
