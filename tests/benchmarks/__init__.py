@@ -1,5 +1,6 @@
 """Benchmarks: what the product costs beside the least that the same job can cost, measured in the same run.
 
+    python -m tests.benchmarks                      all of these:
     python -m tests.benchmarks.mqtt_to_durable      messages from the wire to committed and acknowledged
     python -m tests.benchmarks.serial_to_durable    32 serial lines, share of one core
     python -m tests.benchmarks.footprint            memory and start of an idle gateway

@@ -73,7 +73,7 @@ def undecodable(number: int, device: str) -> bytes:
 
 @dataclass
 class Message:
-    """One MQTT message: its reading (None: undecodable) and what became of it, in wall time."""
+    """One MQTT message: its reading (None: undecodable), and when the broker acknowledged it (monotonic)."""
 
     payload: bytes
     sample: Sample | None
@@ -119,7 +119,7 @@ class MqttDevice:
     def _on_puback(self, client: Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
         with self._lock:
             message = self._by_mid.pop(mid)
-        message.acknowledged = time.time()
+        message.acknowledged = time.monotonic()
         message.heard = reason.value != NOBODY_LISTENS
 
 

@@ -145,12 +145,12 @@ class GatewayProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def outages_of_port(self) -> list[tuple[float, float]]:
-        """For each kill: from one flush interval before it until the port was open again (monotonic)."""
+    def outages(self, back: str) -> list[tuple[float, float]]:
+        """For each kill: from one flush interval before it until the log said `back` again (monotonic)."""
         outages = []
         for life, killed in self.kills:
-            opened = self._said(PORT_OPEN, life + 1) or [float("inf")]
-            outages.append((killed - self.settings.flush_interval, opened[0]))
+            said = self._said(back, life + 1) or [float("inf")]
+            outages.append((killed - self.settings.flush_interval, said[0]))
         return outages
 
     def ledger(self) -> tuple[int, dict[str, Any]]:

@@ -16,10 +16,12 @@ from tests.end_to_end.devices import Line, Message, Sample
 GATEWAY, MQTT, SERIAL, UPSTREAM = "roof", "garden", "mast", "central"
 """The names in the gateway's configuration; the serial driver's device has the driver's name."""
 NEVER_ACCEPTED = "messages that the broker never acknowledged"
-BROKER_DROP = "messages that the killed broker dropped after it had acknowledged them"
+BROKER_DROP = "messages that the killed broker forgot after it had acknowledged them, with the gateway killed too"
 GATEWAY_DEAD = "serial lines from one flush interval before a kill until the port was open again"
 
 Identity = tuple[str, datetime]
+Outage = tuple[float, float]
+"""From, to: monotonic seconds."""
 
 
 class Held(NamedTuple):
@@ -47,18 +49,18 @@ def is_hypertable(url: str) -> bool:
 
 
 class BrokerKill(NamedTuple):
-    """A SIGKILL of the broker: the state it had saved last, when it had done so, and when it came back (wall time)."""
+    """A SIGKILL of the broker: the state it had saved last, when it had done so, and when it came back (monotonic)."""
 
     state: bytes
     saved: float
     restarted: float
 
     def explains(self, message: Message) -> bool:
-        """Whether the broker lost the message after it had acknowledged it.
+        """Whether the broker forgot the message after it had acknowledged it.
 
-        It saves in each round of its loop, after that round's PUBACKs. So what it acknowledged before its last save
-        is in that state, or was handed to the gateway and acknowledged; what it acknowledged later is lost unless
-        the state has it. (File times are coarse: 50 ms.)
+        mosquitto saves after each change, but a message that is under way to the gateway is none to it before the
+        gateway has acknowledged that or another one. What it took before its last save is in that state, or was
+        acknowledged; what it took later is forgotten unless the state has it. (File times are coarse: 50 ms.)
         """
         if message.acknowledged is None or message.payload in self.state:
             return False
@@ -71,29 +73,39 @@ class Sent:
 
     messages: Sequence[Message]
     lines: Sequence[Line]
-    outages: Sequence[tuple[float, float]] = ()
-    """Stretches (monotonic) in which serial lines may be lost."""
+    port_outages: Sequence[Outage] = ()
+    broker_outages: Sequence[Outage] = ()
+    """From one flush interval before each kill of the gateway until its port, its subscription was there again."""
     broker_kills: Sequence[BrokerKill] = ()
 
     def excuse_of_message(self, message: Message) -> str | None:
-        """Why the message may be missing, None if it may not."""
-        if message.acknowledged is None:
+        """Why the message may be missing, None if it may not.
+
+        A broker that forgets is no excuse for a gateway that was there: it had the message in hand, and commits it.
+        """
+        taken = message.acknowledged
+        if taken is None:
             return NEVER_ACCEPTED
-        return BROKER_DROP if any(kill.explains(message) for kill in self.broker_kills) else None
+        forgotten = any(kill.explains(message) for kill in self.broker_kills)
+        return BROKER_DROP if forgotten and _within(self.broker_outages, taken, taken) else None
 
     def excuse_of_line(self, line: Line) -> str | None:
         """Why the line may be missing, None if it may not."""
-        return GATEWAY_DEAD if any(begin <= line.done and line.began <= end for begin, end in self.outages) else None
+        return GATEWAY_DEAD if _within(self.port_outages, line.began, line.done) else None
 
     def first_lines(self) -> set[bytes]:
         """The first line after each opening of the port: if it makes no sense, its front may be missing."""
-        after = ([line.text for line in self.lines if line.began > end] for _, end in self.outages)
+        after = ([line.text for line in self.lines if line.began > end] for _, end in self.port_outages)
         return {texts[0] for texts in after if texts}
 
     def samples(self) -> Iterator[tuple[Sample, str | None]]:
         """Every reading that was sent, with its excuse."""
         yield from ((m.sample, self.excuse_of_message(m)) for m in self.messages if m.sample)
         yield from ((line.sample, self.excuse_of_line(line)) for line in self.lines if line.sample)
+
+
+def _within(outages: Sequence[Outage], began: float, done: float) -> bool:
+    return any(begin <= done and began <= end for begin, end in outages)
 
 
 @dataclass

@@ -125,7 +125,11 @@ class Site:
     def sent(self) -> judge.Sent:
         """What was sent, for the judge."""
         return judge.Sent(
-            self.fleet.messages, self.mast.lines, self.gateway.outages_of_port(), tuple(self.broker_kills)
+            self.fleet.messages,
+            self.mast.lines,
+            self.gateway.outages(PORT_OPEN),
+            self.gateway.outages(SUBSCRIBED),
+            tuple(self.broker_kills),
         )
 
     def held(self) -> list[judge.Held]:
@@ -134,7 +138,9 @@ class Site:
 
     def _start_broker(self) -> None:
         saved = self.servers.broker.saved_state
-        self.broker_kills.append(judge.BrokerKill(saved.read_bytes(), saved.stat().st_mtime, time.time()))
+        now = time.monotonic()
+        age = time.time() - saved.stat().st_mtime
+        self.broker_kills.append(judge.BrokerKill(saved.read_bytes(), now - age, now))
         self.servers.broker.start()
 
     def _wait_until_arrived(self) -> None:

@@ -110,27 +110,31 @@ def test_the_judge_sees_what_is_lost_twice_or_wrong(held: Sequence[Held], lost: 
     [(8.8, 8.9, False), (8.9, 9.0, True), (10.5, 10.6, True), (11.9, 12.2, True), (12.1, 12.2, False)],
 )
 def test_only_lines_around_an_outage_are_excused(began: float, done: float, excused: bool) -> None:
-    verdict = judge.judge(Sent([], [line(1, began, done)], outages=[(9.0, 12.0)]), [])
+    verdict = judge.judge(Sent([], [line(1, began, done)], port_outages=[(9.0, 12.0)]), [])
     assert verdict.clean is excused
     assert verdict.excused == ({judge.GATEWAY_DEAD: 1} if excused else {})
 
 
 @pytest.mark.parametrize(
-    ("acknowledged", "saved", "excuse"),
+    ("acknowledged", "saved", "gateway_killed", "excuse"),
     [
-        (None, False, judge.NEVER_ACCEPTED),
-        (90.0, False, None),  # saved, handed to the gateway and acknowledged, or the broker would still have it
-        (100.5, False, judge.BROKER_DROP),
-        (100.5, True, None),
-        (103.0, False, None),
+        (None, False, None, judge.NEVER_ACCEPTED),
+        (100.5, False, 101.0, judge.BROKER_DROP),
+        (100.5, False, 100.0, judge.BROKER_DROP),
+        (100.5, True, 101.0, None),  # the broker still has it
+        (90.0, False, 90.5, None),  # the broker had it saved and would still have it, if the gateway had not taken it
+        (103.0, False, 101.0, None),
+        (100.5, False, 102.0, None),  # the gateway had it for longer than one flush interval
+        (100.5, False, None, None),
     ],
 )
-def test_only_unsaved_messages_are_blamed_on_the_broker(
-    acknowledged: float | None, saved: bool, excuse: str | None
+def test_only_what_the_broker_forgot_is_blamed_on_it(
+    acknowledged: float | None, saved: bool, gateway_killed: float | None, excuse: str | None
 ) -> None:
     sent = message(1, acknowledged)
     kill = BrokerKill(b"..." + sent.payload + b"..." if saved else b"...", saved=100.0, restarted=102.0)
-    verdict = judge.judge(Sent([sent], [], broker_kills=[kill]), [])
+    outages = [] if gateway_killed is None else [(gateway_killed - 1.0, 105.0)]
+    verdict = judge.judge(Sent([sent], [], broker_outages=outages, broker_kills=[kill]), [])
     assert verdict.clean is (excuse is not None)
     assert verdict.excused == ({excuse: 1} if excuse else {})
 
@@ -139,7 +143,7 @@ def test_rejected_ones_are_judged_too() -> None:
     sent = Sent(
         [Message(b"bad 1", None, 1.0), Message(b"bad 2", None, None)],
         [Line(b"torn a", None, 1, 1), Line(b"lost in an outage", None, 5, 5), Line(b"first", None, 7, 7)],
-        outages=[(4, 6)],
+        port_outages=[(4, 6)],
     )
     assert judge.judge_rejected(sent, {"garden": [b"bad 1", b"bad 1"], "mast": [b"torn a", b"rn"]}, lives=1) == []
     assert len(judge.judge_rejected(sent, {"garden": [b"bad 3"], "mast": [b"torn a", b"torn a"]}, lives=1)) == 3

@@ -1,0 +1,45 @@
+"""Readings per second into a real VictoriaMetrics over InfluxDB's protocol.
+
+The floor is influxdb-client's batching `WriteApi` with a `Point` for each reading, in batches of 5,000. The product is
+one call of `InfluxDBStorage.store_readings`, checks and compression included. Both begin with the same readings, of four
+floats and 20 devices, in memory, and end when the server has acknowledged all; afterwards it must hold all of them.
+"""
+
+import json
+
+from tests.benchmarks.child import Child
+from tests.benchmarks.report import Comparison, progress, read_options, report
+from tests.servers.process import wait_until
+from tests.servers.victoria import VictoriaMetrics
+
+READINGS = 500_000
+FIELDS = 4
+
+
+def measure(server: VictoriaMetrics, kind: str, gateway: str, readings: int) -> float:
+    """One round of floor or product: readings per second."""
+    settings = {"kind": kind, "url": server.url, "gateway": gateway, "readings": readings}
+    with Child("influx_writers", json.dumps(settings)) as child:
+        child.hear()
+        child.tell("go")
+        seconds = float(child.hear()["seconds"])
+    selector = f'{{gateway_id="{gateway}"}}'
+    wait_until(lambda: server.count(selector) == readings * FIELDS, f"all values of {kind} are there", 30)
+    return readings / seconds
+
+
+def main() -> None:
+    options = read_options(__doc__)
+    readings = options.of(READINGS)
+    rates: dict[str, list[float]] = {"floor": [], "product": []}
+    with VictoriaMetrics() as server:
+        for number in range(options.rounds):
+            for kind, found in rates.items():
+                found.append(measure(server, kind, f"{kind}-{number}", readings))
+                progress(f"round {number + 1}, {kind}: {found[-1]:,.0f} readings/s")
+    comparison = Comparison("writing", "readings/s", rates["floor"], rates["product"], factor=3, at_least=True)
+    report(options, [comparison], readings=readings, fields=FIELDS)
+
+
+if __name__ == "__main__":
+    main()
