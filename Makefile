@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
 
-.PHONY: help venv install demo test check servers bench bench-small clean
+.PHONY: help venv install demo test test-influxdb check servers bench bench-small clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 venv: .venv/.stamp ## create the virtual environment with everything the project uses
 
@@ -32,6 +32,9 @@ servers: install ## fetch the real servers that the tests use into .servers/
 
 test: servers ## run all tests, against the installed package and real servers
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-influxdb: install ## run the storage contract against a real InfluxDB 2: INFLUXDB_URL, _TOKEN, _ORG, _BUCKET
+	EDGEDEPOT_TEST_INFLUXDB=1 $(BIN)/python -m pytest tests/storage/conformance/test_influxdb.py $(PYTEST)
 
 check: install ## linter, types, and the rule that imports point downward
 	$(BIN)/ruff check .

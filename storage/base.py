@@ -246,11 +246,16 @@ class Pending(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch ``low <= seq <= high`` of the store's sequence with the rows in it that are still to be sent."""
+    """A stretch ``low <= seq <= high`` of the store's sequence with the rows in it that are still to be sent.
+
+    `place` is the store's own: where it is not None, the rows are older than that sequence, and `place` says how far
+    into history they go.
+    """
 
     low: int
     high: int
     rows: list[Pending]
+    place: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

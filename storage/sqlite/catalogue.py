@@ -15,7 +15,6 @@ from typing import Any
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.reading import Field, FieldSpec, Reading, define_model
 
-KEY_COLUMNS = 5  # seq, source, series, ts, quality stand before a journal row's values
 _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 
 
@@ -26,8 +25,12 @@ class Layout:
     id: int
     model: type[Reading]
     stored: list[FieldSpec]
+    name: str = ""
     dirty: bool = True
     _columns: dict[type[Reading], tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.name = self.model.__measurement__
 
     def columns(self, model: type[Reading]) -> tuple[str, ...]:
         """The journal columns of a class's fields, in the class's order."""
@@ -54,12 +57,12 @@ class Catalogue:
     def load(cls, connection: sqlite3.Connection) -> Catalogue:
         """What the file knows."""
         self = cls()
-        for model_id, name, title, text in connection.execute("SELECT id, name, title, fields FROM models"):
+        for model_id, name, title, text in connection.execute("SELECT id, name, title, fields FROM _models"):
             stored = [_spec_from(entry) for entry in json.loads(text)]
             self._layouts[name] = Layout(model_id, _model_from(title, name, stored), stored, dirty=False)
-        for series, model_id, device in connection.execute("SELECT id, model, device_id FROM series"):
+        for series, model_id, device in connection.execute("SELECT id, model, device_id FROM _series"):
             self._series[model_id, device] = series
-        self._sources = {name: source for source, name in connection.execute("SELECT id, name FROM sources")}
+        self._sources = {name: source for source, name in connection.execute("SELECT id, name FROM _sources")}
         return self
 
     def models(self) -> dict[str, type[Reading]]:
@@ -124,23 +127,22 @@ class Catalogue:
         return source
 
     def write_layout(self, connection: sqlite3.Connection, layout: Layout) -> None:
-        """Write a new or changed layout down and give the journal the columns it needs, inside a transaction."""
+        """Write a new or changed layout down, inside a transaction."""
         with self._lock:
-            present = len(connection.execute("PRAGMA table_info(journal)").fetchall()) - KEY_COLUMNS
-            for index in range(present, len(layout.stored)):
-                connection.execute(f"ALTER TABLE journal ADD COLUMN c{index}")
             connection.execute(
-                "INSERT INTO models (id, name, title, fields) VALUES (?, ?, ?, ?)"
+                "INSERT INTO _models (id, name, title, fields) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET title = excluded.title, fields = excluded.fields",
-                (layout.id, layout.model.__measurement__, layout.model.__name__, _fields_text(layout.stored)),
+                (layout.id, layout.name, layout.model.__name__, _fields_text(layout.stored)),
             )
             layout.dirty = False
             self._uncommitted.append(layout)
 
     def write_names(self, connection: sqlite3.Connection) -> None:
         """Write new series and sources down, inside a transaction."""
-        connection.executemany("INSERT OR IGNORE INTO series (id, model, device_id) VALUES (?, ?, ?)", self._new_series)
-        connection.executemany("INSERT OR IGNORE INTO sources (id, name) VALUES (?, ?)", self._new_sources)
+        connection.executemany(
+            "INSERT OR IGNORE INTO _series (id, model, device_id) VALUES (?, ?, ?)", self._new_series
+        )
+        connection.executemany("INSERT OR IGNORE INTO _sources (id, name) VALUES (?, ?)", self._new_sources)
 
     def committed(self) -> None:
         """The transaction that wrote things down is committed."""

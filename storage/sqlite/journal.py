@@ -1,12 +1,17 @@
-"""The journal: every reading once, in the order of arrival, numbered by `seq`.
+"""The journal: every reading once, in the order of arrival, numbered by `seq`; the one place that commits touch.
 
          acknowledged by "central"        handed out       not yet
     |-------------------------------|-----------------|-------------|
     seq 1                        position         window.high      last seq          ->  grows here
+    |------------- in history as well --------------|--- unfolded --|
+                                                 folded
 
-A row never changes in place: a merge removes it and appends the whole merged row with a new seq, so that every upstream
-gets the new version. A removed row that a cursor has not passed is counted superseded (or deleted) for that upstream in
-the same transaction. `seq` is never used twice.
+It is cut into pieces (`_j_1`, `_j_2`, ...). Only the last one grows; the fold (fold.py) copies rows on into history,
+and a piece is dropped when all of it is in history and every upstream has acknowledged it. The last row of a commit is
+a book row: what the commit changed in the books.
+
+A row never changes in place: a merge takes it out, wherever it is, and appends the whole merged row with a new seq, so
+that every upstream gets the new version. `seq` is never used twice.
 
 Everything here runs on the writer's thread, inside its transaction.
 """
@@ -18,12 +23,17 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from edgedepot.storage.base import Arrival, Intake, Pending, Reject
+from edgedepot.storage.base import Arrival, Intake, Pending, Reject, Window
 from edgedepot.storage.query import Scope
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.books import BOOK_KIND, RESOLVED, Books, CursorBook, write_cursor
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
-from edgedepot.storage.sqlite.ledger import Tally
+from edgedepot.storage.sqlite.history import History, scope_condition, series_of
+from edgedepot.storage.sqlite.ranges import Ranges
+from edgedepot.storage.sqlite.shape import Shape, read_shape, write_shape
+from edgedepot.storage.sqlite.tables import add_piece, refresh_view, widen_model, widen_piece
+from edgedepot.storage.sqlite.tail import Series, Tail
+from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed
 from edgedepot.storage.values import Row
 
 KEPT_REJECTS = 10_000
@@ -35,71 +45,84 @@ class Journal:
 
     def __init__(self, connection: sqlite3.Connection, catalogue: Catalogue) -> None:
         self._connection = connection
-        self._catalogue = catalogue
-        self._tally = Tally()
-        self._seq = self._committed_seq = self._read_seq()
+        self.catalogue = catalogue
+        self.shape = read_shape(connection)
+        self.tail = Tail.load(connection, self.shape)
+        self.books = Books.load(connection, self.shape)
+        self.history = History(connection, self.shape)
+        self._seq = self.committed_seq = self._last_seq()
         self._rows: dict[type[Reading], list[tuple[Any, ...]]] = {}
-        self._newest: dict[int, int] = {}
-        self._stamps: dict[int, int] = {}
-        self._series: dict[tuple[type[Reading], str], int] = {}
-        self._statements: dict[tuple[str, ...], str] = {}
+        self._series: dict[tuple[type[Reading], str], Series] = {}
+        self._statements: dict[tuple[str, tuple[str, ...]], str] = {}
         self._at = 0
+        self._reshaped = False
 
-    @property
-    def committed_seq(self) -> int:
-        """The last number given out in a committed transaction."""
-        return self._committed_seq
-
-    def _read_seq(self) -> int:
-        seq = schema.meta(self._connection, "seq")
-        assert isinstance(seq, int)
-        return seq
+    def _last_seq(self) -> int:
+        if not self.shape.pieces:
+            return 0
+        piece = self.shape.pieces[-1]
+        found = self._connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()[0]
+        return piece.first - 1 if found is None else int(found)
 
     # -- one transaction ------------------------------------------------------------------------------------------
 
     def begin(self, at: int) -> None:
         """A transaction begins; `at` is the time in microseconds since 1970 UTC that its records bear."""
         self._at = at
+        if not self.shape.pieces:
+            add_piece(self._connection, self.shape, 1)
+            self._reshaped = True
 
     def finish(self) -> None:
         """Write down everything that the transaction still holds in memory; the commit follows."""
-        self._insert_rows()
-        self._catalogue.write_names(self._connection)
-        self._tally.write(self._connection)
-        if self._seq != self._committed_seq:
-            schema.set_meta(self._connection, "seq", self._seq)
+        self.write_rows()
+        self.catalogue.write_names(self._connection)
+        change = self.books.ride()
+        if change is not None:
+            self._seq += 1
+            piece = self.shape.pieces[-1]
+            self._connection.execute(
+                f"INSERT INTO {piece.table} (seq, kind, c0) VALUES (?, {BOOK_KIND}, ?)", (self._seq, change)
+            )
+        if self._reshaped:
+            write_shape(self._connection, self.shape)
 
     def committed(self) -> None:
-        self._committed_seq = self._seq
-        self._tally.clear()
-        self._catalogue.committed()
+        self.committed_seq = self._seq
+        self.books.committed()
+        self.catalogue.committed()
+        self._reshaped = False
+        self.tail.set_generation(self.shape.generation)
 
     def rolled_back(self) -> None:
-        """Forget what the undone transaction did."""
-        self._seq = self._committed_seq
+        """Forget what the undone transaction did, by reading again what there was before it."""
+        self._seq = self.committed_seq
         self._rows.clear()
-        self._newest.clear()
-        self._tally.clear()
-        self._catalogue.rolled_back()
+        self._series.clear()
+        self.books.rolled_back()
+        self.catalogue.rolled_back()
+        self._reshaped = False
+        self.shape = self.history.shape = read_shape(self._connection)
+        self.tail.reload(self._connection, self.shape)
+
+    def reshaped(self) -> None:
+        """The open transaction changes which rows lie where: readers must not go by what they remember."""
+        self._reshaped = True
 
     # -- readings -------------------------------------------------------------------------------------------------
 
     def write(self, source_name: str, arrivals: Sequence[Arrival]) -> int:
         """Store readings of a source; the number of duplicates among them."""
-        source = self._catalogue.source(source_name)
+        source = self.catalogue.source(source_name)
         merged = duplicates = replaced = 0
-        newest = self._newest
-        for arrival in arrivals:
-            model, device, ts, stamped, row = arrival
-            series = self._series.get((model, device)) or self._series_of(model, device)
-            last = newest.get(series)
-            if last is None:
-                last = newest[series] = self._newest_of(series)
+        known = self._series
+        seq = self._seq
+        for model, device, ts, stamped, row in arrivals:
+            series = known.get((model, device)) or self._series_of(model, device)
             if stamped:
-                ts = self._free_stamp(series, ts, last)
-            if ts > last:
-                newest[series] = ts
-            else:
+                ts = self._free_stamp(model, series, ts)
+            if ts <= series.newest:
+                self._seq = seq
                 old = self._find(model, series, ts)
                 if old is not None:
                     merge = _merge(model, old[1], row)
@@ -109,12 +132,20 @@ class Journal:
                     merged += 1
                     replaced += self._replace(model, series, ts, old, row)
                     row = merge
-            self._seq = seq = self._seq + 1
+                seq += 1
+                self.tail.add(series, ts, seq)
+            else:
+                seq += 1
+                series.seqs.append(seq)
+                series.times.append(ts)
+                series.newest = ts
+                self.tail.rows += 1
             rows = self._rows.get(model)
             if rows is None:
                 rows = self._rows[model] = []
-            rows.append((seq, source, series, ts, *row))
-        self._tally.add(
+            rows.append((seq, stamped, source, series.id, ts, *row))
+        self._seq = seq
+        self.books.count(
             source,
             readings=len(arrivals),
             new=len(arrivals) - merged - duplicates,
@@ -124,69 +155,90 @@ class Journal:
         )
         return duplicates
 
-    def _series_of(self, model: type[Reading], device: str) -> int:
-        series = self._series[model, device] = self._catalogue.series(self._catalogue.layout(model), device)
+    def _series_of(self, model: type[Reading], device: str) -> Series:
+        layout = self.catalogue.layout(model)
+        series_id = self.catalogue.series(layout, device)
+        series = self.tail.series(series_id) or self.tail.new_series(series_id, layout.id)
+        self._series[model, device] = series
         return series
 
-    def _newest_of(self, series: int) -> int:
-        """The newest timestamp of a series; before all timestamps where it is empty."""
-        found = self._connection.execute("SELECT max(ts) FROM journal WHERE series = ?", (series,)).fetchone()[0]
-        return -(2**63) if found is None else int(found)
-
-    def _free_stamp(self, series: int, ts: int, newest: int) -> int:
+    def _free_stamp(self, model: type[Reading], series: Series, ts: int) -> int:
         """A gateway stamp, moved on where the device has it already: stamps increase strictly."""
-        ts = max(ts, self._stamps.get(series, ts - 1) + 1)
-        if ts <= newest:
-            self._insert_rows()
-            query = "SELECT 1 FROM journal WHERE series = ? AND ts = ?"
-            while self._connection.execute(query, (series, ts)).fetchone():
-                ts += 1
-        self._stamps[series] = ts
+        ts = max(ts, series.stamp + 1)
+        while ts <= series.newest and self._find(model, series, ts) is not None:
+            ts += 1
+        series.stamp = ts
         return ts
 
-    def _find(self, model: type[Reading], series: int, ts: int) -> tuple[int, Row] | None:
+    def _find(self, model: type[Reading], series: Series, ts: int) -> tuple[int, Row] | None:
         """Number and row of an identity, where it is there."""
-        self._insert_rows()
-        columns = self._layout(model).columns(model)
+        layout = self.settled_layout(model)
+        seq = series.find(ts)
+        if seq is None:
+            return self.history.find(layout, layout.columns(model), series.id, ts)
+        self.write_rows()
+        piece = self.shape.piece_of(seq)
+        assert piece is not None
+        columns = [c if int(c[1:]) < piece.width else "NULL" for c in layout.columns(model)]
         found = self._connection.execute(
-            f"SELECT seq, quality, {', '.join(columns)} FROM journal WHERE series = ? AND ts = ?", (series, ts)
+            f"SELECT quality, {', '.join(columns)} FROM {piece.table} WHERE seq = ?", (seq,)
         ).fetchone()
-        return None if found is None else (found[0], tuple(found[1:]))
+        return seq, tuple(found)
 
-    def _replace(self, model: type[Reading], series: int, ts: int, old: tuple[int, Row], new: Row) -> int:
+    def _replace(self, model: type[Reading], series: Series, ts: int, old: tuple[int, Row], new: Row) -> int:
         """Take the old version out and keep the values that differ; how many rows had such (0 or 1)."""
         seq, row = old
         changed = [
-            (series, ts, spec.name, before, self._at)
+            (series.id, ts, spec.name, before, self._at)
             for spec, before, after in zip(model.__fields__, row[1:], new[1:], strict=True)
             if before is not None and after is not None and before != after
         ]
-        self._connection.execute("UPDATE cursors SET superseded = superseded + 1 WHERE position < ?", (seq,))
-        self._connection.execute("DELETE FROM journal WHERE seq = ?", (seq,))
         self._connection.executemany(
-            "INSERT INTO replaced (series, ts, field, value, at) VALUES (?, ?, ?, ?, ?)", changed
+            "INSERT INTO _replaced (series, ts, field, value, at) VALUES (?, ?, ?, ?, ?)", changed
         )
+        if series.find(ts) is None:
+            place = self.history.take_out(self.catalogue.layout(model), series.id, ts)
+            self.books.out_of_the_way(seq, "superseded", place)
+        else:
+            self.tail.remove(series, ts)
+            self.books.out_of_the_way(seq, "superseded", None)
+        self._delete_from_piece([seq])
+        self._reshaped = True
         return 1 if changed else 0
 
-    def _layout(self, model: type[Reading]) -> Layout:
-        layout = self._catalogue.layout(model)
+    def _delete_from_piece(self, seqs: Sequence[int]) -> None:
+        for seq in seqs:
+            piece = self.shape.piece_of(seq)
+            if piece is not None:
+                gone = self._connection.execute(f"DELETE FROM {piece.table} WHERE seq = ?", (seq,)).rowcount
+                self._connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
+
+    def settled_layout(self, model: type[Reading]) -> Layout:
+        """The layout of a model, with room for all its fields in every table."""
+        layout = self.catalogue.layout(model)
         if layout.dirty:
-            self._catalogue.write_layout(self._connection, layout)
+            self.catalogue.write_layout(self._connection, layout)
+            widen_piece(self._connection, self.shape, len(layout.stored))
+            widen_model(self._connection, self.shape, layout)
+            refresh_view(self._connection, self.shape, layout)
+            self._reshaped = True
         return layout
 
-    def _insert_rows(self) -> None:
+    def write_rows(self) -> None:
+        """Put the rows that wait in memory into the journal."""
         for model, rows in self._rows.items():
             if rows:
-                columns = self._layout(model).columns(model)
+                columns = self.settled_layout(model).columns(model)
                 self._connection.executemany(self._insert_statement(columns), rows)
                 rows.clear()
 
     def _insert_statement(self, columns: tuple[str, ...]) -> str:
-        statement = self._statements.get(columns)
+        table = self.shape.pieces[-1].table
+        statement = self._statements.get((table, columns))
         if statement is None:
-            statement = self._statements[columns] = (
-                f"INSERT INTO journal (seq, source, series, ts, quality, {', '.join(columns)})"
-                f" VALUES (?, ?, ?, ?, ?{', ?' * len(columns)})"
+            self._statements[table, columns] = statement = (
+                f"INSERT INTO {table} (seq, kind, source, series, ts, quality, {', '.join(columns)})"
+                f" VALUES (?, ?, ?, ?, ?, ?{', ?' * len(columns)})"
             )
         return statement
 
@@ -194,10 +246,10 @@ class Journal:
 
     def note(self, intake: Intake) -> None:
         """Count an intake's messages and keep its rejects."""
-        source = self._catalogue.source(intake.source)
+        source = self.catalogue.source(intake.source)
         kinds = [reject.kind for reject in intake.rejects]
         readings = kinds.count("reading")
-        self._tally.add(
+        self.books.count(
             source,
             messages=intake.messages,
             decoded=intake.decoded,
@@ -212,75 +264,139 @@ class Journal:
 
     def _keep_rejects(self, source: int, rejects: Sequence[Reject]) -> None:
         self._connection.executemany(
-            "INSERT INTO rejected (source, at, kind, reason, raw) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO _rejected (source, at, kind, reason, raw) VALUES (?, ?, ?, ?, ?)",
             [(source, self._at, reject.kind, reject.reason, reject.raw[:RAW_LIMIT]) for reject in rejects],
         )
         self._connection.execute(
-            "DELETE FROM rejected WHERE source = ?1 AND id <= ("
-            " SELECT id FROM rejected WHERE source = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            "DELETE FROM _rejected WHERE source = ?1 AND id <= ("
+            " SELECT id FROM _rejected WHERE source = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
             (source, KEPT_REJECTS),
         )
 
     def save_device(self, device_id: str, name: str | None, metadata: str) -> None:
         self._connection.execute(
-            "INSERT INTO devices (device_id, name, metadata) VALUES (?, ?, ?)"
+            "INSERT INTO _devices (device_id, name, metadata) VALUES (?, ?, ?)"
             " ON CONFLICT (device_id) DO UPDATE SET name = excluded.name, metadata = excluded.metadata",
             (device_id, name, metadata),
         )
 
+    def delete(self, scope: Scope) -> int:
+        """Delete the readings of a scope; the number."""
+        layout = self.catalogue.find(scope.model)
+        if layout is None:
+            return 0
+        self.write_rows()
+        self.catalogue.write_names(self._connection)
+        # History goes first: a row that is there and in the journal too is one row, owed through the journal.
+        oldest = self.shape.pieces[0].first
+        for seq, place in self.history.places_before(layout, scope, oldest):
+            self.books.out_of_the_way(seq, "deleted", place)
+        count = self.history.delete(layout, scope)
+        condition, values = scope_condition(scope)
+        for piece in self.shape.pieces:
+            doomed = f"FROM {piece.table} WHERE kind < 2 AND {condition}"
+            for (seq,) in self._connection.execute(f"SELECT seq {doomed}", values).fetchall():
+                self.books.out_of_the_way(seq, "deleted", None)
+            gone = self._connection.execute(f"DELETE {doomed}", values).rowcount
+            self._connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
+        series = [series_id for (series_id,) in self._connection.execute(*series_of(scope))]
+        self._reshaped = True
+        return count + self.tail.discard(series, scope.start, scope.end)
+
     # -- sync -----------------------------------------------------------------------------------------------------
 
     def add_cursor(self, name: str) -> None:
-        """A cursor before the oldest row. What was written and is no longer there, it never has to deliver."""
-        self._insert_rows()
-        self._tally.write(self._connection)
-        self._tally.clear()
-        self._connection.execute(
-            "INSERT INTO cursors (name, position, versions_before) SELECT ?, 0,"
-            " (SELECT coalesce(sum(new + merged), 0) FROM books) - (SELECT count(*) FROM journal)"
-            " ON CONFLICT (name) DO NOTHING",
-            (name,),
-        )
+        """A cursor before the oldest row there is, in history or in the journal."""
+        if name in self.books.cursors:
+            return
+        self.write_rows()
+        oldest = self.shape.pieces[0].first
+        layouts = self.catalogue.layouts()
+        walk = Walk(oldest, START, count_owed(self._connection, self.shape, layouts, oldest, START, END))
+        there = walk.left + self._count_rows(oldest, LAST)
+        cursor_id = max((book.id for book in self.books.cursors.values()), default=0) + 1
+        passed = Ranges([(1, oldest - 1)] if oldest > 1 else [])
+        book = CursorBook(cursor_id, name, self.books.versions() - there, passed, [0] * len(RESOLVED), walk)
+        write_cursor(self._connection, book)
+        self.books.new_cursor(book)
 
-    def acknowledge(self, cursor: str, high: int, set_aside: Sequence[tuple[Pending, str]]) -> None:
-        """Move a cursor up to `high`. Of the rows passed, those set aside are quarantined and the rest is delivered.
+    def _acknowledge_walk(self, cursor: str, place: Place, set_aside: Sequence[tuple[Pending, str]]) -> None:
+        """As `acknowledge`, for rows of history up to a place."""
+        walk = self.books.cursors[cursor].walk
+        if place <= walk.place:
+            return
+        layouts = self.catalogue.layouts()
+        passed = count_owed(self._connection, self.shape, layouts, walk.before, walk.place, place)
+        there = [(row, reason) for row, reason in set_aside if self._is_in_history(row)]
+        quarantined = sum(self._quarantine(self.books.cursors[cursor].id, row, reason) for row, reason in there)
+        self.books.walk_on(cursor, place, passed, delivered=passed - quarantined, quarantined=quarantined)
+
+    def _is_in_history(self, row: Pending) -> bool:
+        layout = self.catalogue.layout(row.model)
+        found = self.history.find(layout, (), self.catalogue.series(layout, row.device_id), row.timestamp)
+        return found is not None and found[0] == row.seq
+
+    def acknowledge(self, cursor: str, window: Window, set_aside: Sequence[tuple[Pending, str]]) -> None:
+        """Note that a window is resolved. The rows set aside are quarantined and the rest is delivered.
 
         Counted from the rows that are there: one that was merged or deleted meanwhile is in those columns already.
         """
-        self._insert_rows()
-        cursor_id, position = self._connection.execute(
-            "SELECT id, position FROM cursors WHERE name = ?", (cursor,)
-        ).fetchone()
-        if high <= position:
+        if window.place is not None:
+            self._acknowledge_walk(cursor, window.place, set_aside)
             return
-        span = (position, high)
-        passed = self._connection.execute("SELECT count(*) FROM journal WHERE seq > ? AND seq <= ?", span).fetchone()[0]
-        quarantined = sum(self._quarantine(cursor_id, span, row, reason) for row, reason in set_aside)
-        self._connection.execute(
-            "UPDATE cursors SET position = ?, delivered = delivered + ?, quarantined = quarantined + ? WHERE id = ?",
-            (high, passed - quarantined, quarantined, cursor_id),
-        )
+        self.write_rows()
+        book = self.books.cursors[cursor]
+        aside = {row.seq: (row, reason) for row, reason in set_aside}
+        for first, last in book.acknowledged.gaps(window.low, window.high):
+            passed = self._count_rows(first, last)
+            held = [aside[seq] for seq in aside if first <= seq <= last and self._is_in_journal(aside[seq][0])]
+            quarantined = sum(self._quarantine(book.id, row, reason) for row, reason in held)
+            self.books.resolve(cursor, first, last, delivered=passed - quarantined, quarantined=quarantined)
 
-    def _quarantine(self, cursor_id: int, span: tuple[int, int], row: Pending, reason: str) -> int:
+    def _count_rows(self, low: int, high: int) -> int:
+        return count_rows(self._connection, self.shape, low, high)
+
+    def _is_in_journal(self, row: Pending) -> bool:
+        piece = self.shape.piece_of(row.seq)
+        query = "SELECT 1 FROM {} WHERE seq = ?"
+        return piece is not None and bool(self._connection.execute(query.format(piece.table), (row.seq,)).fetchone())
+
+    def _quarantine(self, cursor_id: int, row: Pending, reason: str) -> int:
         names = [spec.name for spec in row.model.__fields__]
         data = json.dumps(dict(zip(names, row.row[1:], strict=True)))
         return self._connection.execute(
-            "INSERT OR IGNORE INTO quarantined (cursor, seq, model, device_id, ts, quality, data, reason, at)"
-            " SELECT ?, seq, ?, ?, ts, quality, ?, ?, ? FROM journal WHERE seq = ? AND seq > ? AND seq <= ?",
-            (cursor_id, row.model.__measurement__, row.device_id, data, reason, self._at, row.seq, *span),
+            "INSERT OR IGNORE INTO _quarantined (cursor, seq, model, device_id, ts, quality, data, reason, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(cursor_id, row.seq, row.model.__measurement__, row.device_id),
+                *(row.timestamp, row.row[0], data, reason, self._at),
+            ),
         ).rowcount
 
-    def delete(self, scope: Scope) -> int:
-        """Delete the readings of a scope; the number."""
-        self._insert_rows()
-        self._catalogue.write_names(self._connection)
-        condition, values = scope_condition(scope)
-        doomed = f"FROM journal WHERE {condition}"
-        self._connection.execute(
-            f"UPDATE cursors SET deleted = deleted + (SELECT count(*) {doomed} AND seq > position)", values
-        )
-        self._newest.clear()
-        return self._connection.execute(f"DELETE {doomed}", values).rowcount
+
+LAST = 2**62
+"""A number beyond all rows."""
+
+
+def count_pending(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -> int:
+    """How many readings an upstream has not acknowledged."""
+    gaps = book.acknowledged.gaps(1, LAST)
+    return book.walk.left + sum(count_rows(connection, shape, low, high) for low, high in gaps)
+
+
+def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int) -> int:
+    """How many readings the journal holds in ``low..high``; whole closed pieces are not counted but known."""
+    count = 0
+    for index, piece in enumerate(shape.pieces):
+        last = shape.pieces[index + 1].first - 1 if index + 1 < len(shape.pieces) else LAST
+        if last < low or piece.first > high:
+            continue
+        if low <= piece.first and last <= high and last < LAST:
+            count += connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece.id,)).fetchone()[0]
+        else:
+            query = f"SELECT count(*) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND kind < 2"
+            count += connection.execute(query, (low, high)).fetchone()[0]
+    return count
 
 
 def _merge(model: type[Reading], old: Row, new: Row) -> Row | None:
@@ -289,20 +405,3 @@ def _merge(model: type[Reading], old: Row, new: Row) -> Row | None:
     if values == old[1:]:
         return None
     return (model.__rows__.merged_quality(old[0], new[0], values), *values)
-
-
-def scope_condition(scope: Scope) -> tuple[str, list[Any]]:
-    """The SQL condition on `journal` of a scope, with its values."""
-    series = "series IN (SELECT series.id FROM series JOIN models ON models.id = series.model WHERE models.name = ?"
-    values: list[Any] = [scope.model.__measurement__]
-    if scope.device_id is not None:
-        series += " AND series.device_id = ?"
-        values.append(scope.device_id)
-    condition = series + ")"
-    if scope.start is not None:
-        condition += " AND ts >= ?"
-        values.append(scope.start)
-    if scope.end is not None:
-        condition += " AND ts < ?"
-        values.append(scope.end)
-    return condition, values

@@ -1,4 +1,4 @@
-"""The books: counts that change in the same transaction as the rows they speak of, and the check that they balance.
+"""The books as people read them, and the check that they balance.
 
     messages:             in = decoded + ignored + rejected
     readings per source:  readings = new + merged + duplicates + rejected readings
@@ -10,57 +10,28 @@ are there. So a row that went missing between the two shows as an imbalance.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 
 from edgedepot.storage.base import Ledger
-
-COLUMNS = (
-    "messages", "decoded", "ignored", "rejected", "readings", "new", "merged", "duplicates", "rejected_readings",
-    "rejected_fields", "replaced",
-)  # fmt: skip
-_ADD = (
-    f"INSERT INTO books (source, {', '.join(COLUMNS)}) VALUES (?{', ?' * len(COLUMNS)}) ON CONFLICT (source) DO UPDATE"
-    f" SET {', '.join(f'{name} = {name} + excluded.{name}' for name in COLUMNS)}"
-)
+from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
+from edgedepot.storage.sqlite.journal import count_pending
+from edgedepot.storage.sqlite.view import View
 
 
-class Tally:
-    """Counts of one transaction by source, until `write` adds them to the books. For the writer's thread."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, dict[str, int]] = {}
-
-    def add(self, source: int, **counts: int) -> None:
-        mine = self._counts.setdefault(source, dict.fromkeys(COLUMNS, 0))
-        for name, count in counts.items():
-            mine[name] += count
-
-    def write(self, connection: sqlite3.Connection) -> None:
-        for source, counts in self._counts.items():
-            connection.execute(_ADD, (source, *counts.values()))
-
-    def clear(self) -> None:
-        self._counts.clear()
-
-
-def read_ledger(connection: sqlite3.Connection) -> Ledger:
-    """The books as the connection's read transaction sees them, checked."""
-    sources = {
-        row[0]: dict(zip(COLUMNS, row[1:], strict=True))
-        for row in connection.execute(
-            f"SELECT name, {', '.join(COLUMNS)} FROM books JOIN sources ON sources.id = books.source ORDER BY name"
-        )
+def read_ledger(view: View) -> Ledger:
+    """The books as the view's transaction sees them, checked. Takes time with the number of the journal's pieces."""
+    books = Books.load(view.connection, view.shape)
+    names = dict(view.connection.execute("SELECT id, name FROM _sources"))
+    sources = {names[source]: dict(zip(COLUMNS, counts, strict=True)) for source, counts in books.sources.items()}
+    upstreams = {
+        name: {
+            "versions": books.versions() - book.versions_before,
+            "pending": count_pending(view.connection, view.shape, book),
+            **dict(zip(RESOLVED, book.counts, strict=True)),
+        }
+        for name, book in sorted(books.cursors.items())
     }
-    total = sum(counts["new"] + counts["merged"] for counts in sources.values())
-    upstreams: dict[str, dict[str, int]] = {}
-    for name, position, before, *resolved in connection.execute(
-        "SELECT name, position, versions_before, delivered, quarantined, superseded, deleted FROM cursors ORDER BY name"
-    ):
-        pending = connection.execute("SELECT count(*) FROM journal WHERE seq > ?", (position,)).fetchone()[0]
-        columns = dict(zip(("delivered", "quarantined", "superseded", "deleted"), resolved, strict=True))
-        upstreams[name] = {"versions": total - before, "pending": pending, **columns}
-    return Ledger(sources, upstreams, _problems(sources, upstreams))
+    return Ledger(dict(sorted(sources.items())), upstreams, _problems(sources, upstreams))
 
 
 def _problems(sources: Mapping[str, Mapping[str, int]], upstreams: Mapping[str, Mapping[str, int]]) -> list[str]:

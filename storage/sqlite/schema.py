@@ -1,4 +1,14 @@
-"""The tables of the store, and the check that a file is one of ours."""
+"""The tables of the store, and the check that a file is one of ours.
+
+Names that start with an underscore are the store's own; every reading model also has a view of its measurement's name,
+for people who open the file with another tool.
+
+    _j_<n>            a piece of the journal: rows in the order of arrival, of all models; see journal.py
+    _h_<model>_<n>    a partition of a model's history: rows clustered by series and time; see history.py
+    _hour_<model>     what its whole hours come to, per series; see fold.py
+
+In all three the values of a model's fields lie in columns c0, c1, ... that the catalogue assigns.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +20,39 @@ from edgedepot.storage.errors import StoreUnusable
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
 VERSION = 1
 
-# journal: every reading as it now stands, in the order of arrival; the value columns c0, c1, ... are shared by all
-# models (see catalogue.py). cursors: how far each upstream has acknowledged, and what became of the rows up to there.
 _TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE models (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, title TEXT NOT NULL, fields TEXT NOT NULL);
-CREATE TABLE series (
-  id INTEGER PRIMARY KEY, model INTEGER NOT NULL, device_id TEXT NOT NULL, UNIQUE (model, device_id)
+CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE _models (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, title TEXT NOT NULL, fields TEXT NOT NULL);
+CREATE TABLE _series (
+  id INTEGER PRIMARY KEY, model INTEGER NOT NULL, device_id TEXT NOT NULL, newest INTEGER, UNIQUE (model, device_id)
 );
-CREATE TABLE devices (device_id TEXT PRIMARY KEY, name TEXT, metadata TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE sources (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE journal (
-  seq INTEGER PRIMARY KEY, source INTEGER NOT NULL, series INTEGER NOT NULL, ts INTEGER NOT NULL, quality INTEGER
+CREATE TABLE _devices (device_id TEXT PRIMARY KEY, name TEXT, metadata TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE _sources (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE _books (
+  source INTEGER PRIMARY KEY, messages INTEGER NOT NULL, decoded INTEGER NOT NULL, ignored INTEGER NOT NULL,
+  rejected INTEGER NOT NULL, readings INTEGER NOT NULL, new INTEGER NOT NULL, merged INTEGER NOT NULL,
+  duplicates INTEGER NOT NULL, rejected_readings INTEGER NOT NULL, rejected_fields INTEGER NOT NULL,
+  replaced INTEGER NOT NULL
 );
-CREATE UNIQUE INDEX journal_identity ON journal (series, ts);
-CREATE TABLE cursors (
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, position INTEGER NOT NULL, versions_before INTEGER NOT NULL,
-  delivered INTEGER NOT NULL DEFAULT 0, quarantined INTEGER NOT NULL DEFAULT 0,
-  superseded INTEGER NOT NULL DEFAULT 0, deleted INTEGER NOT NULL DEFAULT 0
+CREATE TABLE _cursors (
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, versions_before INTEGER NOT NULL, acknowledged TEXT NOT NULL,
+  walk TEXT NOT NULL, delivered INTEGER NOT NULL, quarantined INTEGER NOT NULL, superseded INTEGER NOT NULL,
+  deleted INTEGER NOT NULL
 );
-CREATE TABLE quarantined (
+CREATE TABLE _pieces (id INTEGER PRIMARY KEY, live INTEGER NOT NULL);
+CREATE TABLE _quarantined (
   cursor INTEGER NOT NULL, seq INTEGER NOT NULL, model TEXT NOT NULL, device_id TEXT NOT NULL, ts INTEGER NOT NULL,
   quality INTEGER, data TEXT NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (cursor, seq)
 );
-CREATE TABLE books (
-  source INTEGER PRIMARY KEY,
-  messages INTEGER NOT NULL DEFAULT 0, decoded INTEGER NOT NULL DEFAULT 0, ignored INTEGER NOT NULL DEFAULT 0,
-  rejected INTEGER NOT NULL DEFAULT 0, readings INTEGER NOT NULL DEFAULT 0, new INTEGER NOT NULL DEFAULT 0,
-  merged INTEGER NOT NULL DEFAULT 0, duplicates INTEGER NOT NULL DEFAULT 0,
-  rejected_readings INTEGER NOT NULL DEFAULT 0, rejected_fields INTEGER NOT NULL DEFAULT 0,
-  replaced INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE rejected (
+CREATE TABLE _rejected (
   id INTEGER PRIMARY KEY, source INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
   raw BLOB NOT NULL
 );
-CREATE INDEX rejected_by_source ON rejected (source, id);
-CREATE TABLE replaced (
+CREATE INDEX _rejected_by_source ON _rejected (source, id);
+CREATE TABLE _replaced (
   id INTEGER PRIMARY KEY, series INTEGER NOT NULL, ts INTEGER NOT NULL, field TEXT NOT NULL, value, at INTEGER NOT NULL
 );
+CREATE TABLE _dirty (series INTEGER NOT NULL, hour INTEGER NOT NULL, PRIMARY KEY (series, hour)) WITHOUT ROWID;
 """
 
 
@@ -58,7 +62,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _TABLES.split(";\n"):
             connection.execute(statement)
-        connection.execute("INSERT INTO meta VALUES ('store_epoch', 1), ('seq', 0)")
+        connection.execute("INSERT INTO _meta VALUES ('store_epoch', 1), ('books_seq', 0)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
@@ -77,12 +81,12 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
 
 def meta(connection: sqlite3.Connection, key: str) -> object:
     """A value of the store's own settings, None where there is none."""
-    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    row = connection.execute("SELECT value FROM _meta WHERE key = ?", (key,)).fetchone()
     return None if row is None else row[0]
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:
     connection.execute(
-        "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        "INSERT INTO _meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, value),
     )

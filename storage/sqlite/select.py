@@ -1,61 +1,54 @@
-"""The SQL of queries, over the journal. Names in it come from declared models; values are bound."""
+"""`query_readings` on the store's tables. Names in the SQL come from declared models; values are bound.
+
+Newest or oldest first, history is read partition by partition until there are enough rows, and the unfolded rows are
+merged in. Any other order sorts the whole scope.
+"""
 
 from __future__ import annotations
 
+import heapq
 import json
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from edgedepot.storage.clock import from_micros
-from edgedepot.storage.query import Aggregation, Selection
-from edgedepot.storage.reading import Device, Reading
-from edgedepot.storage.sqlite.catalogue import KEY_COLUMNS, Layout
-from edgedepot.storage.sqlite.journal import scope_condition
+from edgedepot.storage.query import Selection
+from edgedepot.storage.reading import Device
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.tables import unfolded_condition
+from edgedepot.storage.sqlite.view import View, places
 
-_SQL_FUNCTIONS = {"avg": "avg({0})", "min": "min({0})", "max": "max({0})", "sum": "sum({0})", "count": "count({0})"}
-# SQLite adds integers in 64 bits and gives up beyond: the upper and the lower half are added apart, and exactly.
-_INTEGER_SUM = "sum({0} >> 32), sum({0} & 4294967295), count({0})"
-Answer = list[tuple[str | None, int | None, Any]]
+_NARROW = 200
+"""Up to so many devices each has a limited query of its own; beyond, a partition is sorted as a whole."""
 
-
-def select_readings(connection: sqlite3.Connection, layout: Layout, selection: Selection) -> list[dict[str, Any]]:
-    """The rows of a `query_readings` call."""
-    scope = selection.scope
-    place = _place(connection, layout, scope.model)
-    condition, values = scope_condition(scope)
-    wanted = "".join(f", {place[name]}" for name in selection.columns)
-    direction = " DESC" if selection.descending else ""
-    cursor = connection.execute(
-        f"SELECT device_id, ts{wanted} FROM journal JOIN series ON series.id = journal.series WHERE {condition}"
-        f" ORDER BY {place[selection.order]}{direction}, device_id, ts LIMIT ?",
-        (*values, -1 if selection.limit is None else selection.limit),
-    )
-    names = ("device_id", "timestamp", *selection.columns)
-    converters = _converters(selection)
-    return [
-        dict(zip(names, (row[0], from_micros(row[1]), *_converted(row[2:], converters)), strict=True)) for row in cursor
-    ]
-
-
-def _place(connection: sqlite3.Connection, layout: Layout, model: type[Reading]) -> dict[str, str]:
-    """Where each name of a model lies; NULL for a field of which nothing was ever stored."""
-    present = len(connection.execute("PRAGMA table_info(journal)").fetchall()) - KEY_COLUMNS
-    columns = [column if int(column[1:]) < present else "NULL" for column in layout.columns(model)]
-    fields = {spec.name: column for spec, column in zip(model.__fields__, columns, strict=True)}
-    return fields | {"timestamp": "ts", "device_id": "device_id", "quality": "quality"}
-
-
+Cells = tuple[Any, ...]
+"""Timestamp in microseconds, device_id, and the values asked for."""
 Converter = Callable[[Any], Any]
 
 
-def _converters(selection: Selection) -> list[Converter | None]:
-    kinds = {spec.name: spec.type for spec in selection.scope.model.__fields__}
-    return [_converter(kinds.get(name, int)) for name in selection.columns]
+def select_readings(view: View, layout: Layout, selection: Selection) -> list[dict[str, Any]]:
+    """The rows of a `query_readings` call."""
+    series = view.series(selection.scope)
+    if not series or selection.limit == 0:
+        return []
+    by_time = selection.order == "timestamp"
+    rows = (_by_time if by_time else _sorted)(view, layout, selection, series)
+    names = ("device_id", "timestamp", *selection.columns)
+    converters = [converter(spec.type) if (spec := _spec(selection, name)) else None for name in selection.columns]
+    plain = not any(converters)
+    return [
+        dict(zip(names, (row[1], from_micros(row[0]), *(row[2:] if plain else _converted(row[2:], converters)))))  # noqa: B905
+        for row in islice(rows, selection.limit)
+    ]
 
 
-def _converter(kind: type) -> Converter | None:
+def _spec(selection: Selection, name: str) -> Any:
+    return next((spec for spec in selection.scope.model.__fields__ if spec.name == name), None)
+
+
+def converter(kind: type) -> Converter | None:
     """From what SQLite returns to the field's type: it has neither booleans nor times."""
     if kind is bool:
         return lambda value: None if value is None else bool(value)
@@ -64,103 +57,132 @@ def _converter(kind: type) -> Converter | None:
     return None
 
 
-def _converted(cells: tuple[Any, ...], converters: list[Converter | None]) -> tuple[Any, ...]:
-    if not any(converters):
-        return cells
-    return tuple(cell if convert is None else convert(cell) for cell, convert in zip(cells, converters, strict=True))
+def _converted(cells: Cells, converters: list[Converter | None]) -> Iterator[Any]:
+    return (cell if convert is None else convert(cell) for cell, convert in zip(cells, converters, strict=True))
 
 
-def aggregate(connection: sqlite3.Connection, layout: Layout, asked: Aggregation) -> Answer:
-    """The rows of an `aggregate` call: ``(device_id, bucket, result)``, empty buckets absent."""
-    column = _place(connection, layout, asked.scope.model)[asked.field.name]
-    condition, values = scope_condition(asked.scope)
-    condition += f" AND {column} IS NOT NULL"
-    bucket, edges, bound = _bucket(connection, asked, condition, values)
-    if edges:
-        condition += " AND ts >= edge.low AND ts < edge.high"
-    device = "device_id" if asked.by_device else "NULL"
-    source = f"{edges}journal JOIN series ON series.id = journal.series WHERE {condition}"
-    if asked.function in ("first", "last"):
-        sql = _edge_value(asked, device, bucket, column, source)
-    else:
-        keys = [key for key in (device, bucket) if key != "NULL"]
-        grouping = f" GROUP BY {', '.join(keys)} ORDER BY {', '.join(keys)}" if keys else ""
-        sql = f"SELECT {device}, {bucket}, {_expression(asked).format(column)} FROM {source}{grouping}"
-    rows = connection.execute(sql, (*bound, *values)).fetchall()
-    convert = _result_converter(asked)
-    return rows if convert is None else [(name, start, convert(*cells)) for name, start, *cells in rows]
+def _by_time(view: View, layout: Layout, selection: Selection, series: dict[int, str]) -> Iterator[Cells]:
+    columns = [places(layout, selection.scope.model)[name] for name in selection.columns]
+    unfolded = _unfolded(view, selection, series, columns)
+    history = _history(view, layout, selection, series, columns)
+    if not unfolded:
+        return history
+    sign = -1 if selection.descending else 1
+    key: Callable[[Cells], tuple[int, str]] = lambda row: (sign * row[0], row[1])  # noqa: E731
+    return heapq.merge(sorted(unfolded, key=key), history, key=key)
 
 
-def _adds_integers(asked: Aggregation) -> bool:
-    return asked.field.type is int and asked.function in ("sum", "avg")
+def _unfolded(view: View, selection: Selection, series: dict[int, str], columns: list[str]) -> list[Cells]:
+    found: list[Cells] = []
+    for source in view.unfolded(list(series), selection.scope, columns):
+        found += [
+            (ts, series[one], *cells) for one, ts, _, *cells in view.connection.execute(source.sql, source.values)
+        ]
+    return found
 
 
-def _expression(asked: Aggregation) -> str:
-    return _INTEGER_SUM if _adds_integers(asked) else _SQL_FUNCTIONS[asked.function]
+def _history(
+    view: View, layout: Layout, selection: Selection, series: dict[int, str], columns: list[str]
+) -> Iterator[Cells]:
+    """Rows of history in order, one partition after the other, read as they are taken."""
+    tables = [table for _, table in view.partitions(layout, selection.scope)]
+    direction = "DESC" if selection.descending else "ASC"
+    span, bounds = "", []
+    for sign, bound in ((">=", selection.scope.start), ("<", selection.scope.end)):
+        if bound is not None:
+            span += f" AND ts {sign} ?"
+            bounds.append(bound)
+    limit = -1 if selection.limit is None else selection.limit
+    cells = "".join(f", {column}" for column in columns)
+    for table in reversed(tables) if selection.descending else tables:
+        if len(series) == 1:
+            ((only, device),) = series.items()
+            query = f"SELECT ts, ?{cells} FROM {table} WHERE series = ?{span} ORDER BY ts {direction} LIMIT ?"
+            yield from view.connection.execute(query, (device, only, *bounds, limit))
+        elif 0 <= limit <= 10_000 and len(series) <= _NARROW:
+            queries = (
+                view.connection.execute(
+                    f"SELECT ts, ?{cells} FROM {table} WHERE series = ?{span} ORDER BY ts {direction} LIMIT ?",
+                    (device, one, *bounds, limit),
+                )
+                for one, device in sorted(series.items(), key=lambda item: item[1])
+            )
+            rows: list[Cells] = sorted((row for found in queries for row in found), key=lambda row: row[1])
+            rows.sort(key=lambda row: row[0], reverse=selection.descending)
+            yield from rows[:limit]
+        else:
+            query = (
+                f"SELECT ts, device_id{cells} FROM {table} JOIN _series ON _series.id = series"
+                f" WHERE series IN (SELECT value FROM json_each(?)){span} ORDER BY ts {direction}, device_id LIMIT ?"
+            )
+            yield from view.connection.execute(query, (json.dumps(list(series)), *bounds, limit))
 
 
-def _result_converter(asked: Aggregation) -> Callable[..., Any] | None:
-    """From the cells that an aggregate's SQL returns to its result."""
-    if _adds_integers(asked):
-        return _integer_sum if asked.function == "sum" else _integer_average
-    return None if asked.function in ("avg", "sum", "count") else _converter(asked.field.type)
-
-
-def _integer_sum(upper: int | None, lower: int | None, count: int) -> int | None:
-    return None if upper is None or lower is None else (upper << 32) + lower
-
-
-def _integer_average(upper: int | None, lower: int | None, count: int) -> float | None:
-    total = _integer_sum(upper, lower, count)
-    return None if total is None else total / count
-
-
-def _bucket(
-    connection: sqlite3.Connection, asked: Aggregation, condition: str, values: list[Any]
-) -> tuple[str, str, tuple[Any, ...]]:
-    """The bucket's expression, what to join for it, and the values that binds."""
-    if asked.interval is None:
-        return "NULL", "", ()
-    width = asked.interval.micros
-    if width:
-        return f"(ts - ((ts % {width}) + {width}) % {width})", "", ()
-    extent = f"SELECT min(ts), max(ts) FROM journal JOIN series ON series.id = journal.series WHERE {condition}"
-    low, high = connection.execute(extent, values).fetchone()
-    starts = [] if low is None else asked.interval.starts(low, high + 1, asked.zone)
-    ends = [*starts[1:], high + 1] if starts else []
-    # Calendar buckets differ in length: they come as a list that is joined, so that every zone's changes are exact.
-    edges = (
-        "(SELECT json_extract(value, '$[0]') AS low, json_extract(value, '$[1]') AS high FROM json_each(?)) AS edge"
-        " CROSS JOIN "
+def _sorted(view: View, layout: Layout, selection: Selection, series: dict[int, str]) -> Iterable[Cells]:
+    """All rows of the scope, sorted by a column."""
+    place = places(layout, selection.scope.model)
+    columns = [place[name] for name in (*selection.columns, selection.order)]
+    sources = view.unfolded(list(series), selection.scope, columns)
+    queries, values = [source.sql for source in sources], [value for source in sources for value in source.values]
+    for _, table in view.partitions(layout, selection.scope):
+        span = "".join(
+            f" AND ts {sign} {bound}"
+            for sign, bound in ((">=", selection.scope.start), ("<", selection.scope.end))
+            if bound is not None
+        )
+        queries.append(
+            f"SELECT series, ts, quality, {', '.join(columns)} FROM {table}"
+            f" WHERE series IN (SELECT value FROM json_each(?)){span}"
+        )
+        values.append(json.dumps(list(series)))
+    if not queries:
+        return []
+    names = [f"v{index}" for index in range(len(columns))]
+    order = "device_id" if selection.order == "device_id" else names[-1]
+    direction = " DESC" if selection.descending else ""
+    return view.connection.execute(
+        f"WITH given (series, ts, quality, {', '.join(names)}) AS ({' UNION ALL '.join(queries)})"
+        f" SELECT {', '.join(('ts', 'device_id', *names[:-1]))} FROM given JOIN _series ON _series.id = series"
+        f" ORDER BY {order}{direction}, device_id, ts LIMIT ?",
+        (*values, -1 if selection.limit is None else selection.limit),
     )
-    return "edge.low", edges, (json.dumps(list(zip(starts, ends, strict=True))),)
 
 
-def _edge_value(asked: Aggregation, device: str, bucket: str, column: str, source: str) -> str:
-    """The first or last value by time, ties by device."""
-    keys = [key for key in (device, bucket) if key != "NULL"]
-    partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
-    direction = " DESC" if asked.function == "last" else ""
-    return (
-        f"SELECT device, bucket, value FROM (SELECT {device} AS device, {bucket} AS bucket, {column} AS value,"
-        f" row_number() OVER ({partition}ORDER BY ts{direction}, device_id{direction}) AS place FROM {source})"
-        " WHERE place = 1 ORDER BY device, bucket"
-    )
-
-
-def read_devices(connection: sqlite3.Connection) -> list[Device]:
-    """Every device that has readings or was saved."""
-    found = connection.execute(
-        "WITH seen AS (SELECT device_id, min(low) AS low, max(high) AS high FROM (SELECT device_id,"
-        " (SELECT min(ts) FROM journal WHERE series = series.id) AS low,"
-        " (SELECT max(ts) FROM journal WHERE series = series.id) AS high FROM series)"
-        " GROUP BY device_id HAVING high IS NOT NULL)"
-        " SELECT device_id, name, metadata, low, high FROM seen LEFT JOIN devices USING (device_id)"
-        " UNION ALL SELECT device_id, name, metadata, NULL, NULL FROM devices"
-        " WHERE device_id NOT IN (SELECT device_id FROM seen) ORDER BY device_id"
-    ).fetchall()
-    seen = _converter(datetime) or from_micros
+def read_devices(view: View) -> list[Device]:
+    """Every device that has readings or was saved, by id."""
+    seen: dict[str, list[int]] = {}
+    for series, model_id, device in view.connection.execute("SELECT id, model, device_id FROM _series").fetchall():
+        times = list(_first_and_last(view, series, model_id))
+        if times:
+            seen.setdefault(device, []).extend(times)
+    saved = {
+        device: (name, json.loads(metadata))
+        for device, name, metadata in view.connection.execute("SELECT device_id, name, metadata FROM _devices")
+    }
     return [
-        Device(device, name, json.loads(metadata) if metadata else {}, seen(low), seen(high))
-        for device, name, metadata, low, high in found
+        Device(
+            device,
+            *saved.get(device, (None, {})),
+            first_seen=from_micros(min(seen[device])) if device in seen else None,
+            last_seen=from_micros(max(seen[device])) if device in seen else None,
+        )
+        for device in sorted({*seen, *saved})
     ]
+
+
+def _first_and_last(view: View, series: int, model_id: int) -> Iterator[int]:
+    """The first and the last time of a series in history, and those of its unfolded rows; none where it is empty."""
+    name = view.connection.execute("SELECT name FROM _models WHERE id = ?", (model_id,)).fetchone()[0]
+    tables = [f"_h_{name}_{partition.id}" for partition in view.shape.partitions.get(model_id, [])]
+    for order, ordered in (("ASC", tables), ("DESC", tables[::-1])):
+        for table in ordered:
+            query = f"SELECT ts FROM {table} WHERE series = ? ORDER BY ts {order} LIMIT 1"
+            found = view.connection.execute(query, (series,)).fetchone()
+            if found:
+                yield found[0]
+                break
+    for piece in view.shape.unfolded():
+        query = f"SELECT min(ts), max(ts) FROM {piece.table} WHERE {unfolded_condition(view.shape)} AND series = ?"
+        low, high = view.connection.execute(query, (series,)).fetchone()
+        if low is not None:
+            yield from (low, high)

@@ -34,13 +34,17 @@ from edgedepot.storage.query import Aggregation, Function, Scope, Selection, mic
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.aggregate import aggregate
+from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers, StoreLock, open_writer, prepare_writer, sqlite_errors
 from edgedepot.storage.sqlite.cursors import Cursors, PendingReader
 from edgedepot.storage.sqlite.items import Task, Write
-from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.journal import Journal, count_pending
 from edgedepot.storage.sqlite.ledger import read_ledger
-from edgedepot.storage.sqlite.select import aggregate, read_devices, select_readings
+from edgedepot.storage.sqlite.select import read_devices, select_readings
+from edgedepot.storage.sqlite.view import View
+from edgedepot.storage.sqlite.walk import END
 from edgedepot.storage.sqlite.writer import Pace, Writer
 
 DIRECT = "direct"  # the source of readings that Python code stores itself
@@ -69,7 +73,9 @@ class SQLiteStorage(BaseStorage, Buffer):
         durability: Literal["power", "process"] = "power",
         flush_interval: str | float | timedelta = "1s",
         sync_interval: str | float | timedelta = "10s",
+        fold_interval: str | float | timedelta = "10 minutes",
         busy_timeout: str | float | timedelta = "30s",
+        piece_rows: int = 25_000,
         read_only: bool = False,
         clock: Clock | None = None,
     ) -> None:
@@ -79,6 +85,8 @@ class SQLiteStorage(BaseStorage, Buffer):
             flush_interval=seconds_of(flush_interval, "flush_interval"),
             sync_interval=seconds_of(sync_interval, "sync_interval"),
             busy_timeout=seconds_of(busy_timeout, "busy_timeout"),
+            fold_interval=seconds_of(fold_interval, "fold_interval"),
+            piece_rows=piece_rows,
         )
         self.path = Path(path)
         self.gateway_id = gateway_id
@@ -191,6 +199,12 @@ class SQLiteStorage(BaseStorage, Buffer):
         writer.submit(task).wait("committed")
         return task.result
 
+    def fold(self) -> None:
+        """Move what is committed into history now, and return when that is done. The store does so by itself every
+        `fold_interval`; call it before a store is put away, or to have a file that is as small as can be."""
+        self.flush()
+        self._writer_parts().writer.fold()
+
     def flush(self) -> None:
         """Return when everything stored before is durable."""
         if self._writing is not None:
@@ -220,9 +234,9 @@ class SQLiteStorage(BaseStorage, Buffer):
         """See `BaseStorage`. `fields` may name ``"quality"`` too. With `fresh=False` what is still queued is left out,
         and nothing is committed for the query's sake (for dashboards)."""
         selection = Selection.of(Scope.of(reading_model, device, start, end), fields, limit, order)
-        with self._reading(fresh) as (connection, catalogue):
+        with self._reading(fresh) as (view, catalogue):
             layout = catalogue.find(reading_model)
-            return [] if layout is None else select_readings(connection, layout, selection)
+            return [] if layout is None else select_readings(view, layout, selection)
 
     def aggregate(
         self,
@@ -241,14 +255,14 @@ class SQLiteStorage(BaseStorage, Buffer):
     ) -> dict[str, Any] | list[dict[str, Any]]:
         scope = Scope.of(reading_model, device, start, end)
         asked = Aggregation.of(scope, field, function, interval, tz, group_by, fill)
-        with self._reading(fresh) as (connection, catalogue):
+        with self._reading(fresh) as (view, catalogue):
             layout = catalogue.find(reading_model)
-            return asked.answer([] if layout is None else aggregate(connection, layout, asked))
+            return asked.answer([] if layout is None else aggregate(view, layout, asked))
 
     def devices(self) -> list[Device]:
         """Every device with its name, metadata, and the times of its oldest and newest reading, by id."""
-        with self._reading(True) as (connection, _):
-            return read_devices(connection)
+        with self._reading(True) as (view, _):
+            return read_devices(view)
 
     def save_device(self, device: Device) -> None:
         """Keep a device's name and metadata (what JSON can say); returns when that is committed."""
@@ -266,10 +280,10 @@ class SQLiteStorage(BaseStorage, Buffer):
 
     def rejected(self, source: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """What could not become a reading, newest first: ``{"source", "at", "kind", "reason", "raw"}``."""
-        with self._reading(True) as (connection, _):
-            found = connection.execute(
-                "SELECT name, at, kind, reason, raw FROM rejected JOIN sources ON sources.id = rejected.source"
-                " WHERE ?1 IS NULL OR name = ?1 ORDER BY rejected.id DESC LIMIT ?2",
+        with self._reading(True) as (view, _):
+            found = view.connection.execute(
+                "SELECT name, at, kind, reason, raw FROM _rejected AS r JOIN _sources AS s ON s.id = r.source"
+                " WHERE ?1 IS NULL OR name = ?1 ORDER BY r.id DESC LIMIT ?2",
                 (source, limit),
             ).fetchall()
         return [
@@ -278,15 +292,15 @@ class SQLiteStorage(BaseStorage, Buffer):
         ]
 
     def ledger(self) -> Ledger:
-        with self._reading(True) as (connection, _):
-            return read_ledger(connection)
+        with self._reading(True) as (view, _):
+            return read_ledger(view)
 
     def health_check(self) -> dict[str, Any]:
         trouble = None if self._writing is None else self._writing.writer.trouble
         try:
             if trouble is None:
-                with self._reading(False) as (connection, _):
-                    connection.execute("SELECT count(*) FROM meta").fetchone()
+                with self._reading(False):
+                    pass
         except StorageError as exc:
             trouble = exc
         status, message = (
@@ -295,45 +309,58 @@ class SQLiteStorage(BaseStorage, Buffer):
         return {"status": status, "message": message, "version": sqlite3.sqlite_version}
 
     @contextlib.contextmanager
-    def _reading(self, fresh: bool) -> Iterator[tuple[sqlite3.Connection, Catalogue]]:
+    def _reading(self, fresh: bool) -> Iterator[tuple[View, Catalogue]]:
         """One read transaction, after everything stored before where `fresh`, with the catalogue that fits it."""
         if self._writing is not None and fresh:
             self._writing.writer.settle_all()
         with self._readers.lend() as connection:
-            yield connection, Catalogue.load(connection) if self._writing is None else self._writing.catalogue
+            if self._writing is None:
+                yield View(connection, None), Catalogue.load(connection)
+            else:
+                yield View(connection, self._writing.tail), self._writing.catalogue
 
     # -- what sync uses -------------------------------------------------------------------------------------------
 
     def add_cursor(self, name: str) -> None:
         self._do(lambda journal: journal.add_cursor(name))
-        self._writer_parts().cursors.added(name)
+        writing = self._writer_parts()
+        writing.cursors.added(writing.books.cursors[name])
 
     def cursors(self) -> list[str]:
-        with self._reading(False) as (connection, _):
-            return [name for (name,) in connection.execute("SELECT name FROM cursors ORDER BY name")]
+        with self._reading(False) as (view, _):
+            return sorted(Books.load(view.connection, view.shape).cursors)
 
     def pending(self, cursor: str, limit: int) -> Window | None:
         writing = self._writer_parts()
         position = writing.cursors.position(cursor)
-        with self._reading(False) as (connection, _):
-            return writing.pending_reader.read(connection, position, writing.writer.durable_seq, limit)
+        before, place = writing.cursors.walk(cursor)
+        with self._reading(False) as (view, _):
+            if place != END:
+                window = writing.pending_reader.walk(view, before, place, limit)
+                if window is not None:
+                    return window
+                writing.cursors.walked(cursor)
+            return writing.pending_reader.read(view, position, writing.writer.durable_seq, limit)
 
     def count_pending(self, cursor: str) -> int:
-        with self._reading(False) as (connection, _):
-            if self._writing is None:
-                query, values = "SELECT position FROM cursors WHERE name = ?", (cursor,)
-                position = (connection.execute(query, values).fetchone() or (0,))[0]
-            else:
-                position = self._writing.cursors.position(cursor)
-            found: int = connection.execute("SELECT count(*) FROM journal WHERE seq > ?", (position,)).fetchone()[0]
-            return found
+        with self._reading(False) as (view, catalogue):
+            book = Books.load(view.connection, view.shape).cursors.get(cursor)
+            if book is None:
+                return 0
+            if self._writing is not None:  # acknowledgements whose commit is on its way count too
+                self._writing.cursors.bring_up(book, view, catalogue.layouts())
+            return count_pending(view.connection, view.shape, book)
 
     def acknowledge(self, cursor: str, window: Window) -> None:
         writing = self._writer_parts()
-        set_aside = writing.cursors.advance(cursor, window)
+        set_aside = writing.cursors.check(cursor, window)
         writing.writer.submit(
-            Task(Receipt(writing.writer), lambda journal: journal.acknowledge(cursor, window.high, set_aside))
+            Task(
+                Receipt(writing.writer),
+                lambda journal: journal.acknowledge(cursor, window, set_aside),
+            )
         )
+        writing.cursors.advance(cursor, window)
 
     def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:
         self._writer_parts().cursors.set_aside(cursor, rows, reason)
@@ -362,9 +389,11 @@ class _Writing:
                 self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
                 self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
                 self.catalogue = Catalogue.load(self._connection)
-                self.cursors = Cursors(self._connection)
                 journal = Journal(self._connection, self.catalogue)
             undo.pop_all()
+        self.tail = journal.tail
+        self.books = journal.books
+        self.cursors = Cursors(journal.books)
         self.pending_reader = PendingReader(self.catalogue)
         self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
+from edgedepot.storage.sqlite.fold import Fold
 from edgedepot.storage.sqlite.items import Item
 from edgedepot.storage.sqlite.journal import Journal
 
@@ -45,6 +46,9 @@ class Pace:
     flush_interval: float
     sync_interval: float
     busy_timeout: float
+    fold_interval: float
+    fold_rows: int = 30_000
+    piece_rows: int = 25_000
     commit_rows: int = 5_000
     queue_rows: int = 50_000
 
@@ -75,6 +79,9 @@ class Writer:
         self._closing = False
         self.durable_seq = journal.committed_seq
         self.trouble: StorageError | None = None
+        self._fold = Fold(connection, journal, pace.piece_rows)
+        self._fold_at = clock.monotonic() + pace.fold_interval
+        self._folds_wanted = self._folds_done = self._begun = 0
         self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
         self._thread.start()
 
@@ -144,6 +151,17 @@ class Writer:
         if last is not None:
             self.await_receipt(last, COMMITTED, None)
 
+    def fold(self) -> None:
+        """Fold what is committed, and return when that is done. Raises `StorageClosed` when the store closes first."""
+        with self._condition:
+            self._folds_wanted += 1
+            mine = self._folds_wanted
+            self._condition.notify_all()
+            while self._folds_done < mine:
+                if self._closing:
+                    raise StorageClosed("the store is closed")
+                self._clock.wait(self._condition, None)
+
     @property
     def closed(self) -> bool:
         return self._closing
@@ -165,36 +183,66 @@ class Writer:
             with self._condition:
                 while not self._due():
                     self._clock.wait(self._condition, self._time_left())
+                items = self._queue[:] if self._commit_due() else []
                 wanted, self._wanted = self._wanted, QUEUED
-                items, closing = self._queue[:], self._closing
-                taken_at = self._clock.monotonic()
+                closing = self._closing
+            started_at = self._clock.monotonic()
             try:
                 if items:
                     self._commit(items)
-                if self._unsynced and (wanted == DURABLE or closing or taken_at >= self._sync_at):
+                    self._committed_within(started_at)
+                if self._unsynced and (wanted == DURABLE or closing or started_at >= self._sync_at):
                     self._sync()
+                if not closing:
+                    self._fold_some()
             except (sqlite3.Error, OSError) as exc:
                 self._note_trouble(exc)
-            with self._condition:
-                self._commit_took = self._clock.monotonic() - taken_at
-                self._flush_at = self._flush_after(taken_at)
-                closing = closing and (not self._queue or self.trouble is not None)
+            closing = closing and (not self._queue or self.trouble is not None)
         self._abandon_queue()
 
+    def _committed_within(self, started_at: float) -> None:
+        with self._condition:
+            self._commit_took = self._clock.monotonic() - started_at
+            self._flush_at = self._flush_after(started_at)
+
     def _due(self) -> bool:
-        if self._closing:
-            return True
-        if self.trouble is not None:
+        if self.trouble is not None and not self._closing:
             return self._clock.monotonic() >= self._retry_at
-        if self._wanted > QUEUED or self._queued_rows >= self._pace.commit_rows:
-            return True
         left = self._time_left()
-        return left is not None and left <= 0
+        return self._commit_due() or self._fold_due() or (left is not None and left <= 0)
+
+    def _commit_due(self) -> bool:
+        if self._closing or self._wanted > QUEUED or self._queued_rows >= self._pace.commit_rows:
+            return True
+        return bool(self._queue) and self._clock.monotonic() >= self._flush_at
+
+    def _fold_due(self) -> bool:
+        """Also in the middle of one: it goes on between commits."""
+        if self._fold.active or self._folds_wanted > self._folds_done:
+            return True
+        rows = self._journal.tail.rows
+        return rows >= self._pace.fold_rows or (rows > 0 and self._clock.monotonic() >= self._fold_at)
+
+    def _fold_some(self) -> None:
+        """One step of the fold, where it is due: commits must not wait for the whole."""
+        if not self._fold_due():
+            return
+        if not self._fold.active:
+            self._begun = self._folds_wanted
+            self._fold.begin()
+        if self._fold.active:
+            self._fold.step()
+        if not self._fold.active:
+            self._fold_at = self._clock.monotonic() + self._pace.fold_interval
+            with self._condition:
+                self._folds_done = self._begun
+                self._condition.notify_all()
 
     def _time_left(self) -> float | None:
         if self.trouble is not None:
             return self._retry_at - self._clock.monotonic()
         times = ([self._flush_at] if self._queue else []) + ([self._sync_at] if self._unsynced else [])
+        times += [self._fold_at] if self._journal.tail.rows else []
         return min(times) - self._clock.monotonic() if times else None
 
     def _flush_after(self, moment: float) -> float:
@@ -231,9 +279,9 @@ class Writer:
             self._journal.finish()
             self._connection.execute("COMMIT")
         except BaseException:
-            self._journal.rolled_back()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            self._journal.rolled_back()
             raise
         self._journal.committed()
 

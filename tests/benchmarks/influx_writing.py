@@ -1,8 +1,8 @@
 """Readings per second into a real VictoriaMetrics over InfluxDB's protocol.
 
 The floor is influxdb-client's batching `WriteApi` with a `Point` for each reading, in batches of 5,000. The product is
-one call of `InfluxDBStorage.store_readings`, checks and compression included. Both begin with the same readings, of four
-floats and 20 devices, in memory, and end when the server has acknowledged all; afterwards it must hold all of them.
+one call of `InfluxDBStorage.store_readings`, checks and compression included. Both begin with the same readings in
+memory, of four floats and 20 devices, and end when the server has acknowledged all; then it must hold all of them.
 """
 
 import json

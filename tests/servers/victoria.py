@@ -59,6 +59,15 @@ class VictoriaMetrics(Server):
         with urlopen(f"{self.url}/api/v1/export?{question}", timeout=60) as answer:
             return [json.loads(line) for line in answer]
 
+    def count(self, selector: str) -> int:
+        """How many values all series that a selector finds have together, from 2020 on."""
+        with urlopen(f"{self.url}/internal/force_flush", timeout=30):
+            pass
+        question = urlencode({"query": f"sum(count_over_time({selector}[30y]))", "time": "2049-12-31T00:00:00Z"})
+        with urlopen(f"{self.url}/api/v1/query?{question}", timeout=60) as answer:
+            found = json.load(answer)["data"]["result"]
+        return int(found[0]["value"][1]) if found else 0
+
     def close(self) -> None:
         super().close()
         self._work.close()

@@ -275,7 +275,10 @@ def test_a_retry_sends_the_version_that_stands_then(store: TellingStore) -> None
         delivery.deliver(window_of(store))
     store.store_reading(Weather, "mast", moment(1), {"temperature": 1, "humidity": 50}).wait()
     delivery.deliver(window_of(store))
-    assert [row.gateway_seq for row in upstream.requests[1].rows] == [1, 3, 4]
+    sent, again = upstream.requests
+    assert [row.timestamp for row in again.rows] == [moment(0), moment(2), moment(1)]
+    assert [row.gateway_seq for row in again.rows[:2]] == [sent.rows[0].gateway_seq, sent.rows[2].gateway_seq]
+    assert again.rows[2].gateway_seq > sent.rows[2].gateway_seq
     assert upstream.kept["weather", "mast", moment(1)].data == {"temperature": 1.0, "humidity": 50.0}
     assert books(store) == {
         "versions": 4, "pending": 0, "delivered": 3, "quarantined": 0, "superseded": 1, "deleted": 0,

@@ -1,4 +1,4 @@
-"""A SQLite store that is closed and opened between writing and reading, so that every answer comes from the file."""
+"""A SQLite store that is closed and opened, or folded, between writing and reading: no answer comes from memory."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -13,10 +13,11 @@ from edgedepot.storage.sqlite.storage import SQLiteStorage
 
 
 class ReopeningStorage(BaseStorage):
-    """Opens the file anew for each read that follows a write. Thread-safe: one call at a time."""
+    """Opens the file anew for each read that follows a write, or folds it. Thread-safe: one call at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fold: bool = False) -> None:
         self._path = path
+        self._fold = fold
         self._lock = threading.Lock()
         self._store = SQLiteStorage(path)
         self._written = False
@@ -24,10 +25,12 @@ class ReopeningStorage(BaseStorage):
     @contextmanager
     def _to_read(self) -> Iterator[SQLiteStorage]:
         with self._lock:
-            if self._written:
+            if self._written and self._fold:
+                self._store.fold()
+            elif self._written:
                 self._store.close()
                 self._store = SQLiteStorage(self._path)
-                self._written = False
+            self._written = False
             yield self._store
 
     @contextmanager

@@ -47,3 +47,16 @@ class TestSQLiteStorageReopened(_OnSQLite):
     @pytest.fixture
     def settings(self, quick_folder: Path) -> Mapping[str, Any]:
         return {"engine": "sqlite", "path": str(quick_folder / "gateway.db"), "read_only": True}
+
+
+class TestSQLiteStorageFolded(_OnSQLite):
+    """Every write is in history, not in the journal, before it is read."""
+
+    @pytest.fixture
+    def storage(self, quick_folder: Path) -> Iterator[BaseStorage]:
+        with ReopeningStorage(quick_folder / "gateway.db", fold=True) as storage:
+            yield storage
+
+    @pytest.fixture
+    def settings(self, quick_folder: Path) -> Mapping[str, Any]:
+        return {"engine": "sqlite", "path": str(quick_folder / "gateway.db"), "read_only": True}

@@ -122,7 +122,7 @@ def test_other_values_are_merged_and_a_replaced_one_is_kept(store: SQLiteStorage
     books = store.ledger().sources["direct"]
     assert (books["new"], books["merged"], books["replaced"]) == (1, 1, 1)
     with sqlite3.connect(path) as other:
-        assert other.execute("SELECT field, value FROM replaced").fetchall() == [("temperature", 100.0)]
+        assert other.execute("SELECT field, value FROM _replaced").fetchall() == [("temperature", 100.0)]
 
 
 def test_the_same_identity_twice_in_one_call_is_one_reading(store: SQLiteStorage) -> None:

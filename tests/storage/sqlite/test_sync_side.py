@@ -114,7 +114,7 @@ def test_a_quarantined_row_is_kept_whole_with_its_reason(store: SQLiteStorage, p
     counts = store.ledger().upstreams["central"]
     assert (counts["delivered"], counts["quarantined"]) == (1, 1)
     with sqlite3.connect(path) as other:
-        ((model, device, data, reason),) = other.execute("SELECT model, device_id, data, reason FROM quarantined")
+        ((model, device, data, reason),) = other.execute("SELECT model, device_id, data, reason FROM _quarantined")
     assert (model, device, reason, json.loads(data)["temperature"]) == ("weather", "a", "22P02 no such number", 1.0)
 
 
@@ -133,7 +133,7 @@ def test_a_row_that_vanished_shows_on_the_books(store: SQLiteStorage, path: Path
     put(store, 1, 2, 3)
     store.close()
     other = sqlite3.connect(path, isolation_level=None)
-    other.execute("DELETE FROM journal WHERE seq = 2")
+    other.execute("DELETE FROM _j_1 WHERE seq = 2")
     other.close()
     with SQLiteStorage(path, read_only=True) as reader:
         assert reader.ledger().problems == ["upstream central: 3 versions were written, 2 are accounted for"]
@@ -146,4 +146,4 @@ def test_numbers_are_never_used_twice(store: SQLiteStorage, path: Path) -> None:
     store.close()
     with SQLiteStorage(path) as again:
         put(again, 3)
-        assert next_window(again).rows[0].seq == last + 1
+        assert next_window(again).rows[0].seq > last

@@ -1,0 +1,222 @@
+"""The books: counts that change in the same transaction as the rows they speak of.
+
+They ride in the journal: the last row of each commit bears what the commit changes, as JSON. So a commit touches no
+page but the journal's last. The fold writes the totals down now and then (a snapshot; ``books_seq`` says up to which
+row), and opening adds the rows since.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import msgspec
+
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.ranges import Ranges
+from edgedepot.storage.sqlite.shape import Shape
+from edgedepot.storage.sqlite.walk import Place, Walk
+
+COLUMNS = (
+    "messages", "decoded", "ignored", "rejected", "readings", "new", "merged", "duplicates", "rejected_readings",
+    "rejected_fields", "replaced",
+)  # fmt: skip
+RESOLVED = ("delivered", "quarantined", "superseded", "deleted")
+BOOK_KIND = 2
+
+
+class _CursorChange(msgspec.Struct, array_like=True):
+    acknowledged: list[tuple[int, int]]
+    counts: list[int]
+    place: Place | None = None
+    walked: int = 0
+
+
+class _Change(msgspec.Struct, rename={"sources": "s", "cursors": "c"}, omit_defaults=True):
+    """What one commit changes, by the ids of sources and cursors."""
+
+    sources: dict[int, list[int]] = {}
+    cursors: dict[int, _CursorChange] = {}
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Change).decode
+
+
+class CursorBook:
+    """One upstream: what it has acknowledged, how that ended, and how many versions there were before it came."""
+
+    __slots__ = ("acknowledged", "counts", "id", "name", "versions_before", "walk")
+
+    def __init__(
+        self, cursor_id: int, name: str, versions_before: int, acknowledged: Ranges, counts: list[int], walk: Walk
+    ) -> None:
+        self.id = cursor_id
+        self.name = name
+        self.versions_before = versions_before
+        self.acknowledged = acknowledged
+        self.counts = counts
+        self.walk = walk
+
+    def copy(self) -> CursorBook:
+        walk = Walk(self.walk.before, self.walk.place, self.walk.left)
+        acknowledged = self.acknowledged.copy()
+        return CursorBook(self.id, self.name, self.versions_before, acknowledged, self.counts[:], walk)
+
+    def awaits(self, seq: int, place: Place | None) -> bool:
+        """Whether it is still owed a row; `place` is where that lies in history, None where it does not."""
+        if seq < self.walk.before:
+            return place is not None and place > self.walk.place
+        return seq not in self.acknowledged
+
+
+class Books:
+    """All counts as of the last commit, and what the open transaction adds. For the writer's thread, or one reader."""
+
+    def __init__(self) -> None:
+        self.sources: dict[int, list[int]] = {}
+        self.cursors: dict[str, CursorBook] = {}
+        self._change = _Change({}, {})
+        self._before: dict[str, CursorBook] = {}
+        self._new: list[str] = []
+
+    @classmethod
+    def load(cls, connection: sqlite3.Connection, shape: Shape) -> Books:
+        """The snapshot, and the book rows since."""
+        self = cls()
+        for source, *counts in connection.execute(f"SELECT source, {', '.join(COLUMNS)} FROM _books"):
+            self.sources[source] = counts
+        query = f"SELECT id, name, versions_before, acknowledged, walk, {', '.join(RESOLVED)} FROM _cursors"
+        for cursor_id, name, before, text, walk, *counts in connection.execute(query):
+            spans = Ranges(msgspec.json.decode(text, type=list[tuple[int, int]]))
+            self.cursors[name] = CursorBook(
+                cursor_id, name, before, spans, counts, msgspec.json.decode(walk, type=Walk)
+            )
+        for text in self._rows_since_snapshot(connection, shape):
+            self._apply(_decode(text))
+        return self
+
+    @staticmethod
+    def _rows_since_snapshot(connection: sqlite3.Connection, shape: Shape) -> Iterator[str]:
+        since = schema.meta(connection, "books_seq")
+        assert isinstance(since, int)
+        for piece in shape.pieces_from(since + 1):
+            query = f"SELECT c0 FROM {piece.table} WHERE seq > ? AND kind = {BOOK_KIND} ORDER BY seq"
+            for (text,) in connection.execute(query, (since,)):
+                yield text
+
+    def _apply(self, change: _Change) -> None:
+        for source, counts in change.sources.items():
+            mine = self.sources.setdefault(source, [0] * len(COLUMNS))
+            self.sources[source] = [a + b for a, b in zip(mine, counts, strict=True)]
+        by_id = {book.id: book for book in self.cursors.values()}
+        for cursor_id, moved in change.cursors.items():
+            book = by_id[cursor_id]
+            for low, high in moved.acknowledged:
+                book.acknowledged.add(low, high)
+            book.counts = [a + b for a, b in zip(book.counts, moved.counts, strict=True)]
+            book.walk.place = moved.place or book.walk.place
+            book.walk.left -= moved.walked
+
+    # -- the writer's transaction ---------------------------------------------------------------------------------
+
+    def count(self, source: int, **counts: int) -> None:
+        """Add to a source's counts."""
+        mine = self._change.sources.get(source)
+        if mine is None:
+            mine = self._change.sources[source] = [0] * len(COLUMNS)
+        for name, number in counts.items():
+            mine[_PLACE[name]] += number
+
+    def new_cursor(self, book: CursorBook) -> None:
+        """A cursor that the open transaction has written down."""
+        self.cursors[book.name] = book
+        self._new.append(book.name)
+
+    def resolve(self, name: str, low: int, high: int, **counts: int) -> None:
+        """A cursor has acknowledged ``low..high``; what became of the rows in it."""
+        change = self._touch(name)
+        change.acknowledged.append((low, high))
+        self.cursors[name].acknowledged.add(low, high)
+        self._add(name, change, counts)
+
+    def walk_on(self, name: str, place: Place, walked: int, **counts: int) -> None:
+        """A cursor has acknowledged `walked` rows of history, up to a place."""
+        change = self._touch(name)
+        change.place = self.cursors[name].walk.place = place
+        self._walked(name, change, walked)
+        self._add(name, change, counts)
+
+    def out_of_the_way(self, seq: int, why: str, place: Place | None) -> None:
+        """A row is gone: count it for the upstreams that are still owed it. `place` is where it was in history."""
+        for name, book in self.cursors.items():
+            if book.awaits(seq, place):
+                change = self._touch(name)
+                if seq < book.walk.before:
+                    self._walked(name, change, 1)
+                self._add(name, change, {why: 1})
+
+    def _walked(self, name: str, change: _CursorChange, rows: int) -> None:
+        change.walked += rows
+        self.cursors[name].walk.left -= rows
+
+    def _touch(self, name: str) -> _CursorChange:
+        book = self.cursors[name]
+        if name not in self._before:
+            self._before[name] = book.copy()
+        return self._change.cursors.setdefault(book.id, _CursorChange([], [0] * len(RESOLVED)))
+
+    def _add(self, name: str, change: _CursorChange, counts: dict[str, int]) -> None:
+        for column, number in counts.items():
+            change.counts[RESOLVED.index(column)] += number
+            self.cursors[name].counts[RESOLVED.index(column)] += number
+
+    def ride(self) -> str | None:
+        """The text of the commit's book row; None when the commit changes no count."""
+        return _encode(self._change).decode() if self._change.sources or self._change.cursors else None
+
+    def committed(self) -> None:
+        for source, counts in self._change.sources.items():
+            mine = self.sources.setdefault(source, [0] * len(COLUMNS))
+            self.sources[source] = [a + b for a, b in zip(mine, counts, strict=True)]
+        self._change = _Change({}, {})
+        self._before.clear()
+        self._new.clear()
+
+    def rolled_back(self) -> None:
+        self.cursors.update(self._before)
+        for name in self._new:
+            self.cursors.pop(name, None)
+        self._new.clear()
+        self._change = _Change({}, {})
+        self._before.clear()
+
+    def versions(self) -> int:
+        """How many versions were ever written, the open transaction's included."""
+        counts = [*self.sources.values(), *self._change.sources.values()]
+        return sum(mine[_PLACE["new"]] + mine[_PLACE["merged"]] for mine in counts)
+
+    def write_snapshot(self, connection: sqlite3.Connection, seq: int) -> None:
+        """Write the totals down, as of row `seq`, in a transaction that changes no count itself."""
+        connection.executemany(
+            f"INSERT OR REPLACE INTO _books (source, {', '.join(COLUMNS)}) VALUES (?{', ?' * len(COLUMNS)})",
+            [(source, *counts) for source, counts in self.sources.items()],
+        )
+        for book in self.cursors.values():
+            write_cursor(connection, book)
+        schema.set_meta(connection, "books_seq", seq)
+
+
+def write_cursor(connection: sqlite3.Connection, book: CursorBook) -> None:
+    connection.execute(
+        f"INSERT OR REPLACE INTO _cursors (id, name, versions_before, acknowledged, walk, {', '.join(RESOLVED)})"
+        f" VALUES (?, ?, ?, ?, ?{', ?' * len(RESOLVED)})",
+        (
+            *(book.id, book.name, book.versions_before),
+            *(_encode(list(book.acknowledged)).decode(), _encode(book.walk).decode()),
+            *book.counts,
+        ),
+    )
+
+
+_PLACE = {name: place for place, name in enumerate(COLUMNS)}

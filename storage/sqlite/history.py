@@ -1,0 +1,101 @@
+"""History: a model's readings clustered by series and time, a table for each period.
+
+    _h_weather_1   30 days       _h_weather_2   30 days       _h_weather_3   30 days       ...
+
+A range of one device lies together, an identity is found with one probe, and the oldest goes by dropping a table. Here
+is the writer's part; queries are in select.py and aggregate.py. Runs on the writer's thread, inside its transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from edgedepot.storage.query import Scope
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.shape import Shape
+from edgedepot.storage.sqlite.tables import HOUR, history_table
+from edgedepot.storage.sqlite.walk import Place, place_of
+from edgedepot.storage.values import Row
+
+
+class History:
+    """Finds, takes out and deletes rows that the fold has put into history."""
+
+    def __init__(self, connection: sqlite3.Connection, shape: Shape) -> None:
+        self._connection = connection
+        self.shape = shape
+
+    def find(self, layout: Layout, columns: tuple[str, ...], series: int, ts: int) -> tuple[int, Row] | None:
+        """Number and row of an identity, where it is there."""
+        partition = self.shape.partition_of(layout.id, ts)
+        if partition is None:
+            return None
+        found = self._connection.execute(
+            f"SELECT {', '.join(('seq', 'quality', *columns))} FROM {history_table(layout, partition)}"
+            " WHERE series = ? AND ts = ?",
+            (series, ts),
+        ).fetchone()
+        return None if found is None else (found[0], tuple(found[1:]))
+
+    def take_out(self, layout: Layout, series: int, ts: int) -> Place:
+        """Remove a row, and say where it was; what its hour comes to has to be computed again."""
+        partition = self.shape.partition_of(layout.id, ts)
+        assert partition is not None
+        self._connection.execute(
+            f"DELETE FROM {history_table(layout, partition)} WHERE series = ? AND ts = ?", (series, ts)
+        )
+        self._connection.execute("INSERT OR IGNORE INTO _dirty (series, hour) VALUES (?, ?)", (series, ts // HOUR))
+        return place_of(layout.id, partition, series, ts)
+
+    def places_before(self, layout: Layout, scope: Scope, before: int) -> list[tuple[int, Place]]:
+        """Number and place of the scope's rows that are numbered below `before`."""
+        condition, values = scope_condition(scope)
+        found: list[tuple[int, Place]] = []
+        for partition in self.shape.partitions.get(layout.id, []):
+            query = f"SELECT seq, series, ts FROM {history_table(layout, partition)} WHERE {condition} AND seq < ?"
+            for seq, series, ts in self._connection.execute(query, (*values, before)):
+                found.append((seq, place_of(layout.id, partition, series, ts)))
+        return found
+
+    def delete(self, layout: Layout, scope: Scope) -> int:
+        """Remove the rows of a scope; how many."""
+        condition, values = scope_condition(scope)
+        count = 0
+        for partition in self.shape.partitions.get(layout.id, []):
+            if (scope.start is None or scope.start < partition.stop) and (
+                scope.end is None or scope.end > partition.start
+            ):
+                doomed = f"FROM {history_table(layout, partition)} WHERE {condition}"
+                self._connection.execute(
+                    f"INSERT OR IGNORE INTO _dirty (series, hour) SELECT DISTINCT series, {hour_of('ts')} {doomed}",
+                    values,
+                )
+                count += self._connection.execute(f"DELETE {doomed}", values).rowcount
+        return count
+
+
+def hour_of(ts: str) -> str:
+    """The SQL of the hour that a timestamp lies in, rounded down before 1970 too."""
+    return f"(({ts} - (({ts} % {HOUR}) + {HOUR}) % {HOUR}) / {HOUR})"
+
+
+def series_of(scope: Scope) -> tuple[str, list[Any]]:
+    """The SQL that selects the ids of a scope's series, with its values."""
+    sql = "SELECT s.id FROM _series AS s JOIN _models AS m ON m.id = s.model WHERE m.name = ?"
+    if scope.device_id is None:
+        return sql, [scope.model.__measurement__]
+    return sql + " AND s.device_id = ?", [scope.model.__measurement__, scope.device_id]
+
+
+def scope_condition(scope: Scope) -> tuple[str, list[Any]]:
+    """The SQL condition of a scope on a table with series and ts, with its values."""
+    sql, values = series_of(scope)
+    condition = f"series IN ({sql})"
+    if scope.start is not None:
+        condition += " AND ts >= ?"
+        values.append(scope.start)
+    if scope.end is not None:
+        condition += " AND ts < ?"
+        values.append(scope.end)
+    return condition, values

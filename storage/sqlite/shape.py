@@ -1,0 +1,105 @@
+"""Which tables hold rows at present, and which journal rows are in history already: one small record, read whole.
+
+It changes in the same transaction as the tables it names; `generation` tells readers whether what they remember of it,
+and of the rows in memory, still fits what their transaction sees.
+"""
+
+from __future__ import annotations
+
+import bisect
+import sqlite3
+
+import msgspec
+
+from edgedepot.storage.sqlite import schema
+
+PERIOD = 30 * 86_400_000_000
+"""What a partition of history spans, in microseconds, while there are few of them."""
+_FEW = 32
+
+
+class Piece(msgspec.Struct, array_like=True):
+    """A journal table. It holds the rows from `first` on, up to the next piece's; `width` is its value columns."""
+
+    id: int
+    first: int
+    width: int
+
+    @property
+    def table(self) -> str:
+        return f"_j_{self.id}"
+
+
+class Partition(msgspec.Struct, array_like=True):
+    """A history table of one model: the rows with ``start <= ts < stop``."""
+
+    id: int
+    start: int
+    stop: int
+
+
+class Folded(msgspec.Struct, array_like=True):
+    """How far the fold is: rows up to `low` are in history; of those up to `high`, the ones up to `series` and `ts`."""
+
+    low: int = 0
+    high: int = 0
+    series: int = 0
+    ts: int = -(2**63)
+
+
+class Shape(msgspec.Struct):
+    """The tables, pieces and partitions each in order."""
+
+    generation: int = 0
+    pieces: list[Piece] = msgspec.field(default_factory=list)
+    partitions: dict[int, list[Partition]] = msgspec.field(default_factory=dict)
+    folded: Folded = msgspec.field(default_factory=Folded)
+
+    def pieces_from(self, seq: int) -> list[Piece]:
+        """The pieces in which rows from `seq` on are."""
+        return self.pieces[max(0, bisect.bisect_right([piece.first for piece in self.pieces], seq) - 1) :]
+
+    def unfolded(self) -> list[Piece]:
+        """The pieces in which rows are that are not in history."""
+        return self.pieces_from(self.folded.low + 1)
+
+    def piece_of(self, seq: int) -> Piece | None:
+        """The piece that a row is in, None where it was dropped."""
+        place = bisect.bisect_right([piece.first for piece in self.pieces], seq) - 1
+        return self.pieces[place] if place >= 0 else None
+
+    def partition_of(self, model: int, ts: int) -> Partition | None:
+        """The partition of a model for a timestamp, None where there is none yet."""
+        mine = self.partitions.get(model, [])
+        place = bisect.bisect_right([partition.start for partition in mine], ts) - 1
+        return mine[place] if place >= 0 and ts < mine[place].stop else None
+
+    def new_partition(self, model: int, ts: int) -> Partition:
+        """Make room for a timestamp: a period that widens as there come to be many, cut where neighbours begin."""
+        mine = self.partitions.setdefault(model, [])
+        period = PERIOD << (len(mine) // _FEW)
+        start = ts - ts % period
+        stop = start + period
+        for other in mine:
+            if other.stop <= ts:
+                start = max(start, other.stop)
+            elif other.start > ts:
+                stop = min(stop, other.start)
+        partition = Partition(max((other.id for other in mine), default=0) + 1, start, stop)
+        bisect.insort(mine, partition, key=lambda one: one.start)
+        return partition
+
+
+_decode = msgspec.json.Decoder(Shape).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def read_shape(connection: sqlite3.Connection) -> Shape:
+    text = schema.meta(connection, "shape")
+    return _decode(text) if isinstance(text, (str, bytes)) else Shape()
+
+
+def write_shape(connection: sqlite3.Connection, shape: Shape) -> None:
+    """Inside the writer's transaction."""
+    shape.generation += 1
+    schema.set_meta(connection, "shape", _encode(shape).decode())

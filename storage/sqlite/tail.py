@@ -1,0 +1,151 @@
+"""The unfolded rows in memory: per series their timestamps and numbers, in order of time.
+
+It answers what an index on the journal would answer, without the pages that one would dirty in every commit: whether an
+identity is there, and which rows lie in a range. The writer adds rows before their commit; readers leave out the
+numbers that their transaction does not see yet, and use none of it where the generation is another than theirs (see
+shape.py).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from array import array
+from bisect import bisect_left
+
+from edgedepot.storage.sqlite.shape import Shape
+from edgedepot.storage.sqlite.tables import unfolded_condition
+
+NEVER = -(2**63)
+
+
+class Series:
+    """The readings of one model from one device. `newest` is the newest timestamp there ever was; `stamp` the gateway's
+    last own."""
+
+    __slots__ = ("id", "model_id", "newest", "seqs", "stamp", "times")
+
+    def __init__(self, series_id: int, model_id: int, newest: int) -> None:
+        self.id = series_id
+        self.model_id = model_id
+        self.newest = newest
+        self.stamp = NEVER
+        self.times = array("q")
+        self.seqs = array("q")
+
+    def find(self, ts: int) -> int | None:
+        """The number of the unfolded row of that time."""
+        place = bisect_left(self.times, ts)
+        return self.seqs[place] if place < len(self.times) and self.times[place] == ts else None
+
+    def span(self, low: int | None, high: int | None) -> slice:
+        """Where the rows with ``low <= ts < high`` lie; None is an open end."""
+        begin = 0 if low is None else bisect_left(self.times, low)
+        return slice(begin, max(begin, len(self.times) if high is None else bisect_left(self.times, high)))
+
+
+class Tail:
+    """All series. The writer's thread changes it; `between` may be called from any."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.rows = 0
+        self._lock = threading.Lock()
+        self._series: dict[int, Series] = {}
+
+    @classmethod
+    def load(cls, connection: sqlite3.Connection, shape: Shape) -> Tail:
+        """From the file: all series, and the rows that are not in history."""
+        self = cls()
+        self.reload(connection, shape)
+        return self
+
+    def reload(self, connection: sqlite3.Connection, shape: Shape) -> None:
+        """Read all of it from the file again."""
+        self.set_generation(-1)  # until it is whole, no reader uses it
+        self._series = {}
+        self.rows = 0
+        for series_id, model_id, newest in connection.execute("SELECT id, model, newest FROM _series"):
+            self._series[series_id] = Series(series_id, model_id, NEVER if newest is None else newest)
+        for piece in shape.unfolded():
+            query = f"SELECT seq, series, ts FROM {piece.table} WHERE {unfolded_condition(shape)}"
+            for seq, series_id, ts in connection.execute(query):
+                self.add(self._series[series_id], ts, seq)
+        self.set_generation(shape.generation)
+
+    def series(self, series_id: int) -> Series | None:
+        return self._series.get(series_id)
+
+    def new_series(self, series_id: int, model_id: int) -> Series:
+        series = self._series[series_id] = Series(series_id, model_id, NEVER)
+        return series
+
+    def add(self, series: Series, ts: int, seq: int) -> None:
+        """Put a row in its place."""
+        if not series.times or ts > series.times[-1]:
+            series.seqs.append(seq)  # first: a reader that sees the time finds the number
+            series.times.append(ts)
+        else:
+            with self._lock:
+                place = bisect_left(series.times, ts)
+                series.seqs.insert(place, seq)
+                series.times.insert(place, ts)
+        if ts > series.newest:
+            series.newest = ts
+        self.rows += 1
+
+    def remove(self, series: Series, ts: int) -> None:
+        """Take the row of that time out."""
+        with self._lock:
+            place = bisect_left(series.times, ts)
+            del series.times[place]
+            del series.seqs[place]
+        self.rows -= 1
+
+    def from_series(self, series_id: int) -> list[Series]:
+        """The series from that id on that have rows, by id."""
+        return sorted(
+            (one for one in self._series.values() if one.id >= series_id and one.times), key=lambda one: one.id
+        )
+
+    def forget(self, series: Series, seqs: list[int]) -> None:
+        """These rows are in history now."""
+        gone = set(seqs)
+        with self._lock:
+            keep = [place for place, seq in enumerate(series.seqs) if seq not in gone]
+            series.times = array("q", [series.times[place] for place in keep])
+            series.seqs = array("q", [series.seqs[place] for place in keep])
+        self.rows -= len(gone)
+
+    def discard(self, series_ids: list[int], low: int | None, high: int | None) -> int:
+        """Take all rows with ``low <= ts < high`` out; how many."""
+        count = 0
+        with self._lock:
+            for series_id in series_ids:
+                series = self._series.get(series_id)
+                if series is not None:
+                    span = series.span(low, high)
+                    count += span.stop - span.start
+                    del series.times[span]
+                    del series.seqs[span]
+        self.rows -= count
+        return count
+
+    def between(
+        self, series_ids: list[int], low: int | None, high: int | None, last_seq: int, generation: int
+    ) -> list[int] | None:
+        """The numbers of the rows with ``low <= ts < high`` up to `last_seq`; None where memory is of another state
+        than the caller's transaction."""
+        found: list[int] = []
+        with self._lock:
+            if generation != self.generation:
+                return None
+            for series_id in series_ids:
+                series = self._series.get(series_id)
+                if series is not None:
+                    found += [seq for seq in series.seqs[series.span(low, high)] if seq <= last_seq]
+        return found
+
+    def set_generation(self, generation: int) -> None:
+        with self._lock:
+            self.generation = generation

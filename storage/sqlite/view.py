@@ -1,0 +1,88 @@
+"""What one read transaction sees: the tables there are, and the rows that are not in history yet."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from edgedepot.storage.query import Scope
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.history import series_of
+from edgedepot.storage.sqlite.shape import Partition, Shape, read_shape
+from edgedepot.storage.sqlite.tables import history_table, unfolded_condition
+from edgedepot.storage.sqlite.tail import Tail
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows as an SQL query of series, ts, quality and the values asked for, with what it binds."""
+
+    sql: str
+    values: tuple[object, ...] = ()
+
+
+class View:
+    """Reads through one connection that is in a read transaction. `tail` is the writer's memory, where there is one."""
+
+    def __init__(self, connection: sqlite3.Connection, tail: Tail | None) -> None:
+        self.connection = connection
+        self.shape: Shape = read_shape(connection)
+        self._tail = tail
+
+    def series(self, scope: Scope) -> dict[int, str]:
+        """The devices of a scope's series, by id."""
+        sql, values = series_of(scope)
+        return dict(self.connection.execute(sql.replace("SELECT s.id", "SELECT s.id, s.device_id"), values))
+
+    def partitions(self, layout: Layout, scope: Scope) -> list[tuple[Partition, str]]:
+        """The history tables in which rows of the scope can be, by time."""
+        return [
+            (partition, history_table(layout, partition))
+            for partition in self.shape.partitions.get(layout.id, [])
+            if (scope.start is None or scope.start < partition.stop)
+            and (scope.end is None or scope.end > partition.start)
+        ]
+
+    def unfolded(self, series: list[int], scope: Scope, columns: list[str]) -> list[Source]:
+        """The rows of the scope that are not in history: one query for each piece of the journal."""
+        found: list[Source] = []
+        pieces = self.shape.unfolded()
+        seqs = self._remembered(series, scope)
+        if seqs == []:
+            return []
+        for piece in pieces:
+            cells = "".join(f", {self.column(column, piece.width)}" for column in columns)
+            head = f"SELECT series, ts, quality{cells} FROM {piece.table} WHERE"
+            if seqs is not None:
+                found.append(Source(f"{head} seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)))
+                continue
+            condition, values = (
+                f"{unfolded_condition(self.shape)} AND series IN (SELECT value FROM json_each(?))",
+                [json.dumps(series)],
+            )
+            bounds = [(">=", scope.start), ("<", scope.end)]
+            condition += "".join(f" AND ts {sign} {bound}" for sign, bound in bounds if bound is not None)
+            found.append(Source(f"{head} {condition}", tuple(values)))
+        return found
+
+    def _remembered(self, series: list[int], scope: Scope) -> list[int] | None:
+        """The numbers of the unfolded rows of the scope, where the writer's memory fits this transaction."""
+        if self._tail is None or not self.shape.pieces:
+            return None if self.shape.pieces else []
+        last = self.connection.execute(f"SELECT max(seq) FROM {self.shape.pieces[-1].table}").fetchone()[0]
+        if last is None:
+            last = self.shape.pieces[-1].first - 1
+        return self._tail.between(series, scope.start, scope.end, last, self.shape.generation)
+
+    @staticmethod
+    def column(column: str, width: int) -> str:
+        """A value's column in a piece; null in one that is older than the field."""
+        return column if not column[1:].isdigit() or int(column[1:]) < width else "NULL"
+
+
+def places(layout: Layout, model: type[Reading]) -> dict[str, str]:
+    """Where each name of a model lies."""
+    fields = {spec.name: column for spec, column in zip(model.__fields__, layout.columns(model), strict=True)}
+    return fields | {"timestamp": "ts", "device_id": "series", "quality": "quality"}

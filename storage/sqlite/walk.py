@@ -1,0 +1,60 @@
+"""A late upstream's way through history: what it is owed from before the oldest piece of the journal.
+
+_h_pump_1  _h_pump_2  _h_weather_1  _h_weather_2      rows with seq < before, by model, partition, series, time
+~~~~~~~~~~~~~~~~~~~~~~~~~~~^
+acknowledged              place
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.shape import Partition, Shape
+from edgedepot.storage.sqlite.tables import history_table
+
+Place = tuple[int, int, int, int]
+"""Model, start of the partition, series and timestamp of a row; places compare in the order of the walk."""
+START: Place = (0, -(2**63), 0, -(2**63))
+END: Place = (2**62, 0, 0, 0)
+
+
+class Walk(msgspec.Struct, array_like=True):
+    """How far a cursor is in history. `left` is how many rows lie ahead."""
+
+    before: int
+    place: Place
+    left: int
+
+
+def owed(shape: Shape, layouts: dict[int, Layout], since: Place, until: Place) -> list[tuple[str, str, Layout]]:
+    """The history tables between two places, in order, each with the condition for rows ``since < row <= until``."""
+    found = []
+    for model_id in sorted(shape.partitions):
+        for partition in shape.partitions[model_id]:
+            here = (model_id, partition.start)
+            if since[:2] <= here <= until[:2]:
+                condition = "true"
+                if since[:2] == here:
+                    condition += f" AND (series, ts) > ({since[2]}, {since[3]})"
+                if until[:2] == here:
+                    condition += f" AND (series, ts) <= ({until[2]}, {until[3]})"
+                found.append((history_table(layouts[model_id], partition), condition, layouts[model_id]))
+    return found
+
+
+def count_owed(
+    connection: sqlite3.Connection, shape: Shape, layouts: dict[int, Layout], before: int, since: Place, until: Place
+) -> int:
+    """How many rows numbered below `before` lie between two places."""
+    count = 0
+    for table, condition, _ in owed(shape, layouts, since, until):
+        query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < ?"
+        count += connection.execute(query, (before,)).fetchone()[0]
+    return count
+
+
+def place_of(model_id: int, partition: Partition, series: int, ts: int) -> Place:
+    return (model_id, partition.start, series, ts)

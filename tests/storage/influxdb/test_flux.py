@@ -1,0 +1,398 @@
+"""The text of every query: by the analyser of InfluxData's own language server, and for each trap of Flux as it stands.
+
+The analyser knows syntax, names and types of functions and their arguments. What the functions do is not run here (see
+scripted.py); each golden text below says why it is right, with the page of the documentation.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedepot import InvalidValue, Reading
+from edgedepot.storage.influxdb import flux
+from edgedepot.storage.influxdb.flux import Query
+from edgedepot.storage.influxdb.tasks import check_downsampling
+from edgedepot.storage.interval import Interval
+from edgedepot.storage.query import FUNCTIONS, Aggregation, Scope, Selection
+from edgedepot.storage.reading import define_model
+from tests.models import Weather
+from tests.servers.flux import FluxAnalyser
+from tests.storage.influxdb.test_line import ids, models
+
+ZONES = ["UTC", "Europe/Zurich", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"]
+INTERVALS: list[Any] = [None, "1s", "90 seconds", "5m", "1h", "7h", "1d", "3d", "1w", "2w", "1mo", "7mo", "1y",
+                        timedelta(milliseconds=250), timedelta(microseconds=7)]  # fmt: skip
+START = datetime(2026, 1, 5, 12, 20, tzinfo=UTC)
+
+Check = Callable[[str], list[str]]
+
+
+def literal(value: object) -> str:
+    if isinstance(value, str):
+        return flux.quoted(value)
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
+
+
+def whole(query: Query) -> str:
+    """A query as the server sees it: what it was given as options stands behind the imports."""
+    imports, body = re.fullmatch(r'((?:import "\w+"\n+)*)(.*)', query.text, re.DOTALL).groups()  # type: ignore[union-attr]
+    options = "".join(f"option {name} = {literal(value)}\n" for name, value in query.options.items())
+    return f"{imports}{options}{body}"
+
+
+moments = st.none() | st.datetimes(datetime(1600, 1, 1), datetime(2300, 1, 1), timezones=st.just(UTC))
+
+
+@st.composite
+def scopes(draw: st.DrawFn) -> Scope:
+    return Scope.of(draw(models() | st.just(Weather)), draw(st.none() | ids), draw(moments), draw(moments))
+
+
+@st.composite
+def selections(draw: st.DrawFn) -> Selection:
+    scope = draw(scopes())
+    names = [spec.name for spec in scope.model.__fields__]
+    order = draw(st.sampled_from(["timestamp", "device_id", *names])) if draw(st.booleans()) else "timestamp"
+    fields = draw(st.none() | st.lists(st.sampled_from([*names, "quality"])))
+    limit = draw(st.none() | st.integers(1, 2**70))
+    return Selection.of(scope, fields, limit, draw(st.sampled_from(["", "-"])) + order)
+
+
+@st.composite
+def aggregations(draw: st.DrawFn) -> Aggregation:
+    scope = draw(scopes())
+    field = draw(st.sampled_from(["timestamp", "device_id", *(spec.name for spec in scope.model.__fields__)]))
+    function = draw(st.sampled_from(FUNCTIONS))
+    interval, tz = draw(st.sampled_from(INTERVALS)), draw(st.sampled_from(ZONES))
+    group_by = draw(st.sampled_from([None, "device"]))
+    try:
+        return Aggregation.of(scope, field, function, interval, tz, group_by, None)
+    except InvalidValue:  # arithmetic over what is no number
+        return Aggregation.of(scope, field, "count", interval, tz, group_by, None)
+
+
+queries = st.one_of(
+    st.builds(flux.select_readings, ids, st.none() | ids, selections()),
+    st.builds(flux.aggregate, ids, st.none() | ids, aggregations()),
+    st.builds(flux.devices, ids, st.none() | ids),
+)
+
+
+@settings(max_examples=400)
+@given(queries)
+def test_every_query_is_sound(analyser: FluxAnalyser, query: Query) -> None:
+    assert analyser.problems(whole(query)) == []
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> str:
+    names = draw(st.sets(st.from_regex("[a-z]{1,4}x", fullmatch=True), min_size=1, max_size=5))
+    model = define_model("Drawn", dict.fromkeys(names, (float, False, None)))
+    widths = st.sampled_from([interval for interval in INTERVALS if interval])
+    asked = check_downsampling(
+        Scope.of(model, None, None, None), None, draw(widths), draw(st.sampled_from(FUNCTIONS)),
+        draw(st.sampled_from(ZONES)), draw(st.none() | widths), draw(widths), draw(widths),
+    )  # fmt: skip
+    return flux.downsampling_task(draw(ids), draw(ids), draw(ids), draw(ids), draw(st.none() | ids), asked)
+
+
+@given(tasks())
+def test_every_task_is_sound(analyser: FluxAnalyser, text: str) -> None:
+    assert analyser.problems(text) == []
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('"\\${}\n\r\0'), max_size=40))
+def test_a_quoted_text_is_one_literal(analyser: FluxAnalyser, text: str) -> None:
+    quoted = flux.quoted(text)
+    assert analyser.problems(f"x = {quoted}\ny = x + 1\n") != []  # it is a text: nothing else can be added to it
+    assert analyser.problems(f'x = {quoted}\ny = x + "1"\n') == []
+    assert re.fullmatch(r'"(?:[^"\\\n]|\\.)*"', quoted)
+    assert not re.search(r"(?<!\\)\$\{", quoted)
+
+
+# -- the analyser sees mistakes, or the tests above would say nothing -----------------------------------------------
+
+MUTATIONS: list[tuple[str, str]] = [
+    (r"\|> range\(", "|> rnge("),
+    (r"range\(start: rangeStart, ", "range(begin: rangeStart, "),
+    (r"stop: rangeStop\)", "stop: rangeStop"),
+    (r"bucket: bucketName", "bucket: bucketNames"),
+    (r"r\._measurement ==", "r._measurement ="),
+    (r"fn: \(r\) =>", "fn: (r) ->"),
+    (r'== "(\w+)"', "== \\1"),
+    (r"rowLimit\)", "rowLimits)"),
+    (r"option rowLimit = (\d+)", 'option rowLimit = "\\1"'),
+    (r'pivot\(rowKey: \["_time"\]', 'pivot(rowKey: "_time"'),
+    (r'valueColumn: "_value"', "valueColumns: _value"),
+    (r"group\(columns: \[(.*?)\]\)", "group(columns: \\1)"),
+    (r"group\(\)", "group(by: device_id)"),
+    (r"every: (\w+)", "every: \\1parsec"),
+    (r"every: (\w+)", 'every: "\\1"'),
+    (r'timeSrc: "_start"', "timeSource: _start"),
+    (r"createEmpty: false", 'createEmpty: "no"'),
+    (r"fn: mean", "fn: average"),
+    (r"name: zoneName", "zone: zoneName"),
+    (r'import "timezone"\n', ""),
+    (r"-int\(v: r\._time\)", "-int(r._time)"),
+    (r"exists r\.note", "exist r.note"),
+    (r'"=" \+ r\.note', '"=" + 1'),
+    (r"sort\(columns: \[", "sort(by: ["),
+    (r"last\(\)", "latest()"),
+    (r'unique\(column: "_time"\)', 'unique(columns: ["_time"])'),
+    (r'yield\(name: "first"\)', "yield(name: first_)"),
+    (r"toFloat\(\)", "toFloat(column: 1)"),
+    (r'drop\(columns: \["_start"', 'drop(columns: [1, "_start"'),
+]
+
+
+def scope(**more: Any) -> Scope:
+    return Scope.of(Weather, more.get("device"), more.get("start"), more.get("end"))
+
+
+def aggregation(field: str, function: str, interval: Any = None, tz: str = "UTC", **more: Any) -> Aggregation:
+    return Aggregation.of(scope(**more), field, function, interval, tz, more.get("group_by"), None)
+
+
+SAMPLES = {
+    "newest": flux.select_readings("iot", "roof", Selection.of(scope(device="mast"), None, 5, "-timestamp")),
+    "by field": flux.select_readings("iot", None, Selection.of(scope(), ["note"], None, "note")),
+    "days": flux.aggregate("iot", None, aggregation("temperature", "avg", "1d", "Europe/Zurich", group_by="device")),
+    "last": flux.aggregate("iot", None, aggregation("note", "last", "1h")),
+    "count": flux.aggregate("iot", None, aggregation("timestamp", "count")),
+    "sum": flux.aggregate("iot", None, aggregation("count", "sum", group_by="device")),
+    "devices": flux.devices("iot", "roof"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "instead"), MUTATIONS)
+def test_mistakes_are_seen(analyser: FluxAnalyser, pattern: str, instead: str) -> None:
+    mutants = [
+        re.sub(pattern, instead, whole(sample)) for sample in SAMPLES.values() if re.search(pattern, whole(sample))
+    ]
+    assert mutants, "no sample has what this mutation changes"
+    assert [mutant for mutant in mutants if not analyser.problems(mutant)] == []
+
+
+@given(st.data())
+def test_a_query_that_was_cut_off_is_seen(analyser: FluxAnalyser, data: st.DataObject) -> None:
+    """Wherever a text is cut within a call, it is no query any more."""
+    text = whole(data.draw(st.sampled_from(list(SAMPLES.values()))))
+    inside = [at for at in range(len(text)) if text.count("(", 0, at) > text.count(")", 0, at)]
+    assert analyser.problems(text[: data.draw(st.sampled_from(inside))]) != []
+
+
+# -- for each trap a text -------------------------------------------------------------------------------------------
+
+
+def steps(query: Query) -> list[str]:
+    return query.text.split("\n    |> ")
+
+
+def test_a_range_is_obligatory_and_hides_nothing() -> None:
+    """`from` refuses to read without `range`; `start` belongs to the range, `stop` does not, and without `stop` it
+    would end now. Bounds that a call leaves open are the first and the last second that InfluxDB can keep.
+    https://docs.influxdata.com/flux/v0/stdlib/universe/range/"""
+    query = flux.aggregate("iot", None, aggregation("temperature", "max"))
+    assert steps(query)[:2] == ["from(bucket: bucketName)", "range(start: rangeStart, stop: rangeStop)"]
+    assert query.options["rangeStart"] == datetime(1677, 9, 21, 0, 12, 44, tzinfo=UTC)
+    assert query.options["rangeStop"] == datetime(2262, 4, 11, 23, 47, 16, tzinfo=UTC)
+    bounded = flux.aggregate("iot", None, aggregation("temperature", "max", start=START, end=START + timedelta(1)))
+    assert (bounded.options["rangeStart"], bounded.options["rangeStop"]) == (START, START + timedelta(1))
+
+
+def test_values_are_no_part_of_a_text() -> None:
+    hostile = '") |> to(bucket: "x'
+    asked = Selection.of(Scope.of(Weather, hostile, None, None), None, 3, "-timestamp")
+    query = flux.select_readings(hostile, hostile, asked)
+    assert hostile not in query.text
+    assert query.options == query.options | {"bucketName": hostile, "gatewayId": hostile, "deviceId": hostile}
+    other = flux.select_readings("iot", "g", replace(asked, scope=replace(asked.scope, device_id="d"), limit=7))
+    assert other.text == query.text
+
+
+def test_readings_are_rows_and_the_limit_is_of_all_of_them() -> None:
+    """Points come as one table for each series and field; `pivot` makes a row of those of one series and time
+    (https://docs.influxdata.com/flux/v0/stdlib/universe/pivot/). `sort` and `limit` work on each table by itself:
+    only behind `group()` the limit is one of the whole answer. The first `tail` merely spares the rest the work: tables
+    from storage are ordered by time. `sort` has one direction for all columns, and ties go upwards: so time is turned
+    round. CSV has one way of writing a null and an empty text: texts get a mark."""
+    asked = Selection.of(scope(device="mast"), None, 5, "-timestamp")
+    assert steps(flux.select_readings("iot", "roof", asked)) == [
+        "from(bucket: bucketName)",
+        "range(start: rangeStart, stop: rangeStop)",
+        'filter(fn: (r) => r._measurement == "weather" and (r._field == "temperature" or r._field == "humidity"'
+        ' or r._field == "raining" or r._field == "note" or r._field == "count" or r._field == "quality"))',
+        "filter(fn: (r) => r.gateway_id == gatewayId)",
+        "filter(fn: (r) => r.device_id == deviceId)",
+        "tail(n: rowLimit)",
+        'pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")',
+        "group()",
+        'drop(columns: ["_start", "_stop", "_measurement"])',
+        'map(fn: (r) => ({r with note: if exists r.note then "=" + r.note else "", _order: -int(v: r._time)}))',
+        'sort(columns: ["_order", "gateway_id", "device_id"])',
+        "limit(n: rowLimit)",
+    ]
+    upwards = steps(flux.select_readings("iot", None, replace(asked, descending=False, columns=("temperature",))))
+    assert upwards[-2:] == ['sort(columns: ["_time", "gateway_id", "device_id"])', "limit(n: rowLimit)"]
+    assert "limit(n: rowLimit)" in upwards[:-1]
+    assert not any("map" in step for step in upwards)
+
+
+def test_another_order_or_a_huge_limit_is_left_to_us() -> None:
+    for asked in (Selection.of(scope(), None, 5, "-temperature"), Selection.of(scope(), None, 10**30, "timestamp")):
+        query = flux.select_readings("iot", None, asked)
+        assert "limit" not in query.text
+        assert "rowLimit" not in query.options
+
+
+def test_every_field_is_asked_for_though_few_are_shown() -> None:
+    """A reading without a value in the fields that are shown is there all the same."""
+    query = flux.select_readings("iot", None, Selection.of(scope(), ["note"], None, "timestamp"))
+    assert all(f'r._field == "{spec.name}"' in query.text for spec in Weather.__fields__)
+
+
+def test_aggregates_merge_series_first() -> None:
+    """Without `group` every series (each gateway, each device) answers apart.
+    https://docs.influxdata.com/flux/v0/stdlib/universe/group/"""
+    assert steps(flux.aggregate("iot", None, aggregation("temperature", "avg")))[-2:] == ["group()", "mean()"]
+    grouped = steps(flux.aggregate("iot", None, aggregation("temperature", "count", group_by="device")))
+    assert grouped[-2:] == ['group(columns: ["device_id"])', "count()"]
+
+
+def test_windows_are_labelled_by_their_start_and_only_there_if_not_empty() -> None:
+    """`aggregateWindow` labels by the window's end unless `timeSrc` says otherwise, and makes empty windows unless told
+    not to. It cuts the first window to the range, so that `_start` is then no start of a bucket
+    (https://github.com/influxdata/flux/issues/4979): read.py takes it down to that, see test_read.py.
+    https://docs.influxdata.com/flux/v0/stdlib/universe/aggregatewindow/"""
+    query = flux.aggregate("iot", None, aggregation("temperature", "max", "5 minutes", start=START))
+    assert steps(query)[-2:] == [
+        "group()",
+        'aggregateWindow(every: 5m, fn: max, timeSrc: "_start", createEmpty: false)',
+    ]
+
+
+def test_calendar_windows_lie_in_their_zone() -> None:
+    """With a location a day goes from midnight to midnight there, also when clocks change.
+    https://docs.influxdata.com/flux/v0/stdlib/universe/aggregatewindow/#location"""
+    query = flux.aggregate("iot", None, aggregation("temperature", "avg", "1d", "Europe/Zurich"))
+    assert query.text.startswith('import "timezone"\n\nfrom(bucket: bucketName)\n')
+    assert steps(query)[-1] == (
+        "aggregateWindow(every: 1d, location: timezone.location(name: zoneName), fn: mean,"
+        ' timeSrc: "_start", createEmpty: false)'
+    )
+    assert query.options["zoneName"] == "Europe/Zurich"
+    hours = flux.aggregate("iot", None, aggregation("temperature", "avg", "1h", "Europe/Zurich"))
+    assert "zoneName" not in hours.options  # up to hours: aligned to UTC in every zone
+
+
+@pytest.mark.parametrize(
+    ("interval", "window"),
+    [
+        ("1s", "every: 1s"),
+        ("90 minutes", "every: 90m"),
+        ("24h", "every: 24h"),
+        (timedelta(milliseconds=250), "every: 250ms"),
+        (timedelta(microseconds=7), "every: 7us"),
+        ("1d", "every: 1d"),
+        ("3d", "every: 3d"),
+        ("10d", "every: 10d, offset: 9d"),
+        ("1w", "every: 7d, offset: 4d"),
+        ("2w", "every: 14d, offset: 11d"),
+        ("1mo", "every: 1mo"),
+        ("7mo", "every: 7mo, offset: 3mo"),
+        ("1y", "every: 12mo"),
+        ("7y", "every: 84mo, offset: 24mo"),
+    ],
+)
+def test_windows_begin_where_ours_do(interval: Any, window: str) -> None:
+    """Flux counts windows from 1970-01-01, a Thursday, so that weeks begin on Thursdays; ours from Monday 2000-01-03,
+    months and years from 2000-01-01. https://docs.influxdata.com/flux/v0/stdlib/universe/window/#window-by-week"""
+    parsed = Interval.parse(interval)
+    assert flux.windows_of(parsed) == window
+    shift = int((re.search(r"offset: (\d+)", window) or ["", "0"])[1])
+    if parsed.days:
+        assert parsed.floor(0) == (shift - parsed.days if shift else 0) * 86_400_000_000
+    if parsed.months:
+        months = shift - parsed.months if shift else 0
+        first = datetime(1970 + months // 12, months % 12 + 1, 1, tzinfo=UTC)
+        assert parsed.floor(0) == int(first.timestamp()) * 1_000_000
+
+
+def test_first_and_last_are_by_time_and_not_by_where_a_row_lies() -> None:
+    """`first` takes a table's first row, and `group` merges tables in no order: so behind it rows are sorted. Before it
+    each series is ordered by time. `aggregateWindow` would put the window's time in place of the row's, hence `window`.
+    https://docs.influxdata.com/flux/v0/stdlib/universe/first/"""
+    query = flux.aggregate("iot", None, aggregation("temperature", "first", "1h", group_by="device"))
+    assert steps(query)[3:] == [
+        "window(every: 1h, createEmpty: false)",
+        "first()",
+        'group(columns: ["_start", "device_id"])',
+        'sort(columns: ["_time", "gateway_id", "device_id"])',
+        "first()",
+    ]
+    assert steps(flux.aggregate("iot", None, aggregation("temperature", "last")))[3:] == [
+        "last()",
+        "group()",
+        'sort(columns: ["_time", "gateway_id", "device_id"])',
+        "last()",
+    ]
+
+
+def test_a_reading_counts_once_whatever_fields_it_has() -> None:
+    """`drop` of the columns that differ merges the tables of a series, one for each field; `unique` leaves one row of
+    each time. https://docs.influxdata.com/flux/v0/stdlib/universe/unique/"""
+    query = flux.aggregate("iot", None, aggregation("timestamp", "count"))
+    assert steps(query)[3:] == [
+        'drop(columns: ["_field", "_value", "_measurement"])',
+        'unique(column: "_time")',
+        "map(fn: (r) => ({r with _value: int(v: r._time)}))",
+        "group()",
+        "count()",
+    ]
+
+
+def test_a_sum_of_whole_numbers_comes_with_an_estimate() -> None:
+    """Flux adds integers in 64 bits and drops what does not fit."""
+    text = flux.aggregate("iot", None, aggregation("count", "sum")).text
+    assert text.startswith("values = from(bucket: bucketName)")
+    assert text.endswith(
+        '\nvalues |> sum() |> yield(name: "_result")\nvalues |> toFloat() |> sum() |> yield(name: "estimate")'
+    )
+
+
+def test_the_text_of_a_task() -> None:
+    """`now()` is the time for which a task is scheduled. Windows that the range cuts short must not overwrite whole
+    ones: the first starts with the range, the last ends after now.
+    https://docs.influxdata.com/influxdb/v2/process-data/get-started/"""
+
+    class Tank(Reading):
+        level: float
+        note: str | None = None
+
+    asked = check_downsampling(Scope.of(Tank, None, None, None), None, "1d", "avg", "Europe/Zurich", None, "7d", "1m")
+    assert flux.downsampling_task("days", "iot", "iot_days", "farm", "roof", asked) == (
+        'import "date"\n'
+        'import "timezone"\n'
+        "\n"
+        'option task = {name: "days", every: 1h, offset: 1m}\n'
+        'option location = timezone.location(name: "Europe/Zurich")\n'
+        "\n"
+        "begin = date.sub(d: 1d, from: date.sub(d: 7d, from: now()))\n"
+        "\n"
+        'from(bucket: "iot")\n'
+        "    |> range(start: begin, stop: date.add(d: 1d, to: now()))\n"
+        '    |> filter(fn: (r) => r._measurement == "tank" and (r._field == "level"))\n'
+        '    |> filter(fn: (r) => r.gateway_id == "roof")\n'
+        "    |> window(every: 1d, createEmpty: false)\n"
+        "    |> filter(fn: (r) => r._start > begin and r._stop <= now())\n"
+        "    |> mean()\n"
+        '    |> duplicate(column: "_start", as: "_time")\n'
+        "    |> window(every: inf)\n"
+        '    |> to(bucket: "iot_days", org: "farm")\n'
+    )
