@@ -41,6 +41,7 @@ check: install ## linter, types, and the rule that imports point downward
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p edgedepot
 	$(BIN)/mypy tests examples
+	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 bench: servers ## run the benchmarks at full size, each beside its floor (about 10 minutes)
