@@ -90,6 +90,7 @@ class MqttDevice:
         self.sensor = Sensor(name, seed)
         self.messages: list[Message] = []
         self._by_mid: dict[int, Message] = {}
+        self._early: dict[int, tuple[float, bool]] = {}
         self._lock = threading.Lock()
         self._topic = f"garden/{name}/data"
         self._client = Client(CallbackAPIVersion.VERSION2, client_id=f"device-{name}", protocol=MQTTv5)
@@ -104,8 +105,13 @@ class MqttDevice:
         """Hand a message to the connection; while there is none it is kept. Does not block."""
         message = Message(payload, sample)
         self.messages.append(message)
-        with self._lock:  # held until the id is noted, for the PUBACK may come before publish() returns
-            self._by_mid[self._client.publish(self._topic, payload, qos=1).mid] = message
+        mid = self._client.publish(self._topic, payload, qos=1).mid
+        # The PUBACK may have come already. Not locked around publish(): paho calls us back with its own lock held.
+        with self._lock:
+            if mid in self._early:
+                message.acknowledged, message.heard = self._early.pop(mid)
+            else:
+                self._by_mid[mid] = message
 
     @property
     def unacknowledged(self) -> int:
@@ -117,10 +123,13 @@ class MqttDevice:
         self._client.loop_stop()
 
     def _on_puback(self, client: Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
+        answer = time.monotonic(), reason.value != NOBODY_LISTENS
         with self._lock:
-            message = self._by_mid.pop(mid)
-        message.acknowledged = time.monotonic()
-        message.heard = reason.value != NOBODY_LISTENS
+            if mid in self._by_mid:
+                message = self._by_mid.pop(mid)
+                message.acknowledged, message.heard = answer
+            else:
+                self._early[mid] = answer
 
 
 class Paced:
