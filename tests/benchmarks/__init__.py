@@ -4,6 +4,8 @@
     python -m tests.benchmarks.mqtt_to_durable      messages from the wire to committed and acknowledged
     python -m tests.benchmarks.serial_to_durable    32 serial lines, share of one core
     python -m tests.benchmarks.footprint            memory and start of an idle gateway
+    python -m tests.benchmarks.influx_encoding      readings as line protocol
+    python -m tests.benchmarks.influx_writing       readings into a server that speaks InfluxDB's protocol
 
 Each prints a table, or JSON with `--json`; `--scale 0.05` does a twentieth of the work (the figures then say little).
 Rounds of floor and product alternate, and their medians are compared: the ratio carries over to another machine, the

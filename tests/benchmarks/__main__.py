@@ -1,6 +1,6 @@
 """All benchmarks, one after the other, with the options that each of them takes."""
 
-from tests.benchmarks import footprint, mqtt_to_durable, serial_to_durable
+from tests.benchmarks import footprint, influx_encoding, influx_writing, mqtt_to_durable, serial_to_durable
 
-for benchmark in (mqtt_to_durable, serial_to_durable, footprint):
+for benchmark in (mqtt_to_durable, serial_to_durable, footprint, influx_encoding, influx_writing):
     benchmark.main()

@@ -6,6 +6,7 @@
     timescale.py    PostgreSQL 17 with TimescaleDB, in a chroot
     mosquitto.py    an MQTT broker
     influxdb1.py    InfluxDB 1.6; victoria.py: VictoriaMetrics
+    flux.py         the Flux analyser, which runs in Node (node.py: Node.js and npm packages)
     socat.py        a pair of serial ports that can be unplugged
     proxy.py        a TCP link that can be cut, silenced, or made to lose an answer
 

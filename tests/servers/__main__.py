@@ -5,6 +5,7 @@ import sys
 import threading
 
 from tests.servers import ServerError
+from tests.servers.flux import fetch_flux_analyser
 from tests.servers.influxdb1 import fetch_influxdb1
 from tests.servers.mosquitto import Mosquitto, fetch_mosquitto
 from tests.servers.socat import fetch_socat
@@ -14,7 +15,8 @@ from tests.servers.victoria import fetch_victoria_metrics
 
 def fetch() -> None:
     """Everything the tests need; at once when it is there already."""
-    for fetch_one in (fetch_timescale, fetch_mosquitto, fetch_socat, fetch_influxdb1, fetch_victoria_metrics):
+    servers = (fetch_timescale, fetch_mosquitto, fetch_socat, fetch_influxdb1, fetch_victoria_metrics)
+    for fetch_one in (*servers, fetch_flux_analyser):
         fetch_one()
 
 
