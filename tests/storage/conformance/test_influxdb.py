@@ -1,8 +1,8 @@
 """The storage contract against a real InfluxDB 2: `make test-influxdb`, with INFLUXDB_URL, INFLUXDB_TOKEN, INFLUXDB_ORG
-and INFLUXDB_BUCKET set. The bucket has to be there; what the suite writes into it, it deletes.
+and INFLUXDB_BUCKET set. The bucket has to be there and to keep readings for ever; what the suite writes, it deletes.
 
 Without a server there is nothing to run: then this module has no tests. The rest of the suite tells how far that goes
-(scripted.py, test_flux.py, test_real_servers.py).
+(tests/storage/influxdb/).
 """
 
 import os

@@ -278,8 +278,10 @@ def test_windows_are_labelled_by_their_start_and_only_there_if_not_empty() -> No
 
 
 def test_calendar_windows_lie_in_their_zone() -> None:
-    """With a location a day goes from midnight to midnight there, also when clocks change.
-    https://docs.influxdata.com/flux/v0/stdlib/universe/aggregatewindow/#location"""
+    """With a location a day goes from midnight to midnight on the clocks there, with 23 or 25 hours when they change.
+    Of a midnight that comes twice the first counts, one that is skipped is the moment of the change.
+    https://docs.influxdata.com/flux/v0/stdlib/universe/aggregatewindow/#location,
+    https://github.com/influxdata/flux/blob/master/internal/zoneinfo/zoneinfo_clock.go"""
     query = flux.aggregate("iot", None, aggregation("temperature", "avg", "1d", "Europe/Zurich"))
     assert query.text.startswith('import "timezone"\n\nfrom(bucket: bucketName)\n')
     assert steps(query)[-1] == (
