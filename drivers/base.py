@@ -1,6 +1,6 @@
 """What every driver keeps, and the sink that it writes into.
 
-    bytes --Decoder--> Intake --Sink--> Buffer.take_in -> Receipt (durable: the driver may acknowledge)
+    bytes --Decoder--> Intake --Sink--> Inlet.take_in -> Receipt (durable: the driver may acknowledge)
 
 The order of calls: `run(sink)` in a thread of its own; when that raises `TransportError` the supervisor calls it again
 after a while, with the same sink, in the same or another thread but never twice at once; `stop()` once, from any
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edgedepot.storage.base import Buffer, Intake
+from edgedepot.storage.base import Inlet, Intake
 from edgedepot.storage.clock import Clock, SystemClock
 from edgedepot.storage.errors import EdgeDepotError
 from edgedepot.storage.receipt import Receipt
@@ -25,17 +25,17 @@ from edgedepot.storage.receipt import Receipt
 class Sink:
     """What one source writes into. Bound to a store, the source's name and a clock; holds no state of its own."""
 
-    __slots__ = ("_buffer", "clock", "source")
+    __slots__ = ("_inlet", "clock", "source")
 
-    def __init__(self, buffer: Buffer, source: str, clock: Clock | None = None) -> None:
-        self._buffer = buffer
+    def __init__(self, inlet: Inlet, source: str, clock: Clock | None = None) -> None:
+        self._inlet = inlet
         self.source = source
         self.clock: Clock = clock or SystemClock()
 
     @property
     def gateway_id(self) -> str | None:
         """The name of the gateway that the store belongs to."""
-        return self._buffer.gateway_id
+        return self._inlet.gateway_id
 
     def intake(self) -> Intake:
         """An empty intake of this source; a `Decoder` fills it."""
@@ -44,7 +44,7 @@ class Sink:
     def take_in(self, intake: Intake) -> Receipt:
         """Hand an intake to the store. Blocks while the store's queue is full; raises `StorageBusy` after the store's
         own timeout, and then nothing was taken: keep the intake and try again."""
-        return self._buffer.take_in(intake)
+        return self._inlet.take_in(intake)
 
 
 @dataclass(frozen=True, slots=True)

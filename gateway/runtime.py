@@ -26,9 +26,10 @@ from typing import Any, Self
 
 from edgedepot.control import ControlServer, socket_path
 from edgedepot.drivers.base import Driver
-from edgedepot.storage.base import BaseStorage, Buffer
+from edgedepot.storage.base import BaseStorage, Buffer, Inlet
 from edgedepot.storage.clock import Clock, SystemClock, from_micros
 from edgedepot.storage.errors import ConfigError, StorageError
+from edgedepot.storage.plain import PlainInlet
 from edgedepot.supervisor import Supervisor
 from edgedepot.sync.settings import Duration
 from edgedepot.sync.worker import SyncWorker
@@ -77,6 +78,7 @@ class Gateway:
         self._clock: Clock = clock or SystemClock()
         self._random = random
         self._store = _opened(store, gateway_id, self._clock)
+        self._inlet: Inlet = self._store if isinstance(self._store, Buffer) else PlainInlet(self._store)
         self._supervisors: dict[str, Supervisor] = {}
         self._workers: dict[str, SyncWorker] = {}
         self._upstreams: dict[str, BaseStorage] = {}
@@ -97,12 +99,7 @@ class Gateway:
         self._check_new("driver", name, self._supervisors, driver_name_problem(name))
         if not isinstance(driver, Driver):
             raise ConfigError(f"driver {name!r}: found {type(driver).__name__}, expected a Driver, such as MqttDriver")
-        if not isinstance(self._store, Buffer):
-            raise ConfigError(
-                f"driver {name!r}: a {type(self._store).__name__} cannot take in from drivers, expected a local store, "
-                "such as SQLiteStorage"
-            )
-        self._supervisors[name] = Supervisor(name, driver, self._store, self._clock, self._random)
+        self._supervisors[name] = Supervisor(name, driver, self._inlet, self._clock, self._random)
 
     def forward_to(
         self,

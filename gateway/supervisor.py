@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgedepot.drivers.base import Driver, Sink
-from edgedepot.storage.base import Buffer, Intake
+from edgedepot.storage.base import Inlet, Intake
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import EdgeDepotError, StorageClosed, TransportError
 from edgedepot.storage.receipt import Receipt
@@ -34,11 +34,11 @@ class Supervisor:
     `start` once, then `stop` and `join` once; `status` from any thread at any time.
     """
 
-    def __init__(self, name: str, driver: Driver, buffer: Buffer, clock: Clock, random: Callable[[], float]) -> None:
+    def __init__(self, name: str, driver: Driver, inlet: Inlet, clock: Clock, random: Callable[[], float]) -> None:
         self.name = name
         self._driver = driver
         self._clock = clock
-        self._sink = _NoticingSink(buffer, name, clock, self._on_data)
+        self._sink = _NoticingSink(inlet, name, clock, self._on_data)
         self._backoff = Backoff(SHORTEST_WAIT, LONGEST_WAIT, random)
         self._thread = threading.Thread(target=self._run, name=f"edgedepot-driver-{name}", daemon=True)
         self._changed = threading.Condition()  # guards what follows; the driver is not called while it is held
@@ -158,8 +158,8 @@ class _NoticingSink(Sink):
 
     __slots__ = ("_notice",)
 
-    def __init__(self, buffer: Buffer, source: str, clock: Clock, notice: Callable[[], None]) -> None:
-        super().__init__(buffer, source, clock)
+    def __init__(self, inlet: Inlet, source: str, clock: Clock, notice: Callable[[], None]) -> None:
+        super().__init__(inlet, source, clock)
         self._notice = notice
 
     def take_in(self, intake: Intake) -> Receipt:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import NotSupported
@@ -226,6 +226,20 @@ class Intake:
     ignored: int = 0
     arrivals: list[Arrival] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+
+
+class Inlet(Protocol):
+    """What drivers write into: a `Buffer`, or a `PlainInlet` of another storage."""
+
+    @property
+    def gateway_id(self) -> str | None:
+        """Whose readings these are."""
+        ...
+
+    def take_in(self, intake: Intake) -> Receipt:
+        """Take in what a driver read. Blocks while there is no room; raises the storage's errors, and then has taken
+        nothing for sure."""
+        ...
 
 
 class Pending(NamedTuple):

@@ -239,10 +239,6 @@ def test_what_it_does_not_take(tmp_path: Path, do: Callable[[Gateway], None], ex
             "upstream 'central': cannot forward from a ListStorage, expected a local store, such as SQLiteStorage",
         ),
         (
-            lambda path: Gateway(ListStorage()).add("mast", ScriptedDriver()),
-            "driver 'mast': a ListStorage cannot take in from drivers, expected a local store, such as SQLiteStorage",
-        ),
-        (
             lambda path: Gateway(3),  # type: ignore[arg-type]
             "store: found int, expected a path or a storage such as SQLiteStorage",
         ),
