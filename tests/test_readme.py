@@ -17,6 +17,7 @@ from edgedepot import SQLiteStorage
 from tests.servers.mosquitto import Mosquitto
 from tests.servers.process import wait_until
 from tests.servers.socat import PtyPair
+from tests.servers.victoria import VictoriaMetrics
 
 README = Path(__file__).parent.parent / "README.md"
 COMMAND = Path(sys.executable).with_name("edgedepot")
@@ -102,6 +103,26 @@ def test_the_gateway_in_toml_and_the_commands_beside_it(
     assert "weather" in printed[0].stdout
     assert "21.5" in printed[1].stdout
     assert "central" in printed[2].stdout
+
+
+def test_the_script(tmp_path: Path) -> None:
+    """Into a real VictoriaMetrics, which takes InfluxDB's line protocol. No InfluxDB 2 can be had for the tests."""
+    sensor = "class sensor:\n    @staticmethod\n    def read() -> float:\n        return 21.5\n\n"
+    with VictoriaMetrics() as victoria:
+        script = example("python", "while True", {"http://central:8086": victoria.url, '"..."': '"any"'})
+        (tmp_path / "script.py").write_text(sensor + script)
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stderr=log)
+        selector = 'greenhouse_temperature{device_id="bench-1",gateway_id="farm-3"}'
+        try:
+            wait_until(lambda: victoria.count(selector) > 0, "the reading is upstream", 30)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+        assert victoria.export(selector)[0]["values"][0] == 21.5
+    assert (tmp_path / "log").read_text().rstrip().endswith("KeyboardInterrupt")
+    with SQLiteStorage(tmp_path / "greenhouse.db", read_only=True) as store:
+        assert store.ledger().problems == []
 
 
 def test_receipts_and_questions(tmp_path: Path) -> None:
