@@ -39,9 +39,9 @@ class Footprint(NamedTuple):
 
 
 def measure_floor() -> Footprint:
-    began = time.monotonic()
     command = [sys.executable, "-c", FLOOR]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        began = time.monotonic()
         assert process.stdout
         process.stdout.readline()
         started = time.monotonic()
@@ -55,8 +55,7 @@ def measure_product(broker: Mosquitto, ports: PtyPair, database: TimescaleServer
     with TemporaryDirectory() as folder, ExitStack() as running:
         gateway = GatewayProcess(Path(folder), Settings(broker.url, ports.device, url))
         running.callback(gateway.close)
-        began = time.monotonic()
-        gateway.start()
+        began = gateway.start()
         started = gateway.wait_for_log(RUNNING)
         carry(broker, ports, url)
         memory = settled_memory(gateway.pid)

@@ -6,5 +6,5 @@
     judge.py             what was sent against what the database holds
     site.py              all of them wired together for one run
 
-Nothing here imports the product.
+The product is run, not imported; only what it rejected is read through its API, after the run.
 """

@@ -1,6 +1,7 @@
 """The product, run as a user runs it: a TOML file, the console script, signals, its log and its other commands."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.servers.process import wait_until
+from edgedepot import SQLiteStorage
+from tests.servers.process import KEEPER, wait_until
 
 PROGRAM = Path(sys.executable).with_name("edgedepot")
 PORT_OPEN = "reading lines from"
@@ -87,41 +89,57 @@ class GatewayProcess:
         self.lives = 0
         self.kills: list[tuple[int, float]] = []
         """The life that each SIGKILL ended, and when it was sent (monotonic)."""
-        self._process: subprocess.Popen[str] | None = None
+        self.pid = 0
+        """The process id of its present life, or of the last one."""
+        self._keeper: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Start it; returns at once."""
-        assert self._process is None
+    def start(self) -> float:
+        """Start it, and return as soon as the process is there: since when it is (monotonic)."""
+        assert self._keeper is None
         self.lives += 1
-        command = [str(PROGRAM), "run", str(self.configuration)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self._reader = threading.Thread(
-            target=self._read_log, args=(self._process, self.lives), name="log", daemon=True
+        keeper = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(KEEPER),
+            str(int(signal.SIGKILL)),
+        ]  # or it would outlive a killed test
+        self._keeper = subprocess.Popen(
+            [*keeper, str(PROGRAM), "run", str(self.configuration)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        assert self._keeper.stdout
+        self.pid = int(self._keeper.stdout.readline())
+        started = time.monotonic()
+        self._reader = threading.Thread(target=self._read_log, args=(self._keeper, self.lives), name="log", daemon=True)
         self._reader.start()
+        return started
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone. Fails if it ended by itself before."""
-        process = self._running()
+        self._check_running()
         self.kills.append((self.lives, time.monotonic()))
-        process.kill()
+        os.kill(self.pid, signal.SIGKILL)
         self._reap()
 
     def terminate(self, timeout: float = 30.0) -> int:
         """SIGTERM; its exit code."""
-        process = self._running()
-        process.send_signal(signal.SIGTERM)
+        self._check_running()
+        os.kill(self.pid, signal.SIGTERM)
         try:
-            process.wait(timeout)
+            return self._reap(timeout)
         except subprocess.TimeoutExpired as exc:
             raise AssertionError(f"runs on {timeout:g} s after SIGTERM; its log:\n{self.log_tail()}") from exc
-        return self._reap()
 
     def close(self) -> None:
         """Make sure that it does not run any more."""
-        if self._process:
-            self._process.kill()
+        if self._keeper:
+            assert self._keeper.stdin
+            self._keeper.stdin.close()
             self._reap()
 
     def wait_for_log(self, text: str, timeout: float = 20.0) -> float:
@@ -138,12 +156,8 @@ class GatewayProcess:
         return [line.moment for line in self.log if line.life >= first_life and text in line.text]
 
     @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._keeper is not None and self._keeper.poll() is None
 
     def outages(self, back: str) -> list[tuple[float, float]]:
         """For each kill: from one flush interval before it until the log said `back` again (monotonic)."""
@@ -160,6 +174,15 @@ class GatewayProcess:
         books: dict[str, Any] = json.loads(done.stdout)
         return done.returncode, books
 
+    def rejected(self) -> dict[str, list[bytes]]:
+        """The raw bytes of all rejected messages, by source. No command shows them, so the product's API has to."""
+        found: dict[str, list[bytes]] = {}
+        with SQLiteStorage(self.store, read_only=True) as store:
+            for reject in store.rejected(limit=1_000_000):
+                if reject["kind"] == "message":
+                    found.setdefault(reject["source"], []).append(reject["raw"])
+        return found
+
     def ask(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
         """Run one of the product's other commands on the same configuration."""
         call = [str(PROGRAM), command, str(self.configuration), *options]
@@ -168,22 +191,24 @@ class GatewayProcess:
     def log_tail(self, lines: int = 40) -> str:
         return "\n".join(line.text for line in self.log[-lines:])
 
-    def _running(self) -> subprocess.Popen[str]:
-        assert self._process, "the gateway was not started"
-        code = self._process.poll()
+    def _check_running(self) -> None:
+        assert self._keeper, "the gateway was not started"
+        code = self._keeper.poll()
         assert code is None, f"the gateway ended by itself with {code}; its log:\n{self.log_tail()}"
-        return self._process
 
-    def _reap(self) -> int:
-        assert self._process
+    def _reap(self, timeout: float | None = None) -> int:
+        assert self._keeper
         assert self._reader
-        code = self._process.wait()
+        code = self._keeper.wait(timeout)
         self._reader.join()
-        self._process = None
+        for pipe in (self._keeper.stdin, self._keeper.stdout):
+            assert pipe
+            pipe.close()
+        self._keeper = None
         return code
 
     def _read_log(self, process: subprocess.Popen[str], life: int) -> None:
-        assert process.stdout
-        with process.stdout:
-            for line in process.stdout:
+        assert process.stderr
+        with process.stderr:
+            for line in process.stderr:
                 self.log.append(LogLine(life, time.monotonic(), line.rstrip("\n")))

@@ -1,12 +1,9 @@
 """The judge: what the devices sent against what the database holds. It shares no code with the product."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
@@ -173,17 +170,6 @@ def _what_is_wrong(row: Held, originals: dict[Identity, Sample]) -> str | None:
     if row.gateway != GATEWAY or row.quality:
         return f"held with gateway {row.gateway!r} and quality {row.quality}: {row.sample}"
     return None
-
-
-def read_rejected(store: Path) -> dict[str, list[bytes]]:
-    """The raw bytes of all rejected messages in the gateway's own file, by source. Without the product: the file is
-    plain SQLite, and whoever examines a broken gateway must be able to do the same."""
-    query = "SELECT sources.name, raw FROM rejected JOIN sources ON sources.id = rejected.source WHERE kind = 'message'"
-    found: dict[str, list[bytes]] = {}
-    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
-        for source, raw in connection.execute(query):
-            found.setdefault(source, []).append(raw)
-    return found
 
 
 def judge_rejected(sent: Sent, rejected: dict[str, list[bytes]], lives: int) -> list[str]:

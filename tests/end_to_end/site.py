@@ -113,7 +113,7 @@ class Site:
         servers = self.servers
         return {
             "kill gateway": self.gateway.kill,
-            "start gateway": self.gateway.start,
+            "start gateway": self._start_gateway,
             "kill database": servers.database.kill,
             "start database": servers.database.start,
             "kill broker": servers.broker.kill,
@@ -135,6 +135,9 @@ class Site:
     def held(self) -> list[judge.Held]:
         """What the database holds; read past the link."""
         return judge.read_table(self.servers.url)
+
+    def _start_gateway(self) -> None:
+        self.gateway.start()
 
     def _start_broker(self) -> None:
         saved = self.servers.broker.saved_state

@@ -86,7 +86,7 @@ def stop_and_judge(site: Site) -> None:
     assert verdict.clean, f"{verdict}\n{site.gateway.log_tail()}"
     assert judge.is_hypertable(site.servers.url)
 
-    rejected = judge.read_rejected(site.gateway.store)
+    rejected = site.gateway.rejected()
     code, books = site.gateway.ledger()
     print({name: dict(books[name]) for name in ("sources", "upstreams")})
     assert not judge.judge_rejected(sent, rejected, site.gateway.lives)
