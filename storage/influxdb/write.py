@@ -9,10 +9,11 @@ so the order of the rows is kept; the same batch again changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from edgedepot.storage.base import StoreRow, Version
+from edgedepot.storage.base import Data, StoreRow, Version
 from edgedepot.storage.errors import DataRefused, InvalidValue, Overloaded
 from edgedepot.storage.influxdb.errors import status_of
 from edgedepot.storage.influxdb.line import EARLIEST, LATEST, encoder_of, head_of
@@ -32,10 +33,15 @@ def lines_of(
     """The rows as lines; those that cannot be are added to `refused`. Rows without a time are stamped with `now()`."""
     make, encode = model.__rows__.make, encoder_of(model)
     heads: dict[str, str] = {}
+    device: Any
+    moment: datetime | None
     for index, row in enumerate(rows):
         try:
-            version = row if isinstance(row, Version) else _unversioned(row)
-            device, moment, data, quality, epoch, seq = version
+            quality, epoch, seq = None, 0, 0
+            if isinstance(row, Version):
+                device, moment, data, quality, epoch, seq = row
+            else:
+                device, moment, data = _unversioned(row)
             head = heads.get(device) if type(device) is str else None
             if head is None:
                 name = device_id_of(device)
@@ -56,10 +62,10 @@ def lines_of(
         yield encode(head, micros, made)
 
 
-def _unversioned(row: Any) -> Version:
+def _unversioned(row: Any) -> tuple[Any, datetime | None, Data]:
     if not isinstance(row, (tuple, list)) or len(row) != 3:
         raise InvalidValue("a row is expected as (device, timestamp, data)")
-    return Version(*row)
+    return row  # type: ignore[return-value]  # or a list of the same
 
 
 def _checked(quality: object) -> int | None:
