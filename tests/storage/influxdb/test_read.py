@@ -3,6 +3,7 @@ rows of the contract; and what is sent to ask for them. The answers are written 
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,8 +11,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from edgedepot import Device, InfluxDBStorage, InvalidValue
-from edgedepot.storage.errors import Misconfigured, Overloaded, Unreachable, UpstreamError
+from edgedepot.storage.errors import Misconfigured, Overloaded, StorageClosed, Unreachable, UpstreamError
 from tests.models import Weather
+from tests.servers.process import wait_until
 from tests.storage.influxdb.conftest import Connect
 from tests.storage.influxdb.scripted import Answer, ScriptedInfluxDB
 
@@ -327,3 +329,17 @@ def test_errors_in_the_middle_of_an_answer(
     with pytest.raises(UpstreamError, match=message) as caught:
         storage.aggregate(Weather, "temperature")
     assert type(caught.value) is kind
+
+
+def test_a_request_under_way_ends_in_peace_when_the_storage_is_closed(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage
+) -> None:
+    server.script.append(Answer(200, content=table(["_value"], ["1.5"], value="double").encode(), pause=0.005))
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(storage.aggregate, Weather, "temperature")
+        wait_until(lambda: server.requests != [], "the query is under way")
+        storage.close()
+        assert not asking.done()
+        assert asking.result(20) == {"result": 1.5}
+    with pytest.raises(StorageClosed):
+        storage.aggregate(Weather, "temperature")
