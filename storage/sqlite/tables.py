@@ -116,9 +116,11 @@ def refresh_view(connection: sqlite3.Connection, shape: Shape, layout: Layout) -
             f" AND series IN (SELECT id FROM _series WHERE model = {layout.id})"
         )
     names = ", ".join(f'r.c{index} AS "{spec.name}"' for index, spec in enumerate(layout.stored))
+    micros = "((r.ts % 1000000 + 1000000) % 1000000)"  # of the second, before 1970 too
     connection.execute(f'DROP VIEW IF EXISTS "{layout.name}"')
     connection.execute(
         f'CREATE VIEW "{layout.name}" AS SELECT device_id,'
-        " strftime('%Y-%m-%dT%H:%M:%S', r.ts / 1000000, 'unixepoch') || printf('.%06dZ', r.ts % 1000000) AS timestamp,"
+        f" strftime('%Y-%m-%dT%H:%M:%S', (r.ts - {micros}) / 1000000, 'unixepoch')"
+        f" || printf('.%06dZ', {micros}) AS timestamp,"
         f" r.quality, {names} FROM ({' UNION ALL '.join(sources)}) AS r JOIN _series ON _series.id = r.series"
     )

@@ -396,6 +396,18 @@ def test_a_file_that_is_no_store_is_said_to_be_none(path: Path, content: bytes) 
     assert path.read_bytes() == content
 
 
+def test_a_model_has_a_view_for_people_with_other_tools(store: SQLiteStorage, path: Path) -> None:
+    old = datetime(1969, 12, 31, 23, 59, 58, 999_999, tzinfo=UTC)
+    store.store_reading(Weather, "a", old, {"temperature": 1.5, "note": "x"})
+    store.fold()
+    store.store_reading(Weather, "b", at(1), {"temperature": 100.0, "raining": True}).wait()
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT * FROM weather ORDER BY timestamp").fetchall() == [
+            ("a", "1969-12-31T23:59:58.999999Z", None, 1.5, None, None, "x", None),
+            ("b", "2026-01-01T00:00:01.000000Z", 1, 100.0, None, 1, None, None),
+        ]
+
+
 def test_a_file_of_another_program_is_left_alone(path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE theirs (x)")
