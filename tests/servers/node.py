@@ -1,7 +1,9 @@
 """Node.js and npm packages. The machine's own Node where that is new enough, else PyPI's, unpacked into `.servers/`."""
 
+import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,8 +70,16 @@ def _install(node: Node, folder: Path, name: str, packages: tuple[str, ...]) -> 
     shutil.rmtree(scratch, ignore_errors=True)  # from a run that was killed; we hold the lock
     scratch.mkdir(parents=True)
     options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--prefix", str(scratch)]
-    run([*node.npm, "install", *options, *packages], f"cannot fetch {' '.join(packages)} from npm")
+    command = [*node.npm, "install", *options, *packages]
+    run(command, f"cannot fetch {' '.join(packages)} from npm", environment=_trusting())
     return scratch
+
+
+def _trusting() -> dict[str, str]:
+    """An environment in which Node, which brings certificates of its own, trusts this machine's too, as pip and apt do:
+    a company's proxy is known there."""
+    machines = ssl.get_default_verify_paths().cafile
+    return ({"NODE_EXTRA_CA_CERTS": machines} if machines else {}) | os.environ
 
 
 def _fetch(folder: Path) -> None:

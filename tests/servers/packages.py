@@ -7,7 +7,7 @@ and lists are neither read nor changed, so the result is the same on every machi
 
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -143,10 +143,12 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
     return configuration
 
 
-def run(command: Sequence[str], what: str, folder: Path | None = None) -> str:
+def run(
+    command: Sequence[str], what: str, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> str:
     """Run a command to its end and return what it printed; ServerError with `what` and its complaint if it fails."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError as exc:
         raise ServerError(f"{what}: there is no program {command[0]} here; Debian 12 or later is expected") from exc
     if done.returncode:
