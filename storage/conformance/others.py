@@ -71,9 +71,10 @@ class Others(Contract):
         assert settings is not None, f"{type(self).__name__} needs a fixture `settings`, or lacks 'gateways'"
         own = storage.gateway_id
         assert own is not None, "the storage of the fixture needs a gateway_id, or lacks 'gateways'"
+        shared = {key: value for key, value in settings.items() if key.lower() != "gateway_id"}
         with (
-            storage_from_settings({**settings, "gateway_id": "~other"}) as other,
-            storage_from_settings(settings) as every,
+            storage_from_settings({**shared, "gateway_id": "~other"}) as other,
+            storage_from_settings(shared) as every,
         ):
             put(other, ("a", MONDAY, 10), ("a", MONDAY + MINUTE, 20))
             assert storage.query_readings(Level) == [{"device_id": "a", "timestamp": MONDAY, "height": 1.0}]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgedepot import BaseStorage, Field, Reading, SQLiteStorage
+from edgedepot import Field, Reading, SQLiteStorage
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from tests.storage.brute_force import LENGTHS, BruteForce, Width
@@ -139,6 +139,7 @@ def scripts(draw: st.DrawFn) -> Script:
         st.tuples(st.just("many"), st.lists(st.tuples(device, moment, data), max_size=8)),
         st.tuples(st.just("one"), st.tuples(device, moment, data)),
         st.tuples(st.just("delete"), st.tuples(some_device, bound, bound)),
+        st.tuples(st.just("fold"), st.none()),
     )
     names = st.sampled_from([*FIELDS, "device_id", "timestamp"])
     question = st.builds(
@@ -151,7 +152,7 @@ def scripts(draw: st.DrawFn) -> Script:
         st.builds(lambda sign, name: sign + name, st.sampled_from(["", "-"]), names),
     )
     return Script(
-        draw(st.lists(writes, min_size=1, max_size=4)),
+        draw(st.lists(writes, min_size=1, max_size=5)),
         draw(st.lists(question, max_size=3)),
         draw(st.lists(calculations(some_device, moment), min_size=1, max_size=4)),
     )
@@ -192,8 +193,11 @@ def test_the_store_and_the_helpers_answer_as_brute_force_does(store: SQLiteStora
         assert_same(aggregate_rows(rows, Probe, **arguments), expected, scale)
 
 
-def write(store: BaseStorage, model: BruteForce, kind: str, what: Any) -> None:
+def write(store: SQLiteStorage, model: BruteForce, kind: str, what: Any) -> None:
     """One call that writes, on both; their numbers agree."""
+    if kind == "fold":
+        store.fold()
+        return
     if kind == "delete":
         assert store.delete_readings(Probe, *what) == model.delete(*what)
         return
