@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
 
-.PHONY: help venv install demo test test-influxdb check servers bench bench-small clean
+.PHONY: help venv install demo test test-influxdb check servers bench comparison bench-small clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ check: install ## linter, types, and the rule that imports point downward
 	$(BIN)/mypy tests examples
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+comparison: install ## ask django-devicehub the same calls, and write docs/comparison.md
+	$(BIN)/python -m tests.comparison
 
 bench: servers ## run the benchmarks at full size, each beside its floor (about 10 minutes)
 	$(BIN)/python -m tests.benchmarks
