@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgedepot import MqttDriver, SQLiteStorage
+from edgedepot.drivers.broker import LONGEST_WAIT
 from edgedepot.storage.errors import StorageError, TransportError
 from tests.drivers.peers import Publisher, unacknowledged
 from tests.drivers.running import HeldBuffer, Running, file_numbers_from
@@ -351,6 +352,14 @@ class TestStop:
         publisher.send("weather/mast/data", *map(timed, range(100)))
         with Running(driver(mosquitto), store).wait_for("connected"):
             assert wait_books(store, 100)["new"] == 100
+
+    def test_and_what_comes_with_the_connection_is_not_kept_waiting(
+        self, store: SQLiteStorage, mosquitto: Mosquitto, publisher: Publisher
+    ) -> None:
+        Running(driver(mosquitto), store).wait_for("connected").stop()
+        publisher.send("weather/mast/data", *map(timed, range(10)))
+        with Running(driver(mosquitto), store).wait_for("connected"):
+            wait_until(lambda: len(books(store)) > 0, "they are in the store", timeout=LONGEST_WAIT / 2)
 
     def test_before_the_run_it_is_final(self, store: SQLiteStorage, mosquitto: Mosquitto) -> None:
         garden = driver(mosquitto)
