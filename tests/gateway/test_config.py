@@ -80,7 +80,8 @@ WRONG = {
     "path no text": ("[storage]\npath = 3", ": storage.path: found 3, expected a path"),
     "read only": (
         '[storage]\npath = "x"\nread_only = true',
-        ": storage.read_only: unknown key; known here: busy_timeout, durability, flush_interval, path, sync_interval",
+        ": storage.read_only: unknown key; known here: busy_timeout, durability, flush_interval, fold_interval, path, "
+        "piece_rows, sync_interval",
     ),
     "gateway_id": (
         '[storage]\npath = "x"\ngateway_id = "roof"',
