@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, starmap
 from typing import Any
 
 from edgedepot.storage.query import Aggregation
@@ -25,6 +26,13 @@ Answer = list[tuple[str | None, int | None, Any]]
 Span = tuple[int | None, int, int]
 """A bucket's start (None where it is computed, or there are no buckets), and ``low <= ts < high`` of it."""
 _SPANS = "(SELECT value ->> 0 AS bucket, value ->> 1 AS since, value ->> 2 AS until FROM json_each(?)) AS span"
+_SPANS_BY_DAY = (
+    "span AS MATERIALIZED (SELECT value ->> 0 AS bucket, value ->> 1 AS since, value ->> 2 AS until,"
+    " value ->> 3 AS day FROM json_each(?))"
+)
+_DAY = 24 * HOUR
+_CENTURY = 36_525 * _DAY
+_DAY_OF_TS = f"ts - ((ts % {_DAY}) + {_DAY}) % {_DAY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,7 @@ class _Question:
             return
         hours: list[Span] = []
         raw: list[Span] = []
-        for bucket, low, high in self._buckets(*bounds):
+        for bucket, low, high in chain.from_iterable(starmap(self._buckets, self._ranges(*bounds))):
             first, last = -(-low // HOUR), high // HOUR
             if self._with_hours and first < last:
                 hours.append((bucket, first, last))
@@ -159,6 +167,22 @@ class _Question:
         low = low if scope.start is None else max(low, scope.start)
         high = high if scope.end is None else min(high, scope.end)
         return (low, high) if low < high else None
+
+    def _ranges(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Where to look for calendar buckets. A reading with a wrong year must not cost all the days of centuries:
+        then only days that have rows."""
+        if not self._is_calendar or high - low < _CENTURY:
+            yield low, high
+            return
+        days = self._view.connection.execute(
+            f"SELECT DISTINCT hour - ((hour % 24) + 24) % 24 FROM json_each(?) AS one CROSS JOIN"
+            f" {hour_table(self._layout)} ON series = one.value",
+            (self._ids,),
+        )
+        for (hour,) in days:
+            since, until = max(low, hour * HOUR), min(high, hour * HOUR + _DAY)
+            if since < until:
+                yield since, until
 
     def _buckets(self, low: int, high: int) -> Iterator[Span]:
         """Calendar buckets one by one; all others are one span, their buckets computed in SQL."""
@@ -225,13 +249,14 @@ class _Question:
                     source.values,
                 )
                 continue
-            low, high = self._view.connection.execute(
-                f"{named} SELECT min(ts), max(ts) FROM given", source.values
-            ).fetchone()
-            spans = [] if low is None else list(self._buckets(low, high + 1))
+            # Cut by UTC days that have rows, so that a row finds its few spans by its day, and a row from 1970 costs no
+            # spans for the decades between.
+            days = self._view.connection.execute(f"{named} SELECT DISTINCT {_DAY_OF_TS} FROM given", source.values)
+            spans = [(*span, day) for (day,) in days for span in self._buckets(day, day + _DAY)]
             heads, grouping = self._keys("span.bucket")
             yield from self._view.connection.execute(
-                f"{named} SELECT {heads}, {self.method.raw.format('cell')} FROM given JOIN {_SPANS}"
-                f" ON ts >= span.since AND ts < span.until WHERE cell IS NOT NULL{grouping}",
+                f"{named}, {_SPANS_BY_DAY}"
+                f" SELECT {heads}, {self.method.raw.format('cell')} FROM given JOIN span"
+                f" ON day = {_DAY_OF_TS} AND ts >= since AND ts < until WHERE cell IS NOT NULL{grouping}",
                 (*source.values, json.dumps(spans)),
             )

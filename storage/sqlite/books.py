@@ -22,7 +22,6 @@ COLUMNS = (
     "rejected_fields", "replaced",
 )  # fmt: skip
 RESOLVED = ("delivered", "quarantined", "superseded", "deleted")
-BOOK_KIND = 2
 
 
 class _CursorChange(msgspec.Struct, array_like=True):
@@ -101,7 +100,7 @@ class Books:
         since = schema.meta(connection, "books_seq")
         assert isinstance(since, int)
         for piece in shape.pieces_from(since + 1):
-            query = f"SELECT c0 FROM {piece.table} WHERE seq > ? AND kind = {BOOK_KIND} ORDER BY seq"
+            query = f"SELECT c0 FROM {piece.table} WHERE seq > ? AND series IS NULL ORDER BY seq"
             for (text,) in connection.execute(query, (since,)):
                 yield text
 

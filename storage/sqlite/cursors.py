@@ -110,7 +110,7 @@ class PendingReader:
                 cells = "".join(f", c{index}" if index < piece.width else ", NULL" for index in range(width))
                 found += view.connection.execute(
                     f"SELECT seq, series, ts, quality{cells} FROM {piece.table}"
-                    " WHERE seq > ? AND seq <= ? AND kind < 2 ORDER BY seq LIMIT ?",
+                    " WHERE seq > ? AND seq <= ? AND series > 0 ORDER BY seq LIMIT ?",
                     (position, last, limit - len(found)),
                 ).fetchall()
         if not found:

@@ -8,7 +8,7 @@
 
 It is cut into pieces (`_j_1`, `_j_2`, ...). Only the last one grows; the fold (fold.py) copies rows on into history,
 and a piece is dropped when all of it is in history and every upstream has acknowledged it. The last row of a commit is
-a book row: what the commit changed in the books.
+a book row: what the commit changed in the books; it has no series.
 
 A row never changes in place: a merge takes it out, wherever it is, and appends the whole merged row with a new seq, so
 that every upstream gets the new version. `seq` is never used twice.
@@ -26,7 +26,7 @@ from typing import Any
 from edgedepot.storage.base import Arrival, Intake, Pending, Reject, Window
 from edgedepot.storage.query import Scope
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.sqlite.books import BOOK_KIND, RESOLVED, Books, CursorBook, write_cursor
+from edgedepot.storage.sqlite.books import RESOLVED, Books, CursorBook, write_cursor
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
 from edgedepot.storage.sqlite.ranges import Ranges
@@ -81,9 +81,7 @@ class Journal:
         if change is not None:
             self._seq += 1
             piece = self.shape.pieces[-1]
-            self._connection.execute(
-                f"INSERT INTO {piece.table} (seq, kind, c0) VALUES (?, {BOOK_KIND}, ?)", (self._seq, change)
-            )
+            self._connection.execute(f"INSERT INTO {piece.table} (seq, c0) VALUES (?, ?)", (self._seq, change))
         if self._reshaped:
             write_shape(self._connection, self.shape)
 
@@ -143,7 +141,7 @@ class Journal:
             rows = self._rows.get(model)
             if rows is None:
                 rows = self._rows[model] = []
-            rows.append((seq, stamped, source, series.id, ts, *row))
+            rows.append((seq, series.id, ts, *row))
         self._seq = seq
         self.books.count(
             source,
@@ -237,8 +235,8 @@ class Journal:
         statement = self._statements.get((table, columns))
         if statement is None:
             self._statements[table, columns] = statement = (
-                f"INSERT INTO {table} (seq, kind, source, series, ts, quality, {', '.join(columns)})"
-                f" VALUES (?, ?, ?, ?, ?, ?{', ?' * len(columns)})"
+                f"INSERT INTO {table} (seq, series, ts, quality, {', '.join(columns)})"
+                f" VALUES (?, ?, ?, ?{', ?' * len(columns)})"
             )
         return statement
 
@@ -294,7 +292,7 @@ class Journal:
         count = self.history.delete(layout, scope)
         condition, values = scope_condition(scope)
         for piece in self.shape.pieces:
-            doomed = f"FROM {piece.table} WHERE kind < 2 AND {condition}"
+            doomed = f"FROM {piece.table} WHERE {condition}"
             for (seq,) in self._connection.execute(f"SELECT seq {doomed}", values).fetchall():
                 self.books.out_of_the_way(seq, "deleted", None)
             gone = self._connection.execute(f"DELETE {doomed}", values).rowcount
@@ -394,7 +392,7 @@ def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int
         if low <= piece.first and last <= high and last < LAST:
             count += connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece.id,)).fetchone()[0]
         else:
-            query = f"SELECT count(*) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND kind < 2"
+            query = f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ?"
             count += connection.execute(query, (low, high)).fetchone()[0]
     return count
 

@@ -7,9 +7,6 @@ import sqlite3
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.shape import Partition, Piece, Shape
 
-KEY_COLUMNS = ("seq", "kind", "source", "series", "ts", "quality")
-"""Before a journal row's values."""
-FIRST_WIDTH = 8
 HOUR = 3_600_000_000
 _PARTS: dict[type, tuple[str, ...]] = {
     float: ("n", "sum", "min", "max"),
@@ -32,15 +29,13 @@ def add_piece(connection: sqlite3.Connection, shape: Shape, first: int) -> None:
     """Begin a new piece of the journal with row number `first`; the one before gets no more rows."""
     if shape.pieces:
         last = shape.pieces[-1]
-        connection.execute(
-            f"INSERT INTO _pieces (id, live) SELECT ?, count(*) FROM {last.table} WHERE kind < 2", (last.id,)
-        )
-    width = max([FIRST_WIDTH, *(piece.width for piece in shape.pieces[-1:])])
+        connection.execute(f"INSERT INTO _pieces (id, live) SELECT ?, count(series) FROM {last.table}", (last.id,))
+    # As few columns as the models need: a row spends a byte on each, also where it is null. Book rows need one.
+    width = max([1, *(piece.width for piece in shape.pieces[-1:])])
     piece = Piece(shape.pieces[-1].id + 1 if shape.pieces else 1, first, width)
     values = ", ".join(f"c{index}" for index in range(width))
     connection.execute(
-        f"CREATE TABLE {piece.table} (seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, source INTEGER, series INTEGER,"
-        f" ts INTEGER, quality INTEGER, {values})"
+        f"CREATE TABLE {piece.table} (seq INTEGER PRIMARY KEY, series INTEGER, ts INTEGER, quality INTEGER, {values})"
     )
     shape.pieces.append(piece)
 
@@ -95,9 +90,9 @@ def unfolded_condition(shape: Shape) -> str:
     """The SQL condition for journal rows that are not in history."""
     folded = shape.folded
     if folded.high <= folded.low:
-        return f"kind < 2 AND seq > {folded.low}"
+        return f"series > 0 AND seq > {folded.low}"
     return (
-        f"kind < 2 AND seq > {folded.low} AND (seq > {folded.high} OR series > {folded.series}"
+        f"series > 0 AND seq > {folded.low} AND (seq > {folded.high} OR series > {folded.series}"
         f" OR series = {folded.series} AND ts > {folded.ts})"
     )
 
