@@ -18,22 +18,19 @@ Everything here runs on the writer's thread, inside its transaction.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from edgedepot.storage.base import Arrival, Intake, Pending, Reject, Window
+from edgedepot.storage.base import Arrival, Intake, Reject
 from edgedepot.storage.query import Scope
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.sqlite.books import RESOLVED, Books, CursorBook, write_cursor
+from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
-from edgedepot.storage.sqlite.ranges import Ranges
-from edgedepot.storage.sqlite.shape import Shape, read_shape, write_shape
+from edgedepot.storage.sqlite.shape import read_shape, write_shape
 from edgedepot.storage.sqlite.tables import add_piece, refresh_view, widen_model, widen_piece
 from edgedepot.storage.sqlite.tail import Series, Tail
-from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed
 from edgedepot.storage.values import Row
 
 KEPT_REJECTS = 10_000
@@ -44,7 +41,7 @@ class Journal:
     """Writes rows, rejects, acknowledgements and deletions; knows which identities are there."""
 
     def __init__(self, connection: sqlite3.Connection, catalogue: Catalogue) -> None:
-        self._connection = connection
+        self.connection = connection
         self.catalogue = catalogue
         self.shape = read_shape(connection)
         self.tail = Tail.load(connection, self.shape)
@@ -54,36 +51,36 @@ class Journal:
         self._rows: dict[type[Reading], list[tuple[Any, ...]]] = {}
         self._series: dict[tuple[type[Reading], str], Series] = {}
         self._statements: dict[tuple[str, tuple[str, ...]], str] = {}
-        self._at = 0
+        self.at = 0
         self._reshaped = False
 
     def _last_seq(self) -> int:
         if not self.shape.pieces:
             return 0
         piece = self.shape.pieces[-1]
-        found = self._connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()[0]
+        found = self.connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()[0]
         return piece.first - 1 if found is None else int(found)
 
     # -- one transaction ------------------------------------------------------------------------------------------
 
     def begin(self, at: int) -> None:
         """A transaction begins; `at` is the time in microseconds since 1970 UTC that its records bear."""
-        self._at = at
+        self.at = at
         if not self.shape.pieces:
-            add_piece(self._connection, self.shape, 1)
+            add_piece(self.connection, self.shape, 1)
             self._reshaped = True
 
     def finish(self) -> None:
         """Write down everything that the transaction still holds in memory; the commit follows."""
         self.write_rows()
-        self.catalogue.write_names(self._connection)
+        self.catalogue.write_names(self.connection)
         change = self.books.ride()
         if change is not None:
             self._seq += 1
             piece = self.shape.pieces[-1]
-            self._connection.execute(f"INSERT INTO {piece.table} (seq, c0) VALUES (?, ?)", (self._seq, change))
+            self.connection.execute(f"INSERT INTO {piece.table} (seq, c0) VALUES (?, ?)", (self._seq, change))
         if self._reshaped:
-            write_shape(self._connection, self.shape)
+            write_shape(self.connection, self.shape)
 
     def committed(self) -> None:
         self.committed_seq = self._seq
@@ -100,8 +97,8 @@ class Journal:
         self.books.rolled_back()
         self.catalogue.rolled_back()
         self._reshaped = False
-        self.shape = self.history.shape = read_shape(self._connection)
-        self.tail.reload(self._connection, self.shape)
+        self.shape = self.history.shape = read_shape(self.connection)
+        self.tail.reload(self.connection, self.shape)
 
     def reshaped(self) -> None:
         """The open transaction changes which rows lie where: readers must not go by what they remember."""
@@ -178,7 +175,7 @@ class Journal:
         piece = self.shape.piece_of(seq)
         assert piece is not None
         columns = [c if int(c[1:]) < piece.width else "NULL" for c in layout.columns(model)]
-        found = self._connection.execute(
+        found = self.connection.execute(
             f"SELECT quality, {', '.join(columns)} FROM {piece.table} WHERE seq = ?", (seq,)
         ).fetchone()
         return seq, tuple(found)
@@ -187,11 +184,11 @@ class Journal:
         """Take the old version out and keep the values that differ; how many rows had such (0 or 1)."""
         seq, row = old
         changed = [
-            (series.id, ts, spec.name, before, self._at)
+            (series.id, ts, spec.name, before, self.at)
             for spec, before, after in zip(model.__fields__, row[1:], new[1:], strict=True)
             if before is not None and after is not None and before != after
         ]
-        self._connection.executemany(
+        self.connection.executemany(
             "INSERT INTO _replaced (series, ts, field, value, at) VALUES (?, ?, ?, ?, ?)", changed
         )
         if series.find(ts) is None:
@@ -208,17 +205,17 @@ class Journal:
         for seq in seqs:
             piece = self.shape.piece_of(seq)
             if piece is not None:
-                gone = self._connection.execute(f"DELETE FROM {piece.table} WHERE seq = ?", (seq,)).rowcount
-                self._connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
+                gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq = ?", (seq,)).rowcount
+                self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
 
     def settled_layout(self, model: type[Reading]) -> Layout:
         """The layout of a model, with room for all its fields in every table."""
         layout = self.catalogue.layout(model)
         if layout.dirty:
-            self.catalogue.write_layout(self._connection, layout)
-            widen_piece(self._connection, self.shape, len(layout.stored))
-            widen_model(self._connection, self.shape, layout)
-            refresh_view(self._connection, self.shape, layout)
+            self.catalogue.write_layout(self.connection, layout)
+            widen_piece(self.connection, self.shape, len(layout.stored))
+            widen_model(self.connection, self.shape, layout)
+            refresh_view(self.connection, self.shape, layout)
             self._reshaped = True
         return layout
 
@@ -227,7 +224,7 @@ class Journal:
         for model, rows in self._rows.items():
             if rows:
                 columns = self.settled_layout(model).columns(model)
-                self._connection.executemany(self._insert_statement(columns), rows)
+                self.connection.executemany(self._insert_statement(columns), rows)
                 rows.clear()
 
     def _insert_statement(self, columns: tuple[str, ...]) -> str:
@@ -261,18 +258,18 @@ class Journal:
             self._keep_rejects(source, intake.rejects)
 
     def _keep_rejects(self, source: int, rejects: Sequence[Reject]) -> None:
-        self._connection.executemany(
+        self.connection.executemany(
             "INSERT INTO _rejected (source, at, kind, reason, raw) VALUES (?, ?, ?, ?, ?)",
-            [(source, self._at, reject.kind, reject.reason, reject.raw[:RAW_LIMIT]) for reject in rejects],
+            [(source, self.at, reject.kind, reject.reason, reject.raw[:RAW_LIMIT]) for reject in rejects],
         )
-        self._connection.execute(
+        self.connection.execute(
             "DELETE FROM _rejected WHERE source = ?1 AND id <= ("
             " SELECT id FROM _rejected WHERE source = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
             (source, KEPT_REJECTS),
         )
 
     def save_device(self, device_id: str, name: str | None, metadata: str) -> None:
-        self._connection.execute(
+        self.connection.execute(
             "INSERT INTO _devices (device_id, name, metadata) VALUES (?, ?, ?)"
             " ON CONFLICT (device_id) DO UPDATE SET name = excluded.name, metadata = excluded.metadata",
             (device_id, name, metadata),
@@ -284,7 +281,7 @@ class Journal:
         if layout is None:
             return 0
         self.write_rows()
-        self.catalogue.write_names(self._connection)
+        self.catalogue.write_names(self.connection)
         # History goes first: a row that is there and in the journal too is one row, owed through the journal.
         oldest = self.shape.pieces[0].first
         for seq, place in self.history.places_before(layout, scope, oldest):
@@ -293,108 +290,13 @@ class Journal:
         condition, values = scope_condition(scope)
         for piece in self.shape.pieces:
             doomed = f"FROM {piece.table} WHERE {condition}"
-            for (seq,) in self._connection.execute(f"SELECT seq {doomed}", values).fetchall():
+            for (seq,) in self.connection.execute(f"SELECT seq {doomed}", values).fetchall():
                 self.books.out_of_the_way(seq, "deleted", None)
-            gone = self._connection.execute(f"DELETE {doomed}", values).rowcount
-            self._connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
-        series = [series_id for (series_id,) in self._connection.execute(*series_of(scope))]
+            gone = self.connection.execute(f"DELETE {doomed}", values).rowcount
+            self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
+        series = [series_id for (series_id,) in self.connection.execute(*series_of(scope))]
         self._reshaped = True
         return count + self.tail.discard(series, scope.start, scope.end)
-
-    # -- sync -----------------------------------------------------------------------------------------------------
-
-    def add_cursor(self, name: str) -> None:
-        """A cursor before the oldest row there is, in history or in the journal."""
-        if name in self.books.cursors:
-            return
-        self.write_rows()
-        oldest = self.shape.pieces[0].first
-        layouts = self.catalogue.layouts()
-        walk = Walk(oldest, START, count_owed(self._connection, self.shape, layouts, oldest, START, END))
-        there = walk.left + self._count_rows(oldest, LAST)
-        cursor_id = max((book.id for book in self.books.cursors.values()), default=0) + 1
-        passed = Ranges([(1, oldest - 1)] if oldest > 1 else [])
-        book = CursorBook(cursor_id, name, self.books.versions() - there, passed, [0] * len(RESOLVED), walk)
-        write_cursor(self._connection, book)
-        self.books.new_cursor(book)
-
-    def _acknowledge_walk(self, cursor: str, place: Place, set_aside: Sequence[tuple[Pending, str]]) -> None:
-        """As `acknowledge`, for rows of history up to a place."""
-        walk = self.books.cursors[cursor].walk
-        if place <= walk.place:
-            return
-        layouts = self.catalogue.layouts()
-        passed = count_owed(self._connection, self.shape, layouts, walk.before, walk.place, place)
-        there = [(row, reason) for row, reason in set_aside if self._is_in_history(row)]
-        quarantined = sum(self._quarantine(self.books.cursors[cursor].id, row, reason) for row, reason in there)
-        self.books.walk_on(cursor, place, passed, delivered=passed - quarantined, quarantined=quarantined)
-
-    def _is_in_history(self, row: Pending) -> bool:
-        layout = self.catalogue.layout(row.model)
-        found = self.history.find(layout, (), self.catalogue.series(layout, row.device_id), row.timestamp)
-        return found is not None and found[0] == row.seq
-
-    def acknowledge(self, cursor: str, window: Window, set_aside: Sequence[tuple[Pending, str]]) -> None:
-        """Note that a window is resolved. The rows set aside are quarantined and the rest is delivered.
-
-        Counted from the rows that are there: one that was merged or deleted meanwhile is in those columns already.
-        """
-        if window.place is not None:
-            self._acknowledge_walk(cursor, window.place, set_aside)
-            return
-        self.write_rows()
-        book = self.books.cursors[cursor]
-        aside = {row.seq: (row, reason) for row, reason in set_aside}
-        for first, last in book.acknowledged.gaps(window.low, window.high):
-            passed = self._count_rows(first, last)
-            held = [aside[seq] for seq in aside if first <= seq <= last and self._is_in_journal(aside[seq][0])]
-            quarantined = sum(self._quarantine(book.id, row, reason) for row, reason in held)
-            self.books.resolve(cursor, first, last, delivered=passed - quarantined, quarantined=quarantined)
-
-    def _count_rows(self, low: int, high: int) -> int:
-        return count_rows(self._connection, self.shape, low, high)
-
-    def _is_in_journal(self, row: Pending) -> bool:
-        piece = self.shape.piece_of(row.seq)
-        query = "SELECT 1 FROM {} WHERE seq = ?"
-        return piece is not None and bool(self._connection.execute(query.format(piece.table), (row.seq,)).fetchone())
-
-    def _quarantine(self, cursor_id: int, row: Pending, reason: str) -> int:
-        names = [spec.name for spec in row.model.__fields__]
-        data = json.dumps(dict(zip(names, row.row[1:], strict=True)))
-        return self._connection.execute(
-            "INSERT OR IGNORE INTO _quarantined (cursor, seq, model, device_id, ts, quality, data, reason, at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(cursor_id, row.seq, row.model.__measurement__, row.device_id),
-                *(row.timestamp, row.row[0], data, reason, self._at),
-            ),
-        ).rowcount
-
-
-LAST = 2**62
-"""A number beyond all rows."""
-
-
-def count_pending(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -> int:
-    """How many readings an upstream has not acknowledged."""
-    gaps = book.acknowledged.gaps(1, LAST)
-    return book.walk.left + sum(count_rows(connection, shape, low, high) for low, high in gaps)
-
-
-def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int) -> int:
-    """How many readings the journal holds in ``low..high``; whole closed pieces are not counted but known."""
-    count = 0
-    for index, piece in enumerate(shape.pieces):
-        last = shape.pieces[index + 1].first - 1 if index + 1 < len(shape.pieces) else LAST
-        if last < low or piece.first > high:
-            continue
-        if low <= piece.first and last <= high and last < LAST:
-            count += connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece.id,)).fetchone()[0]
-        else:
-            query = f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ?"
-            count += connection.execute(query, (low, high)).fetchone()[0]
-    return count
 
 
 def _merge(model: type[Reading], old: Row, new: Row) -> Row | None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgedepot.storage.base import Ledger
+from edgedepot.storage.sqlite.acknowledge import count_pending
 from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
-from edgedepot.storage.sqlite.journal import count_pending
 from edgedepot.storage.sqlite.view import View
 
 

@@ -34,18 +34,19 @@ from edgedepot.storage.query import Aggregation, Function, Scope, Selection, mic
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_pending
 from edgedepot.storage.sqlite.aggregate import aggregate
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.connection import Readers, StoreLock, open_writer, prepare_writer, sqlite_errors
-from edgedepot.storage.sqlite.cursors import Cursors, PendingReader
+from edgedepot.storage.sqlite.connection import Readers
 from edgedepot.storage.sqlite.items import Task, Write
-from edgedepot.storage.sqlite.journal import Journal, count_pending
+from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.select import read_devices, select_readings
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import END
-from edgedepot.storage.sqlite.writer import Pace, Writer
+from edgedepot.storage.sqlite.writer import Pace
+from edgedepot.storage.sqlite.writing import Writing
 
 DIRECT = "direct"  # the source of readings that Python code stores itself
 
@@ -93,12 +94,12 @@ class SQLiteStorage(BaseStorage, Buffer):
         self.store_epoch = 0
         self._clock: Clock = clock or SystemClock()
         self._readers = Readers(self.path)
-        self._writing: _Writing | None = None
+        self._writing: Writing | None = None
         self._close_lock = threading.Lock()
         if read_only:
             self._check_readable()
         else:
-            self._writing = _Writing(self.path, self._clock, pace, durability == "power", gateway_id)
+            self._writing = Writing(self.path, self._clock, pace, durability == "power", gateway_id)
             self.gateway_id, self.store_epoch = self._writing.gateway_id, self._writing.store_epoch
             atexit.register(self.close)
 
@@ -322,7 +323,7 @@ class SQLiteStorage(BaseStorage, Buffer):
     # -- what sync uses -------------------------------------------------------------------------------------------
 
     def add_cursor(self, name: str) -> None:
-        self._do(lambda journal: journal.add_cursor(name))
+        self._do(lambda journal: add_cursor(journal, name))
         writing = self._writer_parts()
         writing.cursors.added(writing.books.cursors[name])
 
@@ -357,7 +358,7 @@ class SQLiteStorage(BaseStorage, Buffer):
         writing.writer.submit(
             Task(
                 Receipt(writing.writer),
-                lambda journal: journal.acknowledge(cursor, window, set_aside),
+                lambda journal: acknowledge(journal, cursor, window, set_aside),
             )
         )
         writing.cursors.advance(cursor, window)
@@ -368,54 +369,7 @@ class SQLiteStorage(BaseStorage, Buffer):
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._writer_parts().writer.watch(callback)
 
-    def _writer_parts(self) -> _Writing:
+    def _writer_parts(self) -> Writing:
         if self._writing is None:
             raise NotSupported(f"{self.path} is open read-only")
         return self._writing
-
-
-class _Writing:
-    """What a store that writes holds beside its readers: lock, connection, journal, writer."""
-
-    def __init__(self, path: Path, clock: Clock, pace: Pace, full_sync: bool, gateway_id: str | None) -> None:
-        self._lock = StoreLock(path)
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._lock.release)
-            with sqlite_errors(path):
-                self._connection = open_writer(path)
-                undo.callback(self._connection.close)
-                prepare_writer(self._connection, full_sync)
-                schema.prepare(self._connection, path)
-                self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
-                self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
-                self.catalogue = Catalogue.load(self._connection)
-                journal = Journal(self._connection, self.catalogue)
-            undo.pop_all()
-        self.tail = journal.tail
-        self.books = journal.books
-        self.cursors = Cursors(journal.books)
-        self.pending_reader = PendingReader(self.catalogue)
-        self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
-
-    def close(self) -> None:
-        if self.writer.closed:
-            return
-        try:
-            self.writer.close()
-        finally:
-            self._connection.close()
-            self._lock.release()
-
-
-def _settled_gateway_id(connection: sqlite3.Connection, path: Path, given: str | None) -> str | None:
-    stored = schema.meta(connection, "gateway_id")
-    if stored is None or given is None:
-        if given is not None:
-            schema.set_meta(connection, "gateway_id", device_id_of(given))
-        return given if stored is None else str(stored)
-    if stored != given:
-        raise ConfigError(
-            f"{path} holds the readings of gateway {stored!r}, found gateway_id {given!r}: "
-            "upstream they would mix; use a new file, or the same id"
-        )
-    return given

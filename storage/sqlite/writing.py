@@ -1,0 +1,64 @@
+"""What a store that writes holds beside its readers."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import ConfigError
+from edgedepot.storage.reading import device_id_of
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.connection import StoreLock, open_writer, prepare_writer, sqlite_errors
+from edgedepot.storage.sqlite.cursors import Cursors, PendingReader
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.writer import Pace, Writer
+
+
+class Writing:
+    """The lock, the writing connection, the journal and the writer of one file. Raises what `SQLiteStorage` does."""
+
+    def __init__(self, path: Path, clock: Clock, pace: Pace, full_sync: bool, gateway_id: str | None) -> None:
+        self._lock = StoreLock(path)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            with sqlite_errors(path):
+                self._connection = open_writer(path)
+                undo.callback(self._connection.close)
+                prepare_writer(self._connection, full_sync)
+                schema.prepare(self._connection, path)
+                self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
+                self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
+                self.catalogue = Catalogue.load(self._connection)
+                journal = Journal(self._connection, self.catalogue)
+            undo.pop_all()
+        self.tail = journal.tail
+        self.books = journal.books
+        self.cursors = Cursors(journal.books)
+        self.pending_reader = PendingReader(self.catalogue)
+        self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
+
+    def close(self) -> None:
+        if self.writer.closed:
+            return
+        try:
+            self.writer.close()
+        finally:
+            self._connection.close()
+            self._lock.release()
+
+
+def _settled_gateway_id(connection: sqlite3.Connection, path: Path, given: str | None) -> str | None:
+    stored = schema.meta(connection, "gateway_id")
+    if stored is None or given is None:
+        if given is not None:
+            schema.set_meta(connection, "gateway_id", device_id_of(given))
+        return given if stored is None else str(stored)
+    if stored != given:
+        raise ConfigError(
+            f"{path} holds the readings of gateway {stored!r}, found gateway_id {given!r}: "
+            "upstream they would mix; use a new file, or the same id"
+        )
+    return given
