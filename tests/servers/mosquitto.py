@@ -19,6 +19,7 @@ SETTINGS = {
     "user": "root",  # started as root it would change to a user `mosquitto`, which no machine needs to have
     # Its default saves every 30 minutes: killed, it would have forgotten every session. So it saves after each change
     # (in the same round of its loop, yet after the PUBACK: a SIGKILL in between loses what it has acknowledged).
+    # A message on its way to a connected subscriber is no change to it, measured: it saves when one is acknowledged.
     # It saves everything each time: 1,000 messages/s with an empty queue, half with 5,000 in it, 16,000 without.
     "persistence": "true",
     "autosave_interval": "1",
