@@ -22,6 +22,7 @@ venv: .venv/.stamp ## create the virtual environment with everything the project
 	@touch $@
 
 install: venv ## put the working tree into the environment, as an installed package
+	@echo "installing the working tree into .venv"
 	@scripts/reinstall
 
 demo: install ## run a whole gateway on simulated devices; UPSTREAM=postgresql://... sends to that TimescaleDB

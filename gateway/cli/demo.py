@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from edgedepot.demo.view import View
 
 _FAILED = 1
+_TERMINATED = 128 + signal.SIGTERM
 
 
 @click.command(
@@ -49,6 +51,7 @@ def demo(ctx: click.Context, upstream: str | None, seconds: float, keep: bool) -
     """
     from edgedepot.demo.play import perform
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # the folder goes then too
     with _folder(keep) as folder, _view(upstream, seconds) as view:
         outcome = perform(folder, upstream, seconds, view.show)
     _report(outcome)
@@ -73,7 +76,7 @@ def _report(outcome: Outcome) -> None:
     print_ledger(screen, outcome.books)
     sent = f"{counted(outcome.sent, 'good reading')} and {counted(outcome.broken, 'broken line')}"
     held = "did not say what it holds" if outcome.held is None else f"holds {outcome.held:,}"
-    screen.print(f"The devices sent {sent}; the upstream {held}.")
+    screen.print(f"The devices sent {sent}.\nThe upstream {held}.")
     if not outcome.good and outcome.trouble:
         screen.print(f"The upstream's last error: {outcome.trouble}", style="red", markup=False)
 

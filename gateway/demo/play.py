@@ -78,7 +78,8 @@ class _Play:
         self._until_time(1.0, "the upstream is back and catches up")
         site.stop_devices()
         site.gateway.store.flush()
-        self._until(self._is_drained, DRAIN_SECONDS, "the devices are done, the rest goes out")
+        if self._until(self._is_drained, DRAIN_SECONDS, "the devices are done, the rest goes out"):
+            self._show_scene("everything has arrived")
 
     def _is_drained(self) -> bool:
         counts = self._site.counts()

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from edgedepot.demo.play import Scene
 
 _LOGGER = logging.getLogger("edgedepot")
-_BLOCKS = " ▁▂▃▄▅▆▇█"
-_WIDTH = 76
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_WIDTH = 74  # with its frame 78: what a terminal of 80 columns echoes on Ctrl-C still fits behind it
 _HISTORY = 58
+_LOWEST_TOP = 100  # readings, a second's worth: the usual few pending do not fill the chart
 _WITH_DRAINING = 1.1  # the chart's width, in times of the devices' sending
 _MESSAGES = 5
 _RATE_SECONDS = 1.5
@@ -103,8 +104,7 @@ class LiveView(View):
         self._upstream = upstream
         self._seconds = seconds
         self._rates = Rates()
-        self._backlog = [0] * _HISTORY
-        self._column = 0
+        self._backlog: list[int] = []  # what was pending, a number for each column of the chart
         self._messages: deque[str] = deque(maxlen=_MESSAGES)
         self._handler = _Tell(self._messages.append)
         self._live = Live(console=console, auto_refresh=False, transient=False)
@@ -112,9 +112,8 @@ class LiveView(View):
     def show(self, scene: Scene) -> None:
         self._rates.add(scene)
         column = min(int(scene.elapsed / (self._seconds * _WITH_DRAINING) * _HISTORY), _HISTORY - 1)
-        for passed in range(self._column, column + 1):
-            self._backlog[passed] = scene.counts.pending
-        self._column = column
+        self._backlog[column:] = [scene.counts.pending]
+        self._backlog += [scene.counts.pending] * (column + 1 - len(self._backlog))
         self._live.update(self._picture(scene), refresh=True)
 
     def __enter__(self) -> Self:
@@ -131,7 +130,7 @@ class LiveView(View):
     def _picture(self, scene: Scene) -> Panel:
         colour = "red" if scene.link_is_cut else "green"
         elapsed = f"{max(0.0, scene.elapsed):.0f} s"
-        messages = Text("\n".join(self._messages), style="dim", no_wrap=True, overflow="ellipsis")
+        messages = Text("\n".join(self._messages), style="dim")
         return Panel(
             Group(self._flow(scene), Text(), self._history(scene), Text(), messages),
             title=f"[bold]edgedepot demo[/] · {elapsed} · [{colour}]{scene.title}[/]",
@@ -157,12 +156,12 @@ class LiveView(View):
 
     def _history(self, scene: Scene) -> Text:
         """The pending readings over the whole time."""
-        top = max(*self._backlog, 1)
-        bars = "".join(_BLOCKS[-(-level * (len(_BLOCKS) - 1) // top)] for level in self._backlog)
+        top = max(*self._backlog, _LOWEST_TOP)
+        bars = "".join(_BLOCKS[level * (len(_BLOCKS) - 1) // top] for level in self._backlog)
         return Text.assemble(
             ("pending ", "bold"),
             (f"{scene.counts.pending:6,}  ", "bold yellow" if scene.counts.pending > top // 10 else "bold"),
-            (bars, "yellow"),
+            (bars.ljust(_HISTORY), "yellow"),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def arrived(text: str) -> int:
     """How many readings the devices sent and the upstream holds: the same number."""
     found = re.search(
-        r"The devices sent ([\d,]+) good readings and \d+ broken lines?; the upstream holds ([\d,]+)\.", text
+        r"The devices sent ([\d,]+) good readings and \d+ broken lines?\.\nThe upstream holds ([\d,]+)\.", text
     )
     assert found, text
     sent, held = (int(number.replace(",", "")) for number in found.groups())
@@ -45,6 +46,7 @@ def test_it_ends_with_balanced_books_and_leaves_nothing(tmp_path: Path) -> None:
         "the upstream is away, readings wait in the store:",
         "the upstream is back and catches up:",
         "the devices are done, the rest goes out:",
+        "everything has arrived:",
     ]
     assert "upstream central is back" in done.stdout
     assert "The books balance." in done.stdout
@@ -88,6 +90,18 @@ def test_an_upstream_that_is_no_address(tmp_path: Path) -> None:
     done = demo(tmp_path, "--upstream", "timescale")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "TimescaleDB url 'timescale': expected postgresql://user:password@host:5432/database\n"
+
+
+def test_a_demo_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([str(PROGRAM), "demo"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        while "all is well" not in process.stdout.readline():
+            assert process.poll() is None
+        assert list(tmp_path.iterdir())
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_on_a_terminal_there_is_a_live_picture(tmp_path: Path) -> None:
