@@ -36,6 +36,8 @@ class Version(NamedTuple):
     gateway_seq: int = 0
 
 
+Start = Literal["oldest", "now"] | datetime
+"""Where a new upstream begins."""
 StoreRow = Version | tuple[object, datetime | None, Data]
 
 
@@ -301,8 +303,9 @@ class Buffer(abc.ABC):
         then has taken nothing."""
 
     @abc.abstractmethod
-    def add_cursor(self, name: str) -> None:
-        """Make sure that a cursor of that name exists; a new one starts at the oldest row."""
+    def add_cursor(self, name: str, start: Start = "oldest") -> None:
+        """Make sure that a cursor of that name exists. A new one starts at the oldest row, or "now", or at a time: then
+        older readings, also ones that come later, are not handed out but counted as skipped. Raises `InvalidValue`."""
 
     @abc.abstractmethod
     def cursors(self) -> list[str]:

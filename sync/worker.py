@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from edgedepot.storage.base import BaseStorage, Buffer
+from edgedepot.storage.base import BaseStorage, Buffer, Start
 from edgedepot.storage.clock import Clock, SystemClock
 from edgedepot.storage.errors import (
     ConfigError,
@@ -57,7 +57,8 @@ class SyncWorker:
     changes. One worker uses a name at a time. Every reading is sent until it has arrived, and as storages take an equal
     reading twice for once, it is there once. One that the upstream refuses for good is quarantined with the reason.
 
-    `batch_size` is in rows. `poll_interval` is how often to look for new rows if the store does not say. `backoff` is
+    A name that is new to the store begins at `start`: with the oldest reading there is, "now", or with readings from a
+    time on. `batch_size` is in rows. `poll_interval` is how often to look for new rows if the store does not say. `backoff` is
     the shortest and the longest wait after a failure. `random` returns numbers in ``[0, 1)``.
 
     All methods may be called from any thread. Raises `ConfigError` for settings that cannot work, among them a store
@@ -70,6 +71,7 @@ class SyncWorker:
         name: str,
         upstream: BaseStorage,
         *,
+        start: Start = "oldest",
         batch_size: int = 5000,
         poll_interval: Duration = "5s",
         backoff: tuple[Duration, Duration] = ("200 ms", "60s"),
@@ -81,6 +83,7 @@ class SyncWorker:
             raise ConfigError(f"upstream {name!r}: batch_size is {batch_size!r}, expected a number of rows from 1 up")
         self.name = name
         self._store = store
+        self._start: Start = start
         self._clock = clock or SystemClock()
         self._poll = seconds(poll_interval, f"upstream {name!r}: poll_interval")
         self._batch = BatchSize(batch_size)
@@ -101,7 +104,7 @@ class SyncWorker:
 
         Raises what the store raises, and `StorageBusy` while the request that an earlier `stop` left is still open.
         """
-        self._store.add_cursor(self.name)
+        self._store.add_cursor(self.name, self._start)
         with self._changed:
             if self._thread is not None and self._thread.is_alive():
                 if self._stopping:

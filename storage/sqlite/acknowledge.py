@@ -41,31 +41,35 @@ def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int
     return count
 
 
-def add_cursor(journal: Journal, name: str) -> None:
-    """A cursor before the oldest row there is, in history or in the journal."""
+def add_cursor(journal: Journal, name: str, since: int | None, now: bool) -> None:
+    """A cursor behind all rows where `now`, else before the oldest row there is, in history or in the journal; rows
+    from before `since` (microseconds since 1970 UTC) are skipped."""
     if name in journal.books.cursors:
         return
     journal.write_rows()
-    oldest = journal.shape.pieces[0].first
-    layouts = journal.catalogue.layouts()
-    walk = Walk(oldest, START, count_owed(journal.connection, journal.shape, layouts, oldest, START, END))
+    oldest = journal.last_seq + 1 if now else journal.shape.pieces[0].first
+    walk = Walk(oldest, END if now else START, 0)
+    if not now:
+        layouts = journal.catalogue.layouts()
+        walk.left = count_owed(journal.connection, journal.shape, layouts, walk, END, since)
     there = walk.left + count_rows(journal.connection, journal.shape, oldest, LAST)
     cursor_id = max((book.id for book in journal.books.cursors.values()), default=0) + 1
     passed = Ranges([(1, oldest - 1)] if oldest > 1 else [])
-    book = CursorBook(cursor_id, name, journal.books.versions() - there, passed, [0] * len(RESOLVED), walk)
+    before = journal.books.versions() - there
+    book = CursorBook(cursor_id, name, before, since, passed, walk, [0] * len(RESOLVED))
     write_cursor(journal.connection, book)
     journal.books.new_cursor(book)
 
 
 def _acknowledge_walk(journal: Journal, cursor: str, place: Place, set_aside: Sequence[tuple[Pending, str]]) -> None:
     """As `acknowledge`, for rows of history up to a place."""
-    walk = journal.books.cursors[cursor].walk
-    if place <= walk.place:
+    book = journal.books.cursors[cursor]
+    if place <= book.walk.place:
         return
     layouts = journal.catalogue.layouts()
-    passed = count_owed(journal.connection, journal.shape, layouts, walk.before, walk.place, place)
+    passed = count_owed(journal.connection, journal.shape, layouts, book.walk, place, book.since)
     there = [(row, reason) for row, reason in set_aside if _is_in_history(journal, row)]
-    quarantined = sum(_quarantine(journal, journal.books.cursors[cursor].id, row, reason) for row, reason in there)
+    quarantined = sum(_quarantine(journal, book.id, row, reason) for row, reason in there)
     journal.books.walk_on(cursor, place, passed, delivered=passed - quarantined, quarantined=quarantined)
 
 
@@ -90,7 +94,19 @@ def acknowledge(journal: Journal, cursor: str, window: Window, set_aside: Sequen
         passed = count_rows(journal.connection, journal.shape, first, last)
         held = [aside[seq] for seq in aside if first <= seq <= last and _is_in_journal(journal, aside[seq][0])]
         quarantined = sum(_quarantine(journal, book.id, row, reason) for row, reason in held)
-        journal.books.resolve(cursor, first, last, delivered=passed - quarantined, quarantined=quarantined)
+        skipped = 0 if book.since is None else _count_older(journal, first, last, book.since)
+        delivered = passed - quarantined - skipped
+        journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
+
+
+def _count_older(journal: Journal, low: int, high: int, since: int) -> int:
+    """How many of the readings ``low..high`` are from before a time."""
+    return sum(
+        journal.connection.execute(
+            f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND ts < ?", (low, high, since)
+        ).fetchone()[0]
+        for piece in journal.shape.pieces_from(low)
+    )
 
 
 def _is_in_journal(journal: Journal, row: Pending) -> bool:

@@ -21,7 +21,7 @@ COLUMNS = (
     "messages", "decoded", "ignored", "rejected", "readings", "new", "merged", "duplicates", "rejected_readings",
     "rejected_fields", "replaced",
 )  # fmt: skip
-RESOLVED = ("delivered", "quarantined", "superseded", "deleted")
+RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted")
 
 
 class _CursorChange(msgspec.Struct, array_like=True):
@@ -45,14 +45,22 @@ _decode = msgspec.json.Decoder(_Change).decode
 class CursorBook:
     """One upstream: what it has acknowledged, how that ended, and how many versions there were before it came."""
 
-    __slots__ = ("acknowledged", "counts", "id", "name", "versions_before", "walk")
+    __slots__ = ("acknowledged", "counts", "id", "name", "since", "versions_before", "walk")
 
     def __init__(
-        self, cursor_id: int, name: str, versions_before: int, acknowledged: Ranges, counts: list[int], walk: Walk
+        self,
+        cursor_id: int,
+        name: str,
+        versions_before: int,
+        since: int | None,
+        acknowledged: Ranges,
+        walk: Walk,
+        counts: list[int],
     ) -> None:
         self.id = cursor_id
         self.name = name
         self.versions_before = versions_before
+        self.since = since
         self.acknowledged = acknowledged
         self.counts = counts
         self.walk = walk
@@ -60,7 +68,7 @@ class CursorBook:
     def copy(self) -> CursorBook:
         walk = Walk(self.walk.before, self.walk.place, self.walk.left)
         acknowledged = self.acknowledged.copy()
-        return CursorBook(self.id, self.name, self.versions_before, acknowledged, self.counts[:], walk)
+        return CursorBook(self.id, self.name, self.versions_before, self.since, acknowledged, walk, self.counts[:])
 
     def awaits(self, seq: int, place: Place | None) -> bool:
         """Whether it is still owed a row; `place` is where that lies in history, None where it does not."""
@@ -85,11 +93,11 @@ class Books:
         self = cls()
         for source, *counts in connection.execute(f"SELECT source, {', '.join(COLUMNS)} FROM _books"):
             self.sources[source] = counts
-        query = f"SELECT id, name, versions_before, acknowledged, walk, {', '.join(RESOLVED)} FROM _cursors"
-        for cursor_id, name, before, text, walk, *counts in connection.execute(query):
+        query = f"SELECT id, name, versions_before, since, acknowledged, walk, {', '.join(RESOLVED)} FROM _cursors"
+        for cursor_id, name, before, since, text, walk, *counts in connection.execute(query):
             spans = Ranges(msgspec.json.decode(text, type=list[tuple[int, int]]))
             self.cursors[name] = CursorBook(
-                cursor_id, name, before, spans, counts, msgspec.json.decode(walk, type=Walk)
+                cursor_id, name, before, since, spans, msgspec.json.decode(walk, type=Walk), counts
             )
         for text in self._rows_since_snapshot(connection, shape):
             self._apply(_decode(text))
@@ -208,10 +216,10 @@ class Books:
 
 def write_cursor(connection: sqlite3.Connection, book: CursorBook) -> None:
     connection.execute(
-        f"INSERT OR REPLACE INTO _cursors (id, name, versions_before, acknowledged, walk, {', '.join(RESOLVED)})"
-        f" VALUES (?, ?, ?, ?, ?{', ?' * len(RESOLVED)})",
+        f"INSERT OR REPLACE INTO _cursors (id, name, versions_before, since, acknowledged, walk, {', '.join(RESOLVED)})"
+        f" VALUES (?, ?, ?, ?, ?, ?{', ?' * len(RESOLVED)})",
         (
-            *(book.id, book.name, book.versions_before),
+            *(book.id, book.name, book.versions_before, book.since),
             *(_encode(list(book.acknowledged)).decode(), _encode(book.walk).decode()),
             *book.counts,
         ),

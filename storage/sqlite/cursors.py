@@ -15,17 +15,18 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books, CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.walk import END, Place, count_owed, owed, place_of
+from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed, owed, place_of
 from edgedepot.storage.values import Row
 
 
 @dataclass(slots=True)
-class _Position:
+class Position:
     """How far a cursor is in memory (the file follows with the next commit), and what was refused beyond that."""
 
     seq: int
-    walk_before: int
+    before: int
     place: Place
+    since: int
     set_aside: list[tuple[Pending, str]] = field(default_factory=list)
 
 
@@ -34,63 +35,52 @@ class Cursors:
 
     def __init__(self, books: Books) -> None:
         self._lock = threading.Lock()
-        self._positions: dict[str, _Position] = {}
+        self._positions: dict[str, Position] = {}
         for book in books.cursors.values():
             self.added(book)
 
     def added(self, book: CursorBook) -> None:
         """The file has this cursor."""
         with self._lock:
-            position = _Position(book.acknowledged.first_gap() - 1, book.walk.before, book.walk.place)
-            if not book.walk.left:
-                position.place = END
+            place = book.walk.place if book.walk.left else END
+            since = NEVER if book.since is None else book.since
+            position = Position(book.acknowledged.first_gap() - 1, book.walk.before, place, since)
             self._positions.setdefault(book.name, position)
 
-    def position(self, name: str) -> int:
-        return self._of(name).seq
-
-    def walk(self, name: str) -> tuple[int, Place]:
-        """Rows below which number it is owed from history, and from which place on; END when from none."""
-        position = self._of(name)
-        return position.walk_before, position.place
+    def position(self, name: str) -> Position:
+        """How far a cursor is. Raises `InvalidValue` where there is none of that name."""
+        with self._lock:
+            if name not in self._positions:
+                raise InvalidValue(f"there is no cursor {name!r}; there are {sorted(self._positions)}")
+            return self._positions[name]
 
     def bring_up(self, book: CursorBook, view: View, layouts: dict[int, Layout]) -> None:
         """Have a book as it was committed say what is acknowledged by now."""
-        position = self._of(book.name)
+        position = self.position(book.name)
         if position.seq:
             book.acknowledged.add(1, position.seq)
         if position.place > book.walk.place and book.walk.left:
-            between = (book.walk.before, book.walk.place, position.place)
-            book.walk.left -= count_owed(view.connection, view.shape, layouts, *between)
+            walked = count_owed(view.connection, view.shape, layouts, book.walk, position.place, book.since)
+            book.walk.left -= walked
 
     def set_aside(self, name: str, rows: Sequence[Pending], reason: str) -> None:
-        self._of(name).set_aside += [(row, reason) for row in rows]
+        self.position(name).set_aside += [(row, reason) for row in rows]
 
     def check(self, name: str, window: Window) -> list[tuple[Pending, str]]:
         """What was set aside in a window that is to be acknowledged. Raises `InvalidValue` for one out of turn."""
-        position = self._of(name)
+        position = self.position(name)
         if window.place is None and window.low != position.seq + 1:
             raise InvalidValue(f"cursor {name!r} is at {position.seq}, cannot acknowledge a window from {window.low}")
         return position.set_aside
 
     def advance(self, name: str, window: Window) -> None:
         """Move on: the record of it is on its way."""
-        position = self._of(name)
+        position = self.position(name)
         position.set_aside = []
         if window.place is None:
             position.seq = window.high
         else:
             position.place = window.place
-
-    def walked(self, name: str) -> None:
-        """There are no more rows to come from history."""
-        self._of(name).place = END
-
-    def _of(self, name: str) -> _Position:
-        with self._lock:
-            if name not in self._positions:
-                raise InvalidValue(f"there is no cursor {name!r}; there are {sorted(self._positions)}")
-            return self._positions[name]
 
 
 class PendingReader:
@@ -100,33 +90,40 @@ class PendingReader:
         self._catalogue = catalogue
         self._series: dict[int, tuple[int, str]] = {}
 
-    def read(self, view: View, position: int, last: int, limit: int) -> Window | None:
-        """At most `limit` rows of ``position < seq <= last``; None where there is none."""
+    def next(self, view: View, position: Position, last: int, limit: int) -> Window | None:
+        """The next window behind a position, up to row `last`: first what is owed from history, then the journal."""
+        if position.place != END:
+            window = self._walk(view, position, limit)
+            if window is not None:
+                return window
+            position.place = END
+        return self._read(view, position, last, limit)
+
+    def _read(self, view: View, position: Position, last: int, limit: int) -> Window | None:
         layouts = self._catalogue.layouts()
         width = max((len(layout.stored) for layout in layouts.values()), default=0)
         found: list[tuple[Any, ...]] = []
-        for piece in view.shape.pieces_from(position + 1):
+        for piece in view.shape.pieces_from(position.seq + 1):
             if len(found) < limit:
                 cells = "".join(f", c{index}" if index < piece.width else ", NULL" for index in range(width))
                 found += view.connection.execute(
                     f"SELECT seq, series, ts, quality{cells} FROM {piece.table}"
                     " WHERE seq > ? AND seq <= ? AND series > 0 ORDER BY seq LIMIT ?",
-                    (position, last, limit - len(found)),
+                    (position.seq, last, limit - len(found)),
                 ).fetchall()
         if not found:
             return None
-        rows = self._rows(view, layouts, found)
-        return Window(position + 1, rows[-1].seq, rows)
+        rows = self._rows(view, layouts, [row for row in found if row[2] >= position.since])
+        return Window(position.seq + 1, found[-1][0], rows)
 
-    def walk(self, view: View, before: int, place: Place, limit: int) -> Window | None:
-        """At most `limit` rows of history behind a place; None where there is none."""
+    def _walk(self, view: View, position: Position, limit: int) -> Window | None:
         layouts = self._catalogue.layouts()
-        for table, condition, layout in owed(view.shape, layouts, place, END):
+        for table, condition, layout in owed(view.shape, layouts, position.place, END):
             cells = "".join(f", c{index}" for index in range(len(layout.stored)))
             found = view.connection.execute(
-                f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND seq < ?"
+                f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
                 " ORDER BY series, ts LIMIT ?",
-                (before, limit),
+                (position.before, position.since, limit),
             ).fetchall()
             if found:
                 _, series, ts, *_ = found[-1]

@@ -61,6 +61,11 @@ class Journal:
         found = self.connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()[0]
         return piece.first - 1 if found is None else int(found)
 
+    @property
+    def last_seq(self) -> int:
+        """The last number given out, in the open transaction too."""
+        return self._seq
+
     # -- one transaction ------------------------------------------------------------------------------------------
 
     def begin(self, at: int) -> None:

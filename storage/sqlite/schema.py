@@ -35,9 +35,9 @@ CREATE TABLE _books (
   replaced INTEGER NOT NULL
 );
 CREATE TABLE _cursors (
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, versions_before INTEGER NOT NULL, acknowledged TEXT NOT NULL,
-  walk TEXT NOT NULL, delivered INTEGER NOT NULL, quarantined INTEGER NOT NULL, superseded INTEGER NOT NULL,
-  deleted INTEGER NOT NULL
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, versions_before INTEGER NOT NULL, since INTEGER,
+  acknowledged TEXT NOT NULL, walk TEXT NOT NULL, delivered INTEGER NOT NULL, quarantined INTEGER NOT NULL,
+  superseded INTEGER NOT NULL, skipped INTEGER NOT NULL, deleted INTEGER NOT NULL
 );
 CREATE TABLE _pieces (id INTEGER PRIMARY KEY, live INTEGER NOT NULL);
 CREATE TABLE _quarantined (

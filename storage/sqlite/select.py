@@ -73,11 +73,17 @@ def _by_time(view: View, layout: Layout, selection: Selection, series: dict[int,
 
 
 def _unfolded(view: View, selection: Selection, series: dict[int, str], columns: list[str]) -> list[Cells]:
+    """Of each source as many as can be wanted: after a bulk load there may be hundreds of thousands of them."""
+    direction = "DESC" if selection.descending else "ASC"
+    limit = -1 if selection.limit is None else selection.limit
     found: list[Cells] = []
     for source in view.unfolded(list(series), selection.scope, columns):
-        found += [
-            (ts, series[one], *cells) for one, ts, _, *cells in view.connection.execute(source.sql, source.values)
-        ]
+        query = (
+            f"SELECT source.* FROM ({source.sql}) AS source JOIN _series ON _series.id = source.series"
+            f" ORDER BY source.ts {direction}, device_id LIMIT ?"
+        )
+        rows = view.connection.execute(query, (*source.values, limit))
+        found += [(ts, series[one], *cells) for one, ts, _, *cells in rows]
     return found
 
 

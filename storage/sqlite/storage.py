@@ -22,6 +22,7 @@ from edgedepot.storage.base import (
     Intake,
     Ledger,
     Pending,
+    Start,
     StoreRow,
     Version,
     Window,
@@ -44,7 +45,6 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.select import read_devices, select_readings
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.walk import END
 from edgedepot.storage.sqlite.writer import Pace
 from edgedepot.storage.sqlite.writing import Writing
 
@@ -322,8 +322,11 @@ class SQLiteStorage(BaseStorage, Buffer):
 
     # -- what sync uses -------------------------------------------------------------------------------------------
 
-    def add_cursor(self, name: str) -> None:
-        self._do(lambda journal: add_cursor(journal, name))
+    def add_cursor(self, name: str, start: Start = "oldest") -> None:
+        if isinstance(start, str) and start not in ("oldest", "now"):
+            raise InvalidValue(f"start is {start!r}, expected 'oldest', 'now' or an aware datetime")
+        since = None if isinstance(start, str) else micros_of(start, "start")
+        self._do(lambda journal: add_cursor(journal, name, since, start == "now"))
         writing = self._writer_parts()
         writing.cursors.added(writing.books.cursors[name])
 
@@ -334,14 +337,8 @@ class SQLiteStorage(BaseStorage, Buffer):
     def pending(self, cursor: str, limit: int) -> Window | None:
         writing = self._writer_parts()
         position = writing.cursors.position(cursor)
-        before, place = writing.cursors.walk(cursor)
         with self._reading(False) as (view, _):
-            if place != END:
-                window = writing.pending_reader.walk(view, before, place, limit)
-                if window is not None:
-                    return window
-                writing.cursors.walked(cursor)
-            return writing.pending_reader.read(view, position, writing.writer.durable_seq, limit)
+            return writing.pending_reader.next(view, position, writing.writer.durable_seq, limit)
 
     def count_pending(self, cursor: str) -> int:
         with self._reading(False) as (view, catalogue):

@@ -15,8 +15,7 @@ from bisect import bisect_left
 
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.tables import unfolded_condition
-
-NEVER = -(2**63)
+from edgedepot.storage.sqlite.walk import NEVER
 
 
 class Series:

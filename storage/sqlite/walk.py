@@ -15,9 +15,11 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.shape import Partition, Shape
 from edgedepot.storage.sqlite.tables import history_table
 
+NEVER = -(2**63)
+"""Before all timestamps."""
 Place = tuple[int, int, int, int]
 """Model, start of the partition, series and timestamp of a row; places compare in the order of the walk."""
-START: Place = (0, -(2**63), 0, -(2**63))
+START: Place = (0, NEVER, 0, NEVER)
 END: Place = (2**62, 0, 0, 0)
 
 
@@ -46,13 +48,18 @@ def owed(shape: Shape, layouts: dict[int, Layout], since: Place, until: Place) -
 
 
 def count_owed(
-    connection: sqlite3.Connection, shape: Shape, layouts: dict[int, Layout], before: int, since: Place, until: Place
+    connection: sqlite3.Connection,
+    shape: Shape,
+    layouts: dict[int, Layout],
+    walk: Walk,
+    until: Place,
+    since: int | None,
 ) -> int:
-    """How many rows numbered below `before` lie between two places."""
+    """How many rows lie from where a walk is to a place, without those from before the time `since`."""
     count = 0
-    for table, condition, _ in owed(shape, layouts, since, until):
-        query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < ?"
-        count += connection.execute(query, (before,)).fetchone()[0]
+    for table, condition, _ in owed(shape, layouts, walk.place, until):
+        query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
+        count += connection.execute(query, (walk.before, NEVER if since is None else since)).fetchone()[0]
     return count
 
 

@@ -281,7 +281,8 @@ def test_a_retry_sends_the_version_that_stands_then(store: TellingStore) -> None
     assert again.rows[2].gateway_seq > sent.rows[2].gateway_seq
     assert upstream.kept["weather", "mast", moment(1)].data == {"temperature": 1.0, "humidity": 50.0}
     assert books(store) == {
-        "versions": 4, "pending": 0, "delivered": 3, "quarantined": 0, "superseded": 1, "deleted": 0,
+        "versions": 4, "pending": 0, "delivered": 3, "quarantined": 0, "superseded": 1, "skipped": 0,
+        "deleted": 0,
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,8 @@ def test_rows_come_in_the_order_of_arrival_in_windows(store: SQLiteStorage) -> N
     store.acknowledge("central", second)
     assert store.pending("central", 2) is None
     assert store.ledger().upstreams["central"] == {
-        "versions": 3, "pending": 0, "delivered": 3, "quarantined": 0, "superseded": 0, "deleted": 0
+        "versions": 3, "pending": 0, "delivered": 3, "quarantined": 0, "superseded": 0, "skipped": 0,
+        "deleted": 0
     }  # fmt: skip
 
 
@@ -101,7 +103,8 @@ def test_a_row_merged_or_deleted_while_it_was_being_sent_is_counted_once(store: 
     store.quarantine("central", window.rows[:2], "refused")
     store.acknowledge("central", window)
     assert store.ledger().upstreams["central"] == {
-        "versions": 4, "pending": 1, "delivered": 1, "quarantined": 0, "superseded": 1, "deleted": 1
+        "versions": 4, "pending": 1, "delivered": 1, "quarantined": 0, "superseded": 1, "skipped": 0,
+        "deleted": 1
     }  # fmt: skip
     assert store.ledger().problems == []
 
@@ -147,3 +150,38 @@ def test_numbers_are_never_used_twice(store: SQLiteStorage, path: Path) -> None:
     with SQLiteStorage(path) as again:
         put(again, 3)
         assert next_window(again).rows[0].seq > last
+
+
+def test_an_upstream_may_start_now(store: SQLiteStorage) -> None:
+    put(store, 1, 2)
+    store.add_cursor("new", "now")
+    put(store, 3)
+    window = store.pending("new", 10)
+    assert window is not None
+    assert [row.version(1).timestamp.second for row in window.rows] == [3]
+    assert store.ledger().upstreams["new"]["versions"] == 1
+
+
+def test_an_upstream_may_start_at_a_time(store: SQLiteStorage, path: Path) -> None:
+    put(store, 1, 2, 3)
+    store.fold()
+    put(store, 4)
+    store.add_cursor("new", T0 + timedelta(seconds=3))
+    put(store, 0, 5)
+    sent = []
+    while (window := store.pending("new", 2)) is not None:
+        sent += [row.version(1).timestamp.second for row in window.rows]
+        store.acknowledge("new", window)
+    assert sent == [3, 4, 5]
+    counts = store.ledger().upstreams["new"]
+    assert (counts["delivered"], counts["skipped"], counts["pending"]) == (3, counts["versions"] - 3, 0)
+    assert store.ledger().problems == []
+    store.close()
+    with SQLiteStorage(path) as again:
+        assert again.pending("new", 2) is None
+
+
+@pytest.mark.parametrize("start", ["newest", 5, datetime(2026, 1, 1)])
+def test_a_wrong_start_is_named(store: SQLiteStorage, start: Any) -> None:
+    with pytest.raises(InvalidValue, match="start"):
+        store.add_cursor("new", start)
