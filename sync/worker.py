@@ -58,8 +58,8 @@ class SyncWorker:
     reading twice for once, it is there once. One that the upstream refuses for good is quarantined with the reason.
 
     A name that is new to the store begins at `start`: with the oldest reading there is, "now", or with readings from a
-    time on. `batch_size` is in rows. `poll_interval` is how often to look for new rows if the store does not say. `backoff` is
-    the shortest and the longest wait after a failure. `random` returns numbers in ``[0, 1)``.
+    time on. `batch_size` is in rows. `poll_interval` is how often to look for new rows if the store does not say.
+    `backoff` is the shortest and the longest wait after a failure. `random` returns numbers in ``[0, 1)``.
 
     All methods may be called from any thread. Raises `ConfigError` for settings that cannot work, among them a store
     without a gateway_id; an upstream without one is bound to the store's.

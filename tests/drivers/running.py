@@ -167,7 +167,7 @@ class HeldBuffer(Buffer):
     def _no(self, *_: Any) -> NoReturn:
         raise AssertionError("no driver calls this")
 
-    def add_cursor(self, name: str) -> None:
+    def add_cursor(self, name: str, start: object = "oldest") -> None:
         self._no(name)
 
     def cursors(self) -> list[str]:

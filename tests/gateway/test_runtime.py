@@ -131,7 +131,7 @@ def test_a_stop_without_a_start_lets_go_of_the_store(tmp_path: Path) -> None:
 
 def test_a_start_that_fails_undoes_what_it_did(tmp_path: Path) -> None:
     class NoWatching(SQLiteStorage):
-        def add_cursor(self, name: str) -> None:
+        def add_cursor(self, name: str, start: object = "oldest") -> None:
             raise StorageError("the disk is gone")
 
     driver = ScriptedDriver()
