@@ -55,45 +55,84 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "note": st.text(max_size=3) | st.sampled_from(["", "a", "B", "ä", "\uffff", "🎈"]),
 }
 # At least one field has a value; any other may be absent or null.
-data = st.sampled_from(FIELDS).flatmap(
-    lambda given_field: st.fixed_dictionaries(
-        {given_field: VALUES[given_field]},
-        optional={name: value | st.none() for name, value in VALUES.items() if name != given_field},
+data = st.one_of(
+    *(
+        st.fixed_dictionaries(
+            {given_field: VALUES[given_field]},
+            optional={name: value | st.none() for name, value in VALUES.items() if name != given_field},
+        )
+        for given_field in FIELDS
     )
 )
 
 
-class Question(NamedTuple):
-    """Arguments of a query, in the order of brute force's parameters."""
+# Readings and bounds name their device and moment by a number: of the few that an example has, so that identities meet.
+number = st.integers(0, 5)
+maybe = st.none() | number
+names = st.sampled_from([*FIELDS, "device_id", "timestamp"])
+reading = st.tuples(number, number, data)
+writes = st.one_of(
+    st.tuples(st.just("many"), st.lists(reading, max_size=8)),
+    st.tuples(st.just("one"), reading),
+    st.tuples(st.just("delete"), st.tuples(maybe, maybe, maybe)),
+    st.tuples(st.just("fold"), st.none()),
+)
+questions = st.tuples(
+    st.tuples(maybe, maybe, maybe),
+    st.none() | st.lists(names | st.just("quality"), max_size=4),
+    st.none() | st.integers(0, 4) | st.just(2**70),
+    st.builds(lambda sign, name: sign + name, st.sampled_from(["", "-"]), names),
+)
+NUMERIC = [(name, function) for name in ("temperature", "pulses") for function in FUNCTIONS]
+OTHERS = [(name, function) for name in (*FIELDS, "device_id", "timestamp") for function in ("count", "first", "last")]
+EXTREMES = [("timestamp", "min"), ("timestamp", "max")]
+UNITS = [*LENGTHS, "day", "week", "month", "year"]
+widths = st.builds(Width, st.integers(1, 4) | st.integers(1, 100), st.sampled_from(UNITS))
+calculations = st.tuples(
+    st.tuples(maybe, maybe, maybe),
+    st.sampled_from([*NUMERIC, *OTHERS, *EXTREMES]),
+    st.one_of(widths, widths, st.none()),
+    st.integers(0, 3),  # which way of writing the width
+    st.sampled_from(ZONES),
+    st.booleans(),
+    st.sampled_from([None, "null", "previous"]),
+)
 
-    device: str | None
-    start: datetime | None
-    end: datetime | None
-    fields: list[str] | None
-    limit: int | None
-    order: str
+
+class Pool(NamedTuple):
+    """The devices and moments of an example."""
+
+    devices: list[str]
+    moments: list[datetime]
+
+    def device(self, number: int) -> str:
+        return self.devices[number % len(self.devices)]
+
+    def moment(self, number: int) -> datetime:
+        return self.moments[number % len(self.moments)]
+
+    def scope(self, numbers: tuple[int | None, int | None, int | None]) -> dict[str, Any]:
+        device, start, end = numbers
+        return {
+            "device": None if device is None else self.device(device),
+            "start": None if start is None else self.moment(start),
+            "end": None if end is None else self.moment(end),
+        }
 
 
-class Calculation(NamedTuple):
-    """Arguments of an aggregate, in the order of brute force's parameters; the last is how `width` is written."""
-
-    field: str
-    function: Any
-    device: str | None
-    start: datetime | None
-    end: datetime | None
-    width: Width | None
-    tz: str
-    by_device: bool
-    fill: Any
-    interval: str | timedelta | None
+pools = st.builds(
+    lambda count, anchors, steps: Pool(
+        DEVICES[:count], [anchors[index % len(anchors)] + step for index, step in enumerate(steps)]
+    ),
+    st.integers(1, len(DEVICES)),
+    st.lists(st.sampled_from(ANCHORS), min_size=1, max_size=2),
+    st.lists(steps, min_size=1, max_size=6),
+)
 
 
-@st.composite
-def widths(draw: st.DrawFn) -> tuple[Width, str | timedelta]:
-    """A bucket width, and one of the ways to write it."""
-    unit = draw(st.sampled_from([*LENGTHS, "day", "week", "month", "year"]))
-    width = Width(draw(st.integers(1, 4) | st.integers(1, 100)), unit)
+def written(width: Width, way: int) -> str | timedelta:
+    """One of the ways to write a width."""
+    unit = width.unit
     short = {"month": "mo"}.get(unit, unit[0])
     spellings: list[str | timedelta] = [f"{width.count} {unit}s", f"{width.count}{short}"]
     spellings += [unit] if width.count == 1 else []
@@ -101,61 +140,12 @@ def widths(draw: st.DrawFn) -> tuple[Width, str | timedelta]:
         spellings.append(timedelta(**{f"{unit}s": width.count}))
     elif unit in LENGTHS and (width.count * LENGTHS[unit]) % timedelta(days=1):
         spellings.append(width.count * LENGTHS[unit])
-    return width, draw(st.sampled_from(spellings))
+    return spellings[way % len(spellings)]
 
 
-@st.composite
-def calculations(draw: st.DrawFn, device: Any, moment: Any) -> Calculation:
-    name = draw(st.sampled_from([*FIELDS, "device_id", "timestamp"]))
-    functions = {"temperature": FUNCTIONS, "pulses": FUNCTIONS, "timestamp": ("count", "first", "last", "min", "max")}
-    function = draw(st.sampled_from(functions.get(name, ("count", "first", "last"))))
-    start, end = draw(moment | st.none()), draw(moment | st.none())
-    width, interval = draw(st.one_of(widths(), widths(), st.just((None, None))))
-    fill = draw(st.sampled_from([None, "null", "previous"]))
-    if width is not None and width.unit in LENGTHS and width.count * LENGTHS[width.unit] < timedelta(hours=12):
-        fill = None  # the readings lie too far apart to go through all buckets by brute force
-    by_device = draw(st.booleans())
-    zone = draw(st.sampled_from(ZONES))
-    return Calculation(name, function, draw(device), start, end, width, zone, by_device, fill, interval)
-
-
-class Script(NamedTuple):
-    """What an example does: calls that write, in their order, and then questions."""
-
-    writes: list[tuple[str, Any]]
-    questions: list[Question]
-    calculations: list[Calculation]
-
-
-@st.composite
-def scripts(draw: st.DrawFn) -> Script:
-    anchors = draw(st.lists(st.sampled_from(ANCHORS), min_size=1, max_size=2))
-    moment = st.builds(lambda anchor, step: anchor + step, st.sampled_from(anchors), steps)
-    moment = st.sampled_from(draw(st.lists(moment, min_size=1, max_size=6)))  # few, so that identities meet
-    device = st.sampled_from(DEVICES[: draw(st.integers(1, len(DEVICES)))])
-    some_device = device | st.none()
-    bound = moment | st.none()
-    writes = st.one_of(
-        st.tuples(st.just("many"), st.lists(st.tuples(device, moment, data), max_size=8)),
-        st.tuples(st.just("one"), st.tuples(device, moment, data)),
-        st.tuples(st.just("delete"), st.tuples(some_device, bound, bound)),
-        st.tuples(st.just("fold"), st.none()),
-    )
-    names = st.sampled_from([*FIELDS, "device_id", "timestamp"])
-    question = st.builds(
-        Question,
-        some_device,
-        bound,
-        bound,
-        st.none() | st.lists(names | st.just("quality"), max_size=4),
-        st.none() | st.integers(0, 4) | st.just(2**70),
-        st.builds(lambda sign, name: sign + name, st.sampled_from(["", "-"]), names),
-    )
-    return Script(
-        draw(st.lists(writes, min_size=1, max_size=5)),
-        draw(st.lists(question, max_size=3)),
-        draw(st.lists(calculations(some_device, moment), min_size=1, max_size=4)),
-    )
+def is_narrow(width: Width | None) -> bool:
+    """Whether readings lie too far apart to go through all buckets between them by brute force."""
+    return width is not None and width.unit in LENGTHS and width.count * LENGTHS[width.unit] < timedelta(hours=12)
 
 
 @pytest.fixture(scope="module")
@@ -169,41 +159,50 @@ def store() -> Iterator[SQLiteStorage]:
         yield opened
 
 
-@given(script=scripts())
+@given(
+    pools, st.lists(writes, min_size=1, max_size=5), st.lists(questions, max_size=3), st.lists(calculations, max_size=4)
+)
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_the_store_and_the_helpers_answer_as_brute_force_does(store: SQLiteStorage, script: Script) -> None:
+def test_the_store_and_the_helpers_answer_as_brute_force_does(
+    store: SQLiteStorage, pool: Pool, calls: list[Any], asked: list[Any], calculated: list[Any]
+) -> None:
     store.delete_readings(Probe)
     model = BruteForce(FIELDS, "temperature", -40, 80)
-    for kind, what in script.writes:
-        write(store, model, kind, what)
+    for kind, what in calls:
+        write(store, model, pool, kind, what)
     rows = model.rows()
-    for question in script.questions:
-        expected = model.query(*question)
-        arguments = question._asdict()
-        assert exactly(store.query_readings(Probe, **arguments)) == exactly(expected)
-        assert exactly(select_rows(rows, Probe, **arguments)) == exactly(expected)
-        if question.order.endswith("timestamp"):
-            assert exactly(store.iter_readings(Probe, **arguments)) == exactly(expected)
-    for asked in script.calculations:
-        expected = model.aggregate(*asked[:-1])
-        arguments = asked._asdict() | {"group_by": "device" if asked.by_device else None}
-        del arguments["by_device"], arguments["width"]
-        scale = sum(abs(row[asked.field] or 0) for row in rows) if asked.field in ("temperature", "pulses") else 0
-        assert_same(store.aggregate(Probe, **arguments), expected, scale)
-        assert_same(aggregate_rows(rows, Probe, **arguments), expected, scale)
+    for numbers, fields, limit, order in asked:
+        question = {**pool.scope(numbers), "fields": fields, "limit": limit, "order": order}
+        expected = exactly(model.query(**question))
+        assert exactly(store.query_readings(Probe, **question)) == expected
+        assert exactly(select_rows(rows, Probe, **question)) == expected
+        if order.endswith("timestamp"):
+            assert exactly(store.iter_readings(Probe, **question)) == expected
+    for numbers, (name, function), width, way, tz, by_device, fill in calculated:
+        scope, fill = pool.scope(numbers), None if is_narrow(width) else fill
+        result = model.aggregate(name, function, **scope, width=width, tz=tz, by_device=by_device, fill=fill)
+        question = {"field": name, "function": function, **scope, "tz": tz, "fill": fill}
+        question |= {"interval": width and written(width, way), "group_by": "device" if by_device else None}
+        scale = sum(abs(row[name] or 0) for row in rows) if name in ("temperature", "pulses") else 0
+        assert_same(store.aggregate(Probe, **question), result, scale)
+        assert_same(aggregate_rows(rows, Probe, **question), result, scale)
 
 
-def write(store: SQLiteStorage, model: BruteForce, kind: str, what: Any) -> None:
+def write(store: SQLiteStorage, model: BruteForce, pool: Pool, kind: str, what: Any) -> None:
     """One call that writes, on both; their numbers agree."""
     if kind == "fold":
         store.fold()
         return
     if kind == "delete":
-        assert store.delete_readings(Probe, *what) == model.delete(*what)
+        scope = pool.scope(what)
+        assert store.delete_readings(Probe, **scope) == model.delete(**scope)
         return
-    readings = what if kind == "many" else [what]
+    readings = [
+        (pool.device(device), pool.moment(moment), values)
+        for device, moment, values in (what if kind == "many" else [what])
+    ]
     fates = [model.store(*reading) for reading in readings]
-    receipt = store.store_readings(Probe, readings) if kind == "many" else store.store_reading(Probe, *what)
+    receipt = store.store_readings(Probe, readings) if kind == "many" else store.store_reading(Probe, *readings[0])
     assert receipt is not None
     assert (receipt.accepted, receipt.duplicates) == (len(fates) - fates.count("duplicate"), fates.count("duplicate"))
 
