@@ -100,12 +100,18 @@ class Connection:
         longest = min(LONGEST_WAIT, self._address.keepalive / 4)
         if self._messages:  # they came with the broker's answers while we connected
             timeout = 0.0
-        self._wait(longest if timeout is None else min(timeout, longest), reading)
-        self._wake.clear()
-        if reading:
-            self._read()
-        self.flush()
-        self._check(self._client.loop_misc())
+        try:
+            self._wait(longest if timeout is None else min(timeout, longest), reading)
+            self._wake.clear()
+            if reading:
+                self._read()
+            self.flush()
+            self._check(self._client.loop_misc())
+        except TransportError:
+            # What came before the end is handed over, for a broker that was killed may not know of it any more. The
+            # next call raises again.
+            if not self._messages:
+                raise
         messages, self._messages = self._messages, []
         return messages
 

@@ -15,6 +15,7 @@ from paho.mqtt.properties import Properties
 from tests.servers.process import wait_until
 
 ANSWER = 10.0
+HANG_UP = b""
 
 
 def _session(receive_maximum: int = 65_535) -> Properties:
@@ -106,7 +107,8 @@ def publish(topic: bytes, payload: bytes, mid: int, dup: bool = False) -> bytes:
 
 class ScriptedBroker:
     """Answers the first packets that a client sends with the given ones, in turn, and then is silent. Each of
-    `connections` is the answers on one; the next is accepted when the client has left, or after `drop`."""
+    `connections` is the answers on one; the next is accepted when the client has left, or after `drop`. At HANG_UP the
+    broker leaves at once."""
 
     def __init__(self, *connections: Sequence[bytes]) -> None:
         self._connections = connections
@@ -136,6 +138,8 @@ class ScriptedBroker:
     def _answer(self, client: socket.socket, answers: Sequence[bytes]) -> None:
         client.settimeout(ANSWER)
         for answer in answers:
+            if answer == HANG_UP:
+                return
             self.received += client.recv(65_536)
             client.sendall(answer)
         while data := client.recv(65_536):

@@ -8,7 +8,7 @@ from paho.mqtt.client import MQTTv5, MQTTv311
 
 from edgedepot import MqttDriver, SQLiteStorage
 from edgedepot.storage.errors import ConfigError, InvalidValue
-from tests.drivers.peers import ScriptedBroker, connack, publish, suback, taking_over
+from tests.drivers.peers import HANG_UP, ScriptedBroker, connack, publish, suback, taking_over
 from tests.drivers.running import HeldBuffer, Running, error_of
 from tests.models import Weather
 from tests.servers.mosquitto import Mosquitto
@@ -122,6 +122,13 @@ class TestLost:
                 texts.append(str(running.wait_error()))
         assert "does another client use the client id 'mine'?" in texts[-1]
         assert "does another client" not in texts[0]
+
+
+def test_what_came_just_before_the_end_is_taken_in(held: HeldBuffer) -> None:
+    messages = publish(b"weather/a/data", READING.encode(), 7) + publish(b"weather/b/data", READING.encode(), 8)
+    with ScriptedBroker([connack(), suback(1) + messages, HANG_UP]) as broker:
+        Running(driver(broker.port), held).wait_error()
+    assert [arrival.device_id for arrival in held.arrivals] == ["a", "b"]
 
 
 class TestRedelivery:
