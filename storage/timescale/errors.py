@@ -17,6 +17,7 @@ _LONGEST = 500
 
 # The longest prefix that fits decides. `{}` is the server's address.
 _RULES: dict[str, tuple[type[UpstreamError], str]] = {
+    "0A": (Misconfigured, "{} cannot do what is asked of it here"),
     "08": (Unreachable, "no connection with {}"),
     "22": (DataRefused, "{} refuses a value"),
     "23": (DataRefused, "{} refuses a row"),
@@ -34,6 +35,7 @@ _RULES: dict[str, tuple[type[UpstreamError], str]] = {
     "55P03": (Overloaded, "a table on {} is locked by somebody else: sending again later helps"),
     "57014": (Overloaded, "{} took longer than the statement timeout"),
     "57P": (Unreachable, "{} is going down or coming up"),
+    "TS": (Misconfigured, "TimescaleDB on {} does not take that"),
     "URL": (Misconfigured, "an option in the url of {} is not what libpq takes"),
     "TLS": (Misconfigured, "no encrypted connection with {} in the way the url asks for: check sslmode, sslrootcert"),
 }

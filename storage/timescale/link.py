@@ -6,10 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
 from psycopg.pq import TransactionStatus
 
-from edgedepot.storage.errors import StorageClosed
+from edgedepot.storage.errors import DataRefused, StorageClosed
 from edgedepot.storage.timescale.errors import mapped
 from edgedepot.storage.timescale.server import Server, Session
 
@@ -24,35 +23,37 @@ class Link:
         self._closed = False
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """Begin on the first statement of the block, commit at its end, roll back if it raises.
+    def session(self) -> Iterator[Session]:
+        """The session, for transactions of the block's own.
 
         Raises `UpstreamError` for whatever goes wrong with the server, and `StorageClosed`. After a lost connection the
         next call opens another one; whether the lost transaction was committed is not known.
         """
         with self._lock, mapped(self._server.shown):
-            if self._closed:
-                raise StorageClosed("the storage was closed")
+            self.check_open()
             if self._session is None:
                 self._session = self._server.connect()
             try:
                 yield self._session
-                self._session.connection.commit()
+            except DataRefused:
+                raise  # the rows were wrong, not the tables
             except BaseException:
-                self._recover(self._session)
+                self._session.prepared.clear()  # the tables may not be what they were thought to be
                 raise
+            finally:
+                if self._session.connection.pgconn.transaction_status != TransactionStatus.IDLE:
+                    self._drop()  # lost, or in the middle of an answer that we stopped waiting for
 
-    def _recover(self, session: Session) -> None:
-        """Make the session usable again, or let go of it. The tables may not be what they were thought to be."""
-        session.staged.clear()
-        connection = session.connection
-        if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-            try:
-                connection.rollback()
-            except psycopg.Error:
-                self._drop()  # the error under way says more than this one
-        elif connection.pgconn.transaction_status != TransactionStatus.IDLE:
-            self._drop()  # lost, or in the middle of an answer that we stopped waiting for
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """The session, in one transaction. Raises what `session` does."""
+        with self.session() as session, session.transaction():
+            yield session
+
+    def check_open(self) -> None:
+        """Raise `StorageClosed` after `close`."""
+        if self._closed:
+            raise StorageClosed("the storage was closed")
 
     def _drop(self) -> None:
         if self._session is not None:

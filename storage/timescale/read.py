@@ -16,7 +16,7 @@ from psycopg.sql import NULL, SQL, Composable, Identifier
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.query import Aggregation, Scope, Selection
 from edgedepot.storage.reading import Device
-from edgedepot.storage.timescale.schema import FIXED_COLUMNS, TYPES, columns_upstream, table_of
+from edgedepot.storage.timescale.schema import FIXED_COLUMNS, TYPES, columns_upstream, has_devices, prepare_devices
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
 
@@ -47,7 +47,7 @@ def select_readings(session: Session, gateway_id: str | None, selection: Selecti
     where, values = _condition(scope, gateway_id)
     statement = STATEMENTS["select"].format(
         columns=SQL(", ").join(_column(name, scope, present) for name in names),
-        table=table_of(session, scope.model),
+        table=session.place.table(scope.model),
         where=where,
         order=_order(selection, present),
     )
@@ -79,7 +79,7 @@ def aggregate(session: Session, gateway_id: str | None, asked: Aggregation) -> l
         return []
     where, values = _condition(asked.scope, gateway_id)
     source = {
-        "table": table_of(session, asked.scope.model),
+        "table": session.place.table(asked.scope.model),
         "field": Identifier(asked.field.name),
         "device": _DEVICE if asked.by_device else NULL,
     }
@@ -123,21 +123,34 @@ def delete_readings(session: Session, gateway_id: str, scope: Scope) -> int:
     if columns_upstream(session, scope.model) is None:
         return 0
     where, values = _condition(scope, gateway_id)
-    statement = STATEMENTS["delete"].format(table=table_of(session, scope.model), where=where)
+    statement = STATEMENTS["delete"].format(table=session.place.table(scope.model), where=where)
     return session.connection.execute(statement, values).rowcount
 
 
 def devices(session: Session, gateway_id: str | None) -> list[Device]:
-    """The devices of all measurements, by id."""
-    names = {"schema": session.schema, "names": list(FIXED_COLUMNS)}
+    """The devices of all measurements and those that were saved, by id."""
+    names = {"schema": session.schema, "prefix": session.place.prefix, "names": list(FIXED_COLUMNS)}
     tables = session.connection.execute(STATEMENTS["measurements"], names).fetchall()
-    if not tables:
-        return []
     where = _confined(gateway_id)
-    parts = [STATEMENTS["devices_of"].format(table=Identifier(session.schema, name), where=where) for (name,) in tables]
-    statement = STATEMENTS["devices"].format(parts=SQL(" UNION ALL ").join(parts))
+    seen: list[Composable] = [
+        STATEMENTS["seen_of"].format(table=session.place.qualified(name), where=where) for (name,) in tables
+    ]
+    saved: Composable = STATEMENTS["saved_nowhere"]
+    if has_devices(session):
+        saved = STATEMENTS["saved_of"].format(table=session.place.devices, where=where)
+    statement = STATEMENTS["devices"].format(
+        seen=SQL(" UNION ALL ").join(seen or [STATEMENTS["seen_nowhere"]]), saved=saved
+    )
     found = session.connection.execute(statement, {"gateway_id": gateway_id}).fetchall()
-    return [Device(name, first_seen=first, last_seen=last) for name, first, last in found]
+    return [Device(*row) for row in found]
+
+
+def save_device(session: Session, gateway_id: str, device: Device, metadata: str) -> None:
+    """Keep name and metadata (as JSON) of a gateway's device."""
+    prepare_devices(session)
+    statement = STATEMENTS["save_device"].format(table=session.place.devices)
+    with session.transaction():
+        session.connection.execute(statement, (gateway_id, device.device_id, device.name, metadata))
 
 
 def _condition(scope: Scope, gateway_id: str | None) -> tuple[Composable, Values]:

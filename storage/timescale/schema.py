@@ -6,17 +6,18 @@ columns stay.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
-from psycopg.sql import SQL, Composable, Identifier
+from psycopg import errors
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from edgedepot.storage.errors import Misconfigured
-from edgedepot.storage.reading import Reading
+from edgedepot.storage.reading import FieldSpec, Reading
+from edgedepot.storage.timescale.hypertable import CreateHypertable
+from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
-
-_log = logging.getLogger(__name__)
 
 TYPES = {float: "double precision", int: "bigint", bool: "boolean", str: "text"}
 FIXED_COLUMNS = {
@@ -28,11 +29,6 @@ FIXED_COLUMNS = {
     "gateway_seq": "bigint",
     "received_at": "timestamp with time zone",
 }
-
-
-def table_of(session: Session, model: type[Reading]) -> Identifier:
-    """The table of a model; qualified, for a measurement may be called like one of the server's own tables."""
-    return Identifier(session.schema, model.__measurement__)
 
 
 def staging_of(model: type[Reading]) -> Identifier:
@@ -50,11 +46,11 @@ def columns_upstream(session: Session, model: type[Reading]) -> Mapping[str, str
 
     Raises `Misconfigured` for a table that cannot take readings of this model, even when widened.
     """
-    names = (session.schema, model.__measurement__)
+    names = (session.schema, session.place.name(model))
     found: dict[str, str] = dict(session.connection.execute(STATEMENTS["columns"], names).fetchall())
     if not found:
         return None
-    table = f"table {session.schema}.{model.__measurement__}"
+    table = f"table {'.'.join(names)}"
     for name, expected in FIXED_COLUMNS.items():
         if found.get(name) != expected:
             raise Misconfigured(
@@ -70,58 +66,139 @@ def columns_upstream(session: Session, model: type[Reading]) -> Mapping[str, str
     return found
 
 
-def prepare(session: Session, model: type[Reading]) -> None:
-    """Make sure that the model can be written over this session. Commits.
-
-    Raises `Misconfigured`, and psycopg's errors.
-    """
-    if session.staged.get(model.__measurement__) is model:
+def prepare(session: Session, model: type[Reading], *, plain: bool = False) -> None:
+    """Make sure that the model can be written over this session; a table that has to be made becomes a hypertable,
+    unless it shall be a plain one. Raises `Misconfigured`, and psycopg's errors."""
+    if session.prepared.get(model.__measurement__) is model:
         return
-    if _missing_fields(session, model) != []:
-        _make(session, model)
-    execute = session.connection.execute
-    execute(STATEMENTS["drop_staging"].format(staging=staging_of(model)))
-    execute(STATEMENTS["create_staging"].format(staging=staging_of(model), fields=_definitions(model)))
-    session.connection.commit()
-    session.staged[model.__measurement__] = model
+    with session.transaction():
+        missing = _missing(session, model)
+    if missing != []:
+        with _rights_needed(session), session.transaction():
+            _lock(session, session.place.name(model))
+            missing = _missing(session, model)  # another gateway may have made it while we waited for the lock
+            if missing is None:
+                session.run(*_creation(session, model, plain))
+            else:
+                session.run(*_widening(session.place, model, missing))
+    session.prepared[model.__measurement__] = model
 
 
-def _missing_fields(session: Session, model: type[Reading]) -> list[str] | None:
+def has_devices(session: Session) -> bool:
+    """Whether there is a table of devices."""
+    names = (session.schema, session.place.devices_name)
+    return session.connection.execute(STATEMENTS["table_exists"], names).fetchone() == (True,)
+
+
+def prepare_devices(session: Session) -> None:
+    """Make sure that there is a table of devices. Raises `Misconfigured`, and psycopg's errors."""
+    with session.transaction():
+        if has_devices(session):
+            return
+    with _rights_needed(session), session.transaction():
+        _lock(session, session.place.devices_name)
+        session.run(STATEMENTS["create_devices"].format(table=session.place.devices))
+
+
+def handover(place: Place, models: Iterable[type[Reading]], role: str | None, extension: bool) -> list[SQL | Composed]:
+    """All that has to be run, by somebody who may, so that `role` can write the models. Harmless where it was run."""
+    found: list[SQL | Composed] = []
+    if extension:
+        found.append(SQL("CREATE EXTENSION IF NOT EXISTS timescaledb"))
+    if place.schema is not None:
+        found.append(STATEMENTS["create_schema"].format(schema=Identifier(place.schema)))
+        if role is not None:
+            found.append(STATEMENTS["grant_schema"].format(schema=Identifier(place.schema), role=Identifier(role)))
+    tables = [place.devices]
+    found.append(STATEMENTS["create_devices"].format(table=place.devices))
+    for model in models:
+        table = place.table(model)
+        tables.append(table)
+        found.append(STATEMENTS["create_table"].format(table=table, fields=definitions(model)))
+        found += [_addition(table, spec) for spec in model.__fields__]
+        found.append(STATEMENTS["create_index"].format(table=table, name=_index_name(place, model)))
+        if extension:
+            name = place.name(model) if place.schema is None else f"{place.schema}.{place.name(model)}"
+            found.append(CreateHypertable(name).statement(Identifier("create_hypertable")))
+        found += _comments(table, model.__fields__)
+    if role is not None:
+        found += [STATEMENTS["grant"].format(table=table, role=Identifier(role)) for table in tables]
+    return found
+
+
+@contextmanager
+def _rights_needed(session: Session) -> Iterator[None]:
+    """Say what to do where the user may not make or change tables."""
+    try:
+        yield
+    except errors.InsufficientPrivilege as exc:
+        raise Misconfigured(
+            f"{session.explain(exc)}; or have somebody who may run the SQL that `edgedepot upstream schema` prints"
+            " (in Python: storage.schema_sql(models))"
+        ) from exc
+
+
+def _missing(session: Session, model: type[Reading]) -> list[FieldSpec] | None:
     """The fields without a column; None where the table itself is missing."""
     found = columns_upstream(session, model)
-    return None if found is None else [spec.name for spec in model.__fields__ if spec.name not in found]
+    return None if found is None else [spec for spec in model.__fields__ if spec.name not in found]
 
 
-def _make(session: Session, model: type[Reading]) -> None:
-    """Make or widen the table, unless another gateway did while we waited for the lock."""
-    session.connection.execute(STATEMENTS["lock"], (f"{session.schema}.{model.__measurement__}",))
-    missing = _missing_fields(session, model)
-    if missing is None:
-        _create(session, model)
-    else:
-        _widen(session, model, missing)
-    session.connection.commit()
+def _lock(session: Session, name: str) -> None:
+    """Wait for our turn to make things, and make the schema if it is not there."""
+    execute = session.connection.execute
+    execute(STATEMENTS["lock"], (f"{session.schema}.{name}",))
+    if execute(STATEMENTS["schema_exists"], (session.schema,)).fetchone() != (True,):
+        execute(STATEMENTS["lock"], (session.schema,))  # gateways with other models may come at the same time
+        session.run(STATEMENTS["create_schema"].format(schema=Identifier(session.schema)))
 
 
-def _create(session: Session, model: type[Reading]) -> None:
-    execute, table = session.connection.execute, table_of(session, model)
-    execute(STATEMENTS["create_table"].format(table=table, fields=_definitions(model)))
-    execute(STATEMENTS["create_index"].format(table=table))
-    if session.extension_schema is None:
-        return
-    function = Identifier(session.extension_schema, "create_hypertable")
-    statement = STATEMENTS["create_hypertable"].format(create_hypertable=function)
-    execute(statement, (table.as_string(session.connection),))
+def _creation(session: Session, model: type[Reading], plain: bool) -> Iterator[Composed]:
+    place, home = session.place, session.extension_schema
+    table = place.table(model)
+    yield STATEMENTS["create_table"].format(table=table, fields=definitions(model))
+    yield STATEMENTS["create_index"].format(table=table, name=_index_name(place, model))
+    if home is not None and not plain:
+        yield CreateHypertable(f"{session.schema}.{place.name(model)}").statement(Identifier(home, "create_hypertable"))
+    yield from _comments(table, model.__fields__)
 
 
-def _widen(session: Session, model: type[Reading], missing: list[str]) -> None:
-    for spec in model.__fields__:
-        if spec.name in missing:
-            statement = STATEMENTS["add_column"].format(
-                table=table_of(session, model), field=Identifier(spec.name), type=SQL(TYPES[spec.type])
-            )
-            session.connection.execute(statement)
+def _widening(place: Place, model: type[Reading], missing: Iterable[FieldSpec]) -> Iterator[Composed]:
+    table = place.table(model)
+    for spec in missing:
+        yield _addition(table, spec)
+    yield from _comments(table, missing)
 
 
-def _definitions(model: type[Reading]) -> Composable:
+def _addition(table: Identifier, spec: FieldSpec) -> Composed:
+    return STATEMENTS["add_column"].format(table=table, field=Identifier(spec.name), type=SQL(TYPES[spec.type]))
+
+
+def _index_name(place: Place, model: type[Reading]) -> Identifier:
+    return Identifier(f"{place.name(model)[:58]}_time")
+
+
+def _comments(table: Identifier, fields: Iterable[FieldSpec]) -> Iterator[Composed]:
+    for spec in fields:
+        text = _comment(spec)
+        if text:
+            names = {"table": table, "field": Identifier(spec.name), "text": Literal(text)}
+            yield STATEMENTS["comment_on_column"].format(**names)
+
+
+def _comment(spec: FieldSpec) -> str:
+    """``°C, -40 to 80, outside in the shade``; nothing where the model says nothing."""
+    words = [spec.unit] if spec.unit else []
+    if spec.low is not None and spec.high is not None:
+        words.append(f"{spec.low:g} to {spec.high:g}")
+    elif spec.low is not None:
+        words.append(f"at least {spec.low:g}")
+    elif spec.high is not None:
+        words.append(f"at most {spec.high:g}")
+    words += [spec.description] if spec.description else []
+    return ", ".join(words).replace("\0", "")
+
+
+def definitions(model: type[Reading]) -> Composable:
+    """The fields of a model with their types, as a table's definition has them."""
     return SQL(", ").join(SQL("{} " + TYPES[spec.type]).format(Identifier(spec.name)) for spec in model.__fields__)

@@ -7,16 +7,22 @@ import math
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, namedtuple_row
+from psycopg.sql import SQL, Composed, Literal
 
-from edgedepot.storage.errors import ConfigError, Misconfigured
+from edgedepot.storage.errors import ConfigError, Misconfigured, UpstreamError
 from edgedepot.storage.reading import Reading
+from edgedepot.storage.timescale.errors import upstream_error
+from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.statements import STATEMENTS
 from edgedepot.storage.values import text_problem
 
@@ -43,12 +49,13 @@ class Server:
     shown: str
     statement_timeout: float
     patience: float
+    place: Place
     conninfo: str = field(repr=False)
     _warned: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Taken, and never given back, by whoever logs the one warning."""
 
     @classmethod
-    def of(cls, url: object, connect_timeout: float, statement_timeout: float) -> Server:
+    def of(cls, url: object, connect_timeout: float, statement_timeout: float, place: Place) -> Server:
         """Check a url. Raises `ConfigError` that names it, without its password."""
         parts = _parse(url)
         settings = {
@@ -59,26 +66,32 @@ class Server:
             **parts,
         }
         # The server ends a statement that takes too long. Where not even that arrives, we stop waiting.
-        return cls(_shown(parts), statement_timeout, statement_timeout + connect_timeout, make_conninfo("", **settings))
+        patience = statement_timeout + connect_timeout
+        return cls(_shown(parts), statement_timeout, patience, place, make_conninfo("", **settings))
+
+    @property
+    def user(self) -> str | None:
+        """The user in the url."""
+        user = conninfo_to_dict(self.conninfo).get("user")
+        return None if user is None else str(user)
 
     def connect(self) -> Session:
-        """Open a connection and set it up. Blocks; raises psycopg's errors, and `Misconfigured`."""
-        # No prepared statements: they are few and large, and a pooler in between may not know them.
-        connection = _PatientConnection.connect(self.conninfo, prepare_threshold=None)
+        """Open a connection and look at the server. Blocks; raises psycopg's errors, and `Misconfigured`."""
+        # No prepared statements: they are few and large, and a pooler in between may not know them. Transactions are
+        # begun by hand, together with their settings.
+        connection = _PatientConnection.connect(self.conninfo, prepare_threshold=None, autocommit=True)
         try:
             connection.patience = self.patience
-            return self._set_up(connection)
+            return self._look(connection)
         except BaseException:
             connection.close()
             raise
 
-    def _set_up(self, connection: _PatientConnection) -> Session:
-        timeout = str(max(1, round(self.statement_timeout * 1000)))
-        connection.execute(STATEMENTS["session"], {"timeout": timeout})
+    def _look(self, connection: _PatientConnection) -> Session:
         with connection.cursor(row_factory=namedtuple_row) as cursor:
             found: Any = cursor.execute(STATEMENTS["server"]).fetchone()
-        connection.commit()
-        if found.schema is None:
+        schema = self.place.schema or found.schema
+        if schema is None:
             raise Misconfigured(
                 f"there is no schema to work in on {self.shown}: its user's search_path names none that exists"
             )
@@ -88,27 +101,74 @@ class Server:
                 " CREATE EXTENSION timescaledb in that database, where it is installed, makes hypertables of new ones",
                 self.shown,
             )
-        return Session(connection, found.schema, found.version, found.timescaledb, found.home)
+        timeout = str(max(1, round(self.statement_timeout * 1000)))
+        return Session(
+            connection,
+            self.shown,
+            Place(schema, self.place.prefix),
+            found.version,
+            found.timescaledb,
+            found.home,
+            found.temporary,
+            STATEMENTS["begin"].format(timeout=Literal(timeout)),
+        )
 
 
 @dataclass(slots=True)
 class Session:
     """An open connection, and what is known of the other end of it."""
 
-    connection: psycopg.Connection[TupleRow]
-    schema: str
+    connection: _PatientConnection
+    shown: str
+    """The server's address, for people."""
+    place: Place
     postgresql: str
     timescaledb: str | None
     """The extension's version; None where this is a plain PostgreSQL."""
     extension_schema: str | None
-    staged: dict[str, type[Reading]] = field(default_factory=dict)
-    """By measurement, the model for which the table and the staging table are ready."""
+    temporary: bool
+    """Whether the user may make temporary tables."""
+    _begin: Composed
+    prepared: dict[str, type[Reading]] = field(default_factory=dict)
+    """By measurement, the model for which the table is ready."""
+
+    @property
+    def schema(self) -> str:
+        """The schema with our tables."""
+        assert self.place.schema is not None
+        return self.place.schema
 
     @property
     def version(self) -> str:
         """The versions of server and extension, for people."""
         extension = f", TimescaleDB {self.timescaledb}" if self.timescaledb else ""
         return f"PostgreSQL {self.postgresql}{extension}"
+
+    @contextmanager
+    def transaction(self, *, keep: bool = True) -> Iterator[None]:
+        """Commit at the end of the block, or with `keep=False` roll back; roll back if it raises."""
+        connection = self.connection
+        connection.execute(self._begin)
+        try:
+            yield
+            if keep:
+                connection.commit()
+            else:
+                connection.rollback()
+        except BaseException:
+            if connection.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                with suppress(psycopg.Error):  # the error under way says more than this one
+                    connection.rollback()
+            raise
+
+    def run(self, *statements: SQL | Composed) -> None:
+        """Run statements without parameters, one after the other."""
+        for statement in statements:
+            self.connection.execute(statement)
+
+    def explain(self, exc: psycopg.Error) -> UpstreamError:
+        """psycopg's error as ours."""
+        return upstream_error(exc, self.shown)
 
 
 class _PatientConnection(psycopg.Connection[TupleRow]):

@@ -1,19 +1,27 @@
 -- The SQL of this folder, by name. Names in braces are put in as quoted identifiers or as other pieces from here;
 -- values are always parameters.
 
--- name: session
+-- name: begin
 -- Times come and go in UTC. A commit is durable even where the role's default says otherwise: our receipts promise it.
-SELECT
-    set_config('TimeZone', 'UTC', false),
-    set_config('statement_timeout', %(timeout)s, false),
-    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
+-- Set for the transaction alone: behind a pooler the next one may run in another session.
+BEGIN; SELECT
+    set_config('TimeZone', 'UTC', true),
+    set_config('statement_timeout', {timeout}, true),
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END
 
 -- name: server
 SELECT
     current_schema() AS schema,
     current_setting('server_version') AS version,
     (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb,
-    (SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'timescaledb') AS home
+    (SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'timescaledb') AS home,
+    has_database_privilege(current_database(), 'TEMPORARY') AS temporary
+
+-- name: schema_exists
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)
+
+-- name: create_schema
+CREATE SCHEMA IF NOT EXISTS {schema}
 
 -- name: columns
 SELECT attname, format_type(atttypid, atttypmod)
@@ -28,7 +36,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('edgedepot ' || %s, 0))
 
 -- name: create_table
 -- Names sort by their bytes, as they do in every other storage.
-CREATE TABLE {table} (
+CREATE TABLE IF NOT EXISTS {table} (
     gateway_id text COLLATE "C" NOT NULL,
     device_id text COLLATE "C" NOT NULL,
     "timestamp" timestamptz NOT NULL,
@@ -41,37 +49,61 @@ CREATE TABLE {table} (
 )
 
 -- name: create_index
-CREATE INDEX ON {table} ("timestamp" DESC)
+CREATE INDEX IF NOT EXISTS {name} ON {table} ("timestamp" DESC)
 
 -- name: create_hypertable
 SELECT {create_hypertable}(
-    %s::regclass, 'timestamp', chunk_time_interval => interval '7 days', create_default_indexes => false
+    {table}::regclass, {time_column}, chunk_time_interval => {interval}, if_not_exists => {if_not_exists},
+    migrate_data => true
 )
 
 -- name: add_column
-ALTER TABLE {table} ADD COLUMN {field} {type}
+ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {field} {type}
 
--- name: drop_staging
-DROP TABLE IF EXISTS {staging}
+-- name: comment_on_column
+COMMENT ON COLUMN {table}.{field} IS {text}
+
+-- name: create_devices
+CREATE TABLE IF NOT EXISTS {table} (
+    gateway_id text COLLATE "C" NOT NULL,
+    device_id text COLLATE "C" NOT NULL,
+    name text,
+    metadata jsonb NOT NULL DEFAULT '{{}}',
+    PRIMARY KEY (gateway_id, device_id)
+)
+
+-- name: grant
+GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}
+
+-- name: grant_schema
+GRANT USAGE ON SCHEMA {schema} TO {role}
 
 -- name: create_staging
 CREATE TEMPORARY TABLE {staging} (
+    gateway_id text,
     device_id text,
     "timestamp" timestamptz,
     store_epoch bigint,
     gateway_seq bigint,
     quality smallint,
     {fields}
-) ON COMMIT DELETE ROWS
+) ON COMMIT DROP
 
 -- name: copy
-COPY {staging} FROM STDIN (FORMAT BINARY)
+COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)
+
+-- name: from_arrays
+(
+    SELECT gateway_id, device_id, '2000-01-01 00:00:00+00'::timestamptz + micros * interval '1 microsecond' AS "timestamp",
+        store_epoch, gateway_seq, quality, {fields}
+    FROM unnest({arrays}) AS a (gateway_id, device_id, micros, store_epoch, gateway_seq, quality, {fields})
+) AS s
 
 -- name: upsert_versions
 -- Nothing older overwrites newer, and a merge never nulls a value.
 INSERT INTO {table} AS t (gateway_id, device_id, "timestamp", store_epoch, gateway_seq, quality, {fields})
-SELECT %s::text, device_id, "timestamp", store_epoch, gateway_seq, quality, {fields}
-FROM {staging}
+SELECT gateway_id, device_id, "timestamp", store_epoch, gateway_seq, quality, {fields}
+FROM {source}
 WHERE (store_epoch, gateway_seq) <> (0, 0)
 ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
     {merges},
@@ -84,14 +116,32 @@ WHERE (excluded.store_epoch, excluded.gateway_seq) > (t.store_epoch, t.gateway_s
 -- name: upsert_direct
 -- Rows without a version merge whatever version is there, and leave it as it is; equal ones change nothing.
 INSERT INTO {table} AS t (gateway_id, device_id, "timestamp", quality, {fields})
-SELECT %s::text, device_id, "timestamp", quality, {fields}
-FROM {staging}
+SELECT gateway_id, device_id, "timestamp", quality, {fields}
+FROM {source}
 WHERE (store_epoch, gateway_seq) = (0, 0)
 ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
     {merges},
     quality = coalesce(excluded.quality, t.quality),
     received_at = excluded.received_at
 WHERE ROW(coalesce(excluded.quality, t.quality), {merged}) IS DISTINCT FROM ROW(t.quality, {current})
+
+-- name: missing
+-- Of the rows of a staging table: how many are not in the table, in this version or a newer one. It looks only where
+-- chunks may be compressed.
+SELECT CASE
+    WHEN EXISTS (
+        SELECT FROM timescaledb_information.hypertables
+        WHERE format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = {name}::regclass AND compression_enabled
+    ) THEN (
+        SELECT count(*) FROM {staging} AS s
+        WHERE (
+            SELECT count(*) FROM {table} AS t
+            WHERE t.gateway_id = s.gateway_id AND t.device_id = s.device_id AND t."timestamp" = s."timestamp"
+                AND (t.store_epoch, t.gateway_seq) >= (s.store_epoch, s.gateway_seq)
+        ) = 0
+    )
+    ELSE 0 END,
+    (SELECT count(*) FROM {staging})
 
 -- name: select
 SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT %(limit)s
@@ -125,17 +175,106 @@ SELECT c.relname
 FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
-WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND a.attname = ANY(%(names)s)
+WHERE n.nspname = %(schema)s AND starts_with(c.relname, %(prefix)s) AND c.relkind IN ('r', 'p')
+    AND a.attname = ANY(%(names)s)
     AND has_table_privilege(c.oid, 'SELECT')
 GROUP BY c.relname
 HAVING count(*) = cardinality(%(names)s)
 ORDER BY c.relname
 
--- name: devices_of
-SELECT device_id COLLATE "C" AS device_id, min("timestamp") AS first_seen, max("timestamp") AS last_seen
-FROM {table}
-WHERE {where}
-GROUP BY 1
+-- name: seen_of
+SELECT device_id, min("timestamp") AS first_seen, max("timestamp") AS last_seen FROM {table} WHERE {where} GROUP BY 1
+
+-- name: saved_of
+-- Where gateways say different things of devices with one id, the first gateway's word counts.
+SELECT DISTINCT ON (device_id) device_id, name, metadata FROM {table} WHERE {where} ORDER BY device_id, gateway_id
+
+-- name: seen_nowhere
+SELECT NULL::text AS device_id, NULL::timestamptz AS first_seen, NULL::timestamptz AS last_seen WHERE false
+
+-- name: saved_nowhere
+SELECT NULL::text AS device_id, NULL::text AS name, NULL::jsonb AS metadata WHERE false
 
 -- name: devices
-SELECT device_id, min(first_seen), max(last_seen) FROM ({parts}) AS d GROUP BY device_id ORDER BY device_id
+SELECT coalesce(seen.device_id, saved.device_id) COLLATE "C" AS device_id, name, coalesce(metadata, '{{}}') AS metadata,
+    first_seen, last_seen
+FROM (
+    SELECT device_id, min(first_seen) AS first_seen, max(last_seen) AS last_seen FROM ({seen}) AS s GROUP BY device_id
+) AS seen
+    FULL JOIN ({saved}) AS saved ON saved.device_id = seen.device_id
+ORDER BY 1
+
+-- name: save_device
+INSERT INTO {table} (gateway_id, device_id, name, metadata) VALUES (%s, %s, %s, %s)
+ON CONFLICT (gateway_id, device_id) DO UPDATE SET name = excluded.name, metadata = excluded.metadata
+
+-- name: table_exists
+SELECT EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s
+)
+
+-- name: hypertable_info
+SELECT hypertable_name, num_chunks::integer, pg_size_pretty(bytes) AS total_size, bytes AS total_bytes,
+    compression_enabled, (
+        SELECT time_interval FROM timescaledb_information.dimensions d
+        WHERE (d.hypertable_schema, d.hypertable_name) = (h.hypertable_schema, h.hypertable_name)
+            AND dimension_type = 'Time'
+        ORDER BY dimension_number LIMIT 1
+    ) AS chunk_time_interval
+FROM timescaledb_information.hypertables h
+    CROSS JOIN LATERAL {size}(format('%%I.%%I', hypertable_schema, hypertable_name)::regclass) AS bytes
+WHERE hypertable_schema = %s AND hypertable_name = %s
+
+-- name: drop_chunks
+SELECT {drop_chunks}({table}::regclass, older_than => {edge})
+
+-- name: enable_compression
+ALTER TABLE {table} SET (
+    timescaledb.compress,
+    timescaledb.compress_segmentby = 'gateway_id, device_id',
+    timescaledb.compress_orderby = '"timestamp"'
+)
+
+-- name: remove_policy
+SELECT {remove}({table}::regclass, if_exists => true)
+
+-- name: add_policy
+SELECT {add}({table}::regclass, {after})
+
+-- name: create_view
+CREATE MATERIALIZED VIEW {view} WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+SELECT {bucket} AS bucket, gateway_id, device_id, {result} AS result
+FROM {table}
+WHERE {field} IS NOT NULL
+GROUP BY 1, 2, 3
+{data}
+
+-- name: drop_view
+DROP MATERIALIZED VIEW IF EXISTS {view}
+
+-- name: add_refresh_policy
+SELECT {add}({view}::regclass, start_offset => {start}, end_offset => {end}, schedule_interval => {schedule})
+
+-- name: refresh
+CALL {refresh}({view}::regclass, {start}, {end})
+
+-- name: continuous_aggregates
+SELECT substr(view_name, length(%(prefix)s) + 1) AS name, a.hypertable_name AS table, j.schedule_interval,
+    (j.config ->> 'start_offset')::interval AS start_offset, (j.config ->> 'end_offset')::interval AS end_offset,
+    s.last_run_started_at AS last_run, s.last_run_status
+FROM timescaledb_information.continuous_aggregates a
+    LEFT JOIN timescaledb_information.jobs j ON j.proc_name = 'policy_refresh_continuous_aggregate'
+        AND (j.hypertable_schema, j.hypertable_name)
+            = (a.materialization_hypertable_schema, a.materialization_hypertable_name)
+    LEFT JOIN timescaledb_information.job_stats s ON s.job_id = j.job_id
+WHERE view_schema = %(schema)s AND starts_with(view_name, %(prefix)s)
+ORDER BY view_name
+
+-- name: query_view
+SELECT {columns}device_id, bucket, result
+FROM {view}
+WHERE (%(gateway_id)s::text IS NULL OR gateway_id = %(gateway_id)s)
+    AND (%(device)s::text IS NULL OR device_id = %(device)s)
+    AND (%(start)s::timestamptz IS NULL OR bucket >= %(start)s)
+    AND (%(end)s::timestamptz IS NULL OR bucket < %(end)s)
+ORDER BY bucket, gateway_id, device_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -14,13 +15,16 @@ from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt
-from edgedepot.storage.timescale import read, schema
+from edgedepot.storage.timescale import read
+from edgedepot.storage.timescale.cells import Rows
 from edgedepot.storage.timescale.link import Link
+from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.server import Server
-from edgedepot.storage.timescale.write import collect, write
+from edgedepot.storage.timescale.upkeep import Upkeep
+from edgedepot.storage.timescale.write import Writer
 
 
-class TimescaleDBStorage(BaseStorage):
+class TimescaleDBStorage(Upkeep, BaseStorage):
     """Readings in PostgreSQL 14 or later, as TimescaleDB hypertables where the extension is there.
 
     One server may serve many gateways: rows carry `gateway_id`. Set it (sync does), and writes, reads and deletes are
@@ -32,8 +36,11 @@ class TimescaleDBStorage(BaseStorage):
     `connect_timeout` for each address of the host (in whole seconds, at least 2); the server ends a statement after
     `statement_timeout`; where no answer comes at all, a call gives up after both together.
 
-    The constructor does not connect; it raises `ConfigError` for a setting that cannot be right. Tables are made, and
-    widened by new fields, when a reading model is first written: the user in the url then needs the right to.
+    Tables are in `schema` (the first of the user's search_path unless given), and their names begin with
+    `table_prefix`. They are made, and widened by new fields, when a reading model is first written; a user who may not
+    do that has somebody run what `schema_sql` says. `copy=False` is for servers that cannot COPY.
+
+    The constructor does not connect; it raises `ConfigError` for a setting that cannot be right.
 
     Thread-safe. There are two connections, one for writes and one for all else, so that a long query holds up no
     write; calls of one kind take turns. Each call is one transaction and blocks until the server answered; it raises an
@@ -47,6 +54,9 @@ class TimescaleDBStorage(BaseStorage):
         gateway_id: str | None = None,
         connect_timeout: str | float | timedelta = "10s",
         statement_timeout: str | float | timedelta = "60s",
+        schema: str | None = None,
+        table_prefix: str = "",
+        copy: bool = True,
     ) -> None:
         try:
             timeouts = (
@@ -55,11 +65,12 @@ class TimescaleDBStorage(BaseStorage):
             )
         except InvalidValue as exc:
             raise ConfigError(str(exc)) from exc
-        self._server = Server.of(url, *timeouts)
+        self._server = Server.of(url, *timeouts, Place.of(schema, table_prefix))
         self.gateway_id = gateway_id
         self._confinement()
         self._writing = Link(self._server)
         self._reading = Link(self._server)
+        self._writer = Writer(copy)
         self._clock = SystemClock()
         self._stamp_lock = threading.Lock()
         self._last_stamp = 0
@@ -81,7 +92,9 @@ class TimescaleDBStorage(BaseStorage):
         row: StoreRow = (device, timestamp, data)
         if version is not None:
             row = Version._make((device, timestamp, data, *version[3:]))
-        receipt = self._store(reading_model, [row])
+        receipt, rows = self._store(reading_model, [row])
+        for error in rows.refused_upstream.values():
+            raise error
         for refusal in receipt.refused:
             raise InvalidValue(refusal.reason)
         return receipt
@@ -92,24 +105,25 @@ class TimescaleDBStorage(BaseStorage):
         A `Version` replaces older versions of the same reading, and is ignored where a newer one is there. Other rows
         are merged into what is there, whatever version that is, after the versions of the batch. No null replaces a
         value. `duplicates` counts the rows that changed nothing.
+
+        Rows that the server refuses are in `refused` too, with its message and SQLSTATE; where they are more than 16,
+        `DataRefused` is raised and nothing is kept.
         """
         if type(self).store_reading is TimescaleDBStorage.store_reading:
-            return self._store(reading_model, rows)
+            return self._store(reading_model, rows)[0]
         # A subclass wants to see every reading.
         receipt = super().store_readings(reading_model, rows)
         assert receipt is not None
         return receipt
 
-    def _store(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt:
+    def _store(self, reading_model: type[Reading], given: Iterable[StoreRow]) -> tuple[Receipt, Rows]:
         model, gateway_id = check_model(reading_model), self._own_gateway()
-        batch = collect(model, rows, self._stamp)
-        changed = 0
-        if batch.good:
-            with self._writing.transaction() as session:
-                schema.prepare(session, model)
-                changed = write(session, model, gateway_id, batch)
-        duplicates = batch.repeated + batch.size - changed
-        return Receipt.settled(batch.good - duplicates, duplicates, tuple(batch.refused))
+        rows = Rows(model, gateway_id, given, self._stamp)
+        written = changed = 0
+        if any(True for _ in rows.cells()):
+            with self._writing.session() as session:
+                written, changed = self._writer.store(session, rows)
+        return Receipt.settled(changed, written - changed, rows.refusals()), rows
 
     def query_readings(
         self,
@@ -159,10 +173,20 @@ class TimescaleDBStorage(BaseStorage):
             return read.delete_readings(session, gateway_id, scope)
 
     def devices(self) -> list[Device]:
-        """The devices that have readings in any table of ours, by id. Reads all of them: it takes its time."""
+        """The devices that were saved or have readings, by id. Reads the keys of all readings: it takes its time."""
         gateway_id = self._confinement()
         with self._reading.transaction() as session:
             return read.devices(session, gateway_id)
+
+    def save_device(self, device: Device) -> None:
+        """Keep a device's name and metadata (what JSON can say). Without a `gateway_id` it is a `ConfigError`."""
+        name, gateway_id = device_id_of(device), self._own_gateway()
+        try:
+            metadata = json.dumps(dict(device.metadata), allow_nan=False)
+        except (TypeError, ValueError) as exc:
+            raise InvalidValue(f"metadata of device {name!r} is not what JSON can say: {exc}") from exc
+        with self._writing.session() as session:
+            read.save_device(session, gateway_id, device, metadata)
 
     def health_check(self) -> dict[str, Any]:
         """``{"status", "message", "version"}``; asks the server. Raises `StorageClosed` alone."""

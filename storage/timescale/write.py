@@ -1,151 +1,248 @@
-"""A batch on its way into the database: checked, brought to one row per identity, copied, merged.
+"""A batch on its way into the database.
 
-    rows -> collect -> COPY into the staging table -> INSERT ... SELECT ... ON CONFLICT ... WHERE newer -> commit
+    rows --- first attempt -----> COPY into the table ------------------------------------------------> commit
+      |                              | a reading is there already: roll back
+      +- may be there already ---> COPY into a temporary table -> INSERT ... ON CONFLICT ... WHERE newer -> commit
+      |                              | one identity twice in the batch: roll back, merge
+      +- no COPY here -----------> INSERT ... SELECT FROM unnest(arrays) ON CONFLICT ... WHERE newer --> commit
 
-The same batch again changes nothing.
+Each attempt is one transaction, and the same batch again changes nothing. A row that the server refuses is looked for
+and left out, then the others are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from functools import lru_cache
-from itertools import chain
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from psycopg.sql import SQL, Composable, Identifier
+import psycopg
+from psycopg import errors
+from psycopg.sql import SQL, Composable, Identifier, Literal
 
-from edgedepot.storage.base import StoreRow, Version
-from edgedepot.storage.clock import to_micros
-from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.query import micros_of
-from edgedepot.storage.reading import Reading, device_id_of
-from edgedepot.storage.receipt import Refusal
-from edgedepot.storage.timescale.schema import field_names, staging_of, table_of
+from edgedepot.storage.errors import DataRefused, Unreachable, UpstreamError
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.timescale.cells import Cells, Rows, is_direct, merge
+from edgedepot.storage.timescale.schema import TYPES, definitions, field_names, prepare, staging_of
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
-from edgedepot.storage.values import RowMaker
 
-Cells = tuple[Any, ...]
-"""A row as the staging table has it: ``(device_id, timestamp, store_epoch, gateway_seq, quality, value, ...)``"""
-ByIdentity = dict[str, dict[int, Cells]]
-"""Rows by device, and for each device by timestamp."""
+MOST_REFUSED = 16
+"""So many rows of a call are looked for one by one; with more the whole call is refused."""
+_SUSPICIOUS = 1
+"""After so many refused rows at the beginning of a call, and one more, its last row is tried: is it the set-up?"""
 
-# A timestamptz travels as microseconds since 2000-01-01 UTC in 64 bits; sent as an int8 it needs no datetime between.
-_POSTGRES_EPOCH = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
-_KEY_TYPES = ("text", "int8", "int8", "int8", "int2")
+Counts = tuple[int, int]
+"""How many rows were written, and how many of them changed something."""
+Way = Callable[[Session, type[Reading], Iterable[Cells]], Counts]
+
+_KEY_COLUMNS = ("gateway_id", "device_id", "timestamp", "store_epoch", "gateway_seq", "quality")
+_KEY_COPY_TYPES = ("text", "text", "int8", "int8", "int8", "int2")
+_KEY_ARRAY_TYPES = ("text", "text", "bigint", "bigint", "bigint", "smallint")
 _COPY_TYPES = {float: "float8", int: "int8", bool: "bool", str: "text"}
-_LIMIT = 2**63
-_VERSION = slice(2, 4)
-_QUALITY = 4
+# "COPY weather, line 3, column note", with the word for line in the server's language.
+_LINE = re.compile(r"^COPY [^,\n]+, \D*(\d+)", re.MULTILINE)
 
 
-class Batch:
-    """What is left of the rows of a call: one row per identity, with versions and without."""
+class Writer:
+    """Writes batches of any model, and remembers which way to take. For one thread at a time."""
 
-    def __init__(self) -> None:
-        self.versions: ByIdentity = {}
-        self.direct: ByIdentity = {}
-        self.good = 0
-        self.repeated = 0
-        """How many rows said nothing that another row of the batch does not say."""
-        self.refused: list[Refusal] = []
+    def __init__(self, copy: bool) -> None:
+        self._copy = copy
+        self._again: set[str] = set()
+        """The measurements of which the next batch may be there already: it was sent before, or readings come late."""
+        self._not_straight: set[str] = set()
+        """The measurements into which COPY cannot go straight."""
 
-    @property
-    def size(self) -> int:
-        """How many rows go to the database."""
-        return sum(len(rows) for rows in (*self.versions.values(), *self.direct.values()))
+    def store(self, session: Session, rows: Rows) -> Counts:
+        """Store the good rows. What is refused stands in `rows` then.
 
-
-def collect(model: type[Reading], rows: Iterable[StoreRow], now: Callable[[], int]) -> Batch:
-    """Check rows, stamp those without a time with `now()`, and merge those with the same identity.
-
-    Of versions the newest wins. Rows without a version merge in their order; they are applied after the versions.
-    """
-    batch = Batch()
-    count = 0
-    fast = _row_code(model.__rows__)
-    for count, row in enumerate(rows, 1):
+        Raises psycopg's errors, and `UpstreamError`; nothing was kept then, or it is not known.
+        """
+        measurement = rows.model.__measurement__
         try:
-            # The common case is written out: at 100,000 rows a second each call counts.
-            if isinstance(row, Version) and (row[4] or row[5]):
-                kept = batch.versions
-                device, moment, data, quality, epoch, seq = row
-                if type(device) is not str or device not in kept:
-                    device = device_id_of(device)
-                micros = micros_of(moment) - _POSTGRES_EPOCH
-                if not (type(epoch) is int and type(seq) is int and 0 <= epoch < _LIMIT and 0 <= seq < _LIMIT):
-                    raise InvalidValue(f"version ({epoch!r}, {seq!r}) is not two whole numbers from 0 to 2^63 - 1")
-                if quality is not None:
-                    _check_quality(quality)
-                cells = fast(device, micros, epoch, seq, quality, data)
-                if cells is None:
-                    cells = (device, micros, epoch, seq, quality, *model.__rows__.make(data)[1:])
-            else:
-                kept = batch.direct
-                cells = _direct_cells(model, row, now)
-                device, micros = cells[:2]
-        except InvalidValue as exc:
-            batch.refused.append(Refusal(count - 1, str(exc)))
-            continue
-        if device not in kept:
-            kept[device] = {micros: cells}
-        elif (old := kept[device].setdefault(micros, cells)) is not cells:
-            kept[device][micros] = merged = _merged(old, cells)
-            batch.repeated += merged == old
-    batch.good = count - len(batch.refused)
-    return batch
+            prepare(session, rows.model)
+            written, changed = self._store(session, rows)
+        except DataRefused:
+            raise
+        except (psycopg.Error, UpstreamError):
+            self._again.add(measurement)  # whether it came to the commit is not known
+            raise
+        if changed == written:
+            self._again.discard(measurement)
+        return written, changed
+
+    def _store(self, session: Session, rows: Rows) -> Counts:
+        measurement = rows.model.__measurement__
+        merged = False
+        while True:
+            way = self._merging(self._way(session, measurement)) if merged else self._way(session, measurement)
+            try:
+                with session.transaction():
+                    return way(session, rows.model, rows.cells())
+            except errors.CardinalityViolation:
+                if merged:
+                    raise
+                merged = True
+            except errors.FeatureNotSupported:  # COPY into a table with row security, say
+                if way is not _copy_straight:
+                    raise
+                self._not_straight.add(measurement)
+            except (psycopg.DataError, psycopg.IntegrityError) as exc:
+                if way is _copy_straight and isinstance(exc, errors.UniqueViolation):
+                    self._again.add(measurement)
+                else:
+                    self._leave_out(session, rows, way, exc)
+
+    def _way(self, session: Session, measurement: str) -> Way:
+        if self._copy and measurement not in self._again and measurement not in self._not_straight:
+            return _copy_straight
+        return _copy_and_merge if self._copy and session.temporary else _insert_arrays
+
+    @staticmethod
+    def _merging(way: Way) -> Way:
+        """The same way, for rows of which several have one identity."""
+
+        def merging(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+            count, repeated, merged = merge(rows)
+            written, changed = way(session, model, merged)
+            return count, count - repeated - (written - changed)
+
+        return merging
+
+    def _leave_out(self, session: Session, rows: Rows, way: Way, exc: psycopg.Error) -> None:
+        """Find a row that the server refuses, and leave it out from now on."""
+        if len(rows.refused_upstream) == MOST_REFUSED:
+            raise DataRefused(f"more than {MOST_REFUSED} rows of {len(rows)} are refused: {session.explain(exc)}")
+        good = list(rows.cells())
+
+        def problem(some: list[Cells]) -> psycopg.Error | None:
+            return _problem(session, rows.model, way, some)
+
+        number = _line(exc)
+        found = problem(good[number - 1 : number]) if number else None
+        if number is None or found is None:
+            number, found = _first_refused(good, problem, exc)
+        if len(rows.refused_upstream) == _SUSPICIOUS and number == 1 and len(good) > 1 and problem(good[-1:]):
+            raise DataRefused(
+                f"rows from all over are refused, maybe every one of {len(rows)}: {session.explain(found)}"
+            )
+        error = session.explain(found)
+        error.__cause__ = found
+        rows.refuse(rows.index_of(number - 1), error)
 
 
-@lru_cache(maxsize=256)
-def _row_code(maker: RowMaker) -> Callable[..., Cells | None]:
-    return maker.with_head("device", "micros", "epoch", "seq", "quality")
+def _line(exc: psycopg.Error) -> int | None:
+    """The line of COPY that an error names, from 1."""
+    match = _LINE.search(exc.diag.context or "")
+    return int(match[1]) if match else None
 
 
-def _direct_cells(model: type[Reading], row: object, now: Callable[[], int]) -> Cells:
-    """A row without a version. Raises `InvalidValue`."""
-    if not isinstance(row, (tuple, list)) or not (len(row) == 3 or isinstance(row, Version)):
-        raise InvalidValue("a row is expected as (device, timestamp, data)")
-    device, moment, data = row[:3]
-    micros = now() if moment is None else micros_of(moment)
-    quality, *values = model.__rows__.make(data)
-    if isinstance(row, Version) and row.quality is not None:
-        quality = row.quality
-        _check_quality(quality)
-    return (device_id_of(device), micros - _POSTGRES_EPOCH, 0, 0, quality, *values)
+def _first_refused(
+    rows: list[Cells], problem: Callable[[list[Cells]], psycopg.Error | None], exc: psycopg.Error
+) -> tuple[int, psycopg.Error]:
+    """Which row it takes, from 1, for all up to it to be refused as `exc` says; and what is said then."""
+    low, high = 0, len(rows)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = problem(rows[:middle])
+        if found is None:
+            low = middle
+        else:
+            high, exc = middle, found
+    return high, exc
 
 
-def _check_quality(quality: object) -> None:
-    if not (isinstance(quality, int) and 0 <= quality < 2**15):
-        raise InvalidValue(f"quality is {quality!r}, expected None or a sum of flags")
+def _problem(session: Session, model: type[Reading], way: Way, rows: list[Cells]) -> psycopg.Error | None:
+    """Why the server refuses some rows, None if it does not; nothing is kept of them."""
+    try:
+        with session.transaction(keep=False):
+            way(session, model, rows)
+    except (psycopg.DataError, psycopg.IntegrityError) as exc:
+        return exc
+    return None
 
 
-def _merged(old: Cells, new: Cells) -> Cells:
-    """Two rows of one identity as one: the newer version's values, or those of the later row where there are no
-    versions; and where it has none, the other's."""
-    above, below = (old, new) if old[_VERSION] > new[_VERSION] else (new, old)
-    merged = tuple(lower if upper is None else upper for upper, lower in zip(above, below, strict=True))
-    if above[_VERSION] == (0, 0):
-        return merged
-    return (*merged[:_QUALITY], above[_QUALITY], *merged[_QUALITY + 1 :])
+def _copy_straight(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+    """COPY into the table: the quickest way by far, for readings of which none is there yet."""
+    written, _ = _copy(session, session.place.table(model), model, rows)
+    return written, written
 
 
-def write(session: Session, model: type[Reading], gateway_id: str, batch: Batch) -> int:
-    """Store a batch in the open transaction; returns how many rows it changed or added. `prepare` comes before."""
+def _copy_and_merge(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+    """COPY into a temporary table that ends with the transaction, and from there into the table."""
+    staging = staging_of(model)
+    session.connection.execute(STATEMENTS["create_staging"].format(staging=staging, fields=definitions(model)))
+    written, direct = _copy(session, staging, model, rows)
+    changed = _upsert(session, model, staging, written - direct, direct)
+    if changed != written and session.timescaledb:
+        _check_kept(session, model, staging)
+    return written, changed
+
+
+def _insert_arrays(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+    """An array for each column, as parameters: for servers where COPY or temporary tables cannot be used."""
+    cells = list(rows)
+    if not cells:
+        return 0, 0
+    kinds = [*_KEY_ARRAY_TYPES, *(TYPES[spec.type] for spec in model.__fields__)]
+    arrays = SQL(", ").join(SQL(f"%(c{number})s::{kind}[]") for number, kind in enumerate(kinds))
+    source = STATEMENTS["from_arrays"].format(arrays=arrays, columns=_columns(model), fields=field_names(model))
+    values = {f"c{number}": list(column) for number, column in enumerate(zip(*cells, strict=True))}
+    direct = sum(map(is_direct, cells))
+    return len(cells), _upsert(session, model, source, len(cells) - direct, direct, values)
+
+
+def _copy(session: Session, table: Identifier, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+    """Copy rows; their number, and that of those without a version. While the server takes some the next are made."""
+    statement = STATEMENTS["copy"].format(table=table, columns=_columns(model))
+    written = direct = 0
     with session.connection.cursor() as cursor:
-        staging = staging_of(model)
-        with cursor.copy(STATEMENTS["copy"].format(staging=staging)) as copy:
-            copy.set_types([*_KEY_TYPES, *(_COPY_TYPES[spec.type] for spec in model.__fields__)])
-            # Device by device, so that neighbours in the table's index come together.
-            for of_device in chain(batch.versions.values(), batch.direct.values()):
-                for cells in of_device.values():
-                    copy.write_row(cells)
-        changed = 0
-        for part, name in ((batch.versions, "upsert_versions"), (batch.direct, "upsert_direct")):
-            if part:
-                statement = STATEMENTS[name].format(table=table_of(session, model), staging=staging, **_pieces(model))
-                changed += cursor.execute(statement, (gateway_id,)).rowcount
-        return changed
+        with cursor.copy(statement) as copy:
+            copy.set_types([*_KEY_COPY_TYPES, *(_COPY_TYPES[spec.type] for spec in model.__fields__)])
+            for cells in rows:
+                copy.write_row(cells)
+                written += 1
+                direct += not (cells[3] or cells[4])  # is_direct, written out
+        if cursor.rowcount != written:
+            raise _lost(session, written - cursor.rowcount, written)
+    return written, direct
+
+
+def _upsert(
+    session: Session,
+    model: type[Reading],
+    source: Composable,
+    versions: int,
+    direct: int,
+    values: Mapping[str, Any] | None = None,
+) -> int:
+    """Merge the rows of a source into the table; how many it changed or added."""
+    changed = 0
+    for number, name in ((versions, "upsert_versions"), (direct, "upsert_direct")):
+        if number:
+            statement = STATEMENTS[name].format(table=session.place.table(model), source=source, **_pieces(model))
+            changed += session.connection.execute(statement, values).rowcount
+    return changed
+
+
+def _check_kept(session: Session, model: type[Reading], staging: Identifier) -> None:
+    """Make sure that rows which changed nothing are there. ON CONFLICT has missed rows in compressed chunks before
+    (timescaledb#7672)."""
+    table = session.place.table(model)
+    names = {"staging": staging, "table": table, "name": Literal(table.as_string(None))}
+    found = session.connection.execute(STATEMENTS["missing"].format(**names)).fetchone()
+    if found and found[0]:
+        raise _lost(session, found[0], found[1])
+
+
+def _lost(session: Session, missing: int, of: int) -> Unreachable:
+    return Unreachable(f"{session.shown} took {of} rows but does not have {missing} of them: nothing of it is kept")
+
+
+def _columns(model: type[Reading]) -> Composable:
+    keys = SQL(", ").join(map(Identifier, _KEY_COLUMNS))
+    return keys + SQL(", ") + field_names(model)
 
 
 def _pieces(model: type[Reading]) -> dict[str, Composable]:

@@ -38,11 +38,15 @@ def find_node(folder: Path = FOLDER) -> Node:
 
 
 def fetch_npm(
-    folder: Path, name: str, packages: tuple[str, ...], prepare: Callable[[Path], None] | None = None
+    folder: Path,
+    name: str,
+    packages: tuple[str, ...],
+    prepare: Callable[[Path], None] | None = None,
+    options: tuple[str, ...] = (),
 ) -> Path:
     """The folder `node_modules` with these npm packages, such as "left-pad@1.3.0"; fetched if they are not there yet.
 
-    `prepare` may finish the fresh `node_modules`. Nothing that a package brings is run while it is installed. Raises
+    `prepare` may finish the fresh `node_modules`; `options` are npm's. Nothing that a package brings is run while it is installed. Raises
     ServerError.
     """
     target, stamp = folder / name, "\n".join(packages)
@@ -50,7 +54,7 @@ def fetch_npm(
         node = find_node(folder)
         with locked(folder / "lock", waiting="another run is fetching, waiting for it"):
             if not _is_there(target, stamp):
-                scratch = _install(node, folder, name, packages)
+                scratch = _install(node, folder, name, packages, options)
                 if prepare:
                     prepare(scratch / "node_modules")
                 (scratch / "fetched.txt").write_text(stamp)
@@ -64,12 +68,12 @@ def _is_there(target: Path, stamp: str) -> bool:
     return path.exists() and path.read_text() == stamp
 
 
-def _install(node: Node, folder: Path, name: str, packages: tuple[str, ...]) -> Path:
+def _install(node: Node, folder: Path, name: str, packages: tuple[str, ...], more: tuple[str, ...]) -> Path:
     say(f"{name}: fetching {' '.join(packages)} from npm")
     scratch = folder / "unfinished"
     shutil.rmtree(scratch, ignore_errors=True)  # from a run that was killed; we hold the lock
     scratch.mkdir(parents=True)
-    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--prefix", str(scratch)]
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save", *more, "--prefix", str(scratch)]
     command = [*node.npm, "install", *options, *packages]
     run(command, f"cannot fetch {' '.join(packages)} from npm", environment=_trusting())
     return scratch

@@ -36,8 +36,6 @@ def owner(database: str) -> Iterator[psycopg.Connection]:
 
 
 class TestTimescaleDBStorage(StorageContract):
-    lacks = frozenset({"save_device"})
-
     @pytest.fixture
     def storage(self, database: str, owner: psycopg.Connection) -> Iterator[BaseStorage]:
         owner.execute(_DROP_ALL)

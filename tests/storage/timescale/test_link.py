@@ -14,6 +14,7 @@ import pytest
 
 from edgedepot import TimescaleDBStorage, Version
 from edgedepot.storage.errors import Misconfigured, Overloaded, StorageClosed, Unreachable, UpstreamError
+from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.server import Server
 from tests.models import Mixed, Weather
 from tests.servers.process import free_port, wait_until
@@ -159,7 +160,7 @@ def test_a_long_query_holds_up_no_write(connect: Connect, look: Look) -> None:
 
 
 def test_a_dead_link_is_noticed_within_30_seconds(timescale_url: str) -> None:
-    session = Server.of(timescale_url, 10, 60).connect()
+    session = Server.of(timescale_url, 10, 60, Place.of(None, "")).connect()
     with socket.socket(fileno=os.dup(session.connection.fileno())) as sock:
         options = [
             sock.getsockopt(level, option)

@@ -121,14 +121,60 @@ def test_rows_without_a_time_are_stamped_now_each_apart(storage: TimescaleDBStor
     assert before <= found[0]["timestamp"] <= found[-1]["timestamp"] <= datetime.now(UTC)
 
 
-def test_a_text_with_a_nul_is_refused_by_the_server_and_nothing_of_its_batch_is_kept(
-    storage: TimescaleDBStorage,
-) -> None:
-    rows: list[StoreRow] = [("mast", T0, {"a": 1.0}), ("mast", T0 + timedelta(seconds=1), {"text": "a\0b"})]
-    with pytest.raises(DataRefused, match=r"refuses a value: .*0x00.*SQLSTATE 22021"):
+@pytest.mark.parametrize("copy", [True, False])
+def test_rows_that_the_server_refuses_are_named_and_the_others_stored(connect: Connect, look: Look, copy: bool) -> None:
+    storage = connect(copy=copy)
+    storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
+    look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a <> 13)")
+    rows: list[Any] = [("mast", T0 + timedelta(seconds=n), {"a": float(n % 50), "text": str(n)}) for n in range(1, 301)]
+    rows[250] = ("mast", T0 + timedelta(seconds=251), {"text": "a\0b"})
+    rows[0] = ("mast", T0, {"a": "warm"})
+    receipt = storage.store_readings(Mixed, rows)
+    assert counts(receipt) == (292, 0, 8)
+    assert [refusal.index for refusal in receipt.refused] == [0, 12, 62, 112, 162, 212, 250, 262]
+    assert "plausible" in receipt.refused[1].reason
+    assert receipt.refused[1].reason.endswith("(SQLSTATE 23514)")
+    assert "0x00" in receipt.refused[6].reason
+    assert storage.aggregate(Mixed, "text", "count") == {"result": 292}
+
+
+def test_rows_that_a_merge_makes_wrong_are_found_though_no_line_is_reported(connect: Connect, look: Look) -> None:
+    storage = connect()
+    rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": float(n)}) for n in range(300)]
+    storage.store_readings(Mixed, rows)
+    look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a + b <> 100)")
+    more: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"b": 2.0 if n == 98 else 1.0}) for n in range(300)]
+    receipt = storage.store_readings(Mixed, more)
+    assert counts(receipt) == (298, 0, 2)
+    assert [refusal.index for refusal in receipt.refused] == [98, 99]
+    assert storage.aggregate(Mixed, "b", "count") == {"result": 298}
+
+
+def test_a_batch_with_many_bad_rows_is_refused_as_a_whole(connect: Connect, look: Look) -> None:
+    storage = connect()
+    storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
+    look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a < 283)")
+    rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": float(n)}) for n in range(1, 300)]
+    with pytest.raises(DataRefused, match=r"more than 16 rows of 299 are refused: .*plausible"):
         storage.store_readings(Mixed, rows)
+    assert storage.aggregate(Mixed, "a", "count") == {"result": 1}
+    assert len(storage.store_readings(Mixed, rows[:-1]).refused) == 16
+
+
+def test_a_batch_of_bad_rows_only_is_refused_as_a_whole_at_once(connect: Connect, look: Look) -> None:
+    storage = connect()
+    storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
+    look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a < 1)")
+    rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": float(n)}) for n in range(1, 10)]
+    with pytest.raises(DataRefused, match=r"rows from all over are refused, maybe every one of 9: .*plausible"):
+        storage.store_readings(Mixed, rows)
+    assert len(storage.store_readings(Mixed, rows[:1]).refused) == 1
+
+
+def test_one_reading_that_the_server_refuses_raises(storage: TimescaleDBStorage) -> None:
+    with pytest.raises(DataRefused, match=r"refuses a value: .*0x00.*SQLSTATE 22021"):
+        storage.store_reading(Mixed, "mast", T0, {"text": "a\0b"})
     assert storage.query_readings(Mixed) == []
-    assert storage.store_readings(Mixed, rows[:1]).accepted == 1
 
 
 def test_without_a_gateway_id_nothing_is_written_or_deleted(connect: Connect, look: Look) -> None:
