@@ -45,6 +45,12 @@ class Part:
     target: type[Any]
     options: Mapping[str, Any]
 
+    @property
+    def file(self) -> Path | None:
+        """The file of a local store."""
+        path = self.options.get("path")
+        return path if isinstance(path, Path) and issubclass(self.target, Buffer) else None
+
     def make(self, **more: Any) -> Any:
         """Make it. Raises `ConfigError` that names the key."""
         arguments = {key: _revealed(value) for key, value in self.options.items()}
@@ -126,6 +132,7 @@ class _Reader:
         upstreams = self._parts(document, "upstreams", "engine", None, ENGINES)
         if upstreams:
             self._check_forwarding(document, storage)
+            self._check_files(storage, upstreams)
         self._checker.raise_problems(f"{self._file}: ")
         assert storage is not None
         models = {name: model for name, model in self._models.items() if model is not None}
@@ -150,10 +157,15 @@ class _Reader:
 
     def _storage(self, document: Mapping[str, Any]) -> Part | None:
         part = self._part("storage", self._table(document, "storage"), "engine", "sqlite", ENGINES)
-        path = part.options.get("path") if part else None
-        if isinstance(path, Path) and not path.parent.is_dir():
-            self._checker.note("storage.path", f'found "{path}", but there is no folder {path.parent}')
+        if part:
+            self._check_folder(part)
         return part
+
+    def _check_folder(self, part: Part) -> None:
+        """A local store is not tried out, so the most common mistake is looked for."""
+        file = part.file
+        if file and not file.parent.is_dir():
+            self._checker.note(join(part.path, "path"), f'found "{file}", but there is no folder {file.parent}')
 
     def _parts(
         self, document: Mapping[str, Any], section: str, kind: str, default: str | None, registry: Registry[Any]
@@ -208,6 +220,16 @@ class _Reader:
             self._checker.note("gateway.id", "missing, expected a name: upstreams tell gateways apart by it")
         if storage is not None and not issubclass(storage.target, Buffer):
             self._checker.note("storage.engine", f'found "{storage.kind}", which nothing can be forwarded from')
+
+    def _check_files(self, storage: Part | None, upstreams: Mapping[str, Part]) -> None:
+        """Upstreams that are local files: in a folder that is there, each in a file of its own."""
+        taken = {storage.file.resolve(): storage.path} if storage and storage.file else {}
+        for part in upstreams.values():
+            self._check_folder(part)
+            if part.file:
+                other = taken.setdefault(part.file.resolve(), part.path)
+                if other != part.path:
+                    self._checker.note(join(part.path, "path"), f'found "{part.file}", which {other} has')
 
     def _table(self, document: Mapping[str, Any], section: str) -> Mapping[str, Any]:
         found = document.get(section, {})

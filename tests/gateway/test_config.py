@@ -230,6 +230,18 @@ WRONG = {
         HEAD.replace('path = "gateway.db"', 'engine = "timescaledb"\nurl = "postgresql://central/iot"') + CENTRAL,
         ': storage.engine: found "timescaledb", which nothing can be forwarded from',
     ),
+    "upstream in no folder": (
+        HEAD + '[upstreams.copy]\nengine = "sqlite"\npath = "no/copy.db"',
+        ': upstreams.copy.path: found "{}/no/copy.db", but there is no folder {}/no',
+    ),
+    "upstream in the store's file": (
+        HEAD + '[upstreams.copy]\nengine = "sqlite"\npath = "./gateway.db"',
+        ': upstreams.copy.path: found "{}/gateway.db", which storage has',
+    ),
+    "two upstreams in a file": (
+        HEAD + '[upstreams]\na = { engine = "sqlite", path = "copy.db" }\nb = { engine = "sqlite", path = "copy.db" }',
+        ': upstreams.b.path: found "{}/copy.db", which upstreams.a has',
+    ),
 }
 
 
