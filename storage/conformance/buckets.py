@@ -248,6 +248,7 @@ class Buckets(Contract):
             ({"end": at("2026-01-10")}, ["06", "07", "08", "09"]),
             ({"end": at("2026-01-08")}, ["06", "07"]),
             ({"start": at("2026-01-07")}, ["07", "08"]),
+            ({"start": at("2026-01-08 06:00")}, ["08"]),
         ],
     )
     def test_where_a_bound_is_missing_fill_goes_from_first_to_last_value(
