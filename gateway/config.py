@@ -113,6 +113,11 @@ def load_storage(file: str | os.PathLike[str]) -> Part:
     return _Reader(Path(file), None).read_storage_alone()
 
 
+def load_models(file: str | os.PathLike[str]) -> Mapping[str, type[Reading]]:
+    """The reading models that a gateway's file declares; the rest of it may be wrong. Raises `ConfigError`."""
+    return _Reader(Path(file), None).read_models_alone()
+
+
 class _Reader:
     """Reads one file."""
 
@@ -135,8 +140,7 @@ class _Reader:
             self._check_files(storage, upstreams)
         self._checker.raise_problems(f"{self._file}: ")
         assert storage is not None
-        models = {name: model for name, model in self._models.items() if model is not None}
-        return Settings(self._file, gateway_id, models, storage, drivers, upstreams)
+        return Settings(self._file, gateway_id, self._good_models(), storage, drivers, upstreams)
 
     def read_storage_alone(self) -> Part:
         document = _parse(self._file)
@@ -144,6 +148,15 @@ class _Reader:
         self._checker.raise_problems(f"{self._file}: ")
         assert storage is not None
         return storage
+
+    def read_models_alone(self) -> dict[str, type[Reading]]:
+        declared = self._table(_parse(self._file), "models")
+        self._models.update(read_models(self._checker.fill_in(declared), self._checker))
+        self._checker.raise_problems(f"{self._file}: ")
+        return self._good_models()
+
+    def _good_models(self) -> dict[str, type[Reading]]:
+        return {name: model for name, model in self._models.items() if model is not None}
 
     def _gateway_id(self, document: Mapping[str, Any]) -> str | None:
         table = self._table(document, "gateway")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import click
 
 from edgedepot.cli.demo import demo
+from edgedepot.cli.devices import devices
+from edgedepot.cli.export import export
+from edgedepot.cli.import_ import import_
 from edgedepot.cli.ledger import ledger
 from edgedepot.cli.query import query
 from edgedepot.cli.run import check, run
 from edgedepot.cli.status import status
+from edgedepot.cli.tail import tail
+from edgedepot.cli.upstream import upstream
 from edgedepot.storage.errors import ConfigError, EdgeDepotError, InvalidValue, StoreUnusable
 
 _WRONG_INPUT = 2  # as click's own for a wrong option
@@ -43,18 +48,19 @@ A first gateway:
 From another terminal:
   edgedepot status gateway.toml
   edgedepot query gateway.toml weatherstation --last 1h
+  edgedepot tail gateway.toml
   edgedepot ledger gateway.toml""",
 )
 @click.version_option(package_name="edgedepot", message="%(prog)s %(version)s")
 def program() -> None:
     """Readings from devices into a durable local store, forwarded when the link allows.
 
-    FILE is the gateway's TOML file; where a command only reads, the store's database file does too, whether the gateway
-    runs or not.
+    FILE is the gateway's TOML file, or the store's database file where a command needs no more than that. Commands that
+    only read work beside a running gateway.
     """
 
 
-for command in (run, check, status, ledger, query, demo):
+for command in (run, check, status, ledger, query, tail, devices, export, import_, upstream, demo):
     program.add_command(command)
 
 

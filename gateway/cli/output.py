@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+# What moves the cursor, breaks lines, turns the direction of writing or cannot be written.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _WIDE = 10_000  # columns. Nothing is fitted into fewer: a number with its end cut off is worse than a wrapped line
 
 
@@ -95,4 +98,9 @@ def cell(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds" if value.microsecond else "seconds")
-    return str(value)
+    return visible(str(value))
+
+
+def visible(text: str) -> str:
+    """A text from elsewhere on one line, where it cannot do anything to a terminal: ``\\n``, ``\\x1b``."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)

@@ -1,4 +1,4 @@
-"""FILE of the commands that only look: the gateway's TOML file, or the database file of its store."""
+"""FILE of the commands that look into a store: the gateway's TOML file, or the database file of its store."""
 
 from __future__ import annotations
 
@@ -23,6 +23,29 @@ def open_store(file: Path) -> SQLiteStorage:
     return SQLiteStorage(_store_path(file), read_only=True)
 
 
+def open_store_to_write(file: Path, create: bool) -> SQLiteStorage:
+    """The local store, for writing; made where there is none, if FILE is the gateway's or `create` says so.
+
+    Raises `ConfigError`, `StoreUnusable`, and `StorageLocked` while a gateway runs on it.
+    """
+    from edgedepot.storage.sqlite.storage import SQLiteStorage
+
+    if not is_toml(file) and create and not file.exists():
+        return SQLiteStorage(file)
+    path = _store_path(file)
+    if not is_toml(file):
+        return SQLiteStorage(path)
+    from edgedepot.config import load_storage
+
+    made: SQLiteStorage = load_storage(file).make()
+    return made
+
+
+def is_toml(file: Path) -> bool:
+    """Whether FILE is a gateway's, by its name."""
+    return file.suffix.lower() == ".toml"
+
+
 def _store_path(file: Path) -> Path:
     try:
         with file.open("rb") as opened:
@@ -31,7 +54,7 @@ def _store_path(file: Path) -> Path:
         raise StoreUnusable(f"{file}: cannot be read: {exc.strerror}") from exc
     if head == _SQLITE_HEADER:
         return file
-    if file.suffix.lower() != ".toml":
+    if not is_toml(file):
         raise StoreUnusable(f"{file}: is no store's database; expected one, or a gateway's file, gateway.toml")
     return _path_in(file)
 

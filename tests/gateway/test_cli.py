@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 
 from edgedepot import Field, Reading, SQLiteStorage
 from tests.gateway import third_party
+from tests.gateway.program import PROGRAM, complaint, output
+from tests.gateway.program import run as edgedepot
 
-PROGRAM = Path(sys.executable).with_name("edgedepot")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -25,26 +25,6 @@ class Weather(Reading):
     humidity: float | None = None
     raining: bool | None = None
     note: str | None = None
-
-
-def edgedepot(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [str(PROGRAM), *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
-
-
-def output(*arguments: str | Path, cwd: Path | None = None) -> str:
-    done = edgedepot(*arguments, cwd=cwd)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    assert "\x1b" not in done.stdout, "colours, and yet no terminal"
-    return done.stdout
-
-
-def complaint(*arguments: str | Path, code: int = 2, cwd: Path | None = None) -> str:
-    """What a wrong command says; never a traceback."""
-    done = edgedepot(*arguments, cwd=cwd)
-    assert (done.returncode, done.stdout) == (code, ""), done
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["status"], ["ledger"], ["query"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["check"], ["status"], ["ledger"], ["query"], ["tail"], ["devices"], ["export"], ["import"]],
+)
 def test_help_teaches_with_examples(command: list[str]) -> None:
     text = output(*command, "--help")
     assert f"edgedepot {' '.join(command)}" in text
@@ -76,7 +59,10 @@ def test_version() -> None:
     assert version[0].isdigit()
 
 
-@pytest.mark.parametrize("command", ["run", "check", "status", "ledger", "query"])
+WITH_MODEL = {"query": ["weather"], "tail": [], "export": ["weather"], "import": ["weather", "-", "--format", "csv"]}
+
+
+@pytest.mark.parametrize("command", ["run", "check", "status", "ledger", "devices", *WITH_MODEL])
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -90,11 +76,10 @@ def test_a_wrong_file_is_said_in_one_line(
 ) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
-    arguments = [command, name] + (["weather"] if command == "query" else [])
-    assert complaint(*arguments, cwd=tmp_path) == expected + "\n"
+    assert complaint(command, name, *WITH_MODEL.get(command, []), cwd=tmp_path) == expected + "\n"
 
 
-@pytest.mark.parametrize("command", ["status", "ledger", "query"])
+@pytest.mark.parametrize("command", ["status", "ledger", "devices", *WITH_MODEL])
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -110,8 +95,7 @@ def test_what_is_no_store_is_said_in_one_line(
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    arguments = [command, name] + (["weather"] if command == "query" else [])
-    assert complaint(*arguments, cwd=tmp_path) == expected + "\n"
+    assert complaint(command, name, *WITH_MODEL.get(command, []), cwd=tmp_path) == expected + "\n"
 
 
 def test_a_database_of_another_program(tmp_path: Path) -> None:
@@ -294,7 +278,7 @@ def test_times_are_shown_in_the_zone(folder: Path) -> None:
 
 
 def test_one_figure(folder: Path) -> None:
-    options = ["--aggregate", "max", "--field", "temperature"]
+    options = ["--function", "max", "--field", "temperature"]
     assert query_json(folder, *options) == [{"result": 23}]
     assert query_json(folder, *options, "--group-by", "device") == [
         {"device_id": "cellar [b]", "result": 1 / 3},
@@ -305,7 +289,7 @@ def test_one_figure(folder: Path) -> None:
 
 
 def test_a_figure_for_each_interval(folder: Path) -> None:
-    options = ["--aggregate", "avg", "--field", "temperature", "--interval", "30m", "--device", "mast"]
+    options = ["--field", "temperature", "--interval", "30m", "--device", "mast"]
     assert query_json(folder, *options, "--tz", "Asia/Kolkata") == [
         {"bucket": "2026-01-01T05:30:00+05:30", "result": 20.5},
         {"bucket": "2026-01-01T06:00:00+05:30", "result": 22},
@@ -326,11 +310,18 @@ def test_a_figure_for_each_interval(folder: Path) -> None:
         (["weather", "--tz", "Europe/Zürich"], "time zone 'Europe/Zürich' is not known here"),
         (["weather", "--last", "long"], "--last: found 'long', expected a duration"),
         (["weather", "--last", "1h", "--start", "2026-01-01T00:00:00Z"], "--last goes neither with --start nor with"),
-        (["weather", "--interval", "1h"], "--interval goes with --aggregate"),
-        (["weather", "--aggregate", "avg"], "--aggregate goes with --field"),
-        (["weather", "--aggregate", "avg", "--field", "note"], "avg needs a float or int field; note is str"),
-        (["weather", "--aggregate", "avg", "--field", "temperature", "--interval", "1x"], "interval '1x' is not"),
-        (["weather", "--aggregate", "avg", "--field", "temperature", "--limit", "1"], "--limit do not go with"),
+        (["weather", "--interval", "1h"], "--interval goes with --field"),
+        (["weather", "--function", "avg"], "--function goes with --field"),
+        (["weather", "--group-by", "device"], "--group-by goes with --field"),
+        (["weather", "--chart"], "--chart goes with --field"),
+        (["weather", "--field", "temperature", "--fill", "null"], "--fill goes with --interval"),
+        (["weather", "--field", "note"], "avg needs a float or int field; note is str"),
+        (["weather", "--field", "note", "--function", "last", "--chart"], "--chart draws numbers"),
+        (["weather", "--field", "speed"], "Weather has no field 'speed'"),
+        (["weather", "--field", "temperature", "--interval", "1x"], "interval '1x' is not"),
+        (["weather", "--field", "temperature", "--limit", "1"], "--fields, --limit and --order do not go with --field"),
+        (["weather", "--field", "temperature", "--order", "note"], "--order do not go with --field"),
+        (["weather", "--order", "speed"], "Weather has no field 'speed'"),
         (["weather", "--limit", "-1"], "Invalid value for '--limit'"),
     ],
 )
@@ -344,6 +335,6 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
         store.store_readings(Weather, rows)
     done = edgedepot("query", tmp_path / "gateway.db", "weather")
     assert done.stdout.count("mast") == 100
-    assert done.stderr == "The first 100; --limit shows more, --json and --csv show all.\n"
+    assert done.stderr == "The first 100; --limit shows more, --csv, --jsonl and --json show all.\n"
     assert output("query", tmp_path / "gateway.db", "weather", "--limit", "200").count("mast") == 101
     assert output("query", tmp_path / "gateway.db", "weather", "--csv").count("mast") == 101
