@@ -264,8 +264,10 @@ SELECT substr(view_name, length(%(prefix)s) + 1) AS name, a.hypertable_name AS t
     s.last_run_started_at AS last_run, s.last_run_status
 FROM timescaledb_information.continuous_aggregates a
     LEFT JOIN timescaledb_information.jobs j ON j.proc_name = 'policy_refresh_continuous_aggregate'
-        AND (j.hypertable_schema, j.hypertable_name)
-            = (a.materialization_hypertable_schema, a.materialization_hypertable_name)
+        -- Older versions name the table behind the view, newer ones the view.
+        AND (j.hypertable_schema, j.hypertable_name) IN (
+            (a.materialization_hypertable_schema, a.materialization_hypertable_name), (a.view_schema, a.view_name)
+        )
     LEFT JOIN timescaledb_information.job_stats s ON s.job_id = j.job_id
 WHERE view_schema = %(schema)s AND starts_with(view_name, %(prefix)s)
 ORDER BY view_name

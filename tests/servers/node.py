@@ -46,8 +46,8 @@ def fetch_npm(
 ) -> Path:
     """The folder `node_modules` with these npm packages, such as "left-pad@1.3.0"; fetched if they are not there yet.
 
-    `prepare` may finish the fresh `node_modules`; `options` are npm's. Nothing that a package brings is run while it is installed. Raises
-    ServerError.
+    `prepare` may finish the fresh `node_modules`; `options` are npm's. Nothing that a package brings is run while it is
+    installed. Raises ServerError.
     """
     target, stamp = folder / name, "\n".join(packages)
     if not _is_there(target, stamp):

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tests.servers import FOLDER, ServerError
@@ -25,7 +26,16 @@ PACKAGES = PackageSet(
     " liblzma5 libaudit1 libkrb5-3 libk5crypto3 libcom-err2 libkrb5support0 libsasl2-2 libstdc++6 libgcc-s1"
     " libcap2 libcap-ng0 libkeyutils1 libreadline8t64 libtinfo6",
 )
-PROGRAMS = "/usr/lib/postgresql/17/bin"
+PLAIN_PACKAGES = PackageSet(
+    "postgresql-15",
+    "bookworm",
+    "postgresql-15 postgresql-client-15 pgbouncer libpq5 libc6 libc-bin dash tzdata libzstd1 liblz4-1 libxml2 libpam0g"
+    " libssl3 libgssapi-krb5-2 zlib1g libldap-2.5-0 libicu72 libsystemd0 liblzma5 libaudit1 libkrb5-3 libk5crypto3"
+    " libcom-err2 libkrb5support0 libsasl2-2 libstdc++6 libgcc-s1 libcap2 libcap-ng0 libkeyutils1 libreadline8"
+    " libtinfo6 libgcrypt20 libgpg-error0 libcrypt1 libgnutls30 libp11-kit0 libidn2-0 libunistring2 libtasn1-6"
+    " libnettle8 libhogweed6 libgmp10 libffi8 libevent-2.1-7 libc-ares2 libselinux1 libpcre2-8-0",
+)
+PROGRAMS = "/usr/lib/postgresql/{}/bin"
 CLUSTERS = "clusters"
 POSTGRES = 5432
 """User and group in the chroot: PostgreSQL refuses to run as root."""
@@ -36,15 +46,21 @@ def fetch_timescale(folder: Path = FOLDER) -> Path:
     return fetch(folder, PACKAGES, prepare=_make_chroot)
 
 
+def fetch_plain_postgres(folder: Path = FOLDER) -> Path:
+    """The chroot with Debian 12's own PostgreSQL 15, and PgBouncer."""
+    return fetch(folder, PLAIN_PACKAGES, prepare=_make_chroot)
+
+
 class TimescaleServer(Server):
     """One PostgreSQL with its own data, on 127.0.0.1; the user is `postgres`.
 
     `fsync=False` still keeps every commit when the server is killed, for the kernel lives on; only a power cut could
     lose it. `extension=False` makes a plain PostgreSQL. With a `password` TCP connections must give it. `settings`
-    are PostgreSQL's own and override ours.
+    are PostgreSQL's own and override ours; `files` are put into its data directory, where settings find them by name.
     """
 
     name = "TimescaleDB"
+    version = 17
     stop_signal = signal.SIGINT  # "fast": ends the sessions; on SIGTERM it would wait for the clients to leave
 
     def __init__(
@@ -56,17 +72,23 @@ class TimescaleServer(Server):
         extension: bool = True,
         password: str = "",
         settings: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         if os.geteuid() != 0:
             raise ServerError("TimescaleDB runs in a chroot, which needs root; run the tests as root")
-        self._root = fetch_timescale(folder)
+        self._root = self._fetch(folder)
         self._work = WorkFolder(self._root / CLUSTERS, "cluster")
         super().__init__(self._work.path / "log")
         self.port = port or free_port()
         self._password = password
         self._extension = extension
+        self._files = dict(files or {})
         self._settings = _settings(self.port, fsync, extension) | dict(settings or {})
         self._numbers = count(1)
+
+    @staticmethod
+    def _fetch(folder: Path) -> Path:
+        return fetch_timescale(folder)
 
     @property
     def _data(self) -> Path:
@@ -130,6 +152,11 @@ class TimescaleServer(Server):
             self._inside("initdb", "-D", self._path_inside(self._data), *options),
             "cannot make a PostgreSQL cluster",
         )
+        for name, content in self._files.items():
+            path = self._data / name
+            path.write_bytes(content)
+            path.chmod(0o600)
+            os.chown(path, POSTGRES, POSTGRES)
 
     def _path_inside(self, path: Path) -> str:
         return f"/{path.relative_to(self._root)}"
@@ -137,7 +164,29 @@ class TimescaleServer(Server):
     def _inside(self, program: str, *arguments: str) -> list[str]:
         """A command line that runs a PostgreSQL program in the chroot, free of our environment."""
         change = ["chroot", f"--userspec={POSTGRES}:{POSTGRES}", "--groups=", str(self._root)]
-        return ["env", "-i", "LC_ALL=C.UTF-8", "PATH=/usr/bin:/usr/sbin", *change, f"{PROGRAMS}/{program}", *arguments]
+        return [
+            "env",
+            "-i",
+            "LC_ALL=C.UTF-8",
+            "PATH=/usr/bin:/usr/sbin",
+            *change,
+            f"{PROGRAMS.format(self.version)}/{program}",
+            *arguments,
+        ]
+
+
+class PlainPostgres(TimescaleServer):
+    """PostgreSQL 15 as Debian 12 has it, without the extension."""
+
+    name = "PostgreSQL 15"
+    version = 15
+
+    def __init__(self, folder: Path = FOLDER, **settings: Any) -> None:
+        super().__init__(folder, extension=False, **settings)
+
+    @staticmethod
+    def _fetch(folder: Path) -> Path:
+        return fetch_plain_postgres(folder)
 
 
 def _settings(port: int, fsync: bool, extension: bool) -> dict[str, str]:
@@ -159,12 +208,15 @@ def _settings(port: int, fsync: bool, extension: bool) -> dict[str, str]:
 
 def _make_chroot(root: Path) -> None:
     """Make the unpacked packages a place to live in: what Debian's installer does, as far as PostgreSQL needs it."""
-    for unneeded in ("lib/bitcode", "lib/llvmjit.so", "lib/llvmjit_types.bc"):
-        path = root / "usr/lib/postgresql/17" / unneeded
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for unneeded in ("bitcode", "llvmjit.so", "llvmjit_types.bc"):
+        for path in root.glob(f"usr/lib/postgresql/*/lib/{unneeded}"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in ("bin", "sbin", "lib", "lib64"):
+        if (root / name).is_dir():  # trixie has everything below /usr, bookworm not yet
+            shutil.copytree(root / name, root / "usr" / name, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(root / name)
         if (root / "usr" / name).exists():
-            (root / name).symlink_to(f"usr/{name}")  # trixie has everything below /usr
+            (root / name).symlink_to(f"usr/{name}")
     (root / "usr/bin/sh").unlink(missing_ok=True)
     (root / "usr/bin/sh").symlink_to("dash")
     for name in ("tmp", "dev/shm", CLUSTERS):
