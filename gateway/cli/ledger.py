@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _UNBALANCED = 1
 _MESSAGES = ("messages", "decoded", "ignored", "rejected")
 _READINGS = ("readings", "new", "merged", "duplicates", "rejected_readings")
+_USUAL = ("versions", "pending", "delivered")
 _BESIDE = ("rejected_fields", "replaced")
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -55,7 +56,7 @@ def print_ledger(screen: Console, books: Ledger) -> None:
     _print_account(screen, "source", _READINGS, books.sources)
     if any(counts[column] for counts in books.sources.values() for column in _BESIDE):
         _print_counts(screen, "Counted beside them", "source", _BESIDE, books.sources)
-    _print_account(screen, "upstream", list(next(iter(books.upstreams.values()), {})), books.upstreams)
+    _print_account(screen, "upstream", _upstream_columns(books.upstreams), books.upstreams)
     screen.print()
     for problem in books.problems:
         screen.print(f"[red]{escape(problem)}[/]")
@@ -63,6 +64,12 @@ def print_ledger(screen: Console, books: Ledger) -> None:
         screen.print("[green]The books balance.[/]")
     else:
         screen.print("[bold red]The books do not balance.[/]")
+
+
+def _upstream_columns(upstreams: Counts) -> list[str]:
+    """Without the rarer ends of a version where there are none: with all of them no table fits a terminal."""
+    known = next(iter(upstreams.values()), {})
+    return [name for name in known if name in _USUAL or any(counts[name] for counts in upstreams.values())]
 
 
 def _print_account(screen: Console, what: str, columns: Sequence[str], rows: Counts) -> None:

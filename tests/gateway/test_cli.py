@@ -179,8 +179,20 @@ def test_ledger(folder: Path) -> None:
     assert text == output("ledger", folder / "gateway.db")
     table = [line.split() for line in text.splitlines()]
     assert ["direct", "5", "5", "0", "0", "0"] in table
-    assert ["central", "5", "5", "0", "0", "0", "0"] in table
+    assert ["central", "5", "5", "0"] in table
+    assert "Versions = pending + delivered\n" in text
     assert text.endswith("\nThe books balance.\n")
+
+
+def test_the_ledger_shows_what_is_rare_where_it_happened(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof") as store:
+        store.add_cursor("central")
+        rows = [("mast", START + timedelta(minutes=minute), {"temperature": 20.0}) for minute in range(3)]
+        store.store_readings(Weather, rows).wait()
+        assert store.delete_readings(Weather, start=START + timedelta(minutes=1)) == 2
+    text = output("ledger", tmp_path / "gateway.db")
+    assert "Versions = pending + delivered + deleted\n" in text
+    assert ["central", "3", "1", "0", "2"] in [line.split() for line in text.splitlines()]
 
 
 def test_ledger_as_json(folder: Path) -> None:
