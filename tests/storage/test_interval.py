@@ -10,7 +10,15 @@ from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import Interval, seconds_of, zone_of
 
-ZONES = ["UTC", "Europe/Zurich", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "America/Havana"]
+ZONES = [
+    "UTC",
+    "Europe/Zurich",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+    "America/Havana",
+    "America/St_Johns",
+]
 
 
 def floor(text: str | timedelta, moment: datetime, zone: str = "UTC") -> datetime:
@@ -70,6 +78,25 @@ def test_days_follow_the_zone_across_both_changes() -> None:
     )
     hours = [[(b - a) / 3.6e9 for a, b in itertools.pairwise(days)] for days in (spring, autumn)]
     assert hours == [[24, 23], [24, 25]]
+
+
+@pytest.mark.parametrize(
+    ("zone", "change"),
+    [
+        ("America/Havana", datetime(2026, 3, 8, 5, tzinfo=UTC)),  # 0:00 to 1:00
+        ("America/Toronto", datetime(1919, 3, 31, 4, 30, tzinfo=UTC)),  # 23:30 to 0:30
+        ("America/St_Johns", datetime(2010, 11, 7, 2, 31, tzinfo=UTC)),  # 0:01 to 23:01
+        ("Pacific/Apia", datetime(2011, 12, 30, 10, tzinfo=UTC)),  # over a whole day
+    ],
+)
+def test_around_a_change_at_midnight_each_moment_lies_in_one_day(zone: str, change: datetime) -> None:
+    day, tz = Interval.parse("1d"), zone_of(zone)
+    moments = [to_micros(change) + minutes * 60_000_000 for minutes in range(-180, 180)]
+    floors = [day.floor(moment, tz) for moment in moments]
+    assert floors == sorted(floors)
+    assert all(start <= moment < day.next(start, tz) for start, moment in zip(floors, moments, strict=True))
+    assert sorted(set(floors)) == day.starts(moments[0], moments[-1] + 1, tz)
+    assert len(set(floors)) == 2
 
 
 def test_hours_are_aligned_to_utc_whatever_the_zone() -> None:
