@@ -70,6 +70,19 @@ def send_and_await(mosquitto: Mosquitto, pty_pair: PtyPair, url: str) -> None:
     wait_until(both_arrived, "both readings are upstream", 40)
 
 
+def output_of(command: list[str], folder: Path) -> str:
+    """What a command writes; of one that goes on until Ctrl-C, its first line."""
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if command[1] == "tail":
+            written = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        else:
+            written = process.stdout.read()
+    assert process.returncode == 0, command
+    return written
+
+
 @pytest.fixture
 def addresses(mosquitto: Mosquitto, pty_pair: PtyPair, timescale_url: str) -> dict[str, str]:
     return {
@@ -94,15 +107,20 @@ def test_the_gateway_in_toml_and_the_commands_beside_it(
 ) -> None:
     (tmp_path / "gateway.toml").write_text(example("toml", "[gateway]", addresses))
     commands = [line.split("#")[0].split() for line in example("sh", "edgedepot run", {}).splitlines() if line.strip()]
-    assert [command[1] for command in commands] == ["check", "run", "status", "query", "ledger"]
+    names = [command[1] for command in commands]
+    assert names == ["check", "run", "status", "query", "devices", "tail", "export", "import", "ledger"]
     check, run, *others = [[str(COMMAND), *command[1:]] for command in commands]
     subprocess.run(check, cwd=tmp_path, check=True)
     with running(run, tmp_path):
         send_and_await(mosquitto, pty_pair, timescale_url)
-        printed = [subprocess.run(other, cwd=tmp_path, check=True, capture_output=True, text=True) for other in others]
-    assert "weather" in printed[0].stdout
-    assert "21.5" in printed[1].stdout
-    assert "central" in printed[2].stdout
+        printed = {other[1]: output_of(other, tmp_path) for other in others}
+    assert "weather" in printed["status"]
+    assert "21.5" in printed["query"]
+    assert "garden" in printed["devices"]
+    assert "temperature=" in printed["tail"]
+    assert "in weather.csv" in printed["export"]
+    assert " new, 0 merged, 0 duplicates" in printed["import"]
+    assert "central" in printed["ledger"]
 
 
 def test_the_script(tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Examples:
   edgedepot devices gateway.toml
   edgedepot devices gateway.db --tz Europe/Zurich
-  edgedepot devices gateway.db --json | jq -r '.[] | select(.last_seen < "2026-01-31") | .device_id'"""
+  edgedepot devices gateway.db --json | jq -r '.[].device_id'"""
 )
 @FILE
 @click.option("--tz", metavar="ZONE", default="UTC", help="Zone of the times shown.  [default: UTC]")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
 def devices(file: Path, tz: str, as_json: bool) -> None:
-    """Show the devices: id, name, first and last seen, and what else is known of them.
+    """Show the devices: id, name, metadata, first and last seen.
 
     First and last seen are the times of a device's oldest and newest reading in the store.
     """

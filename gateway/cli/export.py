@@ -32,18 +32,17 @@ _STEP = 1000  # readings, after which the bar moves
 Examples:
   edgedepot export gateway.toml weatherstation -o weather.csv
   edgedepot export gateway.db weatherstation --device mast --last 30d -o mast.jsonl
-  edgedepot export gateway.db weatherstation --last 30d --fields temperature | gzip > temperature.csv.gz
+  edgedepot export gateway.db weatherstation --start 2026-01-01T00Z | gzip > weather.csv.gz
 
 \b
 Into another store:
   edgedepot export old.db weatherstation -o weather.csv
-  edgedepot import new.db weatherstation weather.csv --create --model-from gateway.toml
+  edgedepot import new.db weatherstation weather.csv --create \\
+      --model-from gateway.toml
 
-\b
 CSV is UTF-8 with a head line. An empty cell is null, "" is an empty text; numbers have all their digits, times their
 zone. JSON lines have an object on each line.
 
-\b
 {TIMES}"""
 )
 @FILE

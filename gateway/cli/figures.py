@@ -90,10 +90,8 @@ def _print_charts(
 def _summary(points: Sequence[Point]) -> str:
     """The stretch of time, and the greatest and least of the figures drawn."""
     values = [value for _, value in points if value is not None]
-    times = f"{cell(points[0][0])} to {cell(points[-1][0])}"
-    if not values:
-        return f"{times}: no values"
-    return f"{times}: {counted(len(values), 'value')}, {cell(min(values))} to {cell(max(values))}"
+    span = f", {cell(min(values))} to {cell(max(values))}" if values else ""
+    return f"{counted(len(values), 'value')}{span}\n{cell(points[0][0])} to {cell(points[-1][0])}"
 
 
 def _fitting_interval(store: SQLiteStorage, model: type[Reading], span: Span, columns: int) -> str:

@@ -43,21 +43,23 @@ _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
     epilog="""\b
 Examples:
   edgedepot import gateway.toml weatherstation weather.csv
-  edgedepot import gateway.db weatherstation old.csv --map Temp=temperature --map Zeit=timestamp --skip Nr \\
-      --device mast --tz Europe/Zurich
-  edgedepot import new.db weatherstation weather.jsonl --create --model-from gateway.toml
-  edgedepot import new.db power meter.csv --create --field watts=float --field note=str?
-  zcat old.csv.gz | edgedepot import gateway.db weatherstation - --format csv --rejects bad.txt
+  edgedepot import gateway.db weatherstation old.csv --map Temp=temperature \\
+      --map Zeit=timestamp --skip Nr --device mast --tz Europe/Zurich
+  edgedepot import new.db weatherstation weather.jsonl --create \\
+      --model-from gateway.toml
+  edgedepot import new.db power meter.csv --create --field watts=float \\
+      --field note=str?
+  zcat old.csv.gz | edgedepot import gateway.db weatherstation - --format csv
 
-\b
 A file has a column (in JSON lines: a name) device_id, one timestamp, and one for each field; quality may be there too.
 Times are ISO 8601, or a number since 1970 in s, ms, µs or ns, whichever its size says. A time without a zone is taken
 in --tz; of an hour that comes twice, it is the first. In CSV an empty cell is null, and "" an empty text.
 
-\b
 A row with anything wrong is not stored: it is listed with its line and the reasons, and the others are stored. What is
 there already is a duplicate, so an import that was interrupted goes on when it is started again. Imported readings are
-forwarded like all others. Exit codes: 0 all rows are in the store, 1 some are not, or the store failed or is in use,
+forwarded like all others.
+
+Exit codes: 0 all rows are in the store, 1 some are not, or the store failed or is in use,
 2 nothing was read, as FILE, SOURCE or an option is wrong, 130 interrupted.""",
 )
 @FILE
@@ -90,10 +92,10 @@ def import_(
     create: bool,
     rejects: Path | None,
 ) -> None:
-    """Store the readings of SOURCE, a CSV or JSON lines file ('-' for stdin), as readings of MODEL.
+    """Store readings of MODEL from SOURCE, a CSV or JSON lines file.
 
-    No gateway may run on the store. MODEL is as the store knows it, else as FILE.toml declares it, unless --model-from
-    or --field says otherwise. Memory stays constant, however long SOURCE is.
+    SOURCE may be '-' for standard input. No gateway may run on the store. MODEL is as the store knows it, else as
+    FILE.toml declares it, unless --model-from or --field says otherwise. Memory stays constant, however long SOURCE is.
     """
     from edgedepot.cli.columns import Columns
 

@@ -31,16 +31,17 @@ _TABLE_LIMIT = 100
 Examples:
   edgedepot query gateway.toml weatherstation --last 1h
   edgedepot query gateway.db weatherstation --device mast --fields temperature --limit 5
-  edgedepot query gateway.db weatherstation --start 2026-01-01 --end 2026-02-01 --tz Europe/Zurich --csv
-  edgedepot query gateway.db weatherstation --field temperature --function max --group-by device
+  edgedepot query gateway.db weatherstation --start 2026-01-01 --end 2026-02-01 \\
+      --tz Europe/Zurich --csv
+  edgedepot query gateway.db weatherstation --field temperature --function max \\
+      --group-by device
   edgedepot query gateway.db weatherstation --field temperature --interval 1h --last 1d
   edgedepot query gateway.db weatherstation --field temperature --last 2d --chart
 
-\b
 {TIMES}
+
 Intervals: 30s, 5m (minutes), 1h, 1d, 2w, 1mo, 1y, "5 minutes". Days and longer follow the calendar of --tz.
 
-\b
 In CSV an empty cell is null and "" an empty text; numbers have all their digits there and in JSON."""
 )
 @FILE

@@ -181,10 +181,8 @@ WEATHER = ["--field=temperature=float", "--field=raining=bool?", "--field=count=
 
 def take_in(tmp_path: Path, text: str, *options: str, form: str = "csv", code: int = 0) -> tuple[list[Any], list[str]]:
     """Import a text into a new store: the rows that are there then, and the lines on stderr."""
-    done = run(
-        *("import", tmp_path / "gateway.db", "weather", "-", "--format", form, "--create", *WEATHER, *options),
-        given=text,
-    )
+    more = ["--format", form, "--create", *WEATHER, *options]
+    done = run("import", tmp_path / "gateway.db", "weather", "-", *more, given=text)
     assert done.returncode == code, done
     rows = (
         output("query", tmp_path / "gateway.db", "weather", "--json", "--order", "timestamp")
@@ -375,8 +373,8 @@ def test_bytes_that_are_no_utf8_are_a_bad_row(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_head_line_or_option(tmp_path: Path, text: str, options: Sequence[str], expected: str) -> None:
-    command = ["import", tmp_path / "gateway.db", "weather", "-", "--format=csv", "--create", *WEATHER, *options]
-    assert expected in complaint(*command, given=text)
+    more = ["--format=csv", "--create", *WEATHER, *options]
+    assert expected in complaint("import", tmp_path / "gateway.db", "weather", "-", *more, given=text)
 
 
 def test_the_model(tmp_path: Path, store: Path) -> None:
