@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgedepot.cli.output import ago, cell, console, counted, escape, table, visible
+from edgedepot.cli.output import console, counted, escape, table, visible
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.interval import zone_of
 
@@ -62,13 +62,13 @@ def _plain(device: Device) -> dict[str, object]:
 def _print_devices(devices: Sequence[Device]) -> None:
     has_names = any(device.name for device in devices)
     has_metadata = any(device.metadata for device in devices)
-    heads = ["device", *(["name"] if has_names else []), "first seen", "last seen", ""]
+    heads = ["device", *(["name"] if has_names else []), "first seen", "last seen"]
     heads += ["metadata"] if has_metadata else []
     grid = table(heads, left=len(heads))
     for device in devices:
         cells = [visible(device.device_id)]
         cells += [visible(device.name or "")] if has_names else []
-        cells += [cell(device.first_seen), cell(device.last_seen), _age(device.last_seen)]
+        cells += [_time(device.first_seen), _time(device.last_seen)]
         cells += [_metadata(device)] if has_metadata else []
         grid.add_row(*map(escape, cells))
     screen = console()
@@ -76,8 +76,8 @@ def _print_devices(devices: Sequence[Device]) -> None:
     screen.print(f"[dim]{counted(len(devices), 'device')}[/]")
 
 
-def _age(seen: datetime | None) -> str:
-    return "never" if seen is None else ago(max(0.0, (datetime.now(UTC) - seen).total_seconds()))
+def _time(seen: datetime | None) -> str:
+    return "never" if seen is None else seen.isoformat(timespec="seconds")
 
 
 def _metadata(device: Device) -> str:
