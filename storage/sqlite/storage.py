@@ -213,10 +213,10 @@ class SQLiteStorage(BaseStorage, Buffer):
 
     def close(self) -> None:
         with self._close_lock:
+            self._readers.close()  # first: SQLite puts the WAL into the file when its last connection may write
             if self._writing is not None:
                 atexit.unregister(self.close)
                 self._writing.close()
-            self._readers.close()
 
     # -- reading --------------------------------------------------------------------------------------------------
 

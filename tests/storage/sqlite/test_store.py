@@ -432,6 +432,17 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         SQLiteStorage(tmp_path / "gateway.db", read_only=True)
 
 
+def test_a_closed_store_is_one_file(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "store.db") as store:
+        store.store_reading(Weather, "mast", None, {"temperature": 20.0})
+        assert len(store.query_readings(Weather)) == 1
+    copy = tmp_path / "copy.db"
+    copy.write_bytes((tmp_path / "store.db").read_bytes())
+    with SQLiteStorage(copy, read_only=True) as read:
+        assert len(read.query_readings(Weather)) == 1
+    assert not list(tmp_path.glob("store.db-*"))
+
+
 def test_a_closed_store_says_so(store: SQLiteStorage) -> None:
     store.close()
     store.close()
