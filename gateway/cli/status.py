@@ -46,6 +46,7 @@ def status(file: Path, as_json: bool) -> None:
 def read_status(store: SQLiteStorage) -> dict[str, Any]:
     """What the store says, and beside it, under ``"live"``, what the running gateway says of the same."""
     from edgedepot.control import ask, socket_path
+    from edgedepot.storage.sqlite.connection import writing_process
 
     live: dict[str, Any] | None = ask(socket_path(store.path), "status")
     books = store.ledger()
@@ -54,7 +55,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
     return {
         "gateway_id": store.gateway_id,
         "running": live is not None,
-        "pid": live["pid"] if live else None,
+        "pid": live["pid"] if live else writing_process(store.path),
         "started": live["started"] if live else None,
         "store": {
             "path": str(store.path),
@@ -98,6 +99,8 @@ def _print_status(screen: Console, found: Mapping[str, Any]) -> None:
 def _headline(found: Mapping[str, Any]) -> str:
     name = f"Gateway [bold]{found['gateway_id']}[/]" if found["gateway_id"] else "Gateway"
     if not found["running"]:
+        if found["pid"]:
+            return f"{name} [yellow]does not answer[/]: process {found['pid']} writes its store, perhaps another user's"
         return f"{name} is [yellow]not running[/]"
     return f"{name} is [green]running[/] for {ago(_age(found['started'])).removesuffix(' ago')}, process {found['pid']}"
 

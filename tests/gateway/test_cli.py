@@ -218,6 +218,15 @@ def test_a_ledger_that_does_not_balance(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["balanced"] is False
 
 
+def test_status_of_a_store_that_is_written_by_one_that_does_not_answer(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof"):
+        assert output("status", tmp_path / "gateway.db").startswith(
+            f"Gateway roof does not answer: process {os.getpid()} writes its store, perhaps another user's\n"
+        )
+        found = json.loads(output("status", tmp_path / "gateway.db", "--json"))
+        assert (found["running"], found["pid"]) == (False, os.getpid())
+
+
 def test_status_of_a_gateway_that_does_not_run(folder: Path) -> None:
     text = output("status", folder / "gateway.toml")
     assert text.startswith("Gateway roof is not running\n")
