@@ -194,7 +194,7 @@ class Writer:
                 if self._unsynced and (wanted == DURABLE or closing or started_at >= self._sync_at):
                     self._sync()
                 if not closing:
-                    self._fold_some()
+                    self._fold_on()
             except (sqlite3.Error, OSError) as exc:
                 self._note_trouble(exc)
             closing = closing and (not self._queue or self.trouble is not None)
@@ -223,10 +223,15 @@ class Writer:
         rows = self._journal.tail.rows
         return rows >= self._pace.fold_rows or (rows > 0 and self._clock.monotonic() >= self._fold_at)
 
-    def _fold_some(self) -> None:
-        """One step of the fold, where it is due: commits must not wait for the whole."""
-        if not self._fold_due():
-            return
+    def _fold_on(self) -> None:
+        """One step of the fold, where it is due: commits must not wait for the whole. More when it lags behind what
+        comes in: the unfolded rows are in memory, and readers of other processes scan them."""
+        while self._fold_due():
+            self._fold_step()
+            if self._journal.tail.rows < 2 * self._pace.fold_rows:
+                return
+
+    def _fold_step(self) -> None:
         if not self._fold.active:
             self._begun = self._folds_wanted
             self._fold.begin()
