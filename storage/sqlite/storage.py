@@ -90,6 +90,8 @@ class SQLiteStorage(BaseStorage, Buffer):
             piece_rows=piece_rows,
         )
         self.path = Path(path)
+        if self.path.is_symlink():
+            self.path = self.path.resolve()  # lock, WAL and socket lie beside the file itself, whatever leads to it
         self.gateway_id = gateway_id
         self.store_epoch = 0
         self._clock: Clock = clock or SystemClock()

@@ -408,6 +408,25 @@ def test_a_model_has_a_view_for_people_with_other_tools(store: SQLiteStorage, pa
         ]
 
 
+def test_another_name_of_a_file_leads_to_the_same_lock(store: SQLiteStorage, path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path.name)
+    with pytest.raises(StorageLocked):
+        SQLiteStorage(link)
+    store.store_reading(Weather, "mast", None, {"temperature": 20.0}).wait()
+    with SQLiteStorage(link, read_only=True) as read:
+        assert read.path.samefile(path)
+        assert len(read.query_readings(Weather)) == 1
+
+
+def test_a_link_to_no_file_yet_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "card").mkdir()
+    (tmp_path / "link.db").symlink_to("card/store.db")
+    with SQLiteStorage(tmp_path / "link.db", durability="process", sync_interval="10 ms") as store:
+        store.store_reading(Weather, "mast", None, {"temperature": 20.0}).wait("durable", timeout=10)
+    assert (tmp_path / "card" / "store.db").exists()
+
+
 def test_a_file_of_another_program_is_left_alone(path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE theirs (x)")
