@@ -73,7 +73,7 @@ class CursorBook:
     def awaits(self, seq: int, place: Place | None) -> bool:
         """Whether it is still owed a row; `place` is where that lies in history, None where it does not."""
         if seq < self.walk.before:
-            return place is not None and place > self.walk.place
+            return place is not None and place > self.walk.place and (self.since is None or place[3] >= self.since)
         return seq not in self.acknowledged
 
 

@@ -69,9 +69,10 @@ class Fold:
                 self._connection.execute("ROLLBACK")
             journal.rolled_back()
             raise
+        journal.tail.hide()
         for series, group in groupby(rows, key=lambda row: row[0]):
             journal.tail.forget(series, [seq for _, _, seq in group])
-        journal.tail.set_generation(journal.shape.generation)
+        journal.tail.show(journal.shape.generation)
 
     def _next_rows(self) -> Iterator[Unfolded]:
         folded = self._journal.shape.folded

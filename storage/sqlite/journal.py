@@ -53,6 +53,7 @@ class Journal:
         self._statements: dict[tuple[str, tuple[str, ...]], str] = {}
         self.at = 0
         self._reshaped = False
+        self._stale = False
 
     def _last_seq(self) -> int:
         if not self.shape.pieces:
@@ -92,22 +93,30 @@ class Journal:
         self.books.committed()
         self.catalogue.committed()
         self._reshaped = False
-        self.tail.set_generation(self.shape.generation)
+        self.tail.show(self.shape.generation)
 
     def rolled_back(self) -> None:
-        """Forget what the undone transaction did, by reading again what there was before it."""
+        """Forget what the undone transaction did."""
         self._seq = self.committed_seq
         self._rows.clear()
         self._series.clear()
         self.books.rolled_back()
         self.catalogue.rolled_back()
         self._reshaped = False
-        self.shape = self.history.shape = read_shape(self.connection)
-        self.tail.reload(self.connection, self.shape)
+        self._stale = True
+        self.recover()
 
-    def reshaped(self) -> None:
-        """The open transaction changes which rows lie where: readers must not go by what they remember."""
+    def recover(self) -> None:
+        """Read again what there was before an undone transaction. Called again where the disk refused even that."""
+        if self._stale:
+            self.shape = self.history.shape = read_shape(self.connection)
+            self.tail.reload(self.connection, self.shape)
+            self._stale = False
+
+    def _rearrange(self) -> None:
+        """The open transaction takes rows out: until its end readers must not go by what is in memory."""
         self._reshaped = True
+        self.tail.hide()
 
     # -- readings -------------------------------------------------------------------------------------------------
 
@@ -187,6 +196,7 @@ class Journal:
 
     def _replace(self, model: type[Reading], series: Series, ts: int, old: tuple[int, Row], new: Row) -> int:
         """Take the old version out and keep the values that differ; how many rows had such (0 or 1)."""
+        self._rearrange()
         seq, row = old
         changed = [
             (series.id, ts, spec.name, before, self.at)
@@ -203,7 +213,6 @@ class Journal:
             self.tail.remove(series, ts)
             self.books.out_of_the_way(seq, "superseded", None)
         self._delete_from_piece([seq])
-        self._reshaped = True
         return 1 if changed else 0
 
     def _delete_from_piece(self, seqs: Sequence[int]) -> None:
@@ -287,6 +296,7 @@ class Journal:
             return 0
         self.write_rows()
         self.catalogue.write_names(self.connection)
+        self._rearrange()
         # History goes first: a row that is there and in the journal too is one row, owed through the journal.
         oldest = self.shape.pieces[0].first
         for seq, place in self.history.places_before(layout, scope, oldest):
@@ -300,7 +310,6 @@ class Journal:
             gone = self.connection.execute(f"DELETE {doomed}", values).rowcount
             self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
         series = [series_id for (series_id,) in self.connection.execute(*series_of(scope))]
-        self._reshaped = True
         return count + self.tail.discard(series, scope.start, scope.end)
 
 

@@ -3,7 +3,7 @@
 It answers what an index on the journal would answer, without the pages that one would dirty in every commit: whether an
 identity is there, and which rows lie in a range. The writer adds rows before their commit; readers leave out the
 numbers that their transaction does not see yet, and use none of it where the generation is another than theirs (see
-shape.py).
+shape.py). Before it takes rows out it hides all of them from readers, until memory is again what a commit left.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from bisect import bisect_left
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.tables import unfolded_condition
 from edgedepot.storage.sqlite.walk import NEVER
+
+_HIDDEN = -1
 
 
 class Series:
@@ -47,7 +49,7 @@ class Tail:
     """All series. The writer's thread changes it; `between` may be called from any."""
 
     def __init__(self) -> None:
-        self.generation = 0
+        self._generation = _HIDDEN
         self.rows = 0
         self._lock = threading.Lock()
         self._series: dict[int, Series] = {}
@@ -61,7 +63,7 @@ class Tail:
 
     def reload(self, connection: sqlite3.Connection, shape: Shape) -> None:
         """Read all of it from the file again."""
-        self.set_generation(-1)  # until it is whole, no reader uses it
+        self.hide()
         self._series = {}
         self.rows = 0
         for series_id, model_id, newest in connection.execute("SELECT id, model, newest FROM _series"):
@@ -70,7 +72,7 @@ class Tail:
             query = f"SELECT seq, series, ts FROM {piece.table} WHERE {unfolded_condition(shape)}"
             for seq, series_id, ts in connection.execute(query):
                 self.add(self._series[series_id], ts, seq)
-        self.set_generation(shape.generation)
+        self.show(shape.generation)
 
     def series(self, series_id: int) -> Series | None:
         return self._series.get(series_id)
@@ -94,11 +96,10 @@ class Tail:
         self.rows += 1
 
     def remove(self, series: Series, ts: int) -> None:
-        """Take the row of that time out."""
-        with self._lock:
-            place = bisect_left(series.times, ts)
-            del series.times[place]
-            del series.seqs[place]
+        """Take the row of that time out, when the rows are hidden."""
+        place = bisect_left(series.times, ts)
+        del series.times[place]
+        del series.seqs[place]
         self.rows -= 1
 
     def from_series(self, series_id: int) -> list[Series]:
@@ -108,25 +109,23 @@ class Tail:
         )
 
     def forget(self, series: Series, seqs: list[int]) -> None:
-        """These rows are in history now."""
+        """These rows are in history now. When the rows are hidden."""
         gone = set(seqs)
-        with self._lock:
-            keep = [place for place, seq in enumerate(series.seqs) if seq not in gone]
-            series.times = array("q", [series.times[place] for place in keep])
-            series.seqs = array("q", [series.seqs[place] for place in keep])
+        keep = [place for place, seq in enumerate(series.seqs) if seq not in gone]
+        series.times = array("q", [series.times[place] for place in keep])
+        series.seqs = array("q", [series.seqs[place] for place in keep])
         self.rows -= len(gone)
 
     def discard(self, series_ids: list[int], low: int | None, high: int | None) -> int:
-        """Take all rows with ``low <= ts < high`` out; how many."""
+        """Take all rows with ``low <= ts < high`` out, when the rows are hidden; how many."""
         count = 0
-        with self._lock:
-            for series_id in series_ids:
-                series = self._series.get(series_id)
-                if series is not None:
-                    span = series.span(low, high)
-                    count += span.stop - span.start
-                    del series.times[span]
-                    del series.seqs[span]
+        for series_id in series_ids:
+            series = self._series.get(series_id)
+            if series is not None:
+                span = series.span(low, high)
+                count += span.stop - span.start
+                del series.times[span]
+                del series.seqs[span]
         self.rows -= count
         return count
 
@@ -137,7 +136,7 @@ class Tail:
         than the caller's transaction."""
         found: list[int] = []
         with self._lock:
-            if generation != self.generation:
+            if generation != self._generation:
                 return None
             for series_id in series_ids:
                 series = self._series.get(series_id)
@@ -145,6 +144,11 @@ class Tail:
                     found += [seq for seq in series.seqs[series.span(low, high)] if seq <= last_seq]
         return found
 
-    def set_generation(self, generation: int) -> None:
+    def hide(self) -> None:
+        """Until `show` readers go by the file alone: rows are about to be taken out."""
+        self.show(_HIDDEN)
+
+    def show(self, generation: int) -> None:
+        """These are the rows of a committed state."""
         with self._lock:
-            self.generation = generation
+            self._generation = generation

@@ -162,10 +162,6 @@ class Writer:
                     raise StorageClosed("the store is closed")
                 self._clock.wait(self._condition, None)
 
-    @property
-    def closed(self) -> bool:
-        return self._closing
-
     def close(self) -> None:
         """Commit what is queued and end the thread. Raises `StorageError` when the last commit failed."""
         with self._condition:
@@ -178,6 +174,17 @@ class Writer:
     # -- the writer's thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as exc:
+            log.exception("the store's writer failed; it stores nothing more")
+            with self._condition:
+                self._closing = True
+                self.trouble = StorageError(f"the store cannot be written any more: {exc!r}")
+        finally:
+            self._abandon_queue()
+
+    def _work(self) -> None:
         closing = False
         while not closing:
             with self._condition:
@@ -188,6 +195,7 @@ class Writer:
                 closing = self._closing
             started_at = self._clock.monotonic()
             try:
+                self._journal.recover()
                 if items:
                     self._commit(items)
                     self._committed_within(started_at)
@@ -197,8 +205,9 @@ class Writer:
                     self._fold_on()
             except (sqlite3.Error, OSError) as exc:
                 self._note_trouble(exc)
+            else:
+                self._end_trouble()
             closing = closing and (not self._queue or self.trouble is not None)
-        self._abandon_queue()
 
     def _committed_within(self, started_at: float) -> None:
         with self._condition:
@@ -292,9 +301,7 @@ class Writer:
 
     def _done(self, items: list[Item]) -> None:
         """Items are out of the queue, for good or ill."""
-        if self.trouble is not None:
-            log.warning("the store can be written again")
-            self.trouble = None
+        self._end_trouble()
         with self._condition:
             del self._queue[: len(items)]
             self._queued_rows -= sum(item.weight for item in items)
@@ -329,7 +336,10 @@ class Writer:
             watchers = self._watchers[:] if not self._unsynced else []
             self._condition.notify_all()
         for call in ripe + watchers:
-            call()
+            try:
+                call()
+            except Exception:  # the caller's own: it must not end the thread that writes
+                log.exception("a callback on what became durable failed")
 
     def _note_trouble(self, exc: Exception) -> None:
         with self._condition:
@@ -338,8 +348,13 @@ class Writer:
             self.trouble = StorageError(f"the store cannot be written: {exc}")
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
 
+    def _end_trouble(self) -> None:
+        if self.trouble is not None:
+            log.warning("the store can be written again")
+            self.trouble = None
+
     def _abandon_queue(self) -> None:
-        """The store closes although the disk refuses: say so to whoever holds a receipt."""
+        """The store closes with items left, as the disk refuses: say so to whoever holds a receipt."""
         with self._condition:
             for item in self._queue:
                 item.receipt.error = self.trouble

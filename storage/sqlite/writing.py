@@ -39,10 +39,12 @@ class Writing:
         self.cursors = Cursors(journal.books)
         self.pending_reader = PendingReader(self.catalogue)
         self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
+        self._closed = False
 
     def close(self) -> None:
-        if self.writer.closed:
+        if self._closed:
             return
+        self._closed = True
         try:
             self.writer.close()
         finally:

@@ -9,6 +9,7 @@ import pytest
 
 from edgedepot import ReceiptTimeout, SQLiteStorage, StorageBusy, StorageError
 from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.errors import StorageClosed
 from tests.models import Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -154,3 +155,53 @@ def test_closing_while_the_device_is_full_raises_and_tells_the_receipts(tmp_path
     store.close()
     with SQLiteStorage(tmp_path / "x.db") as again:
         assert again.query_readings(Weather) == []
+
+
+def test_a_fold_that_failed_is_made_up_for_and_the_trouble_is_over(store: SQLiteStorage, clock: ManualClock) -> None:
+    store.store_readings(
+        Weather, [("a", T0 + timedelta(seconds=n), {"temperature": 1, "note": BIG}) for n in range(50)]
+    ).wait()
+    limit_pages(store, 1)
+    folding = threading.Thread(target=store.fold)
+    folding.start()
+    advance_until(clock, lambda: store.health_check()["status"] == "fail")
+    limit_pages(store, 2**30)
+    advance_until(clock, lambda: not folding.is_alive())
+    advance_until(clock, lambda: store.health_check()["status"] == "pass")
+    assert len(store.query_readings(Weather)) == 50
+
+
+def test_a_callback_that_fails_does_not_end_the_writer(store: SQLiteStorage, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("of the caller's own")
+
+    store.watch(fail)
+    store.store_reading(Weather, "a", T0, {"temperature": 1}).wait()
+    assert store.store_reading(Weather, "b", T0, {"temperature": 1}).wait(timeout=None).accepted == 1
+    assert "of the caller's own" in caplog.text
+
+
+class BrokenClock(ManualClock):
+    """A clock that can fail, as no code of ours expects."""
+
+    broken = False
+
+    def now(self) -> int:
+        if self.broken:
+            raise RuntimeError("no clock")
+        return super().now()
+
+
+def test_a_writer_that_failed_tells_whoever_waits(tmp_path: Path) -> None:
+    clock = BrokenClock(T0)
+    store = SQLiteStorage(tmp_path / "x.db", clock=clock)
+    receipt = store.store_reading(Weather, "a", T0, {"temperature": 1})
+    clock.broken = True
+    with pytest.raises(StorageError, match="cannot be written any more: RuntimeError"):
+        receipt.wait()
+    with pytest.raises(StorageClosed):
+        store.store_reading(Weather, "b", T0, {"temperature": 1})
+    assert store.health_check()["status"] == "fail"
+    with pytest.raises(StorageError, match="cannot be written any more"):
+        store.close()
+    SQLiteStorage(tmp_path / "x.db").close()
