@@ -185,3 +185,12 @@ def test_an_upstream_may_start_at_a_time(store: SQLiteStorage, path: Path) -> No
 def test_a_wrong_start_is_named(store: SQLiteStorage, start: Any) -> None:
     with pytest.raises(InvalidValue, match="start"):
         store.add_cursor("new", start)
+
+
+def test_what_a_late_cursor_skips_of_history_is_not_counted_when_it_is_deleted(path: Path) -> None:
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=1) as store:
+        put(store, 1, 2, 3)
+        store.fold()
+        store.add_cursor("central", T0 + timedelta(seconds=3))
+        store.delete_readings(Weather, end=T0 + timedelta(seconds=2))
+        assert (store.count_pending("central"), store.ledger().problems) == (1, [])
