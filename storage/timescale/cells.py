@@ -38,6 +38,8 @@ class Rows:
     def __init__(self, model: type[Reading], gateway_id: str, rows: Iterable[StoreRow], now: Callable[[], int]) -> None:
         self.model = model
         self.gateway_id = gateway_id
+        self.direct = 0
+        """How many of the rows of the latest attempt have no version."""
         self.refused: dict[int, str] = {}
         self.refused_upstream: dict[int, UpstreamError] = {}
         self._rows: list[Any] = list(rows)
@@ -64,6 +66,7 @@ class Rows:
     def cells(self) -> Iterator[Cells]:
         """The good rows, in order. Rows without a time are stamped."""
         self.refused.clear()
+        self.direct = 0
         refused, refused_upstream, fast, gateway_id = self.refused, self.refused_upstream, self._fast, self.gateway_id
         devices: set[object] = set()
         for index, row in enumerate(self._rows):
@@ -105,15 +108,28 @@ class Rows:
         if isinstance(row, Version) and row.quality is not None:
             quality = row.quality
             _check_quality(quality)
-        return (self.gateway_id, device_id_of(device), micros - _EPOCH_MICROS, 0, 0, quality, *values)
+        name = device_id_of(device)
+        self.direct += 1
+        return (self.gateway_id, name, micros - _EPOCH_MICROS, 0, 0, quality, *values)
 
 
-def is_direct(cells: Cells) -> bool:
+class Checked:
+    """Rows that were checked before."""
+
+    def __init__(self, rows: list[Cells]) -> None:
+        self._rows = rows
+        self.direct = sum(map(_is_direct, rows))
+
+    def cells(self) -> Iterator[Cells]:
+        return iter(self._rows)
+
+
+def _is_direct(cells: Cells) -> bool:
     """Whether the row has no version."""
     return not (cells[3] or cells[4])
 
 
-def merge(rows: Iterable[Cells]) -> tuple[int, int, list[Cells]]:
+def merge(rows: Iterable[Cells]) -> tuple[int, int, Checked]:
     """How many rows there are, how many of them say nothing new, and what is left.
 
     That is one row per identity, of those with a version and of those without.
@@ -124,12 +140,12 @@ def merge(rows: Iterable[Cells]) -> tuple[int, int, list[Cells]]:
     count = repeated = 0
     for cells in rows:
         count += 1
-        key = (is_direct(cells), cells[_IDENTITY])
+        key = (_is_direct(cells), cells[_IDENTITY])
         old = merged.setdefault(key, cells)
         if old is not cells:
             merged[key] = made = _merged(old, cells)
             repeated += made == old
-    return count, repeated, list(merged.values())
+    return count, repeated, Checked(list(merged.values()))
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,10 @@ _RULES: dict[str, tuple[type[UpstreamError], str]] = {
     "22": (DataRefused, "{} refuses a value"),
     "23": (DataRefused, "{} refuses a row"),
     "25006": (Unreachable, "{} only reads for now (a standby, or in maintenance): sending again later helps"),
-    "28": (Misconfigured, "{} refuses the login: check user and password in the url, and pg_hba.conf there"),
+    "28": (
+        Misconfigured,
+        "{} refuses the login: check user and password in the url (or the client certificate), and pg_hba.conf there",
+    ),
     "3D": (Misconfigured, "there is no such database on {}: create it, or name another one in the url"),
     "3F": (Misconfigured, "there is no schema to work in on {}: create it, or set the user's search_path"),
     "40": (Overloaded, "{} broke off in favour of other writers: sending again helps"),
@@ -47,6 +50,7 @@ _NO_ANSWER = (Unreachable, "no connection with {}")
 # clock is not set yet takes every certificate for one of the future.
 _WORDS = (
     (re.compile("authentication failed|no pg_hba.conf entry|no password supplied|role .* does not exist"), "28000"),
+    (re.compile("connection requires a valid client certificate"), "28000"),
     (re.compile("role .* is not permitted to log in|requested SASL|authentication method requirement"), "28000"),
     (re.compile("database .* does not exist"), "3D000"),
     (re.compile("permission denied for database"), "42501"),

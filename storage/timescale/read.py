@@ -24,10 +24,11 @@ Values = dict[str, Any]
 
 _GATEWAY = SQL('gateway_id COLLATE "C"')
 _DEVICE = SQL('device_id COLLATE "C"')
-_FIXED_BUCKET = SQL("date_bin(%(width)s::interval, \"timestamp\", '1970-01-01 00:00:00+00'::timestamptz)")
+_FIXED_BUCKET = SQL("{}(%(width)s::interval, \"timestamp\", '1970-01-01 00:00:00+00'::timestamptz)")
 _CALENDAR_BUCKET = SQL('width_bucket("timestamp", %(starts)s::timestamptz[])')
 _FUNCTIONS = {
-    "avg": SQL("avg(value::double precision)"),
+    # PostgreSQL's own avg squares on the way, and overflows from 1e154 on.
+    "avg": SQL("sum(value::double precision) / count(value)"),
     "min": SQL("min(value)"),
     "max": SQL("max(value)"),
     "sum": SQL("sum(value)"),
@@ -88,7 +89,10 @@ def aggregate(session: Session, gateway_id: str | None, asked: Aggregation) -> l
         return [(device, None, result) for device, _, result in found]
     if not asked.interval.is_calendar:
         values["width"] = timedelta(microseconds=asked.interval.micros)
-        found = _calculate(session, asked, {**source, "where": where, "bucket": _FIXED_BUCKET}, values)
+        # The planner knows how many groups time_bucket makes; date_bin is PostgreSQL's own.
+        home = session.extension_schema
+        function = Identifier("date_bin") if home is None else Identifier(home, "time_bucket")
+        found = _calculate(session, asked, {**source, "where": where, "bucket": _FIXED_BUCKET.format(function)}, values)
         return [(device, to_micros(start), result) for device, start, result in found]
     extent = STATEMENTS["extent"].format(**source, where=where)
     low, high = session.connection.execute(extent, values).fetchone() or (None, None)

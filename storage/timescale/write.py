@@ -13,7 +13,9 @@ and left out, then the others are written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -22,7 +24,7 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from edgedepot.storage.errors import DataRefused, Unreachable, UpstreamError
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.timescale.cells import Cells, Rows, is_direct, merge
+from edgedepot.storage.timescale.cells import Cells, Checked, Rows, merge
 from edgedepot.storage.timescale.schema import TYPES, definitions, field_names, prepare, staging_of
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
@@ -34,7 +36,7 @@ _SUSPICIOUS = 1
 
 Counts = tuple[int, int]
 """How many rows were written, and how many of them changed something."""
-Way = Callable[[Session, type[Reading], Iterable[Cells]], Counts]
+Way = Callable[[Session, type[Reading], Rows | Checked], Counts]
 
 _KEY_COLUMNS = ("gateway_id", "device_id", "timestamp", "store_epoch", "gateway_seq", "quality")
 _KEY_COPY_TYPES = ("text", "text", "int8", "int8", "int8", "int2")
@@ -79,7 +81,7 @@ class Writer:
             way = self._merging(self._way(session, measurement)) if merged else self._way(session, measurement)
             try:
                 with session.transaction():
-                    return way(session, rows.model, rows.cells())
+                    return way(session, rows.model, rows)
             except errors.CardinalityViolation:
                 if merged:
                     raise
@@ -103,10 +105,10 @@ class Writer:
     def _merging(way: Way) -> Way:
         """The same way, for rows of which several have one identity."""
 
-        def merging(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
-            count, repeated, merged = merge(rows)
+        def merging(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
+            number, repeated, merged = merge(rows.cells())
             written, changed = way(session, model, merged)
-            return count, count - repeated - (written - changed)
+            return number, number - repeated - (written - changed)
 
         return merging
 
@@ -157,56 +159,54 @@ def _problem(session: Session, model: type[Reading], way: Way, rows: list[Cells]
     """Why the server refuses some rows, None if it does not; nothing is kept of them."""
     try:
         with session.transaction(keep=False):
-            way(session, model, rows)
+            way(session, model, Checked(rows))
     except (psycopg.DataError, psycopg.IntegrityError) as exc:
         return exc
     return None
 
 
-def _copy_straight(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+def _copy_straight(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
     """COPY into the table: the quickest way by far, for readings of which none is there yet."""
-    written, _ = _copy(session, session.place.table(model), model, rows)
+    written = _copy(session, session.place.table(model), model, rows)
     return written, written
 
 
-def _copy_and_merge(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+def _copy_and_merge(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
     """COPY into a temporary table that ends with the transaction, and from there into the table."""
     staging = staging_of(model)
     session.connection.execute(STATEMENTS["create_staging"].format(staging=staging, fields=definitions(model)))
-    written, direct = _copy(session, staging, model, rows)
-    changed = _upsert(session, model, staging, written - direct, direct)
+    written = _copy(session, staging, model, rows)
+    changed = _upsert(session, model, staging, written - rows.direct, rows.direct)
     if changed != written and session.timescaledb:
         _check_kept(session, model, staging)
     return written, changed
 
 
-def _insert_arrays(session: Session, model: type[Reading], rows: Iterable[Cells]) -> Counts:
+def _insert_arrays(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
     """An array for each column, as parameters: for servers where COPY or temporary tables cannot be used."""
-    cells = list(rows)
+    cells = list(rows.cells())
     if not cells:
         return 0, 0
     kinds = [*_KEY_ARRAY_TYPES, *(TYPES[spec.type] for spec in model.__fields__)]
     arrays = SQL(", ").join(SQL(f"%(c{number})s::{kind}[]") for number, kind in enumerate(kinds))
     source = STATEMENTS["from_arrays"].format(arrays=arrays, columns=_columns(model), fields=field_names(model))
     values = {f"c{number}": list(column) for number, column in enumerate(zip(*cells, strict=True))}
-    direct = sum(map(is_direct, cells))
-    return len(cells), _upsert(session, model, source, len(cells) - direct, direct, values)
+    return len(cells), _upsert(session, model, source, len(cells) - rows.direct, rows.direct, values)
 
 
-def _copy(session: Session, table: Identifier, model: type[Reading], rows: Iterable[Cells]) -> Counts:
-    """Copy rows; their number, and that of those without a version. While the server takes some the next are made."""
+def _copy(session: Session, table: Identifier, model: type[Reading], rows: Rows | Checked) -> int:
+    """Copy rows; their number. While the server takes some the next are made."""
     statement = STATEMENTS["copy"].format(table=table, columns=_columns(model))
-    written = direct = 0
+    numbers = count()
     with session.connection.cursor() as cursor:
         with cursor.copy(statement) as copy:
             copy.set_types([*_KEY_COPY_TYPES, *(_COPY_TYPES[spec.type] for spec in model.__fields__)])
-            for cells in rows:
-                copy.write_row(cells)
-                written += 1
-                direct += not (cells[3] or cells[4])  # is_direct, written out
+            # A loop and a count that are no Python code.
+            deque(zip(map(copy.write_row, rows.cells()), numbers, strict=False), maxlen=0)
+        written = next(numbers)
         if cursor.rowcount != written:
             raise _lost(session, written - cursor.rowcount, written)
-    return written, direct
+    return written
 
 
 def _upsert(

@@ -1,4 +1,4 @@
-"""The contract on TimescaleDB, a real one."""
+"""The contract on TimescaleDB, a real one, and on PostgreSQL 15 without the extension."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 
 from edgedepot import BaseStorage, TimescaleDBStorage
 from edgedepot.storage.conformance import StorageContract
-from tests.servers.timescale import TimescaleServer
+from tests.servers.timescale import PlainPostgres, TimescaleServer
 
 # Dropping the tables of the test before takes a tenth of the time of a new database.
 _DROP_ALL = """
@@ -45,3 +45,27 @@ class TestTimescaleDBStorage(StorageContract):
     @pytest.fixture
     def settings(self, database: str) -> Mapping[str, Any]:
         return {"engine": "timescaledb", "url": database}
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[str]:
+    with PlainPostgres() as server:
+        yield server.url(server.create_database())
+
+
+@pytest.fixture(scope="module")
+def plain_owner(plain: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(plain, autocommit=True) as connection:
+        yield connection
+
+
+class TestTimescaleDBStorageOnPlainPostgreSQL(StorageContract):
+    @pytest.fixture
+    def storage(self, plain: str, plain_owner: psycopg.Connection) -> Iterator[BaseStorage]:
+        plain_owner.execute(_DROP_ALL)
+        with TimescaleDBStorage(plain, gateway_id="roof") as storage:
+            yield storage
+
+    @pytest.fixture
+    def settings(self, plain: str) -> Mapping[str, Any]:
+        return {"engine": "timescaledb", "url": plain}

@@ -47,22 +47,21 @@ def writer(look: Look, timescale_url: str) -> Iterator[str]:
 
 def test_units_ranges_and_descriptions_are_comments(storage: TimescaleDBStorage, look: Look) -> None:
     storage.store_reading(Station, "mast", T0, {"temperature": 1.0})
-    comments = dict(look(COMMENTS, "station"))
+    comments: dict[str, str] = dict(look(COMMENTS, "station"))
     assert comments["temperature"] == '°C, -40 to 80, in the shade, it\'s "true"; DROP TABLE'
     assert comments["humidity"] == "%, at least 0"
     assert comments["rain"] == "at most 500.5"
-    assert comments["note"] is None
+    assert ("note", None) in look(COMMENTS, "station")
     storage.store_reading(Tank, "mast", T0, {"level": 1.0})
     storage.store_reading(FullerTank, "mast", T0, {"pressure": 1.0})
-    assert dict(look(COMMENTS, "tank"))["pressure"] == "bar"
+    assert ("pressure", "bar") in look(COMMENTS, "tank")
 
 
 @pytest.mark.parametrize("schema", [None, "My Farm"])
 def test_what_is_handed_over_is_all_that_a_user_without_rights_needs(
     connect: Connect, look: Look, writer: str, schema: str | None
 ) -> None:
-    settings = {"url": writer, "schema": schema, "table_prefix": "farm_"}
-    storage = connect(**settings)  # type: ignore[arg-type]
+    storage = connect(url=writer, schema=schema, table_prefix="farm_")
     with pytest.raises(Misconfigured, match=r"lacks a right .*SQL that `edgedepot upstream schema` prints"):
         storage.store_reading(Tank, "a", T0, {"level": 1.0})
     look(storage.schema_sql([Station, Tank]).replace("%", "%%"))
@@ -82,7 +81,7 @@ def test_what_is_handed_over_is_all_that_a_user_without_rights_needs(
         storage.store_reading(FullerTank, "a", T0, {"pressure": 1.0})
     look(storage.schema_sql([FullerTank]).replace("%", "%%"))
     assert storage.store_reading(FullerTank, "a", T0, {"pressure": 1.0}).accepted == 1
-    assert dict(look(COMMENTS, f"{home}.farm_tank"))["pressure"] == "bar"
+    assert ("pressure", "bar") in look(COMMENTS, f"{home}.farm_tank")
     assert storage.delete_readings(FullerTank) == 1
     storage.close()
 
@@ -144,7 +143,7 @@ org = "x"
 bucket = "x"
 """
     )
-    command = [COMMAND, "upstream", "schema", file]
+    command: list[str | Path] = [COMMAND, "upstream", "schema", file]
     done = subprocess.run([*command, "central"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "geheim" not in done.stdout

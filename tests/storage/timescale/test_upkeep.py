@@ -1,7 +1,7 @@
 """Hypertables, continuous aggregates and policies: on the community edition, and what the Apache edition says."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -143,11 +143,12 @@ def test_chunks_are_dropped_by_age_on_every_edition(storage: TimescaleDBStorage)
 
 def test_the_apache_edition_says_what_it_takes(storage: TimescaleDBStorage) -> None:
     fill(storage, 1)
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: storage.continuous_aggregate("hours", Tank, "level"),
         lambda: storage.create_retention_policy(Tank, "90 days"),
         lambda: storage.create_compression_policy(Tank, "7 days"),
-    ):
+    )
+    for call in calls:
         with pytest.raises(NotSupported, match=r"need TimescaleDB's community edition; .*SQLSTATE 0A000"):
             call()
     assert storage.continuous_aggregates() == []

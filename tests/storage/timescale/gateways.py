@@ -1,0 +1,23 @@
+"""A gateway's process of `test_many_gateways.py`."""
+
+from datetime import UTC, datetime, timedelta
+
+from edgedepot import TimescaleDBStorage, Version
+from tests.models import Weather
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+BATCHES = 10
+BATCH = 50
+
+
+def run(url: str, number: int) -> int:
+    """Write batches, half of each sent again with the next one; how many readings were new."""
+    accepted = 0
+    with TimescaleDBStorage(url, gateway_id=f"gateway {number}") as storage:
+        for batch in range(BATCHES):
+            rows = [
+                Version(f"d{n % 5}", T0 + timedelta(hours=n), {"temperature": float(n)}, None, 1, n + 1)
+                for n in range(max(0, batch * BATCH - BATCH // 2), (batch + 1) * BATCH)
+            ]
+            accepted += storage.store_readings(Weather, rows).accepted
+    return accepted
