@@ -127,7 +127,7 @@ class SyncWorker:
         thread.join(timeout)
         if thread.is_alive():
             logger.warning(
-                "upstream %s did not answer within %.2g s of the stop; its rows stay pending", self.name, timeout
+                "upstream %s did not answer within %.3g s of the stop; its rows stay pending", self.name, timeout
             )
         return not thread.is_alive()
 
