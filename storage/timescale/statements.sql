@@ -126,8 +126,8 @@ ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
 WHERE ROW(coalesce(excluded.quality, t.quality), {merged}) IS DISTINCT FROM ROW(t.quality, {current})
 
 -- name: missing
--- Of the rows of a staging table: how many are not in the table, in this version or a newer one. It looks only where
--- chunks may be compressed.
+-- Of the rows of a staging table: how many are not in the table, in this version or a newer one; null for a table
+-- without compression.
 SELECT CASE
     WHEN EXISTS (
         SELECT FROM timescaledb_information.hypertables
@@ -140,7 +140,7 @@ SELECT CASE
                 AND (t.store_epoch, t.gateway_seq) >= (s.store_epoch, s.gateway_seq)
         ) = 0
     )
-    ELSE 0 END,
+    END,
     (SELECT count(*) FROM {staging})
 
 -- name: select

@@ -13,6 +13,7 @@ and left out, then the others are written.
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -33,6 +34,9 @@ MOST_REFUSED = 16
 """So many rows of a call are looked for one by one; with more the whole call is refused."""
 _SUSPICIOUS = 1
 """After so many refused rows at the beginning of a call, and one more, its last row is tried: is it the set-up?"""
+
+_LOOK_AGAIN = 60.0
+"""Seconds for which a table that has no compression is taken to have none."""
 
 Counts = tuple[int, int]
 """How many rows were written, and how many of them changed something."""
@@ -229,11 +233,16 @@ def _upsert(
 def _check_kept(session: Session, model: type[Reading], staging: Identifier) -> None:
     """Make sure that rows which changed nothing are there. ON CONFLICT has missed rows in compressed chunks before
     (timescaledb#7672)."""
+    measurement, now = model.__measurement__, time.monotonic()
+    if now < session.not_compressed.get(measurement, 0):
+        return
     table = session.place.table(model)
     names = {"staging": staging, "table": table, "name": Literal(table.as_string(None))}
-    found = session.connection.execute(STATEMENTS["missing"].format(**names)).fetchone()
-    if found and found[0]:
-        raise _lost(session, found[0], found[1])
+    missing, of = session.connection.execute(STATEMENTS["missing"].format(**names)).fetchone() or (None, 0)
+    if missing is None:
+        session.not_compressed[measurement] = now + _LOOK_AGAIN
+    elif missing:
+        raise _lost(session, missing, of)
 
 
 def _lost(session: Session, missing: int, of: int) -> Unreachable:

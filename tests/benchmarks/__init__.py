@@ -6,6 +6,8 @@
     python -m tests.benchmarks.footprint            memory and start of an idle gateway
     python -m tests.benchmarks.influx_encoding      readings as line protocol
     python -m tests.benchmarks.influx_writing       readings into a server that speaks InfluxDB's protocol
+    python -m tests.benchmarks.timescale_writing    readings into a TimescaleDB
+    python -m tests.benchmarks.timescale_aggregate  an hourly average over a million rows in a TimescaleDB
 
 Each prints a table, or JSON with `--json`; `--scale 0.05` does a twentieth of the work (the figures then say little).
 Rounds of floor and product alternate, and their medians are compared: the ratio carries over to another machine, the

@@ -20,7 +20,9 @@ READINGS = 1_000_000
 QUESTIONS = 5
 FILL = """
 INSERT INTO inverter (gateway_id, device_id, "timestamp", voltage, current, power, temperature)
-SELECT 'roof', 'string ' || mod(n, 20), '2026-01-01Z'::timestamptz + n * interval '1 second', mod(n, 977), mod(n, 101), n, 20
+SELECT
+    'roof', 'string ' || mod(n, 20), '2026-01-01Z'::timestamptz + n * interval '1 second',
+    mod(n, 977), mod(n, 101), n, 20
 FROM generate_series(0, %s - 1) AS n
 """
 BY_HAND = """

@@ -3,7 +3,9 @@
     packages.py     Debian packages by name, unpacked into `.servers/` (sources.py: from which archive)
     process.py      start, wait until ready, stop, kill; keeper.py sees to it that no server outlives its test run
     folders.py      a working folder per running server, removed afterwards
-    timescale.py    PostgreSQL 17 with TimescaleDB, in a chroot
+    timescale.py    PostgreSQL 17 with TimescaleDB, and PostgreSQL 15 without, each in a chroot
+    pgbouncer.py    a pooler in front of either
+    pglite.py       the community edition of TimescaleDB, in Node
     mosquitto.py    an MQTT broker
     influxdb1.py    InfluxDB 1.6; victoria.py: VictoriaMetrics
     flux.py         the Flux analyser, which runs in Node (node.py: Node.js and npm packages)

@@ -8,15 +8,16 @@ from tests.servers import ServerError
 from tests.servers.flux import fetch_flux_analyser
 from tests.servers.influxdb1 import fetch_influxdb1
 from tests.servers.mosquitto import Mosquitto, fetch_mosquitto
+from tests.servers.pglite import fetch_pglite
 from tests.servers.socat import fetch_socat
-from tests.servers.timescale import TimescaleServer, fetch_timescale
+from tests.servers.timescale import TimescaleServer, fetch_plain_postgres, fetch_timescale
 from tests.servers.victoria import fetch_victoria_metrics
 
 
 def fetch() -> None:
     """Everything the tests need; at once when it is there already."""
     servers = (fetch_timescale, fetch_mosquitto, fetch_socat, fetch_influxdb1, fetch_victoria_metrics)
-    for fetch_one in (*servers, fetch_flux_analyser):
+    for fetch_one in (*servers, fetch_plain_postgres, fetch_flux_analyser, fetch_pglite):
         fetch_one()
 
 
