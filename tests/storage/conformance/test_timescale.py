@@ -10,11 +10,11 @@ from edgedepot import BaseStorage, TimescaleDBStorage
 from edgedepot.storage.conformance import StorageContract
 from tests.servers.timescale import PlainPostgres, TimescaleServer
 
-# Dropping the tables of the test before takes a tenth of the time of a new database.
-_DROP_ALL = """
+# Emptying the tables of the test before takes less time than making them again.
+_EMPTY_ALL = """
 DO $$ DECLARE name text; BEGIN
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
-        EXECUTE format('DROP TABLE public.%I', name);
+        EXECUTE format('TRUNCATE public.%I', name);
     END LOOP;
 END $$
 """
@@ -38,7 +38,7 @@ def owner(database: str) -> Iterator[psycopg.Connection]:
 class TestTimescaleDBStorage(StorageContract):
     @pytest.fixture
     def storage(self, database: str, owner: psycopg.Connection) -> Iterator[BaseStorage]:
-        owner.execute(_DROP_ALL)
+        owner.execute(_EMPTY_ALL)
         with TimescaleDBStorage(database, gateway_id="roof") as storage:
             yield storage
 
@@ -62,7 +62,7 @@ def plain_owner(plain: str) -> Iterator[psycopg.Connection]:
 class TestTimescaleDBStorageOnPlainPostgreSQL(StorageContract):
     @pytest.fixture
     def storage(self, plain: str, plain_owner: psycopg.Connection) -> Iterator[BaseStorage]:
-        plain_owner.execute(_DROP_ALL)
+        plain_owner.execute(_EMPTY_ALL)
         with TimescaleDBStorage(plain, gateway_id="roof") as storage:
             yield storage
 
