@@ -18,7 +18,7 @@ from typing import Any
 from edgedepot.storage.query import Aggregation
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.select import converter
-from edgedepot.storage.sqlite.tables import HOUR, hour_table
+from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table
 from edgedepot.storage.sqlite.view import View, places
 
 Partial = tuple[Any, ...]
@@ -50,9 +50,9 @@ def _add(one: Partial, other: Partial) -> Partial:
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
-def _method(asked: Aggregation, layout: Layout) -> _Method:
+def _method(asked: Aggregation, index: int | None) -> _Method:
+    """`index` is the field's place among those stored; None for device_id and timestamp."""
     function, name = asked.function, asked.field.name
-    index = next((place for place, spec in enumerate(layout.stored) if spec.name == name), None)
     count = "rows" if index is None else f"n{index}"
     if function == "count":
         return _Method("count({0})", f"sum({count})", _add, lambda part: part[0])
@@ -91,7 +91,7 @@ def _method(asked: Aggregation, layout: Layout) -> _Method:
 def aggregate(view: View, layout: Layout, asked: Aggregation) -> Answer:
     """The rows of an `aggregate` call: ``(device_id, bucket, result)``, empty buckets absent."""
     series = view.series(asked.scope)
-    if not series:
+    if not series or places(layout, asked.scope.model)[asked.field.name] == "NULL":
         return []
     question = _Question(view, layout, asked, series)
     found: dict[tuple[str | None, int | None], Partial] = {}
@@ -110,19 +110,22 @@ class _Question:
     """One call on one view."""
 
     def __init__(self, view: View, layout: Layout, asked: Aggregation, series: dict[int, str]) -> None:
-        self.method = _method(asked, layout)
+        self._column = places(layout, asked.scope.model)[asked.field.name]
+        index = int(self._column[1:]) if self._column[1:].isdigit() else None
+        self.method = _method(asked, index)
+        # Before a field's first fold there is nothing of it in history.
+        self._in_history = layout.id in view.shape.hours and (index is None or index < view.shape.hours[layout.id])
         self._view = view
         self._layout = layout
         self._asked = asked
         self._series = series
         self._ids = json.dumps(list(series))
-        self._column = places(layout, asked.scope.model)[asked.field.name]
         self._edges = asked.function in ("first", "last")
         width = 0 if asked.interval is None else asked.interval.micros
         self._bucket = f"(ts - ((ts % {width}) + {width}) % {width})" if width else "NULL"
         self._hour_bucket = self._bucket.replace("ts", f"hour * {HOUR}")
         self._by_series = asked.by_device or self._edges
-        self._with_hours = layout.stored != [] and width % HOUR == 0
+        self._with_hours = width % HOUR == 0
 
     def parts(self) -> Iterator[tuple[tuple[str | None, int | None], Partial]]:
         """Every partial result with its key: the device, where asked for, and the bucket."""
@@ -137,7 +140,7 @@ class _Question:
 
     def _rows(self) -> Iterator[tuple[Any, ...]]:
         yield from self._unfolded()
-        bounds = self._bounds()
+        bounds = self._bounds() if self._in_history else None
         if bounds is None:
             return
         hours: list[Span] = []
@@ -204,7 +207,7 @@ class _Question:
         heads, grouping = self._keys("span.bucket" if self._is_calendar else self._bucket)
         for partition, table in self._view.partitions(self._layout, self._asked.scope):
             inside = [span for span in spans if span[1] < partition.stop and span[2] > partition.start]
-            if inside:
+            if inside and cell(self._column, partition.width) != "NULL":
                 yield from self._view.connection.execute(
                     f"SELECT {heads}, {self.method.raw.format(self._column)} FROM {_SPANS}"
                     f" CROSS JOIN json_each(?) AS one CROSS JOIN {table} AS t"

@@ -1,7 +1,10 @@
-"""Which models, devices and sources the store knows, and in which journal columns a model's fields lie.
+"""Which models, devices and sources the store knows, and in which columns a model's fields lie.
 
 Memory is the authority while the store is open: callers' threads add models, the writer adds series and sources, and
 its transaction writes down what is new. A transaction that is rolled back leaves that to the next.
+
+A model may gain fields, and classes of one measurement may have different ones, also in one process: the store keeps
+them all.
 """
 
 from __future__ import annotations
@@ -9,36 +12,86 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.reading import Field, FieldSpec, Reading, define_model
 
+FIELD_LIMIT = 200
+"""SQLite gives a table 2,000 columns, and a model's hours need up to nine for each field."""
 _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 
 
 @dataclass(slots=True)
 class Layout:
-    """A model as the store keeps it. `stored` lists every field it ever had, one journal column each, in order."""
+    """A model as the store keeps it. `stored` lists every field it ever had, a column each, in order, and as required
+    only those that every row has; `written` is as much of that as the writer's transaction has put into the file."""
 
     id: int
     model: type[Reading]
-    stored: list[FieldSpec]
-    name: str = ""
-    dirty: bool = True
+    stored: tuple[FieldSpec, ...]
+    written: tuple[FieldSpec, ...] = ()
     _columns: dict[type[Reading], tuple[str, ...]] = field(default_factory=dict)
+    _whole: tuple[type[Reading], tuple[FieldSpec, ...], type[Reading]] | None = None
 
-    def __post_init__(self) -> None:
-        self.name = self.model.__measurement__
+    @property
+    def name(self) -> str:
+        return self.model.__measurement__
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the file lacks something of it."""
+        return self.written is not self.stored
 
     def columns(self, model: type[Reading]) -> tuple[str, ...]:
-        """The journal columns of a class's fields, in the class's order."""
+        """The columns of the fields of a class that is stored, in the class's order."""
         known = self._columns.get(model)
         if known is None:
-            position = {spec.name: index for index, spec in enumerate(self.stored)}
-            known = self._columns[model] = tuple(f"c{position[spec.name]}" for spec in model.__fields__)
+            places = self.places(model)
+            known = self._columns[model] = tuple(places[spec.name] for spec in model.__fields__)
         return known
+
+    def places(self, model: type[Reading]) -> dict[str, str]:
+        """The column of each field of a class; ``NULL`` where nothing of the field was ever stored."""
+        columns = {spec.name: f"c{index}" for index, spec in enumerate(self.stored)}
+        return {spec.name: columns.get(spec.name, "NULL") for spec in model.__fields__}
+
+    def has(self, model: type[Reading]) -> bool:
+        """Whether the class was stored, or is about to be."""
+        return model is self.model or model in self._columns
+
+    def whole(self) -> type[Reading]:
+        """The class to hand rows on with: the one that is in use, where it has all fields that rows may have and
+        demands none that rows may lack; else one made for that."""
+        stored = self.stored
+        if self._whole is None or self._whole[:2] != (self.model, stored):
+            required = {spec.name: spec.required for spec in self.model.__fields__}
+            fits = all(spec.required or not required.get(spec.name, True) for spec in stored)
+            fits = fits and len(required) == len(stored)
+            made = self.model if fits else _model_from(self.model.__name__, self.name, stored)
+            self._whole = (self.model, stored, made)
+        return self._whole[2]
+
+    def check(self, model: type[Reading]) -> None:
+        """Raises `InvalidValue` where a field of the class has another type here."""
+        kinds = {spec.name: spec.type for spec in self.stored}
+        for spec in model.__fields__:
+            kind = kinds.get(spec.name, spec.type)
+            if kind is not spec.type:
+                raise InvalidValue(
+                    f"{model.__name__}.{spec.name} is {spec.type.__name__}, but this store keeps "
+                    f"{self.name}.{spec.name} as {kind.__name__}; use another name for one of them"
+                )
+
+    def widened(self, model: type[Reading]) -> tuple[FieldSpec, ...]:
+        """What is stored once rows of the class are."""
+        theirs = {spec.name: spec for spec in model.__fields__}
+        mine = {spec.name for spec in self.stored}
+        demanded = {name for name, spec in theirs.items() if spec.required}
+        kept = [replace(spec, required=spec.required and spec.name in demanded) for spec in self.stored]
+        new = [replace(spec, required=False) for name, spec in theirs.items() if name not in mine]
+        return (*kept, *new)
 
 
 class Catalogue:
@@ -51,15 +104,15 @@ class Catalogue:
         self._sources: dict[str, int] = {}
         self._new_series: list[tuple[int, int, str]] = []
         self._new_sources: list[tuple[int, str]] = []
-        self._uncommitted: list[Layout] = []
+        self._uncommitted: list[tuple[Layout, tuple[FieldSpec, ...]]] = []
 
     @classmethod
     def load(cls, connection: sqlite3.Connection) -> Catalogue:
         """What the file knows."""
         self = cls()
         for model_id, name, title, text in connection.execute("SELECT id, name, title, fields FROM _models"):
-            stored = [_spec_from(entry) for entry in json.loads(text)]
-            self._layouts[name] = Layout(model_id, _model_from(title, name, stored), stored, dirty=False)
+            stored = tuple(_spec_from(entry) for entry in json.loads(text))
+            self._layouts[name] = Layout(model_id, _model_from(title, name, stored), stored, stored)
         for series, model_id, device in connection.execute("SELECT id, model, device_id FROM _series"):
             self._series[model_id, device] = series
         self._sources = {name: source for source, name in connection.execute("SELECT id, name FROM _sources")}
@@ -75,37 +128,32 @@ class Catalogue:
             return {layout.id: layout for layout in self._layouts.values()}
 
     def find(self, model: type[Reading]) -> Layout | None:
-        """The layout for reading a model; None when nothing of it was ever stored."""
+        """The layout for reading a model, as it is; None when nothing of it was ever stored. Raises `InvalidValue`
+        when a stored field has another type."""
         known = self._layouts.get(model.__measurement__)
-        return None if known is None else self.layout(model)
+        if known is not None and not known.has(model):
+            known.check(model)
+        return known
 
     def layout(self, model: type[Reading]) -> Layout:
-        """The layout of a model, new or widened where needed. Raises `InvalidValue` when a stored field has another
-        type, or when another class of this process has the measurement with other fields."""
+        """The layout for storing a model, new or widened where needed. Raises `InvalidValue` when a stored field has
+        another type, and when there are too many fields."""
         known = self._layouts.get(model.__measurement__)
-        if known is not None and known.model is model:
+        if known is not None and known.has(model):
             return known
         with self._lock:
             known = self._layouts.get(model.__measurement__)
             if known is None:
-                known = Layout(len(self._layouts) + 1, model, list(model.__fields__))
-                self._layouts[model.__measurement__] = known
-            else:
-                self._adopt(known, model)
+                stored = _checked(model, model.__fields__)
+                known = self._layouts[model.__measurement__] = Layout(len(self._layouts) + 1, model, stored)
+            elif not known.has(model):
+                known.check(model)
+                stored = _checked(model, known.widened(model))
+                if stored != known.stored:
+                    known.stored = stored
+                known.columns(model)
+                known.model = model
             return known
-
-    def _adopt(self, layout: Layout, model: type[Reading]) -> None:
-        stored = {spec.name: spec for spec in layout.stored}
-        for spec in model.__fields__:
-            before = stored.get(spec.name)
-            if before is not None and before.type is not spec.type:
-                raise InvalidValue(
-                    f"{model.__name__}.{spec.name} is {spec.type.__name__}, but this store keeps "
-                    f"{model.__measurement__}.{spec.name} as {before.type.__name__}; use another name for one of them"
-                )
-        layout.stored += [spec for spec in model.__fields__ if spec.name not in stored]
-        layout.model = model
-        layout.dirty = True
 
     def series(self, layout: Layout, device: str) -> int:
         """The number of a model's readings of one device. For the writer's thread."""
@@ -134,8 +182,8 @@ class Catalogue:
                 " ON CONFLICT (id) DO UPDATE SET title = excluded.title, fields = excluded.fields",
                 (layout.id, layout.name, layout.model.__name__, _fields_text(layout.stored)),
             )
-            layout.dirty = False
-            self._uncommitted.append(layout)
+            self._uncommitted.append((layout, layout.written))
+            layout.written = layout.stored
 
     def write_names(self, connection: sqlite3.Connection) -> None:
         """Write new series and sources down, inside a transaction."""
@@ -152,12 +200,21 @@ class Catalogue:
 
     def rolled_back(self) -> None:
         """The transaction is undone: the next writes everything down again."""
-        for layout in self._uncommitted:
-            layout.dirty = True
+        for layout, written in reversed(self._uncommitted):
+            layout.written = written
         self._uncommitted.clear()
 
 
-def _fields_text(fields: list[FieldSpec]) -> str:
+def _checked(model: type[Reading], stored: tuple[FieldSpec, ...]) -> tuple[FieldSpec, ...]:
+    if len(stored) > FIELD_LIMIT:
+        raise InvalidValue(
+            f"{model.__measurement__} would have {len(stored)} fields with those of {model.__name__}; "
+            f"a store keeps at most {FIELD_LIMIT} of a measurement"
+        )
+    return stored
+
+
+def _fields_text(fields: tuple[FieldSpec, ...]) -> str:
     keys = ("name", "required", "unit", "description", "low", "high")
     return json.dumps([{"type": spec.type.__name__} | {key: getattr(spec, key) for key in keys} for spec in fields])
 
@@ -166,7 +223,7 @@ def _spec_from(entry: dict[str, Any]) -> FieldSpec:
     return FieldSpec(**{**entry, "type": _TYPES[entry["type"]]})
 
 
-def _model_from(title: str, name: str, fields: list[FieldSpec]) -> type[Reading]:
+def _model_from(title: str, name: str, fields: tuple[FieldSpec, ...]) -> type[Reading]:
     return define_model(
         title,
         {

@@ -14,6 +14,7 @@ from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books, CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
+from edgedepot.storage.sqlite.tables import cell
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed, owed, place_of
 from edgedepot.storage.values import Row
@@ -105,7 +106,7 @@ class PendingReader:
         found: list[tuple[Any, ...]] = []
         for piece in view.shape.pieces_from(position.seq + 1):
             if len(found) < limit:
-                cells = "".join(f", c{index}" if index < piece.width else ", NULL" for index in range(width))
+                cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
                 found += view.connection.execute(
                     f"SELECT seq, series, ts, quality{cells} FROM {piece.table}"
                     " WHERE seq > ? AND seq <= ? AND series > 0 ORDER BY seq LIMIT ?",
@@ -118,8 +119,8 @@ class PendingReader:
 
     def _walk(self, view: View, position: Position, limit: int) -> Window | None:
         layouts = self._catalogue.layouts()
-        for table, condition, layout in owed(view.shape, layouts, position.place, END):
-            cells = "".join(f", c{index}" for index in range(len(layout.stored)))
+        for layout, partition, table, condition in owed(view.shape, layouts, position.place, END):
+            cells = "".join(f", {cell(f'c{index}', partition.width)}" for index in range(len(layout.stored)))
             found = view.connection.execute(
                 f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
                 " ORDER BY series, ts LIMIT ?",
@@ -127,8 +128,6 @@ class PendingReader:
             ).fetchall()
             if found:
                 _, series, ts, *_ = found[-1]
-                partition = view.shape.partition_of(layout.id, ts)
-                assert partition is not None
                 end = place_of(layout.id, partition, series, ts)
                 return Window(0, 0, self._rows(view, layouts, found), end)
         return None
@@ -155,7 +154,7 @@ class PendingReader:
         """Model, device, and what picks a series' row out of the journal's columns."""
         model_id, device = self._series[series]
         layout = layouts[model_id]
-        model = layout.model
+        model = layout.whole()
         places = [4 + int(column[1:]) for column in layout.columns(model)]
         booleans = [index for index, spec in enumerate(model.__fields__, 1) if spec.type is bool]
         pick = itemgetter(3, *places)

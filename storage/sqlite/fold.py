@@ -19,8 +19,20 @@ from itertools import groupby, pairwise
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.journal import Journal
-from edgedepot.storage.sqlite.shape import Folded, write_shape
-from edgedepot.storage.sqlite.tables import HOUR, add_partition, add_piece, history_table, hour_table, refresh_view
+from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, write_shape
+from edgedepot.storage.sqlite.tables import (
+    HOUR,
+    HOUR_COLUMNS,
+    add_partition,
+    add_piece,
+    cell,
+    history_table,
+    hour_table,
+    refresh_view,
+    value_columns,
+    widen_hours,
+    widen_partition,
+)
 from edgedepot.storage.sqlite.tail import Series
 
 CHUNK = 3_000
@@ -95,29 +107,33 @@ class Fold:
 
     def _fold_model(self, layout: Layout, rows: list[Unfolded]) -> None:
         shape = self._journal.shape
-        places: dict[tuple[int, str, str], list[int]] = {}
-        known = len(shape.partitions.get(layout.id, []))
+        places: dict[tuple[int, int], list[int]] = {}
+        partitions = {one.id: one for one in shape.partitions.get(layout.id, [])}
+        pieces: dict[int, Piece] = {}
+        known = len(partitions)
         for _, ts, seq in rows:
             partition = shape.partition_of(layout.id, ts) or add_partition(self._connection, shape, layout, ts)
             piece = shape.piece_of(seq)
             assert piece is not None
-            places.setdefault((piece.width, piece.table, history_table(layout, partition)), []).append(seq)
-        for (width, piece_table, table), seqs in places.items():
-            self._copy(layout, width, piece_table, table, json.dumps(seqs))
+            partitions[partition.id], pieces[piece.id] = partition, piece
+            places.setdefault((piece.id, partition.id), []).append(seq)
+        widen_hours(self._connection, shape, layout)
+        for (piece_id, partition_id), seqs in places.items():
+            self._copy(layout, pieces[piece_id], partitions[partition_id], json.dumps(seqs))
         if len(shape.partitions[layout.id]) > known:
             refresh_view(self._connection, shape, layout)
 
-    def _copy(self, layout: Layout, width: int, piece: str, table: str, seqs: str) -> None:
-        values = [f"c{index}" for index in range(len(layout.stored))]
-        present = [value if index < width else f"NULL AS {value}" for index, value in enumerate(values)]
+    def _copy(self, layout: Layout, piece: Piece, partition: Partition, seqs: str) -> None:
+        widen_partition(self._connection, layout, partition)
         rows = (
-            f"SELECT series, ts, seq, quality, {', '.join(present)} FROM {piece}"
+            f"SELECT series, ts, seq, quality, {_values(layout, piece.width)} FROM {piece.table}"
             " WHERE seq IN (SELECT value FROM json_each(?1))"
         )
+        columns = ", ".join(("series", "ts", "seq", "quality", *value_columns(layout)))
         self._connection.execute(
-            f"INSERT INTO {table} (series, ts, seq, quality, {', '.join(values)}) {rows} ORDER BY series, ts", (seqs,)
+            f"INSERT INTO {history_table(layout, partition)} ({columns}) {rows} ORDER BY series, ts", (seqs,)
         )
-        add_hours(self._connection, layout, table, rows, (seqs,))
+        add_hours(self._connection, layout, partition, rows, (seqs,))
 
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""
@@ -130,9 +146,12 @@ class Fold:
             self._connection.execute(f"DELETE FROM {hour_table(layout)} WHERE series = ? AND hour = ?", (series, hour))
             partition = self._journal.shape.partition_of(model_id, hour * HOUR)
             if partition is not None:
-                table = history_table(layout, partition)
-                rows = f"SELECT * FROM {table} WHERE series = ?1 AND ts >= ?2 AND ts < ?3"
-                add_hours(self._connection, layout, table, rows, (series, hour * HOUR, (hour + 1) * HOUR))
+                widen_hours(self._connection, self._journal.shape, layout)
+                rows = (
+                    f"SELECT series, ts, {_values(layout, partition.width)} FROM {history_table(layout, partition)}"
+                    " WHERE series = ?1 AND ts >= ?2 AND ts < ?3"
+                )
+                add_hours(self._connection, layout, partition, rows, (series, hour * HOUR, (hour + 1) * HOUR))
             self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))
         return len(dirty)
 
@@ -140,13 +159,15 @@ class Fold:
         journal, shape = self._journal, self._journal.shape
         shape.folded = Folded(shape.folded.high, shape.folded.high)
         journal.books.write_snapshot(self._connection, journal.committed_seq)
+        before = [piece.id for piece in shape.pieces]
         enough = self._piece_rows * (1 if len(shape.pieces) < 4 else LARGER)
         if journal.committed_seq - shape.pieces[-1].first >= enough:
             add_piece(self._connection, shape, journal.committed_seq + 1)
         self._drop_pieces()
-        for layout in journal.catalogue.layouts().values():
-            if not layout.dirty:
-                refresh_view(self._connection, shape, layout)
+        if before != [piece.id for piece in shape.pieces]:
+            for layout in journal.catalogue.layouts().values():
+                if layout.written:
+                    refresh_view(self._connection, shape, layout)
 
     def _drop_pieces(self) -> None:
         """Drop the pieces before the last that are in history and acknowledged by all."""
@@ -162,40 +183,47 @@ class Fold:
         shape.pieces[:-1] = keep
 
 
-def add_hours(connection: sqlite3.Connection, layout: Layout, table: str, rows: str, bound: tuple[object, ...]) -> None:
-    """Add rows of one history table, which the SQL `rows` selects, to what their hours come to.
+def _values(layout: Layout, width: int) -> str:
+    """A model's values, from a table that has so many value columns."""
+    return ", ".join(f"{cell(column, width)} AS {column}" for column in value_columns(layout))
+
+
+def add_hours(
+    connection: sqlite3.Connection, layout: Layout, partition: Partition, rows: str, bound: tuple[object, ...]
+) -> None:
+    """Add rows of one partition, which the SQL `rows` selects, to what their hours come to.
 
     First and last values are looked up once their times are known.
     """
-    columns, values, updates, edges = ["rows", "low", "high"], ["count(*)", "min(ts)", "max(ts)"], [], []
+    table, hours = history_table(layout, partition), hour_table(layout)
+    columns, values, updates, edges = [*HOUR_COLUMNS], ["count(*)", "min(ts)", "max(ts)"], [], []
     updates += ["rows = rows + excluded.rows", "low = min(low, excluded.low)", "high = max(high, excluded.high)"]
-    for index, spec in enumerate(layout.stored):
-        cell, when = f"c{index}", f"CASE WHEN c{index} IS NOT NULL THEN ts END"
-        parts = {f"n{index}": f"count({cell})", f"first_ts{index}": f"min({when})", f"last_ts{index}": f"max({when})"}
+    for index, spec in enumerate(layout.written):
+        value, when = f"c{index}", f"CASE WHEN c{index} IS NOT NULL THEN ts END"
+        parts = {f"n{index}": f"count({value})", f"first_ts{index}": f"min({when})", f"last_ts{index}": f"max({when})"}
         if spec.type in (float, int):
-            parts |= {f"min{index}": f"min({cell})", f"max{index}": f"max({cell})"}
+            parts |= {f"min{index}": f"min({value})", f"max{index}": f"max({value})"}
         if spec.type is float:
-            parts[f"sum{index}"] = f"total({cell})"
+            parts[f"sum{index}"] = f"total({value})"
         if spec.type is int:  # the halves of 64 bits apart: SQLite gives up where a sum exceeds them
-            parts |= {f"sum{index}": f"sum({cell} >> 32)", f"rest{index}": f"sum({cell} & 4294967295)"}
+            parts |= {f"sum{index}": f"sum({value} >> 32)", f"rest{index}": f"sum({value} & 4294967295)"}
         for name, expression in parts.items():
             columns.append(name)
             values.append(expression)
             updates.append(f"{name} = {_combined(name)}")
         for edge in ("first", "last"):
             edges.append(
-                f"{edge}{index} = (SELECT {cell} FROM {table} AS h WHERE h.series = {hour_table(layout)}.series"
-                f" AND h.ts = {edge}_ts{index})"
+                f"{edge}{index} = (SELECT {cell(value, partition.width)} FROM {table} AS h"
+                f" WHERE h.series = {hours}.series AND h.ts = {edge}_ts{index})"
             )
     connection.execute(
-        f"INSERT INTO {hour_table(layout)} (series, hour, {', '.join(columns)})"
+        f"INSERT INTO {hours} (series, hour, {', '.join(columns)})"
         f" SELECT series, {hour_of('ts')}, {', '.join(values)} FROM ({rows}) WHERE true GROUP BY 1, 2"
         f" ON CONFLICT (series, hour) DO UPDATE SET {', '.join(updates)}",
         bound,
     )
     connection.execute(
-        f"UPDATE {hour_table(layout)} SET {', '.join(edges)}"
-        f" WHERE (series, hour) IN (SELECT series, {hour_of('ts')} FROM ({rows}))",
+        f"UPDATE {hours} SET {', '.join(edges)} WHERE (series, hour) IN (SELECT series, {hour_of('ts')} FROM ({rows}))",
         bound,
     )
 

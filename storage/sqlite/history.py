@@ -14,7 +14,7 @@ from typing import Any
 from edgedepot.storage.query import Scope
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.shape import Shape
-from edgedepot.storage.sqlite.tables import HOUR, history_table
+from edgedepot.storage.sqlite.tables import HOUR, cell, history_table
 from edgedepot.storage.sqlite.walk import Place, place_of
 from edgedepot.storage.values import Row
 
@@ -31,8 +31,9 @@ class History:
         partition = self.shape.partition_of(layout.id, ts)
         if partition is None:
             return None
+        cells = (cell(column, partition.width) for column in columns)
         found = self._connection.execute(
-            f"SELECT {', '.join(('seq', 'quality', *columns))} FROM {history_table(layout, partition)}"
+            f"SELECT {', '.join(('seq', 'quality', *cells))} FROM {history_table(layout, partition)}"
             " WHERE series = ? AND ts = ?",
             (series, ts),
         ).fetchone()

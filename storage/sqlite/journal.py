@@ -29,7 +29,7 @@ from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
 from edgedepot.storage.sqlite.shape import read_shape, write_shape
-from edgedepot.storage.sqlite.tables import add_piece, refresh_view, widen_model, widen_piece
+from edgedepot.storage.sqlite.tables import add_piece, cell, refresh_view, widen_piece
 from edgedepot.storage.sqlite.tail import Series, Tail
 from edgedepot.storage.values import Row
 
@@ -134,6 +134,7 @@ class Journal:
                 self._seq = seq
                 old = self._find(model, series, ts)
                 if old is not None:
+                    model, row = self._whole(model, row)
                     merge = _merge(model, old[1], row)
                     if merge is None:
                         duplicates += 1
@@ -180,19 +181,26 @@ class Journal:
         return ts
 
     def _find(self, model: type[Reading], series: Series, ts: int) -> tuple[int, Row] | None:
-        """Number and row of an identity, where it is there."""
-        layout = self.settled_layout(model)
+        """Number and row of an identity, where it is there; the row is one of the layout's whole class."""
+        layout = self.catalogue.layout(model)
+        columns = layout.columns(layout.whole())
         seq = series.find(ts)
         if seq is None:
-            return self.history.find(layout, layout.columns(model), series.id, ts)
+            return self.history.find(layout, columns, series.id, ts)
         self.write_rows()
         piece = self.shape.piece_of(seq)
         assert piece is not None
-        columns = [c if int(c[1:]) < piece.width else "NULL" for c in layout.columns(model)]
-        found = self.connection.execute(
-            f"SELECT quality, {', '.join(columns)} FROM {piece.table} WHERE seq = ?", (seq,)
-        ).fetchone()
+        cells = ", ".join(cell(column, piece.width) for column in columns)
+        found = self.connection.execute(f"SELECT quality, {cells} FROM {piece.table} WHERE seq = ?", (seq,)).fetchone()
         return seq, tuple(found)
+
+    def _whole(self, model: type[Reading], row: Row) -> tuple[type[Reading], Row]:
+        """A row as one of the layout's whole class: another class of the measurement may have given it values too."""
+        whole = self.catalogue.layout(model).whole()
+        if whole is model:
+            return model, row
+        values = dict(zip((spec.name for spec in model.__fields__), row[1:], strict=True))
+        return whole, (row[0], *(values.get(spec.name) for spec in whole.__fields__))
 
     def _replace(self, model: type[Reading], series: Series, ts: int, old: tuple[int, Row], new: Row) -> int:
         """Take the old version out and keep the values that differ; how many rows had such (0 or 1)."""
@@ -222,13 +230,12 @@ class Journal:
                 gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq = ?", (seq,)).rowcount
                 self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
 
-    def settled_layout(self, model: type[Reading]) -> Layout:
-        """The layout of a model, with room for all its fields in every table."""
+    def _settled_layout(self, model: type[Reading]) -> Layout:
+        """The layout of a model, written down, with room for all its fields in the journal."""
         layout = self.catalogue.layout(model)
-        if layout.dirty:
+        if layout.is_new:
             self.catalogue.write_layout(self.connection, layout)
-            widen_piece(self.connection, self.shape, len(layout.stored))
-            widen_model(self.connection, self.shape, layout)
+            widen_piece(self.connection, self.shape, len(layout.written))
             refresh_view(self.connection, self.shape, layout)
             self._reshaped = True
         return layout
@@ -237,7 +244,7 @@ class Journal:
         """Put the rows that wait in memory into the journal."""
         for model, rows in self._rows.items():
             if rows:
-                columns = self.settled_layout(model).columns(model)
+                columns = self._settled_layout(model).columns(model)
                 self.connection.executemany(self._insert_statement(columns), rows)
                 rows.clear()
 

@@ -17,7 +17,7 @@ from edgedepot.storage.clock import from_micros
 from edgedepot.storage.query import Selection
 from edgedepot.storage.reading import Device
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.tables import unfolded_condition
+from edgedepot.storage.sqlite.tables import cell, unfolded_condition
 from edgedepot.storage.sqlite.view import View, places
 
 _NARROW = 200
@@ -91,7 +91,7 @@ def _history(
     view: View, layout: Layout, selection: Selection, series: dict[int, str], columns: list[str]
 ) -> Iterator[Cells]:
     """Rows of history in order, one partition after the other, read as they are taken."""
-    tables = [table for _, table in view.partitions(layout, selection.scope)]
+    tables = view.partitions(layout, selection.scope)
     direction = "DESC" if selection.descending else "ASC"
     span, bounds = "", []
     for sign, bound in ((">=", selection.scope.start), ("<", selection.scope.end)):
@@ -99,8 +99,8 @@ def _history(
             span += f" AND ts {sign} ?"
             bounds.append(bound)
     limit = -1 if selection.limit is None else selection.limit
-    cells = "".join(f", {column}" for column in columns)
-    for table in reversed(tables) if selection.descending else tables:
+    for partition, table in reversed(tables) if selection.descending else tables:
+        cells = "".join(f", {cell(column, partition.width)}" for column in columns)
         if len(series) == 1:
             ((only, device),) = series.items()
             query = f"SELECT ts, ?{cells} FROM {table} WHERE series = ?{span} ORDER BY ts {direction} LIMIT ?"
@@ -130,14 +130,14 @@ def _sorted(view: View, layout: Layout, selection: Selection, series: dict[int, 
     columns = [place[name] for name in (*selection.columns, selection.order)]
     sources = view.unfolded(list(series), selection.scope, columns)
     queries, values = [source.sql for source in sources], [value for source in sources for value in source.values]
-    for _, table in view.partitions(layout, selection.scope):
+    for partition, table in view.partitions(layout, selection.scope):
         span = "".join(
             f" AND ts {sign} {bound}"
             for sign, bound in ((">=", selection.scope.start), ("<", selection.scope.end))
             if bound is not None
         )
         queries.append(
-            f"SELECT series, ts, quality, {', '.join(columns)} FROM {table}"
+            f"SELECT series, ts, quality, {', '.join(cell(column, partition.width) for column in columns)} FROM {table}"
             f" WHERE series IN (SELECT value FROM json_each(?)){span}"
         )
         values.append(json.dumps(list(series)))

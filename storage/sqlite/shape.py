@@ -16,6 +16,9 @@ from edgedepot.storage.sqlite import schema
 PERIOD = 30 * 86_400_000_000
 """What a partition of history spans, in microseconds, while there are few of them."""
 _FEW = 32
+_DOUBLING = 8
+"""Beyond the first few, periods double each time that so many more are there: a compound query has at most 500 terms,
+and whatever times come there are fewer than 300 partitions."""
 
 
 class Piece(msgspec.Struct, array_like=True):
@@ -31,11 +34,12 @@ class Piece(msgspec.Struct, array_like=True):
 
 
 class Partition(msgspec.Struct, array_like=True):
-    """A history table of one model: the rows with ``start <= ts < stop``."""
+    """A history table of one model: the rows with ``start <= ts < stop``; `width` is its value columns."""
 
     id: int
     start: int
     stop: int
+    width: int
 
 
 class Folded(msgspec.Struct, array_like=True):
@@ -48,11 +52,13 @@ class Folded(msgspec.Struct, array_like=True):
 
 
 class Shape(msgspec.Struct):
-    """The tables, pieces and partitions each in order."""
+    """The tables, pieces and partitions each in order. `hours` says for how many of its fields a model's hours have
+    columns; it is missing while there are none."""
 
     generation: int = 0
     pieces: list[Piece] = msgspec.field(default_factory=list)
     partitions: dict[int, list[Partition]] = msgspec.field(default_factory=dict)
+    hours: dict[int, int] = msgspec.field(default_factory=dict)
     folded: Folded = msgspec.field(default_factory=Folded)
 
     def pieces_from(self, seq: int) -> list[Piece]:
@@ -74,10 +80,10 @@ class Shape(msgspec.Struct):
         place = bisect.bisect_right([partition.start for partition in mine], ts) - 1
         return mine[place] if place >= 0 and ts < mine[place].stop else None
 
-    def new_partition(self, model: int, ts: int) -> Partition:
+    def new_partition(self, model: int, ts: int, width: int) -> Partition:
         """Make room for a timestamp: a period that widens as there come to be many, cut where neighbours begin."""
         mine = self.partitions.setdefault(model, [])
-        period = PERIOD << (len(mine) // _FEW)
+        period = PERIOD << max(0, (len(mine) - _FEW + _DOUBLING) // _DOUBLING)
         start = ts - ts % period
         stop = start + period
         for other in mine:
@@ -85,7 +91,7 @@ class Shape(msgspec.Struct):
                 start = max(start, other.stop)
             elif other.start > ts:
                 stop = min(stop, other.start)
-        partition = Partition(max((other.id for other in mine), default=0) + 1, start, stop)
+        partition = Partition(max((other.id for other in mine), default=0) + 1, start, stop, width)
         bisect.insort(mine, partition, key=lambda one: one.start)
         return partition
 

@@ -15,6 +15,8 @@ _PARTS: dict[type, tuple[str, ...]] = {
     str: ("n",),
 }
 _EDGE_PARTS = ("first", "first_ts", "last", "last_ts")
+HOUR_COLUMNS = ("rows", "low", "high")
+"""Of all readings of an hour: their number, and the times of the first and the last."""
 
 
 def history_table(layout: Layout, partition: Partition) -> str:
@@ -50,8 +52,8 @@ def widen_piece(connection: sqlite3.Connection, shape: Shape, width: int) -> Non
 
 def add_partition(connection: sqlite3.Connection, shape: Shape, layout: Layout, ts: int) -> Partition:
     """A partition of a model's history for a timestamp that none holds yet."""
-    partition = shape.new_partition(layout.id, ts)
-    values = "".join(f", c{index}" for index in range(len(layout.stored)))
+    partition = shape.new_partition(layout.id, ts, len(layout.written))
+    values = "".join(f", {value}" for value in value_columns(layout))
     connection.execute(
         f"CREATE TABLE {history_table(layout, partition)} (series INTEGER, ts INTEGER, seq INTEGER, quality INTEGER"
         f"{values}, PRIMARY KEY (series, ts)) WITHOUT ROWID"
@@ -59,31 +61,40 @@ def add_partition(connection: sqlite3.Connection, shape: Shape, layout: Layout, 
     return partition
 
 
-def hour_columns(layout: Layout) -> list[str]:
-    """The columns of a model's hours, behind their key."""
-    columns = ["rows", "low", "high"]
-    for index, spec in enumerate(layout.stored):
-        columns += [f"{part}{index}" for part in (*_PARTS[spec.type], *_EDGE_PARTS)]
-    return columns
+def widen_partition(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> None:
+    """Give a partition the columns of all fields, before it gets rows that may have them: most never do."""
+    for column in value_columns(layout)[partition.width :]:
+        connection.execute(f"ALTER TABLE {history_table(layout, partition)} ADD COLUMN {column}")
+    partition.width = len(layout.written)
 
 
-def widen_model(connection: sqlite3.Connection, shape: Shape, layout: Layout) -> None:
-    """Give a model's history and hours the columns of all its fields."""
-    wanted = [f"c{index}" for index in range(len(layout.stored))]
-    for partition in shape.partitions.get(layout.id, []):
-        _add_columns(connection, history_table(layout, partition), wanted)
-    connection.execute(
-        f"CREATE TABLE IF NOT EXISTS {hour_table(layout)} (series INTEGER, hour INTEGER,"
-        f" {', '.join(hour_columns(layout))}, PRIMARY KEY (series, hour)) WITHOUT ROWID"
-    )
-    _add_columns(connection, hour_table(layout), hour_columns(layout))
+def widen_hours(connection: sqlite3.Connection, shape: Shape, layout: Layout) -> None:
+    """Give a model's hours the columns of all its fields."""
+    width = shape.hours.get(layout.id)
+    if width is None:
+        connection.execute(
+            f"CREATE TABLE {hour_table(layout)} (series INTEGER, hour INTEGER,"
+            f" {', '.join((*HOUR_COLUMNS, *hour_columns(layout, 0)))}, PRIMARY KEY (series, hour)) WITHOUT ROWID"
+        )
+    for column in [] if width is None else hour_columns(layout, width):
+        connection.execute(f"ALTER TABLE {hour_table(layout)} ADD COLUMN {column}")
+    shape.hours[layout.id] = len(layout.written)
 
 
-def _add_columns(connection: sqlite3.Connection, table: str, wanted: list[str]) -> None:
-    present = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-    for column in wanted:
-        if column not in present:
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+def value_columns(layout: Layout) -> list[str]:
+    """The columns of a model's fields."""
+    return [f"c{index}" for index in range(len(layout.written))]
+
+
+def hour_columns(layout: Layout, first: int) -> list[str]:
+    """The columns of a model's hours for its fields from that one on."""
+    fields = list(enumerate(layout.written))[first:]
+    return [f"{part}{index}" for index, spec in fields for part in (*_PARTS[spec.type], *_EDGE_PARTS)]
+
+
+def cell(column: str, width: int) -> str:
+    """A column as an expression on a table with so many value columns: null where the table is older than the field."""
+    return column if not column[1:].isdigit() or int(column[1:]) < width else "NULL"
 
 
 def unfolded_condition(shape: Shape) -> str:
@@ -97,25 +108,47 @@ def unfolded_condition(shape: Shape) -> str:
     )
 
 
+def _folded(place: int) -> str:
+    return f"(SELECT json_extract(value, '$.folded[{place}]') FROM _meta WHERE key = 'shape')"
+
+
+_UNFOLDED_NOW = (
+    f"series > 0 AND seq > {_folded(0)} AND (seq > {_folded(1)} OR series > {_folded(2)}"
+    f" OR series = {_folded(2)} AND ts > {_folded(3)})"
+)
+
+
 def refresh_view(connection: sqlite3.Connection, shape: Shape, layout: Layout) -> None:
-    """The view of a model's readings for people with other tools: device, ISO time, quality, fields."""
-    values = [f"c{index}" for index in range(len(layout.stored))]
+    """The view of a model's readings for people with other tools: device, ISO time, quality, fields. It changes with
+    the tables that it names; how far the fold is it looks up, so that it is right in the middle of one too."""
+    if not _may_name_a_view(connection, layout.name):
+        return
+    values = value_columns(layout)
     sources = [
-        f"SELECT series, ts, quality, {', '.join(values)} FROM {history_table(layout, partition)}"
+        f"SELECT series, ts, quality, {', '.join(cell(value, partition.width) for value in values)}"
+        f" FROM {history_table(layout, partition)}"
         for partition in shape.partitions.get(layout.id, [])
     ]
-    for piece in shape.unfolded():
-        present = ", ".join(value if index < piece.width else "NULL" for index, value in enumerate(values))
-        sources.append(
-            f"SELECT series, ts, quality, {present} FROM {piece.table} WHERE {unfolded_condition(shape)}"
-            f" AND series IN (SELECT id FROM _series WHERE model = {layout.id})"
-        )
-    names = ", ".join(f'r.c{index} AS "{spec.name}"' for index, spec in enumerate(layout.stored))
+    mine = f"series IN (SELECT id FROM _series WHERE model = {layout.id})"
+    sources += [
+        f"SELECT series, ts, quality, {', '.join(cell(value, piece.width) for value in values)}"
+        f" FROM {piece.table} WHERE {_UNFOLDED_NOW} AND {mine}"
+        for piece in shape.unfolded()
+    ]
+    names = ", ".join(f'r.{value} AS "{spec.name}"' for value, spec in zip(values, layout.written, strict=True))
+    united = " UNION ALL ".join(sources)
+    heads = ", ".join(("series", "ts", "quality", *values))
     micros = "((r.ts % 1000000 + 1000000) % 1000000)"  # of the second, before 1970 too
     connection.execute(f'DROP VIEW IF EXISTS "{layout.name}"')
     connection.execute(
-        f'CREATE VIEW "{layout.name}" AS SELECT device_id,'
+        f'CREATE VIEW "{layout.name}" AS WITH _r ({heads}) AS ({united}) SELECT device_id,'
         f" strftime('%Y-%m-%dT%H:%M:%S', (r.ts - {micros}) / 1000000, 'unixepoch')"
         f" || printf('.%06dZ', {micros}) AS timestamp,"
-        f" r.quality, {names} FROM ({' UNION ALL '.join(sources)}) AS r JOIN _series ON _series.id = r.series"
+        f" r.quality, {names} FROM _r AS r JOIN _series ON _series.id = r.series"
     )
+
+
+def _may_name_a_view(connection: sqlite3.Connection, name: str) -> bool:
+    """SQLite keeps some names to itself; and a view would hide a table function of its name, of which we use some."""
+    functions = {found for (found,) in connection.execute("PRAGMA module_list")}
+    return not name.startswith(("sqlite_", "pragma_")) and name not in functions

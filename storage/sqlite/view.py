@@ -11,7 +11,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import series_of
 from edgedepot.storage.sqlite.shape import Partition, Shape, read_shape
-from edgedepot.storage.sqlite.tables import history_table, unfolded_condition
+from edgedepot.storage.sqlite.tables import cell, history_table, unfolded_condition
 from edgedepot.storage.sqlite.tail import Tail
 
 
@@ -53,7 +53,7 @@ class View:
         if seqs == []:
             return []
         for piece in pieces:
-            cells = "".join(f", {self.column(column, piece.width)}" for column in columns)
+            cells = "".join(f", {cell(column, piece.width)}" for column in columns)
             head = f"SELECT series, ts, quality{cells} FROM {piece.table} WHERE"
             if seqs is not None:
                 found.append(Source(f"{head} seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)))
@@ -76,13 +76,7 @@ class View:
             last = self.shape.pieces[-1].first - 1
         return self._tail.between(series, scope.start, scope.end, last, self.shape.generation)
 
-    @staticmethod
-    def column(column: str, width: int) -> str:
-        """A value's column in a piece; null in one that is older than the field."""
-        return column if not column[1:].isdigit() or int(column[1:]) < width else "NULL"
-
 
 def places(layout: Layout, model: type[Reading]) -> dict[str, str]:
     """Where each name of a model lies."""
-    fields = {spec.name: column for spec, column in zip(model.__fields__, layout.columns(model), strict=True)}
-    return fields | {"timestamp": "ts", "device_id": "series", "quality": "quality"}
+    return layout.places(model) | {"timestamp": "ts", "device_id": "series", "quality": "quality"}

@@ -31,7 +31,9 @@ class Walk(msgspec.Struct, array_like=True):
     left: int
 
 
-def owed(shape: Shape, layouts: dict[int, Layout], since: Place, until: Place) -> list[tuple[str, str, Layout]]:
+def owed(
+    shape: Shape, layouts: dict[int, Layout], since: Place, until: Place
+) -> list[tuple[Layout, Partition, str, str]]:
     """The history tables between two places, in order, each with the condition for rows ``since < row <= until``."""
     found = []
     for model_id in sorted(shape.partitions):
@@ -43,7 +45,8 @@ def owed(shape: Shape, layouts: dict[int, Layout], since: Place, until: Place) -
                     condition += f" AND (series, ts) > ({since[2]}, {since[3]})"
                 if until[:2] == here:
                     condition += f" AND (series, ts) <= ({until[2]}, {until[3]})"
-                found.append((history_table(layouts[model_id], partition), condition, layouts[model_id]))
+                layout = layouts[model_id]
+                found.append((layout, partition, history_table(layout, partition), condition))
     return found
 
 
@@ -57,7 +60,7 @@ def count_owed(
 ) -> int:
     """How many rows lie from where a walk is to a place, without those from before the time `since`."""
     count = 0
-    for table, condition, _ in owed(shape, layouts, walk.place, until):
+    for _, _, table, condition in owed(shape, layouts, walk.place, until):
         query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
         count += connection.execute(query, (walk.before, NEVER if since is None else since)).fetchone()[0]
     return count
