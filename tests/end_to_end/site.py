@@ -128,7 +128,6 @@ class Site:
             self.fleet.messages,
             self.mast.lines,
             self.gateway.outages(PORT_OPEN),
-            self.gateway.outages(SUBSCRIBED),
             tuple(self.broker_kills),
         )
 

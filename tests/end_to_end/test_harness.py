@@ -116,25 +116,21 @@ def test_only_lines_around_an_outage_are_excused(began: float, done: float, excu
 
 
 @pytest.mark.parametrize(
-    ("acknowledged", "saved", "gateway_killed", "excuse"),
+    ("acknowledged", "saved", "excuse"),
     [
-        (None, False, None, judge.NEVER_ACCEPTED),
-        (100.5, False, 101.0, judge.BROKER_DROP),
-        (100.5, False, 100.0, judge.BROKER_DROP),
-        (100.5, True, 101.0, None),  # the broker still has it
-        (90.0, False, 90.5, None),  # the broker had it saved and would still have it, if the gateway had not taken it
-        (103.0, False, 101.0, None),
-        (100.5, False, 102.0, None),  # the gateway had it for longer than one flush interval
-        (100.5, False, None, None),
+        (None, False, judge.NEVER_ACCEPTED),
+        (100.5, False, judge.BROKER_DROP),
+        (100.5, True, None),  # the broker still has it
+        (90.0, False, None),  # the broker had saved it and would still have it, if the gateway had not acknowledged it
+        (103.0, False, None),
     ],
 )
 def test_only_what_the_broker_forgot_is_blamed_on_it(
-    acknowledged: float | None, saved: bool, gateway_killed: float | None, excuse: str | None
+    acknowledged: float | None, saved: bool, excuse: str | None
 ) -> None:
     sent = message(1, acknowledged)
     kill = BrokerKill(b"..." + sent.payload + b"..." if saved else b"...", saved=100.0, restarted=102.0)
-    outages = [] if gateway_killed is None else [(gateway_killed - 1.0, 105.0)]
-    verdict = judge.judge(Sent([sent], [], broker_outages=outages, broker_kills=[kill]), [])
+    verdict = judge.judge(Sent([sent], [], broker_kills=[kill]), [])
     assert verdict.clean is (excuse is not None)
     assert verdict.excused == ({excuse: 1} if excuse else {})
 
