@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby, pairwise
 
 from edgedepot.storage.sqlite.catalogue import Layout
@@ -127,13 +127,14 @@ class Fold:
         widen_partition(self._connection, layout, partition)
         rows = (
             f"SELECT series, ts, seq, quality, {_values(layout, piece.width)} FROM {piece.table}"
-            " WHERE seq IN (SELECT value FROM json_each(?1))"
+            " WHERE seq IN (SELECT value FROM json_each(:seqs))"
         )
         columns = ", ".join(("series", "ts", "seq", "quality", *value_columns(layout)))
         self._connection.execute(
-            f"INSERT INTO {history_table(layout, partition)} ({columns}) {rows} ORDER BY series, ts", (seqs,)
+            f"INSERT INTO {history_table(layout, partition)} ({columns}) {rows} ORDER BY series, ts",
+            {"seqs": seqs},
         )
-        add_hours(self._connection, layout, partition, rows, (seqs,))
+        add_hours(self._connection, layout, partition, rows, {"seqs": seqs})
 
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""
@@ -149,9 +150,10 @@ class Fold:
                 widen_hours(self._connection, self._journal.shape, layout)
                 rows = (
                     f"SELECT series, ts, {_values(layout, partition.width)} FROM {history_table(layout, partition)}"
-                    " WHERE series = ?1 AND ts >= ?2 AND ts < ?3"
+                    " WHERE series = :series AND ts >= :start AND ts < :end"
                 )
-                add_hours(self._connection, layout, partition, rows, (series, hour * HOUR, (hour + 1) * HOUR))
+                bound = {"series": series, "start": hour * HOUR, "end": (hour + 1) * HOUR}
+                add_hours(self._connection, layout, partition, rows, bound)
             self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))
         return len(dirty)
 
@@ -189,7 +191,7 @@ def _values(layout: Layout, width: int) -> str:
 
 
 def add_hours(
-    connection: sqlite3.Connection, layout: Layout, partition: Partition, rows: str, bound: tuple[object, ...]
+    connection: sqlite3.Connection, layout: Layout, partition: Partition, rows: str, bound: Mapping[str, object]
 ) -> None:
     """Add rows of one partition, which the SQL `rows` selects, to what their hours come to.
 

@@ -284,9 +284,9 @@ class Journal:
             [(source, self.at, reject.kind, reject.reason, reject.raw[:RAW_LIMIT]) for reject in rejects],
         )
         self.connection.execute(
-            "DELETE FROM _rejected WHERE source = ?1 AND id <= ("
-            " SELECT id FROM _rejected WHERE source = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            (source, KEPT_REJECTS),
+            "DELETE FROM _rejected WHERE source = :source AND id <= ("
+            " SELECT id FROM _rejected WHERE source = :source ORDER BY id DESC LIMIT 1 OFFSET :kept)",
+            {"source": source, "kept": KEPT_REJECTS},
         )
 
     def save_device(self, device_id: str, name: str | None, metadata: str) -> None:

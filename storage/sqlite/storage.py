@@ -286,8 +286,8 @@ class SQLiteStorage(BaseStorage, Buffer):
         with self._reading(True) as (view, _):
             found = view.connection.execute(
                 "SELECT name, at, kind, reason, raw FROM _rejected AS r JOIN _sources AS s ON s.id = r.source"
-                " WHERE ?1 IS NULL OR name = ?1 ORDER BY r.id DESC LIMIT ?2",
-                (source, limit),
+                " WHERE :source IS NULL OR name = :source ORDER BY r.id DESC LIMIT :limit",
+                {"source": source, "limit": limit},
             ).fetchall()
         return [
             {"source": name, "at": from_micros(at), "kind": kind, "reason": reason, "raw": raw}
