@@ -45,7 +45,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_certificate(folder, authority, "-addext", "keyUsage=critical,keyCertSign")
     for name, authority in (("server", "ca"), ("client", "ca"), ("stranger", "other")):
         signed = ("-CA", f"{folder / authority}.pem", "-CAkey", f"{folder / authority}.key")
-        make_certificate(folder, name, *signed, "-addext", "subjectAltName=IP:127.0.0.1")
+        leaf = ("-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1")
+        make_certificate(folder, name, *signed, *leaf)
     return folder
 
 

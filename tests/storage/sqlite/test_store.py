@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def test_other_values_are_merged_and_a_replaced_one_is_kept(store: SQLiteStorage
     }  # fmt: skip
     books = store.ledger().sources["direct"]
     assert (books["new"], books["merged"], books["replaced"]) == (1, 1, 1)
-    with sqlite3.connect(path) as other:
+    with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT field, value FROM _replaced").fetchall() == [("temperature", 100.0)]
 
 
@@ -401,7 +402,7 @@ def test_a_model_has_a_view_for_people_with_other_tools(store: SQLiteStorage, pa
     store.store_reading(Weather, "a", old, {"temperature": 1.5, "note": "x"})
     store.fold()
     store.store_reading(Weather, "b", at(1), {"temperature": 100.0, "raining": True}).wait()
-    with sqlite3.connect(path) as other:
+    with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT * FROM weather ORDER BY timestamp").fetchall() == [
             ("a", "1969-12-31T23:59:58.999999Z", None, 1.5, None, None, "x", None),
             ("b", "2026-01-01T00:00:01.000000Z", 1, 100.0, None, 1, None, None),

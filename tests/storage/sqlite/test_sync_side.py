@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def test_a_quarantined_row_is_kept_whole_with_its_reason(store: SQLiteStorage, p
     store.acknowledge("central", window)
     counts = store.ledger().upstreams["central"]
     assert (counts["delivered"], counts["quarantined"]) == (1, 1)
-    with sqlite3.connect(path) as other:
+    with closing(sqlite3.connect(path)) as other:
         ((model, device, data, reason),) = other.execute("SELECT model, device_id, data, reason FROM _quarantined")
     assert (model, device, reason, json.loads(data)["temperature"]) == ("weather", "a", "22P02 no such number", 1.0)
 
