@@ -18,7 +18,6 @@ ENGINES: Registry[BaseStorage] = Registry(
         "timescaledb": "edgedepot.storage.TimescaleDBStorage",
         "influxdb": "edgedepot.storage.InfluxDBStorage",
     },
-    {"timescaledb": "timescale", "influxdb": "influxdb"},
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from edgedepot.storage.errors import ConfigError
@@ -23,14 +23,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class Registry(Generic[Base]):
     """Finds subclasses of `base` by name.
 
-    `shipped` maps short names to dotted paths; `group` is the entry-point group in which other packages add theirs;
-    `extras` maps shipped names to the extra that installs what they need.
+    `shipped` maps short names to dotted paths; `group` is the entry-point group in which other packages add theirs.
     """
 
     base: type[Base]
     group: str
     shipped: Mapping[str, str]
-    extras: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """All short names, those of other packages included."""
@@ -57,9 +55,7 @@ class Registry(Generic[Base]):
             home = importlib.import_module(module)
             found: Any = getattr(home, attribute, None)  # imports too, where names are loaded lazily
         except (ImportError, SyntaxError, ValueError) as exc:
-            extra = self.extras.get(name)
-            cure = f"; pip install 'edgedepot[{extra}]' brings it" if extra else ""
-            raise ConfigError(f'found "{name}", which cannot be imported: {exc}{cure}') from exc
+            raise ConfigError(f'found "{name}", which cannot be imported: {exc}') from exc
         if found is None:
             raise ConfigError(f'found "{name}", but module {module} has no {attribute}')
         if not (isinstance(found, type) and issubclass(found, self.base)):

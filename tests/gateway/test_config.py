@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -388,3 +390,21 @@ def test_the_storage_alone_can_be_read_from_a_file_that_is_wrong_elsewhere(tmp_p
     file = tmp_path / "gateway.toml"
     file.write_text(HEAD + "[drivers.mast]\ntype = 'serail'\n")
     assert load_storage(file).options["path"] == tmp_path / "gateway.db"
+
+
+@pytest.mark.parametrize(
+    ("engine", "library", "needs"),
+    [
+        ("timescaledb", "psycopg", "psycopg 3: pip install 'edgedepot[timescale]'"),
+        ("influxdb", "influxdb_client", "influxdb-client: pip install 'edgedepot[influxdb]'"),
+    ],
+)
+def test_an_engine_whose_library_is_not_installed(tmp_path: Path, engine: str, library: str, needs: str) -> None:
+    (tmp_path / "gateway.toml").write_text(f"{HEAD}[upstreams.central]\nengine = '{engine}'\n")
+    code = f"import sys; sys.modules['{library}'] = None; from edgedepot.cli import main; main()"
+    command = [sys.executable, "-c", code, "check", "gateway.toml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f'gateway.toml: upstreams.central.engine: found "{engine}", which cannot be imported: ')
+    assert line.endswith(f"Storage needs {needs}")
