@@ -14,7 +14,7 @@ from typing import Any
 
 from influxdb_client.client.flux_csv_parser import FluxCsvParserException, FluxQueryException
 from influxdb_client.rest import ApiException
-from urllib3.exceptions import HTTPError, TimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 
 from edgedepot.storage.errors import DataRefused, Misconfigured, Overloaded, Unreachable, UpstreamError
 
@@ -62,6 +62,8 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
         yield
     except ApiException as exc:
         raise upstream_error(exc, server, asking) from exc
+    except NewConnectionError as exc:  # refused, or a host of no such name; to urllib3 a TimeoutError too
+        raise Unreachable(f"cannot connect to {server}: {_cut(str(exc))}") from exc
     except TimeoutError as exc:
         raise Unreachable(f"{_NO_ANSWER[1].format(server)} in time: {_cut(str(exc))}") from exc
     except (HTTPError, FluxCsvParserException, ValueError, IndexError, OSError) as exc:

@@ -17,6 +17,7 @@ from edgedepot.storage.engines import storage_from_settings
 from edgedepot.storage.errors import Misconfigured, Unreachable
 from edgedepot.storage.influxdb.settings import Settings, check_settings
 from tests.models import Weather
+from tests.servers.process import free_port
 from tests.storage.influxdb.conftest import Connect
 from tests.storage.influxdb.scripted import BUCKET, NEVER, ORG, TOKEN, Answer, ScriptedInfluxDB
 
@@ -224,3 +225,10 @@ def test_a_timeout_is_kept(server: ScriptedInfluxDB, connect: Connect) -> None:
     server.script.append(NEVER)
     with pytest.raises(Unreachable, match="in time"):
         connect(timeout="200 ms").store_reading(Weather, *READING)
+
+
+def test_a_server_that_is_not_there_is_no_timeout() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    storage = InfluxDBStorage(url=url, token="t", org=ORG, bucket=BUCKET, gateway_id="roof")
+    with storage, pytest.raises(Unreachable, match=f"cannot connect to {url} bucket '{BUCKET}': .*refused"):
+        storage.store_reading(Weather, *READING)
