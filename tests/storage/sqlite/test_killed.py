@@ -1,15 +1,23 @@
 """A process that stores is killed: what its receipts promised is there."""
 
+import os
 import random
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgedepot import SQLiteStorage
-from tests.models import Weather
+from edgedepot.storage.clock import to_micros
+from tests.models import Mixed, Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.killed_child import CURSORS, deed
+
+KILLS = 300 if os.environ.get("EDGEDEPOT_TEST_LONG") else 10
 
 WRITER = """
 import itertools, sys
@@ -53,3 +61,134 @@ def test_ten_kills_lose_nothing_that_was_committed_and_store_nothing_twice(tmp_p
         assert counts[: promised + 1] == list(range(promised + 1))
         assert len(set(counts)) == len(counts)
         assert ledger.problems == []
+
+
+class Upstream:
+    """What a cursor's sender has said: versions by identity, and the numbers that are acknowledged for good."""
+
+    def __init__(self) -> None:
+        self.latest: dict[tuple[str, str, int], int] = {}
+        self.acknowledged: set[int] = set()
+
+    def sent(self, seq: int, identity: tuple[str, str, int]) -> None:
+        assert seq not in self.acknowledged, "sent again although it was acknowledged"
+        self.latest[identity] = max(seq, self.latest.get(identity, 0))
+
+
+class Expected:
+    """What the store should hold, from what its process said it did."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[tuple[str, datetime], dict[str, Any]]] = {"weather": {}, "mixed": {}}
+        self.upstreams = {name: Upstream() for name in CURSORS}
+        self.next = 0
+        self.doubtful: int | None = None
+
+    def hear(self, line: str) -> None:
+        word, *rest = line.split()
+        if word == "begin":
+            self.doubtful = int(rest[0])
+        elif word == "done":
+            self.do(int(rest[0]))
+        elif word == "sent":
+            cursor, seq, measurement, device, micros = rest
+            self.upstreams[cursor].sent(int(seq), (measurement, device, int(micros)))
+        elif word == "acknowledged":
+            self.upstreams[rest[0]].acknowledged.add(int(rest[1]))
+
+    def do(self, number: int) -> None:
+        it = deed(number)
+        rows = self.rows[it.model.__measurement__]
+        for device, moment, data in it.rows or []:
+            rows[device, moment] = {**rows.get((device, moment), {}), **data}
+        if it.rows is None:
+            assert it.start is not None
+            assert it.end is not None
+            for device, moment in list(rows):
+                if it.device in (None, device) and it.start <= moment < it.end:
+                    del rows[device, moment]
+        self.next, self.doubtful = number + 1, None
+
+    def check(self, store: SQLiteStorage) -> None:
+        """The last deed may be done though the process could not say so any more: then do it, to go on from there."""
+        if self.doubtful is not None and contents(store) != self.rows:
+            self.do(self.doubtful)
+        assert contents(store) == self.rows
+        assert store.ledger().problems == []
+        for name in store.cursors():
+            window = store.pending(name, 100_000)
+            seqs = set() if window is None else {row.seq for row in window.rows}
+            assert not seqs & self.upstreams[name].acknowledged
+
+
+def contents(store: SQLiteStorage) -> dict[str, dict[tuple[str, datetime], dict[str, Any]]]:
+    found: dict[str, dict[tuple[str, datetime], dict[str, Any]]] = {}
+    for model in (Weather, Mixed):
+        rows = store.query_readings(model)
+        found[model.__measurement__] = {
+            (row.pop("device_id"), row.pop("timestamp")): {
+                name: value for name, value in row.items() if value is not None
+            }
+            for row in rows
+        }
+        assert len(found[model.__measurement__]) == len(rows)
+        counts = store.aggregate(model, model.__fields__[0].name, "count", interval="1d", tz="Europe/Zurich")
+        assert isinstance(counts, list)
+        there = sum(row[model.__fields__[0].name] is not None for row in store.query_readings(model))
+        assert sum(count["result"] for count in counts) == there
+    return found
+
+
+def drain(store: SQLiteStorage, cursor: str, limit: int) -> list[tuple[str, str, int]]:
+    """All that a cursor is owed, while the store folds between windows."""
+    found = []
+    while window := store.pending(cursor, limit):
+        found += [(row.model.__measurement__, row.device_id, row.timestamp) for row in window.rows]
+        store.acknowledge(cursor, window)
+        if len(found) % 3 == 0:
+            store.fold()
+        store.flush()
+    return found
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_whatever_it_does_when_it_is_killed_is_whole_afterwards(quick_folder: Path, durability: str) -> None:
+    """It stores, merges, deletes, folds, drops pieces, adds cursors, acknowledges, quarantines."""
+    path = quick_folder / "x.db"
+    rng = random.Random(20260101)
+    expected = Expected()
+    for _ in range(KILLS):
+        arguments = [str(path), str(expected.next), durability, str(rng.randrange(10**6))]
+        command = [sys.executable, "-m", "tests.storage.sqlite.killed_child", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            last = expected.next + rng.randint(0, 50)
+            while expected.next < last or expected.doubtful is None:
+                line = child.stdout.readline()
+                assert line, "it ended by itself"
+                expected.hear(line)
+            child.kill()
+            rest = child.stdout.read()
+        for line in rest.split("\n")[:-1]:
+            expected.hear(line)
+        audit_file(path)
+        with SQLiteStorage(path, gateway_id="roof") as store:
+            expected.check(store)
+            audit_memory(store)
+    everything = sorted(
+        (name, device, to_micros(moment)) for name, rows in expected.rows.items() for device, moment in rows
+    )
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=300) as store:
+        store.add_cursor("late")
+        assert sorted(drain(store, "late", 97)) == everything
+        for name in store.cursors():
+            if name in CURSORS:
+                upstream = expected.upstreams[name]
+                for identity in drain(store, name, 1000):
+                    upstream.latest[identity] = 1
+                assert set(everything) <= set(upstream.latest)
+        assert store.ledger().problems == []
+        store.add_cursor("latest")
+        assert sorted(drain(store, "latest", 1000)) == everything
+        audit_memory(store)
+    audit_file(path)

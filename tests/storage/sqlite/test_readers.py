@@ -107,7 +107,7 @@ def test_merges_are_seen_whole(store: SQLiteStorage) -> None:
         assert reader.aggregate(Weather, "count", "count", fresh=False) == {"result": 300}
 
     with readers(store, check):
-        for number in range(1, 40):
+        for number in range(1, 30):
             store.store_readings(Weather, [(*row, {"temperature": 0, "count": number}) for row in rows]).wait()
             if number % 3 == 0:
                 store.fold()

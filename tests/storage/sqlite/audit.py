@@ -1,0 +1,203 @@
+"""Whether a store's file is sound, looked at with plain SQL and arithmetic of its own; and whether what the store
+remembers is what its file says."""
+
+import json
+import math
+import sqlite3
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.sqlite.books import Books
+from edgedepot.storage.sqlite.shape import read_shape
+from edgedepot.storage.sqlite.tail import Tail
+
+HOUR = 3_600_000_000
+Identity = tuple[int, int]
+"""Series and timestamp."""
+
+
+def audit_file(path: Path) -> Counter[str]:
+    """Check all that must hold between the tables of a file, which nobody writes at the moment; what was found there.
+
+    Each reading is in the journal or in history or, folded and not dropped yet, in both as one and the same; partitions
+    and hours hold what they should; pieces know how many rows they have; views show each reading once; SQLite agrees.
+    """
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        connection.execute("BEGIN")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return _audit(connection)
+    finally:
+        connection.close()
+
+
+def _audit(connection: sqlite3.Connection) -> Counter[str]:
+    shape = _shape(connection)
+    low, high, *place = shape.get("folded", [0, 0, 0, -(2**63)])
+    series = dict(connection.execute("SELECT id, model FROM _series"))
+    models = {model: (name, json.loads(text)) for model, name, text in _models(connection)}
+    history = {row[:2]: row for model in models for row in _history(connection, shape, model, models[model][0])}
+    found: Counter[str] = Counter(pieces=len(shape["pieces"]), history=len(history))
+    unfolded: set[Identity] = set()
+    last = 0
+    for index, (piece, first, _) in enumerate(shape["pieces"]):
+        rows = connection.execute(f"SELECT seq, series, ts FROM _j_{piece} ORDER BY seq").fetchall()
+        assert all(first <= seq for seq, _, _ in rows)
+        assert not rows or rows[0][0] > last, "numbers of two pieces overlap"
+        last = rows[-1][0] if rows else max(last, first - 1)
+        readings = [row for row in rows if row[1] is not None]
+        for seq, one, ts in readings:
+            if seq <= low or (seq <= high and (one, ts) <= tuple(place)):
+                assert history[one, ts][2] == seq, "a folded row of the journal is not the one in history"
+                found["in both"] += 1
+            else:
+                assert (one, ts) not in unfolded, "an identity is in the journal twice"
+                assert (one, ts) not in history, "an identity is in the journal and in history"
+                unfolded.add((one, ts))
+        if index + 1 < len(shape["pieces"]):
+            assert connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece,)).fetchall() == [
+                (len(readings),)
+            ]
+    assert {
+        table
+        for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE name LIKE '\\_j\\_%' ESCAPE '\\'")
+    } == {f"_j_{piece}" for piece, *_ in shape["pieces"]}
+    found["unfolded"] = len(unfolded)
+    for model, (name, fields) in models.items():
+        mine = sorted(row for row in history.values() if series[row[0]] == model)
+        found["dirty hours"] += _audit_hours(connection, shape, model, name, fields, mine)
+        _audit_view(connection, name, len(mine) + sum(series[one] == model for one, _ in unfolded))
+    newest = dict(connection.execute("SELECT id, newest FROM _series"))
+    assert all(newest[one] is not None and ts <= newest[one] for one, ts in history), "a row is newer than the newest"
+    return found
+
+
+def _shape(connection: sqlite3.Connection) -> dict[str, Any]:
+    text = connection.execute("SELECT value FROM _meta WHERE key = 'shape'").fetchone()
+    return {"pieces": [], "partitions": {}, "hours": {}} if text is None else json.loads(text[0])
+
+
+def _models(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
+    return connection.execute("SELECT id, name, fields FROM _models").fetchall()
+
+
+def _history(connection: sqlite3.Connection, shape: dict[str, Any], model: int, name: str) -> list[tuple[Any, ...]]:
+    """Series, ts, seq, quality and values of a model's rows."""
+    found: list[tuple[Any, ...]] = []
+    end = -math.inf
+    for number, start, stop, width in shape["partitions"].get(str(model), []):
+        assert end <= start < stop
+        end = stop
+        rows = connection.execute(f"SELECT * FROM _h_{name}_{number}").fetchall()
+        assert all(start <= row[1] < stop and len(row) == 4 + width for row in rows)
+        found += rows
+    assert len({row[:2] for row in found}) == len(found)
+    return found
+
+
+def _audit_hours(
+    connection: sqlite3.Connection,
+    shape: dict[str, Any],
+    model: int,
+    name: str,
+    fields: list[dict[str, Any]],
+    rows: list[tuple[Any, ...]],
+) -> int:
+    """Compute each hour again from its rows; the number of those that say that they have to be."""
+    width = shape["hours"].get(str(model))
+    if width is None:
+        assert not rows
+        return 0
+    dirty = set(connection.execute("SELECT series, hour FROM _dirty"))
+    cursor = connection.execute(f"SELECT * FROM _hour_{name}")
+    names = [column[0] for column in cursor.description]
+    hours = {row[:2]: dict(zip(names, row, strict=True)) for row in cursor}
+    expected = {key: list(group) for key, group in groupby(rows, key=lambda row: (row[0], row[1] // HOUR))}
+    assert set(hours) - dirty == set(expected) - dirty
+    for key in set(expected) - dirty:
+        hour, inside = hours[key], expected[key]
+        times = [row[1] for row in inside]
+        assert (hour["rows"], hour["low"], hour["high"]) == (len(inside), min(times), max(times))
+        for index, field in enumerate(fields[:width]):
+            _audit_field(
+                hour, index, field["type"], [(row[1], row[4 + index]) for row in inside if len(row) > 4 + index]
+            )
+    return len(dirty & set(hours))
+
+
+def _audit_field(hour: dict[str, Any], index: int, kind: str, cells: list[tuple[int, Any]]) -> None:
+    values = [(ts, value) for ts, value in cells if value is not None]
+    assert (hour[f"n{index}"] or 0) == len(values)
+    if not values:
+        return
+    first, last = values[0], values[-1]
+    assert (hour[f"first_ts{index}"], hour[f"first{index}"]) == first
+    assert (hour[f"last_ts{index}"], hour[f"last{index}"]) == last
+    numbers = [value for _, value in values]
+    if kind in ("float", "int"):
+        assert (hour[f"min{index}"], hour[f"max{index}"]) == (min(numbers), max(numbers))
+    if kind == "float":
+        assert math.isclose(hour[f"sum{index}"], math.fsum(numbers), rel_tol=1e-9, abs_tol=1e-9)
+    if kind == "int":
+        assert (hour[f"sum{index}"] << 32) + hour[f"rest{index}"] == sum(numbers)
+
+
+def _audit_view(connection: sqlite3.Connection, name: str, readings: int) -> None:
+    counted = connection.execute(f'SELECT count(*), count(DISTINCT device_id || timestamp) FROM "{name}"').fetchone()
+    assert counted == (readings, readings)
+
+
+def audit_memory(store: SQLiteStorage) -> None:
+    """Check that what a store that writes remembers is what opening its file would find. Nothing may be under way."""
+    store.flush()
+    assert store._writing is not None
+    journal = store._writing.writer._journal
+    connection = sqlite3.connect(f"file:{store.path}?mode=ro", uri=True)
+    try:
+        connection.execute("BEGIN")
+        shape = read_shape(connection)
+        assert journal.shape == shape
+        _compare_tails(journal.tail, Tail.load(connection, shape), connection)
+        fresh = Books.load(connection, shape)
+        assert journal.books.sources == fresh.sources
+        assert {name: _book(book) for name, book in journal.books.cursors.items()} == {
+            name: _book(book) for name, book in fresh.cursors.items()
+        }
+        last = connection.execute(f"SELECT max(seq) FROM {shape.pieces[-1].table}").fetchone()[0]
+        assert journal.committed_seq == journal.last_seq == (last or shape.pieces[-1].first - 1)
+        for name, text in connection.execute("SELECT name, fields FROM _models"):
+            written = next(layout for layout in journal.catalogue.layouts().values() if layout.name == name).written
+            assert [spec.name for spec in written] == [field["name"] for field in json.loads(text)]
+    finally:
+        connection.close()
+
+
+def _book(book: Any) -> tuple[Any, ...]:
+    walk = book.walk
+    return (
+        book.id,
+        book.versions_before,
+        book.since,
+        list(book.acknowledged),
+        book.counts,
+        walk.before,
+        walk.place,
+        walk.left,
+    )
+
+
+def _compare_tails(mine: Tail, fresh: Tail, connection: sqlite3.Connection) -> None:
+    assert mine.rows == fresh.rows
+    assert mine._generation == fresh._generation
+    for (series_id,) in connection.execute("SELECT id FROM _series").fetchall():
+        known, found = mine.series(series_id), fresh.series(series_id)
+        assert found is not None
+        if known is None:  # not asked for since opening
+            assert not found.times
+            continue
+        assert (known.model_id, known.times, known.seqs) == (found.model_id, found.times, found.seqs)
+        assert known.newest >= found.newest  # the newest may have been deleted
+    assert sum(len(series.times) for series in mine.from_series(0)) == mine.rows
