@@ -78,11 +78,16 @@ class ReceiptTimeout(StorageError, TimeoutError):
 
 
 class UpstreamError(StorageError):
-    """What a remote server answered. ``retry_after`` is in seconds where the server named a time."""
+    """What a remote server answered.
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    ``retry_after`` is in seconds where the server named a time. ``code`` is the server's own: SQLSTATE, or the HTTP
+    status as text; None where there is none, as when nothing answered.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.code = code
 
 
 class Unreachable(UpstreamError):

@@ -71,10 +71,11 @@ def mapped(server: str) -> Iterator[None]:
 
 
 def upstream_error(exc: psycopg.Error, server: str) -> UpstreamError:
-    """The error that says what helps. Its text: plain words, then the server's message and its SQLSTATE."""
+    """The error that says what helps. Its text: plain words, then the server's message and its SQLSTATE, which is
+    its code too."""
     kind, words = _rule(exc)
     state = f" (SQLSTATE {exc.sqlstate})" if exc.sqlstate else ""
-    return kind(f"{words.format(server)}: {_message(exc)}{state}")
+    return kind(f"{words.format(server)}: {_message(exc)}{state}", code=exc.sqlstate)
 
 
 def _rule(exc: psycopg.Error) -> tuple[type[UpstreamError], str]:

@@ -134,7 +134,8 @@ def _rights_needed(session: Session) -> Iterator[None]:
     except errors.InsufficientPrivilege as exc:
         raise Misconfigured(
             f"{session.explain(exc)}; or have somebody who may run the SQL that `edgedepot upstream schema` prints"
-            " (in Python: storage.schema_sql(models))"
+            " (in Python: storage.schema_sql(models))",
+            code=exc.sqlstate,
         ) from exc
 
 

@@ -119,7 +119,9 @@ class Writer:
     def _leave_out(self, session: Session, rows: Rows, way: Way, exc: psycopg.Error) -> None:
         """Find a row that the server refuses, and leave it out from now on."""
         if len(rows.refused_upstream) == MOST_REFUSED:
-            raise DataRefused(f"more than {MOST_REFUSED} rows of {len(rows)} are refused: {session.explain(exc)}")
+            raise DataRefused(
+                f"more than {MOST_REFUSED} rows of {len(rows)} are refused: {session.explain(exc)}", code=exc.sqlstate
+            )
         good = list(rows.cells())
 
         def problem(some: list[Cells]) -> psycopg.Error | None:
@@ -131,7 +133,8 @@ class Writer:
             number, found = _first_refused(good, problem, exc)
         if len(rows.refused_upstream) == _SUSPICIOUS and number == 1 and len(good) > 1 and problem(good[-1:]):
             raise DataRefused(
-                f"rows from all over are refused, maybe every one of {len(rows)}: {session.explain(found)}"
+                f"rows from all over are refused, maybe every one of {len(rows)}: {session.explain(found)}",
+                code=found.sqlstate,
             )
         error = session.explain(found)
         error.__cause__ = found

@@ -53,6 +53,7 @@ def test_an_error_of_the_server_becomes_the_one_that_says_what_helps(storage: Ti
         look("DROP TRIGGER refusing ON weather")
         found[state] = type(caught.value)
         assert str(caught.value).endswith(f": no cake today (SQLSTATE {state})")
+        assert caught.value.code == state
         assert isinstance(caught.value.__cause__, psycopg.Error)
         storage.store_reading(Weather, "mast", None, {"temperature": 3.0})
     assert found == BY_STATE
@@ -83,6 +84,7 @@ def test_words_of_libpq_without_an_sqlstate_are_understood(words: str, kind: typ
     assert type(error) is kind
     assert words.replace("  ", " ") in str(error)
     assert "SQLSTATE" not in str(error)
+    assert error.code is None
 
 
 def test_a_long_message_is_cut_and_stands_in_one_line() -> None:

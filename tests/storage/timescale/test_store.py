@@ -155,8 +155,9 @@ def test_a_batch_with_many_bad_rows_is_refused_as_a_whole(connect: Connect, look
     storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
     look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a < 283)")
     rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": float(n)}) for n in range(1, 300)]
-    with pytest.raises(DataRefused, match=r"more than 16 rows of 299 are refused: .*plausible"):
+    with pytest.raises(DataRefused, match=r"more than 16 rows of 299 are refused: .*plausible") as caught:
         storage.store_readings(Mixed, rows)
+    assert caught.value.code == "23514"
     assert storage.aggregate(Mixed, "a", "count") == {"result": 1}
     assert len(storage.store_readings(Mixed, rows[:-1]).refused) == 16
 
@@ -166,8 +167,11 @@ def test_a_batch_of_bad_rows_only_is_refused_as_a_whole_at_once(connect: Connect
     storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
     look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a < 1)")
     rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": float(n)}) for n in range(1, 10)]
-    with pytest.raises(DataRefused, match=r"rows from all over are refused, maybe every one of 9: .*plausible"):
+    with pytest.raises(
+        DataRefused, match=r"rows from all over are refused, maybe every one of 9: .*plausible"
+    ) as caught:
         storage.store_readings(Mixed, rows)
+    assert caught.value.code == "23514"
     assert len(storage.store_readings(Mixed, rows[:1]).refused) == 1
 
 
