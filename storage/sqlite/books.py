@@ -21,7 +21,8 @@ COLUMNS = (
     "messages", "decoded", "ignored", "rejected", "readings", "new", "merged", "duplicates", "rejected_readings",
     "rejected_fields", "replaced",
 )  # fmt: skip
-RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted")
+RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")
+"""What became of the rows that an upstream is not owed any more."""
 
 
 class _CursorChange(msgspec.Struct, array_like=True):

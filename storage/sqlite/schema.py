@@ -37,7 +37,8 @@ CREATE TABLE _books (
 CREATE TABLE _cursors (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, versions_before INTEGER NOT NULL, since INTEGER,
   acknowledged TEXT NOT NULL, walk TEXT NOT NULL, delivered INTEGER NOT NULL, quarantined INTEGER NOT NULL,
-  superseded INTEGER NOT NULL, skipped INTEGER NOT NULL, deleted INTEGER NOT NULL
+  superseded INTEGER NOT NULL, skipped INTEGER NOT NULL, deleted INTEGER NOT NULL, thinned INTEGER NOT NULL,
+  evicted INTEGER NOT NULL, lost INTEGER NOT NULL
 );
 CREATE TABLE _pieces (id INTEGER PRIMARY KEY, live INTEGER NOT NULL);
 CREATE TABLE _quarantined (

@@ -12,6 +12,7 @@ import pytest
 
 from edgedepot import InvalidValue, SQLiteStorage
 from edgedepot.storage.base import Window
+from tests.books import upstream_books
 from tests.models import Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,10 +51,7 @@ def test_rows_come_in_the_order_of_arrival_in_windows(store: SQLiteStorage) -> N
     assert (second.low, [row.version(1).timestamp.second for row in second.rows]) == (first.high + 1, [3])
     store.acknowledge("central", second)
     assert store.pending("central", 2) is None
-    assert store.ledger().upstreams["central"] == {
-        "versions": 3, "pending": 0, "delivered": 3, "quarantined": 0, "superseded": 0, "skipped": 0,
-        "deleted": 0
-    }  # fmt: skip
+    assert store.ledger().upstreams["central"] == upstream_books(versions=3, delivered=3)
 
 
 def test_an_acknowledgement_rides_in_the_next_commit_and_survives(store: SQLiteStorage, path: Path) -> None:
@@ -103,10 +101,9 @@ def test_a_row_merged_or_deleted_while_it_was_being_sent_is_counted_once(store: 
     store.delete_readings(Weather, start=T0 + timedelta(seconds=2), end=T0 + timedelta(seconds=3))
     store.quarantine("central", window.rows[:2], "refused")
     store.acknowledge("central", window)
-    assert store.ledger().upstreams["central"] == {
-        "versions": 4, "pending": 1, "delivered": 1, "quarantined": 0, "superseded": 1, "skipped": 0,
-        "deleted": 1
-    }  # fmt: skip
+    assert store.ledger().upstreams["central"] == upstream_books(
+        versions=4, pending=1, delivered=1, superseded=1, deleted=1
+    )
     assert store.ledger().problems == []
 
 
