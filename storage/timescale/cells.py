@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from edgedepot.storage.base import StoreRow, Version
@@ -13,19 +11,18 @@ from edgedepot.storage.errors import InvalidValue, UpstreamError
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading, device_id_of
 from edgedepot.storage.receipt import Refusal
-from edgedepot.storage.values import RowMaker
+from edgedepot.storage.timescale.encode import HEADER, POSTGRES_EPOCH, TRAILER, Cells, Encoder, Heads
 
-Cells = tuple[Any, ...]
-"""A row: ``(gateway_id, device_id, timestamp, store_epoch, gateway_seq, quality, value, ...)``"""
-
-# A timestamptz travels as microseconds since 2000-01-01 UTC in 64 bits; sent as an int8 it needs no datetime between.
-POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_MICROS = to_micros(POSTGRES_EPOCH)
-_MICROSECOND = timedelta(microseconds=1)
 _LIMIT = 2**63
 _IDENTITY = slice(1, 3)
 _VERSION = slice(3, 5)
 _QUALITY = 5
+_TOGETHER = 300
+"""So many rows are handed over at a time."""
+
+Pieces = Iterator[tuple[int, bytes]]
+"""What COPY is sent, and how many rows are in each piece of it."""
 
 
 class Rows:
@@ -44,7 +41,6 @@ class Rows:
         self.refused_upstream: dict[int, UpstreamError] = {}
         self._rows: list[Any] = list(rows)
         self._now = now
-        self._fast = _row_code(model.__rows__)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -65,52 +61,62 @@ class Rows:
 
     def cells(self) -> Iterator[Cells]:
         """The good rows, in order. Rows without a time are stamped."""
-        self.refused.clear()
-        self.direct = 0
-        refused, refused_upstream, fast, gateway_id = self.refused, self.refused_upstream, self._fast, self.gateway_id
-        devices: set[object] = set()
+        self._begin()
         for index, row in enumerate(self._rows):
-            if refused_upstream and index in refused_upstream:
-                continue
-            try:
-                # The common case is written out: at 100,000 rows a second each call counts.
-                if row.__class__ is Version and (row[4] or row[5]):
-                    device, moment, data, quality, epoch, seq = row
-                    if device.__class__ is not str or device not in devices:
-                        device = device_id_of(device)
-                        devices.add(device)
-                    if moment.__class__ is datetime and moment.tzinfo is UTC:
-                        micros = (moment - POSTGRES_EPOCH) // _MICROSECOND
-                    else:
-                        micros = micros_of(moment) - _EPOCH_MICROS
-                    if not (epoch.__class__ is seq.__class__ is int and 0 <= epoch < _LIMIT and 0 <= seq < _LIMIT):
-                        raise InvalidValue(f"version ({epoch!r}, {seq!r}) is not two whole numbers from 0 to 2^63 - 1")
-                    if quality is not None:
-                        _check_quality(quality)
-                    cells = fast(gateway_id, device, micros, epoch, seq, quality, data)
-                    if cells is None:
-                        values = self.model.__rows__.make(data)[1:]
-                        cells = (gateway_id, device, micros, epoch, seq, quality, *values)
-                else:
-                    cells = self._direct(row)
-            except InvalidValue as exc:
-                refused[index] = str(exc)
-            else:
+            cells = self._checked(index, row)
+            if cells is not None:
                 yield cells
 
-    def _direct(self, row: object) -> Cells:
-        """A row without a version. Raises `InvalidValue`."""
+    def encoded(self, encoder: Encoder) -> Pieces:
+        """The same as COPY takes them."""
+        self._begin()
+        heads: Heads = {}
+        yield 0, HEADER
+        for start in range(0, len(self._rows), _TOGETHER):
+
+            def other(number: int, row: object, start: int = start) -> bytes:
+                cells = self._checked(start + number, row)
+                return b"" if cells is None else encoder.of_cells([cells], heads)[0]
+
+            some = self._rows[start : start + _TOGETHER]
+            if self.refused_upstream:
+                pieces = [other(number, row) for number, row in enumerate(some)]
+            else:
+                pieces = encoder.of_rows(some, heads, other)
+            yield len(pieces) - pieces.count(b""), b"".join(pieces)
+        yield 0, TRAILER
+
+    def _begin(self) -> None:
+        self.refused.clear()
+        self.direct = 0
+
+    def _checked(self, index: int, row: object) -> Cells | None:
+        """A row as cells; None where it is refused."""
+        if index in self.refused_upstream:
+            return None
+        try:
+            return self._cells(row)
+        except InvalidValue as exc:
+            self.refused[index] = str(exc)
+            return None
+
+    def _cells(self, row: Any) -> Cells:
+        """Raises `InvalidValue`."""
         if not isinstance(row, (tuple, list)) or not (len(row) == 3 or isinstance(row, Version)):
             raise InvalidValue("a row is expected as (device, timestamp, data)")
         device, moment, data = row[:3]
-        micros = self._now() if moment is None else micros_of(moment)
-        quality, *values = self.model.__rows__.make(data)
-        if isinstance(row, Version) and row.quality is not None:
-            quality = row.quality
-            _check_quality(quality)
-        name = device_id_of(device)
-        self.direct += 1
-        return (self.gateway_id, name, micros - _EPOCH_MICROS, 0, 0, quality, *values)
+        given, epoch, seq = row[3:] if isinstance(row, Version) else (None, 0, 0)
+        if not (type(epoch) is type(seq) is int and 0 <= epoch < _LIMIT and 0 <= seq < _LIMIT):
+            raise InvalidValue(f"version ({epoch!r}, {seq!r}) is not two whole numbers from 0 to 2^63 - 1")
+        if given is not None:
+            _check_quality(given)
+        name, direct = device_id_of(device), not (epoch or seq)
+        micros = self._now() if moment is None and direct else micros_of(moment)
+        found, *values = self.model.__rows__.make(data)
+        # The quality of a version stands; that of other rows is found.
+        quality = found if direct and given is None else given
+        self.direct += direct
+        return (self.gateway_id, name, micros - _EPOCH_MICROS, epoch, seq, quality, *values)
 
 
 class Checked:
@@ -122,6 +128,11 @@ class Checked:
 
     def cells(self) -> Iterator[Cells]:
         return iter(self._rows)
+
+    def encoded(self, encoder: Encoder) -> Pieces:
+        yield 0, HEADER
+        yield len(self._rows), b"".join(encoder.of_cells(self._rows, {}))
+        yield 0, TRAILER
 
 
 def _is_direct(cells: Cells) -> bool:
@@ -146,11 +157,6 @@ def merge(rows: Iterable[Cells]) -> tuple[int, int, Checked]:
             merged[key] = made = _merged(old, cells)
             repeated += made == old
     return count, repeated, Checked(list(merged.values()))
-
-
-@lru_cache(maxsize=256)
-def _row_code(maker: RowMaker) -> Callable[..., Cells | None]:
-    return maker.with_head("gateway", "device", "micros", "epoch", "seq", "quality")
 
 
 def _check_quality(quality: object) -> None:

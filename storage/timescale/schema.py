@@ -6,6 +6,7 @@ columns stay.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -32,8 +33,10 @@ FIXED_COLUMNS = {
 
 
 def staging_of(model: type[Reading]) -> Identifier:
-    """The staging table of a model. No measurement begins with an underscore, so it hides no other table."""
-    return Identifier("pg_temp", f"_in_{model.__measurement__}")
+    """The staging table of a model, named by its columns: behind a pooler a session may serve gateways with older
+    models too. No measurement begins with an underscore, so it hides no other table."""
+    shape = repr([(spec.name, spec.type.__name__) for spec in model.__fields__])
+    return Identifier("pg_temp", f"_in_{hashlib.sha1(shape.encode(), usedforsecurity=False).hexdigest()}")
 
 
 def field_names(model: type[Reading]) -> Composable:

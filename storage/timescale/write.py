@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Any
 
 import psycopg
@@ -25,7 +23,8 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from edgedepot.storage.errors import DataRefused, Unreachable, UpstreamError
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.timescale.cells import Cells, Checked, Rows, merge
+from edgedepot.storage.timescale.cells import Checked, Rows, merge
+from edgedepot.storage.timescale.encode import COLUMNS, Cells, encoder_of
 from edgedepot.storage.timescale.schema import TYPES, definitions, field_names, prepare, staging_of
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
@@ -42,10 +41,10 @@ Counts = tuple[int, int]
 """How many rows were written, and how many of them changed something."""
 Way = Callable[[Session, type[Reading], Rows | Checked], Counts]
 
-_KEY_COLUMNS = ("gateway_id", "device_id", "timestamp", "store_epoch", "gateway_seq", "quality")
-_KEY_COPY_TYPES = ("text", "text", "int8", "int8", "int8", "int2")
 _KEY_ARRAY_TYPES = ("text", "text", "bigint", "bigint", "bigint", "smallint")
-_COPY_TYPES = {float: "float8", int: "int8", bool: "bool", str: "text"}
+_VERSIONS = SQL("(store_epoch, gateway_seq) <> (0, 0)")
+_DIRECT = SQL("(store_epoch, gateway_seq) = (0, 0)")
+_ALL = SQL("true")
 # "COPY weather, line 3, column note", with the word for line in the server's language.
 _LINE = re.compile(r"^COPY [^,\n]+, \D*(\d+)", re.MULTILINE)
 
@@ -179,9 +178,9 @@ def _copy_straight(session: Session, model: type[Reading], rows: Rows | Checked)
 
 
 def _copy_and_merge(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
-    """COPY into a temporary table that ends with the transaction, and from there into the table."""
+    """COPY into a temporary table, and from there into the table."""
     staging = staging_of(model)
-    session.connection.execute(STATEMENTS["create_staging"].format(staging=staging, fields=definitions(model)))
+    session.run(STATEMENTS["create_staging"].format(staging=staging, fields=definitions(model)))
     written = _copy(session, staging, model, rows)
     changed = _upsert(session, model, staging, written - rows.direct, rows.direct)
     if changed != written and session.timescaledb:
@@ -196,21 +195,21 @@ def _insert_arrays(session: Session, model: type[Reading], rows: Rows | Checked)
         return 0, 0
     kinds = [*_KEY_ARRAY_TYPES, *(TYPES[spec.type] for spec in model.__fields__)]
     arrays = SQL(", ").join(SQL(f"%(c{number})s::{kind}[]") for number, kind in enumerate(kinds))
-    source = STATEMENTS["from_arrays"].format(arrays=arrays, columns=_columns(model), fields=field_names(model))
+    source = STATEMENTS["from_arrays"].format(arrays=arrays, fields=field_names(model))
     values = {f"c{number}": list(column) for number, column in enumerate(zip(*cells, strict=True))}
     return len(cells), _upsert(session, model, source, len(cells) - rows.direct, rows.direct, values)
 
 
 def _copy(session: Session, table: Identifier, model: type[Reading], rows: Rows | Checked) -> int:
     """Copy rows; their number. While the server takes some the next are made."""
-    statement = STATEMENTS["copy"].format(table=table, columns=_columns(model))
-    numbers = count()
+    keys = SQL(", ").join(map(Identifier, COLUMNS))
+    statement = STATEMENTS["copy"].format(table=table, keys=keys, fields=field_names(model))
+    written = 0
     with session.connection.cursor() as cursor:
         with cursor.copy(statement) as copy:
-            copy.set_types([*_KEY_COPY_TYPES, *(_COPY_TYPES[spec.type] for spec in model.__fields__)])
-            # A loop and a count that are no Python code.
-            deque(zip(map(copy.write_row, rows.cells()), numbers, strict=False), maxlen=0)
-        written = next(numbers)
+            for number, data in rows.encoded(encoder_of(model)):
+                copy.write(data)
+                written += number
         if cursor.rowcount != written:
             raise _lost(session, written - cursor.rowcount, written)
     return written
@@ -226,9 +225,11 @@ def _upsert(
 ) -> int:
     """Merge the rows of a source into the table; how many it changed or added."""
     changed = 0
-    for number, name in ((versions, "upsert_versions"), (direct, "upsert_direct")):
+    kinds = ((versions, "upsert_versions", _VERSIONS), (direct, "upsert_direct", _DIRECT))
+    for number, name, condition in kinds:
         if number:
-            statement = STATEMENTS[name].format(table=session.place.table(model), source=source, **_pieces(model))
+            names = {"table": session.place.table(model), "source": source, **_pieces(model)}
+            statement = STATEMENTS[name].format(which=condition if versions and direct else _ALL, **names)
             changed += session.connection.execute(statement, values).rowcount
     return changed
 
@@ -250,11 +251,6 @@ def _check_kept(session: Session, model: type[Reading], staging: Identifier) -> 
 
 def _lost(session: Session, missing: int, of: int) -> Unreachable:
     return Unreachable(f"{session.shown} took {of} rows but does not have {missing} of them: nothing of it is kept")
-
-
-def _columns(model: type[Reading]) -> Composable:
-    keys = SQL(", ").join(map(Identifier, _KEY_COLUMNS))
-    return keys + SQL(", ") + field_names(model)
 
 
 def _pieces(model: type[Reading]) -> dict[str, Composable]:
