@@ -75,19 +75,16 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
 
 
 def upstream_error(exc: ApiException, server: str, asking: bool) -> UpstreamError:
-    """The error that says what helps. Its text: plain words, then the server's message and the HTTP status."""
+    """The error that says what helps. Its text: plain words, then the server's message and the HTTP status, which is
+    its code too."""
     message = _message(exc)
     conflict = None if asking else _TYPE_CONFLICT.search(message)
     if conflict:
-        return DataRefused(f"{_conflict_in_words(conflict)}: {message} (HTTP {exc.status})")
+        return DataRefused(f"{_conflict_in_words(conflict)}: {message} (HTTP {exc.status})", code=str(exc.status))
     kind, words = _rule(exc, message, asking)
-    status = f" (HTTP {exc.status})" if exc.status else ""
-    return kind(f"{words.format(server)}: {message}{status}", retry_after=_retry_after(exc))
-
-
-def status_of(exc: UpstreamError) -> int | None:
-    """The HTTP status that an error stands for, None where there was no answer."""
-    return exc.__cause__.status or None if isinstance(exc.__cause__, ApiException) else None
+    code = str(exc.status) if exc.status else None
+    status = f" (HTTP {code})" if code else ""
+    return kind(f"{words.format(server)}: {message}{status}", retry_after=_retry_after(exc), code=code)
 
 
 def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamError], str]:

@@ -22,6 +22,9 @@ ORDER = "_order"
 """A column that sorts readings upwards in the order asked for."""
 TEXT_MARK = "="
 """What texts begin with in pivoted answers: an answer is CSV, where an empty text would read as null."""
+NO_TEXT = "-"
+"""What stands for null there. Not an empty text: the Flux of InfluxDB 2.7.11 loses those in a column that it makes, and
+the texts below them move up a row (https://github.com/influxdata/flux/pull/5503)."""
 
 ESTIMATE = "estimate"
 """The name of the second result of a sum of whole numbers."""
@@ -98,7 +101,7 @@ def _mapped(selection: Selection) -> list[str]:
     """The step that adds what order and texts need, where they need it."""
     shown = {*selection.columns, selection.order}
     parts = [
-        f'{spec.name}: if exists r.{spec.name} then "{TEXT_MARK}" + r.{spec.name} else ""'
+        f'{spec.name}: if exists r.{spec.name} then "{TEXT_MARK}" + r.{spec.name} else "{NO_TEXT}"'
         for spec in selection.scope.model.__fields__
         if spec.type is str and spec.name in shown
     ]
@@ -122,6 +125,8 @@ def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
         return Query(imports + _pipe([*head, *_edge_value(asked, keys, window)]), options)
     # Across several series, tables and gateways: without `group` each series answers apart.
     values = _pipe([*head, _group(keys)])
+    if asked.function == "avg" and asked.field.type is int:
+        values += "\n    |> toFloat()"  # `mean` adds whole numbers in 64 bits, and drops what does not fit
     step = f"{_FLUX[asked.function]}()"
     if window:
         # `timeSrc` labels a window by its start, where the default is its end. Windows without a value are left out:

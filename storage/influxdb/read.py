@@ -48,7 +48,7 @@ def _row(record: Record, selection: Selection, spans_gateways: bool) -> dict[str
 
 def _of_pivot(value: Any, kind: type) -> Any:
     if kind is str:
-        return None if value is None else value.removeprefix(flux.TEXT_MARK)
+        return None if value in (None, flux.NO_TEXT) else value.removeprefix(flux.TEXT_MARK)
     return float(value) if kind is float and value is not None else value
 
 

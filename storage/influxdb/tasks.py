@@ -13,7 +13,6 @@ from influxdb_client.domain.task_update_request import TaskUpdateRequest
 
 from edgedepot.storage.errors import ConfigError, InvalidValue, Misconfigured
 from edgedepot.storage.influxdb import flux
-from edgedepot.storage.influxdb.errors import status_of
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Settings
 from edgedepot.storage.interval import Interval, seconds_of
@@ -47,7 +46,7 @@ def _find_bucket(link: Link, settings: Settings) -> Bucket | None:
     try:
         answer = link.ask(lambda client: client.buckets_api().find_buckets(name=settings.bucket, org=settings.org))
     except Misconfigured as exc:
-        if status_of(exc) != 404:
+        if exc.code != "404":
             raise
         return None
     return next((bucket for bucket in answer.buckets if bucket.name == settings.bucket), None)

@@ -15,7 +15,6 @@ from typing import Any
 
 from edgedepot.storage.base import Data, StoreRow, Version
 from edgedepot.storage.errors import DataRefused, InvalidValue, Overloaded
-from edgedepot.storage.influxdb.errors import status_of
 from edgedepot.storage.influxdb.line import EARLIEST, LATEST, encoder_of, head_of
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.query import micros_of
@@ -102,10 +101,10 @@ class Sender:
         try:
             self._link.send(body)
         except Overloaded as exc:
-            if status_of(exc) != 413:
+            if exc.code != "413":
                 raise
             if len(lines) == 1:
-                raise DataRefused(f"a single reading of {len(body)} bytes is too large: {exc}") from exc
+                raise DataRefused(f"a single reading of {len(body)} bytes is too large: {exc}", code=exc.code) from exc
             self._most_bytes = min(self._most_bytes, len(body) // 2)  # the next ones are as large: spare them this
             self._send_halves(lines)
 

@@ -221,7 +221,8 @@ def test_readings_are_rows_and_the_limit_is_of_all_of_them() -> None:
     (https://docs.influxdata.com/flux/v0/stdlib/universe/pivot/). `sort` and `limit` work on each table by itself:
     only behind `group()` the limit is one of the whole answer. The first `tail` merely spares the rest the work: tables
     from storage are ordered by time. `sort` has one direction for all columns, and ties go upwards: so time is turned
-    round. CSV has one way of writing a null and an empty text: texts get a mark."""
+    round. CSV has one way of writing a null and an empty text: texts get a mark, nulls another. No text is made empty:
+    a column that Flux 0.195.2 makes loses those (https://github.com/influxdata/flux/pull/5503)."""
     asked = Selection.of(scope(device="mast"), None, 5, "-timestamp")
     assert steps(flux.select_readings("iot", "roof", asked)) == [
         "from(bucket: bucketName)",
@@ -234,7 +235,7 @@ def test_readings_are_rows_and_the_limit_is_of_all_of_them() -> None:
         'pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")',
         "group()",
         'drop(columns: ["_start", "_stop", "_measurement"])',
-        'map(fn: (r) => ({r with note: if exists r.note then "=" + r.note else "", _order: -int(v: r._time)}))',
+        'map(fn: (r) => ({r with note: if exists r.note then "=" + r.note else "-", _order: -int(v: r._time)}))',
         'sort(columns: ["_order", "gateway_id", "device_id"])',
         "limit(n: rowLimit)",
     ]
@@ -263,6 +264,13 @@ def test_aggregates_merge_series_first() -> None:
     assert steps(flux.aggregate("iot", None, aggregation("temperature", "avg")))[-2:] == ["group()", "mean()"]
     grouped = steps(flux.aggregate("iot", None, aggregation("temperature", "count", group_by="device")))
     assert grouped[-2:] == ['group(columns: ["device_id"])', "count()"]
+
+
+def test_whole_numbers_are_averaged_as_floats() -> None:
+    """`mean` adds integers in 64 bits: of 2^63 - 1, 2^63 - 1 and 3 it makes 1/3. What `toFloat` makes adds up."""
+    found = steps(flux.aggregate("iot", None, aggregation("count", "avg", "1h")))
+    assert found[-3:-1] == ["group()", "toFloat()"]
+    assert "toFloat" not in flux.aggregate("iot", None, aggregation("temperature", "avg")).text
 
 
 def test_windows_are_labelled_by_their_start_and_only_there_if_not_empty() -> None:

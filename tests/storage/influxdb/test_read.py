@@ -70,7 +70,7 @@ def test_readings(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
         COLUMNS,
         (NOON + HOUR, "mast", "roof", 21.5, True, '=a "b",\nc', 3, 0),
         (NOON, "mast", "roof", -1e-7, None, "=", None, 5),
-    ) + table([*COLUMNS[:4], "note"], (NOON - HOUR, "mast", "roof", 1, ""), number=1)
+    ) + table([*COLUMNS[:4], "note"], (NOON - HOUR, "mast", "roof", 1, "-"), number=1)
     assert storage.query_readings(Weather, device="mast", limit=3) == [
         {"device_id": "mast", "timestamp": NOON + HOUR, "temperature": 21.5, "humidity": None, "raining": True,
          "note": 'a "b",\nc', "count": 3},
@@ -312,6 +312,7 @@ def test_errors_of_queries(
         connect(timeout="200 ms").aggregate(Weather, "temperature")
     assert type(caught.value) is kind
     assert caught.value.__cause__ is not None
+    assert caught.value.code == (str(answer.status) if answer.status != 200 else None)
 
 
 @pytest.mark.parametrize(

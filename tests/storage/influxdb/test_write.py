@@ -183,6 +183,8 @@ def test_what_each_status_means(server: ScriptedInfluxDB, storage: InfluxDBStora
         assert type(caught.value) is kind, answer
         assert server.url in str(caught.value)
         assert caught.value.__cause__ is not None or answer.status == 200
+        understood = answer.status != 200 and b"not UTF-8" not in (answer.content or b"")
+        assert caught.value.code == (str(answer.status) if understood else None)
     storage.store_readings(Weather, rows(1))
     assert len(server.points) == 1
 
@@ -221,6 +223,7 @@ def test_a_type_conflict_names_field_types_and_remedy(
         'field "temperature" of "weather" is float here, and integer in the bucket, where a field keeps its type:'
         " declare it as integer, give it another name, or use another bucket: "
     )
+    assert caught.value.code == str(status)
 
 
 def test_a_request_that_is_too_large_is_halved_once_for_all(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
@@ -237,8 +240,9 @@ def test_a_request_that_is_too_large_is_halved_once_for_all(server: ScriptedInfl
 def test_a_single_reading_that_is_too_large_is_refused(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     server.largest = 200
     storage.store_readings(Weather, rows(3))
-    with pytest.raises(DataRefused, match=r"a single reading of 3\d\d bytes is too large"):
+    with pytest.raises(DataRefused, match=r"a single reading of 3\d\d bytes is too large") as caught:
         storage.store_reading(Weather, "mast", START, {"temperature": 1, "note": "x" * 300})
+    assert caught.value.code == "413"
 
 
 def test_earlier_requests_of_a_call_stand_when_a_later_one_fails(
