@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self
@@ -38,6 +39,8 @@ class Version(NamedTuple):
 
 Start = Literal["oldest", "now"] | datetime
 """Where a new upstream begins."""
+Lane = Literal["backlog", "live"]
+"""What of an upstream's pending rows: the oldest first, or the fresh ones beside them."""
 StoreRow = Version | tuple[object, datetime | None, Data]
 
 
@@ -264,14 +267,33 @@ class Pending(NamedTuple):
 class Window:
     """A stretch ``low <= seq <= high`` of the store's sequence with the rows in it that are still to be sent.
 
-    `place` is the store's own: where it is not None, the rows are older than that sequence, and `place` says how far
-    into history they go.
+    Two kinds have no such stretch, and `low` and `high` are 0: rows that are older than the sequence, where `place`
+    says how far into history they go; and rows that were quarantined and are sent once more, where `replayed` is true.
     """
 
     low: int
     high: int
     rows: list[Pending]
     place: tuple[int, int, int, int] | None = None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which readings an upstream gets: of these measurements, from devices that match one of these patterns
+    (``*`` and ``?`` as in file names). None is all."""
+
+    measurements: frozenset[str] | None = None
+    devices: tuple[str, ...] | None = None
+
+    def takes(self, measurement: str, device_id: str) -> bool:
+        """Whether it gets a device's readings."""
+        if self.measurements is not None and measurement not in self.measurements:
+            return False
+        return self.devices is None or any(fnmatchcase(device_id, pattern) for pattern in self.devices)
+
+
+EVERYTHING = Choice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +313,14 @@ class Buffer(abc.ABC):
     """A local store that drivers fill and sync empties. All methods may be called from any thread.
 
     A cursor is what one upstream has acknowledged. One worker uses a cursor at a time, so the order is: `pending`,
-    send, `quarantine` what is refused for good, `acknowledge` the window, `pending` again.
+    send, `quarantine` what is refused for good, `acknowledge` the window, `pending` again. A window that was handed out
+    and not acknowledged is handed out again, as its rows stand then.
+
+    An upstream that has fallen behind may `split` what it is owed into two lanes:
+
+        acknowledged         backlog              acknowledged       live
+        |-----------|.........................|---------------|...............|
+                                              ^ split                         ^ last durable row
     """
 
     gateway_id: str | None
@@ -303,22 +332,38 @@ class Buffer(abc.ABC):
         then has taken nothing."""
 
     @abc.abstractmethod
-    def add_cursor(self, name: str, start: Start = "oldest") -> None:
+    def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> None:
         """Make sure that a cursor of that name exists. A new one starts at the oldest row, or "now", or at a time: then
-        older readings, also ones that come later, are not handed out but counted as skipped. Raises `InvalidValue`."""
+        older readings, also ones that come later, are not handed out but counted as skipped. So are, from now until the
+        next call, readings outside the choice. Raises `InvalidValue`."""
+
+    @abc.abstractmethod
+    def remove_cursor(self, name: str) -> int:
+        """Forget a cursor and what is quarantined for it; how many rows were pending. Raises `InvalidValue` where there
+        is none of that name."""
 
     @abc.abstractmethod
     def cursors(self) -> list[str]:
         """The names of all cursors."""
 
     @abc.abstractmethod
-    def pending(self, cursor: str, limit: int) -> Window | None:
-        """The next window after what was acknowledged, oldest first, with at most `limit` rows, all durable; None when
-        there is nothing. Asking again without acknowledging returns the same rows as they stand then."""
+    def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
+        """The oldest window of a lane, with at most `limit` rows, all durable; None when there is nothing. Without a
+        split all is backlog. A window without rows is to be acknowledged like any other. Asking again without
+        acknowledging returns the same rows as they stand then."""
+
+    @abc.abstractmethod
+    def split(self, cursor: str) -> None:
+        """What is durable by now is backlog, what comes from here on is live. Ends by itself when the backlog is done.
+        A restart finds the lanes as far as they were acknowledged."""
+
+    @abc.abstractmethod
+    def waiting(self, cursor: str, lane: Lane) -> int:
+        """About how many rows wait in a lane: never fewer than there are. From memory, so it may be asked often."""
 
     @abc.abstractmethod
     def count_pending(self, cursor: str) -> int:
-        """How many durable rows the cursor has not acknowledged."""
+        """How many rows the cursor has not acknowledged."""
 
     @abc.abstractmethod
     def acknowledge(self, cursor: str, window: Window) -> None:

@@ -68,7 +68,7 @@ class Delivery:
             raise
         self._set_aside(window.rows)
         self._store.acknowledge(self._cursor, window)
-        self._forget(window.high)
+        self._forget(window)
 
     def _resolve(self, rows: Sequence[Pending]) -> None:
         if self._doubtful:
@@ -173,10 +173,12 @@ class Delivery:
         for reason, refused in by_reason.items():
             self._store.quarantine(self._cursor, refused, reason)
 
-    def _forget(self, high: int) -> None:
+    def _forget(self, window: Window) -> None:
         """What lies beyond stays known: a window that was asked for again may be a shorter one."""
-        self._accepted = {seq for seq in self._accepted if seq > high}
-        self._refused = {seq: reason for seq, reason in self._refused.items() if seq > high}
+        rows = {row.seq for row in window.rows}
+        done = {seq for seq in (*self._accepted, *self._refused) if window.low <= seq <= window.high or seq in rows}
+        self._accepted -= done
+        self._refused = {seq: reason for seq, reason in self._refused.items() if seq not in done}
 
 
 def _by_model(rows: Iterable[Pending]) -> list[list[Pending]]:

@@ -1,4 +1,4 @@
-"""What upstreams have acknowledged, as the writer records it: cursors, deliveries, quarantine.
+"""What upstreams have acknowledged, as the writer records it: cursors and deliveries.
 
 Runs on the writer's thread, inside its transaction.
 """
@@ -9,21 +9,22 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from edgedepot.storage.base import Pending, Window
+from edgedepot.storage.base import EVERYTHING, Choice, Pending, Window
+from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.books import RESOLVED, CursorBook, write_cursor
 from edgedepot.storage.sqlite.journal import Journal
-from edgedepot.storage.sqlite.ranges import Ranges
+from edgedepot.storage.sqlite.quarantine import acknowledge_replayed, set_aside
+from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed
-
-LAST = 2**62
-"""A number beyond all rows."""
 
 
 def count_pending(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -> int:
     """How many readings an upstream has not acknowledged."""
     gaps = book.acknowledged.gaps(1, LAST)
-    return book.walk.left + sum(count_rows(connection, shape, low, high) for low, high in gaps)
+    replays = "SELECT count(*) FROM _quarantined WHERE cursor = ? AND replay = 1"
+    count: int = connection.execute(replays, (book.id,)).fetchone()[0]
+    return count + book.walk.left + sum(count_rows(connection, shape, low, high) for low, high in gaps)
 
 
 def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int) -> int:
@@ -53,7 +54,8 @@ def add_cursor(journal: Journal, name: str, since: int | None, now: bool) -> Non
         layouts = journal.catalogue.layouts()
         walk.left = count_owed(journal.connection, journal.shape, layouts, walk, END, since)
     there = walk.left + count_rows(journal.connection, journal.shape, oldest, LAST)
-    cursor_id = max((book.id for book in journal.books.cursors.values()), default=0) + 1
+    cursor_id = int(str(schema.meta(journal.connection, "last_cursor"))) + 1
+    schema.set_meta(journal.connection, "last_cursor", cursor_id)  # never used again: book rows may speak of it
     passed = Ranges([(1, oldest - 1)] if oldest > 1 else [])
     before = journal.books.versions() - there
     book = CursorBook(cursor_id, name, before, since, passed, walk, [0] * len(RESOLVED))
@@ -61,16 +63,90 @@ def add_cursor(journal: Journal, name: str, since: int | None, now: bool) -> Non
     journal.books.new_cursor(book)
 
 
-def _acknowledge_walk(journal: Journal, cursor: str, place: Place, set_aside: Sequence[tuple[Pending, str]]) -> None:
+def remove_cursor(journal: Journal, name: str) -> int:
+    """Forget a cursor; how many readings it had not acknowledged."""
+    book = journal.books.cursors[name]
+    journal.write_rows()
+    pending = count_pending(journal.connection, journal.shape, book)
+    journal.connection.execute("DELETE FROM _cursors WHERE id = ?", (book.id,))
+    journal.connection.execute("DELETE FROM _quarantined WHERE cursor = ?", (book.id,))
+    journal.books.remove_cursor(name)
+    return pending
+
+
+def acknowledge(
+    journal: Journal, cursor: str, window: Window, refused: Sequence[tuple[Pending, str]], choice: Choice = EVERYTHING
+) -> None:
+    """Note that a window is resolved. The rows refused are quarantined, those outside the choice skipped, and the rest
+    is delivered.
+
+    Counted from the rows that are there: one that was merged or deleted meanwhile is in those columns already.
+    """
+    if cursor not in journal.books.cursors:
+        return  # removed meanwhile
+    journal.write_rows()
+    if window.replayed:
+        acknowledge_replayed(journal, cursor, window, refused)
+    elif window.place is not None:
+        _acknowledge_walk(journal, cursor, window.place, refused, choice)
+    else:
+        _acknowledge_journal(journal, cursor, window, refused, choice)
+
+
+def _acknowledge_walk(
+    journal: Journal, cursor: str, place: Place, refused: Sequence[tuple[Pending, str]], choice: Choice
+) -> None:
     """As `acknowledge`, for rows of history up to a place."""
     book = journal.books.cursors[cursor]
     if place <= book.walk.place:
         return
+    span = (journal.connection, journal.shape, journal.catalogue.layouts(), book.walk, place, book.since)
+    passed = count_owed(*span)
+    skipped = 0 if choice == EVERYTHING else passed - count_owed(*span, _chosen(journal, choice))
+    there = [(row, reason) for row, reason in refused if _is_in_history(journal, row)]
+    quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in there)
+    delivered = passed - quarantined - skipped
+    journal.books.walk_on(cursor, place, passed, delivered=delivered, quarantined=quarantined, skipped=skipped)
+
+
+def _acknowledge_journal(
+    journal: Journal, cursor: str, window: Window, refused: Sequence[tuple[Pending, str]], choice: Choice
+) -> None:
+    book = journal.books.cursors[cursor]
+    aside = {row.seq: (row, reason) for row, reason in refused}
+    for first, last in book.acknowledged.gaps(window.low, window.high):
+        passed = count_rows(journal.connection, journal.shape, first, last)
+        held = [aside[seq] for seq in aside if first <= seq <= last and _is_in_journal(journal, aside[seq][0])]
+        quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in held)
+        skipped = _count_skipped(journal, first, last, book.since, choice)
+        delivered = passed - quarantined - skipped
+        journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
+
+
+def _count_skipped(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> int:
+    """How many of the readings ``low..high`` are from before a time, or outside a choice."""
+    conditions, values = [], list[object]()
+    if since is not None:
+        conditions, values = ["ts < ?"], [since]
+    if choice != EVERYTHING:
+        conditions.append("series NOT IN (SELECT value FROM json_each(?))")
+        values.append(_chosen(journal, choice))
+    if not conditions:
+        return 0
+    return sum(
+        journal.connection.execute(
+            f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND ({' OR '.join(conditions)})",
+            (low, high, *values),
+        ).fetchone()[0]
+        for piece in journal.shape.pieces_between(low, high)
+    )
+
+
+def _chosen(journal: Journal, choice: Choice) -> str:
+    """The series that a choice takes, as JSON."""
     layouts = journal.catalogue.layouts()
-    passed = count_owed(journal.connection, journal.shape, layouts, book.walk, place, book.since)
-    there = [(row, reason) for row, reason in set_aside if _is_in_history(journal, row)]
-    quarantined = sum(_quarantine(journal, book.id, row, reason) for row, reason in there)
-    journal.books.walk_on(cursor, place, passed, delivered=passed - quarantined, quarantined=quarantined)
+    known = journal.catalogue.all_series()
+    return json.dumps([series for model, device, series in known if choice.takes(layouts[model].name, device)])
 
 
 def _is_in_history(journal: Journal, row: Pending) -> bool:
@@ -79,50 +155,7 @@ def _is_in_history(journal: Journal, row: Pending) -> bool:
     return found is not None and found[0] == row.seq
 
 
-def acknowledge(journal: Journal, cursor: str, window: Window, set_aside: Sequence[tuple[Pending, str]]) -> None:
-    """Note that a window is resolved. The rows set aside are quarantined and the rest is delivered.
-
-    Counted from the rows that are there: one that was merged or deleted meanwhile is in those columns already.
-    """
-    if window.place is not None:
-        _acknowledge_walk(journal, cursor, window.place, set_aside)
-        return
-    journal.write_rows()
-    book = journal.books.cursors[cursor]
-    aside = {row.seq: (row, reason) for row, reason in set_aside}
-    for first, last in book.acknowledged.gaps(window.low, window.high):
-        passed = count_rows(journal.connection, journal.shape, first, last)
-        held = [aside[seq] for seq in aside if first <= seq <= last and _is_in_journal(journal, aside[seq][0])]
-        quarantined = sum(_quarantine(journal, book.id, row, reason) for row, reason in held)
-        skipped = 0 if book.since is None else _count_older(journal, first, last, book.since)
-        delivered = passed - quarantined - skipped
-        journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
-
-
-def _count_older(journal: Journal, low: int, high: int, since: int) -> int:
-    """How many of the readings ``low..high`` are from before a time."""
-    return sum(
-        journal.connection.execute(
-            f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND ts < ?", (low, high, since)
-        ).fetchone()[0]
-        for piece in journal.shape.pieces_from(low)
-    )
-
-
 def _is_in_journal(journal: Journal, row: Pending) -> bool:
     piece = journal.shape.piece_of(row.seq)
     query = "SELECT 1 FROM {} WHERE seq = ?"
     return piece is not None and bool(journal.connection.execute(query.format(piece.table), (row.seq,)).fetchone())
-
-
-def _quarantine(journal: Journal, cursor_id: int, row: Pending, reason: str) -> int:
-    names = [spec.name for spec in row.model.__fields__]
-    data = json.dumps(dict(zip(names, row.row[1:], strict=True)))
-    return journal.connection.execute(
-        "INSERT OR IGNORE INTO _quarantined (cursor, seq, model, device_id, ts, quality, data, reason, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(cursor_id, row.seq, row.model.__measurement__, row.device_id),
-            *(row.timestamp, row.row[0], data, reason, journal.at),
-        ),
-    ).rowcount

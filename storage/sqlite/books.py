@@ -119,6 +119,8 @@ class Books:
             self.sources[source] = [a + b for a, b in zip(mine, counts, strict=True)]
         by_id = {book.id: book for book in self.cursors.values()}
         for cursor_id, moved in change.cursors.items():
+            if cursor_id not in by_id:
+                continue  # removed since
             book = by_id[cursor_id]
             for low, high in moved.acknowledged:
                 book.acknowledged.add(low, high)
@@ -140,6 +142,16 @@ class Books:
         """A cursor that the open transaction has written down."""
         self.cursors[book.name] = book
         self._new.append(book.name)
+
+    def remove_cursor(self, name: str) -> None:
+        """The open transaction forgets a cursor."""
+        book = self.cursors.pop(name)
+        self._before.setdefault(name, book)
+        self._change.cursors.pop(book.id, None)
+
+    def settle(self, name: str, **counts: int) -> None:
+        """Add to what became of a cursor's rows, where it moves past none."""
+        self._add(name, self._touch(name), counts)
 
     def resolve(self, name: str, low: int, high: int, **counts: int) -> None:
         """A cursor has acknowledged ``low..high``; what became of the rows in it."""
@@ -163,6 +175,14 @@ class Books:
                 if seq < book.walk.before:
                     self._walked(name, change, 1)
                 self._add(name, change, {why: 1})
+
+    def supersede_replayed(self, connection: sqlite3.Connection, seq: int) -> None:
+        """A quarantined row that was to be sent once more has a newer version by now: it is not sent."""
+        names = {book.id: name for name, book in self.cursors.items()}
+        where = "FROM _quarantined WHERE seq = ? AND replay = 1"
+        for (cursor,) in connection.execute(f"SELECT cursor {where}", (seq,)).fetchall():
+            self.settle(names[cursor], superseded=1)
+        connection.execute(f"DELETE {where}", (seq,))
 
     def _walked(self, name: str, change: _CursorChange, rows: int) -> None:
         change.walked += rows

@@ -165,6 +165,10 @@ class Catalogue:
             self._new_series.append((series, layout.id, device))
         return series
 
+    def all_series(self) -> list[tuple[int, str, int]]:
+        """Model, device and number of every series. For the writer's thread."""
+        return [(model, device, series) for (model, device), series in self._series.items()]
+
     def source(self, name: str) -> int:
         """The number of a source. For the writer's thread."""
         source = self._sources.get(name)

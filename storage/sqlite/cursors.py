@@ -1,65 +1,117 @@
-"""What each upstream has acknowledged, and what it gets next. See the picture in journal.py."""
+"""How far each upstream is, in memory: what it acknowledged, its lanes, what it has in hand. See `Buffer`.
+
+The file follows with the next commit; what a crash forgets of it is sent once more.
+"""
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any
 
-from edgedepot.storage.base import Pending, Window
+from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
 from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books, CursorBook
-from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
-from edgedepot.storage.sqlite.tables import cell
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed, owed, place_of
-from edgedepot.storage.values import Row
+from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed
 
 
 @dataclass(slots=True)
 class Position:
-    """How far a cursor is in memory (the file follows with the next commit), and what was refused beyond that."""
+    """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `before`, `place` and
+    `since` are those of its book and walk, `replays` says that quarantined rows wait to be sent once more."""
 
-    seq: int
+    acknowledged: Ranges
     before: int
     place: Place
     since: int
+    split: int | None = None
+    choice: Choice = EVERYTHING
+    replays: bool = False
     set_aside: list[tuple[Pending, str]] = field(default_factory=list)
+    in_hand: dict[Lane, Window] = field(default_factory=dict)
+
+    def gap(self, lane: Lane, last: int) -> tuple[int, int] | None:
+        """The first rows of a lane, up to row `last`, that are not acknowledged."""
+        low, high = self._bounds(lane, last)
+        return next(iter(self.acknowledged.gaps(low, high)), None)
+
+    def waiting(self, lane: Lane, last: int) -> int:
+        """How many row numbers of a lane are not acknowledged."""
+        return sum(high - low + 1 for low, high in self.acknowledged.gaps(*self._bounds(lane, last)))
+
+    def _bounds(self, lane: Lane, last: int) -> tuple[int, int]:
+        if lane == "backlog":
+            return 1, last if self.split is None else min(self.split, last)
+        return LAST if self.split is None else self.split + 1, last
+
+    def passed(self, window: Window) -> None:
+        """A window is resolved."""
+        self.in_hand = {lane: held for lane, held in self.in_hand.items() if held is not window}
+        self.set_aside = []
+        if window.place is not None:
+            self.place = window.place
+        elif not window.replayed:
+            self.acknowledged.add(window.low, window.high)
+            if self.split is not None and self.acknowledged.first_gap() > self.split:
+                self.split = None
 
 
 class Cursors:
     """The cursors of one store. Thread-safe; one worker at a time uses a cursor."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, replays: set[int]) -> None:
+        """`replays` are the ids of the cursors that have quarantined rows to send once more."""
         self._lock = threading.Lock()
         self._positions: dict[str, Position] = {}
         for book in books.cursors.values():
-            self.added(book)
+            self.added(book, EVERYTHING, book.id in replays)
 
-    def added(self, book: CursorBook) -> None:
-        """The file has this cursor."""
+    def added(self, book: CursorBook, choice: Choice, replays: bool = False) -> None:
+        """The file has this cursor; from now on it gets what the choice takes."""
         with self._lock:
-            place = book.walk.place if book.walk.left else END
-            since = NEVER if book.since is None else book.since
-            position = Position(book.acknowledged.first_gap() - 1, book.walk.before, place, since)
-            self._positions.setdefault(book.name, position)
+            if book.name in self._positions:
+                self._positions[book.name].choice = choice
+                return
+            acknowledged = book.acknowledged.copy()
+            spans = list(acknowledged)
+            # Several ranges are lanes that a restart interrupted: the live one goes on behind the last.
+            split = spans[-1][0] - 1 if spans and acknowledged.first_gap() <= spans[-1][1] else None
+            self._positions[book.name] = Position(
+                acknowledged,
+                book.walk.before,
+                book.walk.place if book.walk.left else END,
+                NEVER if book.since is None else book.since,
+                split,
+                choice,
+                replays,
+            )
+
+    def removed(self, name: str) -> None:
+        """The file has this cursor no more."""
+        with self._lock:
+            self._positions.pop(name, None)
 
     def position(self, name: str) -> Position:
-        """How far a cursor is. Raises `InvalidValue` where there is none of that name."""
+        """Where a cursor is. Raises `InvalidValue` where there is none of that name."""
         with self._lock:
             if name not in self._positions:
                 raise InvalidValue(f"there is no cursor {name!r}; there are {sorted(self._positions)}")
             return self._positions[name]
 
+    def split(self, name: str, last: int) -> None:
+        """Have the rows up to `last` be backlog, where they are not acknowledged."""
+        position = self.position(name)
+        if position.acknowledged.first_gap() <= last:
+            position.split = last
+
     def bring_up(self, book: CursorBook, view: View, layouts: dict[int, Layout]) -> None:
         """Have a book as it was committed say what is acknowledged by now."""
         position = self.position(book.name)
-        if position.seq:
-            book.acknowledged.add(1, position.seq)
+        for low, high in position.acknowledged:
+            book.acknowledged.add(low, high)
         if position.place > book.walk.place and book.walk.left:
             walked = count_owed(view.connection, view.shape, layouts, book.walk, position.place, book.since)
             book.walk.left -= walked
@@ -67,102 +119,13 @@ class Cursors:
     def set_aside(self, name: str, rows: Sequence[Pending], reason: str) -> None:
         self.position(name).set_aside += [(row, reason) for row in rows]
 
-    def check(self, name: str, window: Window) -> list[tuple[Pending, str]]:
-        """What was set aside in a window that is to be acknowledged. Raises `InvalidValue` for one out of turn."""
+    def acknowledge(self, name: str, window: Window) -> tuple[Choice, list[tuple[Pending, str]]]:
+        """Move past a window, as the record of it is on its way: what the cursor chose, and what was set aside.
+        Raises `InvalidValue` for a window that is no gap."""
         position = self.position(name)
-        if window.place is None and window.low != position.seq + 1:
-            raise InvalidValue(f"cursor {name!r} is at {position.seq}, cannot acknowledge a window from {window.low}")
-        return position.set_aside
-
-    def advance(self, name: str, window: Window) -> None:
-        """Move on: the record of it is on its way."""
-        position = self.position(name)
-        position.set_aside = []
-        if window.place is None:
-            position.seq = window.high
-        else:
-            position.place = window.place
-
-
-class PendingReader:
-    """Reads journal rows back as `Pending`. Thread-safe: what it caches never changes."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-        self._series: dict[int, tuple[int, str]] = {}
-
-    def next(self, view: View, position: Position, last: int, limit: int) -> Window | None:
-        """The next window behind a position, up to row `last`: first what is owed from history, then the journal."""
-        if position.place != END:
-            window = self._walk(view, position, limit)
-            if window is not None:
-                return window
-            position.place = END
-        return self._read(view, position, last, limit)
-
-    def _read(self, view: View, position: Position, last: int, limit: int) -> Window | None:
-        layouts = self._catalogue.layouts()
-        width = max((len(layout.stored) for layout in layouts.values()), default=0)
-        found: list[tuple[Any, ...]] = []
-        for piece in view.shape.pieces_from(position.seq + 1):
-            if len(found) < limit:
-                cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
-                found += view.connection.execute(
-                    f"SELECT seq, series, ts, quality{cells} FROM {piece.table}"
-                    " WHERE seq > ? AND seq <= ? AND series > 0 ORDER BY seq LIMIT ?",
-                    (position.seq, last, limit - len(found)),
-                ).fetchall()
-        if not found:
-            return None
-        rows = self._rows(view, layouts, [row for row in found if row[2] >= position.since])
-        return Window(position.seq + 1, found[-1][0], rows)
-
-    def _walk(self, view: View, position: Position, limit: int) -> Window | None:
-        layouts = self._catalogue.layouts()
-        for layout, partition, table, condition in owed(view.shape, layouts, position.place, END):
-            cells = "".join(f", {cell(f'c{index}', partition.width)}" for index in range(len(layout.stored)))
-            found = view.connection.execute(
-                f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
-                " ORDER BY series, ts LIMIT ?",
-                (position.before, position.since, limit),
-            ).fetchall()
-            if found:
-                _, series, ts, *_ = found[-1]
-                end = place_of(layout.id, partition, series, ts)
-                return Window(0, 0, self._rows(view, layouts, found), end)
-        return None
-
-    def _rows(self, view: View, layouts: dict[int, Layout], found: list[tuple[Any, ...]]) -> list[Pending]:
-        if any(row[1] not in self._series for row in found):
-            self._load_series(view.connection)
-        shapes: dict[int, tuple[type[Reading], str, Callable[[tuple[Any, ...]], Row]]] = {}
-        rows: list[Pending] = []
-        for row in found:
-            shape = shapes.get(row[1])
-            if shape is None:
-                shape = shapes[row[1]] = self._shape(layouts, row[1])
-            rows.append(Pending(row[0], shape[0], shape[1], row[2], shape[2](row)))
-        return rows
-
-    def _load_series(self, connection: sqlite3.Connection) -> None:
-        for series, model_id, device in connection.execute("SELECT id, model, device_id FROM _series"):
-            self._series[series] = (model_id, device)
-
-    def _shape(
-        self, layouts: dict[int, Layout], series: int
-    ) -> tuple[type[Reading], str, Callable[[tuple[Any, ...]], Row]]:
-        """Model, device, and what picks a series' row out of the journal's columns."""
-        model_id, device = self._series[series]
-        layout = layouts[model_id]
-        model = layout.whole()
-        places = [4 + int(column[1:]) for column in layout.columns(model)]
-        booleans = [index for index, spec in enumerate(model.__fields__, 1) if spec.type is bool]
-        pick = itemgetter(3, *places)
-        return model, device, (lambda cells: _with_booleans(pick(cells), booleans)) if booleans else pick
-
-
-def _with_booleans(row: Row, booleans: list[int]) -> Row:
-    cells = list(row)
-    for index in booleans:
-        cells[index] = None if cells[index] is None else bool(cells[index])
-    return tuple(cells)
+        span = (window.low, window.high)
+        if window.low and position.acknowledged.gaps(*span) != [span]:
+            raise InvalidValue(f"cursor {name!r} has acknowledged some of {window.low} to {window.high} before")
+        aside = position.set_aside
+        position.passed(window)
+        return position.choice, aside

@@ -54,6 +54,7 @@ class Journal:
         self.at = 0
         self._reshaped = False
         self._stale = False
+        self.replays = connection.execute("SELECT 1 FROM _quarantined WHERE replay = 1").fetchone() is not None
 
     def _last_seq(self) -> int:
         if not self.shape.pieces:
@@ -194,6 +195,16 @@ class Journal:
         found = self.connection.execute(f"SELECT quality, {cells} FROM {piece.table} WHERE seq = ?", (seq,)).fetchone()
         return seq, tuple(found)
 
+    def number_of(self, layout: Layout, device: str, ts: int) -> int | None:
+        """The number of the row of an identity, where it is there."""
+        series_id = self.catalogue.series(layout, device)
+        series = self.tail.series(series_id)
+        seq = None if series is None else series.find(ts)
+        if seq is not None:
+            return seq
+        found = self.history.find(layout, (), series_id, ts)
+        return None if found is None else found[0]
+
     def _whole(self, model: type[Reading], row: Row) -> tuple[type[Reading], Row]:
         """A row as one of the layout's whole class: another class of the measurement may have given it values too."""
         whole = self.catalogue.layout(model).whole()
@@ -221,6 +232,8 @@ class Journal:
             self.tail.remove(series, ts)
             self.books.out_of_the_way(seq, "superseded", None)
         self._delete_from_piece([seq])
+        if self.replays:
+            self.books.supersede_replayed(self.connection, seq)
         return 1 if changed else 0
 
     def _delete_from_piece(self, seqs: Sequence[int]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
+LAST = 2**62
+"""A number beyond all rows."""
+
 
 class Ranges:
     """Disjoint ranges ``low <= n <= high`` in order, joined where they touch."""

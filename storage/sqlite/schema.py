@@ -43,8 +43,10 @@ CREATE TABLE _cursors (
 CREATE TABLE _pieces (id INTEGER PRIMARY KEY, live INTEGER NOT NULL);
 CREATE TABLE _quarantined (
   cursor INTEGER NOT NULL, seq INTEGER NOT NULL, model TEXT NOT NULL, device_id TEXT NOT NULL, ts INTEGER NOT NULL,
-  quality INTEGER, data TEXT NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (cursor, seq)
+  quality INTEGER, data TEXT NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL, replay INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (cursor, seq)
 );
+CREATE INDEX _replayed ON _quarantined (cursor, seq) WHERE replay = 1;
 CREATE TABLE _rejected (
   id INTEGER PRIMARY KEY, source INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
   raw BLOB NOT NULL
@@ -63,7 +65,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _TABLES.split(";\n"):
             connection.execute(statement)
-        connection.execute("INSERT INTO _meta VALUES ('store_epoch', 1), ('books_seq', 0)")
+        connection.execute("INSERT INTO _meta VALUES ('store_epoch', 1), ('books_seq', 0), ('last_cursor', 0)")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")

@@ -65,6 +65,10 @@ class Shape(msgspec.Struct):
         """The pieces in which rows from `seq` on are."""
         return self.pieces[max(0, bisect.bisect_right([piece.first for piece in self.pieces], seq) - 1) :]
 
+    def pieces_between(self, low: int, high: int) -> list[Piece]:
+        """The pieces in which the rows ``low..high`` are."""
+        return [piece for piece in self.pieces_from(low) if piece.first <= high]
+
     def unfolded(self) -> list[Piece]:
         """The pieces in which rows are that are not in history."""
         return self.pieces_from(self.folded.low + 1)

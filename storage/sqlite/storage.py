@@ -17,15 +17,11 @@ from typing import Any, Literal
 from edgedepot.storage.base import (
     Arrival,
     BaseStorage,
-    Buffer,
     Data,
     Intake,
-    Ledger,
     Pending,
-    Start,
     StoreRow,
     Version,
-    Window,
     takes_version,
 )
 from edgedepot.storage.clock import Clock, SystemClock, from_micros
@@ -35,14 +31,12 @@ from edgedepot.storage.query import Aggregation, Function, Scope, Selection, mic
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.sqlite import schema
-from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_pending
 from edgedepot.storage.sqlite.aggregate import aggregate
-from edgedepot.storage.sqlite.books import Books
+from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
-from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.select import read_devices, select_readings
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writer import Pace
@@ -51,7 +45,7 @@ from edgedepot.storage.sqlite.writing import Writing
 DIRECT = "direct"  # the source of readings that Python code stores itself
 
 
-class SQLiteStorage(BaseStorage, Buffer):
+class SQLiteStorage(BaseStorage, SQLiteBuffer):
     """The local store: a file at `path`, made where there is none.
 
     Writes are queued and committed together, every `flush_interval` or 5,000 rows, at once when somebody waits on a
@@ -294,10 +288,6 @@ class SQLiteStorage(BaseStorage, Buffer):
             for name, at, kind, reason, raw in found
         ]
 
-    def ledger(self) -> Ledger:
-        with self._reading(True) as (view, _):
-            return read_ledger(view)
-
     def health_check(self) -> dict[str, Any]:
         trouble = None if self._writing is None else self._writing.writer.trouble
         try:
@@ -321,52 +311,6 @@ class SQLiteStorage(BaseStorage, Buffer):
                 yield View(connection, None), Catalogue.load(connection)
             else:
                 yield View(connection, self._writing.tail), self._writing.catalogue
-
-    # -- what sync uses -------------------------------------------------------------------------------------------
-
-    def add_cursor(self, name: str, start: Start = "oldest") -> None:
-        if isinstance(start, str) and start not in ("oldest", "now"):
-            raise InvalidValue(f"start is {start!r}, expected 'oldest', 'now' or an aware datetime")
-        since = None if isinstance(start, str) else micros_of(start, "start")
-        self._do(lambda journal: add_cursor(journal, name, since, start == "now"))
-        writing = self._writer_parts()
-        writing.cursors.added(writing.books.cursors[name])
-
-    def cursors(self) -> list[str]:
-        with self._reading(False) as (view, _):
-            return sorted(Books.load(view.connection, view.shape).cursors)
-
-    def pending(self, cursor: str, limit: int) -> Window | None:
-        writing = self._writer_parts()
-        position = writing.cursors.position(cursor)
-        with self._reading(False) as (view, _):
-            return writing.pending_reader.next(view, position, writing.writer.durable_seq, limit)
-
-    def count_pending(self, cursor: str) -> int:
-        with self._reading(False) as (view, catalogue):
-            book = Books.load(view.connection, view.shape).cursors.get(cursor)
-            if book is None:
-                return 0
-            if self._writing is not None:  # acknowledgements whose commit is on its way count too
-                self._writing.cursors.bring_up(book, view, catalogue.layouts())
-            return count_pending(view.connection, view.shape, book)
-
-    def acknowledge(self, cursor: str, window: Window) -> None:
-        writing = self._writer_parts()
-        set_aside = writing.cursors.check(cursor, window)
-        writing.writer.submit(
-            Task(
-                Receipt(writing.writer),
-                lambda journal: acknowledge(journal, cursor, window, set_aside),
-            )
-        )
-        writing.cursors.advance(cursor, window)
-
-    def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:
-        self._writer_parts().cursors.set_aside(cursor, rows, reason)
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._writer_parts().writer.watch(callback)
 
     def _writer_parts(self) -> Writing:
         if self._writing is None:

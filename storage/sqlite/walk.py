@@ -57,12 +57,16 @@ def count_owed(
     walk: Walk,
     until: Place,
     since: int | None,
+    series: str | None = None,
 ) -> int:
-    """How many rows lie from where a walk is to a place, without those from before the time `since`."""
+    """How many rows lie from where a walk is to a place, without those from before the time `since`, and of those
+    series alone that a JSON text lists."""
     count = 0
     for _, _, table, condition in owed(shape, layouts, walk.place, until):
-        query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
-        count += connection.execute(query, (walk.before, NEVER if since is None else since)).fetchone()[0]
+        query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < :before AND ts >= :since"
+        query += "" if series is None else " AND series IN (SELECT value FROM json_each(:series))"
+        bound = {"before": walk.before, "since": NEVER if since is None else since, "series": series}
+        count += connection.execute(query, bound).fetchone()[0]
     return count
 
 

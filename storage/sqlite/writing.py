@@ -12,8 +12,10 @@ from edgedepot.storage.reading import device_id_of
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import StoreLock, open_writer, prepare_writer, sqlite_errors
-from edgedepot.storage.sqlite.cursors import Cursors, PendingReader
+from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.pending import PendingReader
+from edgedepot.storage.sqlite.quarantine import replaying_cursors
 from edgedepot.storage.sqlite.writer import Pace, Writer
 
 
@@ -36,7 +38,7 @@ class Writing:
             undo.pop_all()
         self.tail = journal.tail
         self.books = journal.books
-        self.cursors = Cursors(journal.books)
+        self.cursors = Cursors(journal.books, replaying_cursors(self._connection))
         self.pending_reader = PendingReader(self.catalogue)
         self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
         self._closed = False

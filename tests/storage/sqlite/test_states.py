@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edgedepot import SQLiteStorage
+from edgedepot.storage.base import EVERYTHING, Choice, Lane
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from tests.models import Weather
@@ -36,19 +37,38 @@ readings = st.tuples(devices, moments, data)
 spans = st.tuples(st.none() | moments, st.none() | moments)
 
 
-RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted")
+LANES: list[Lane] = ["backlog", "live"]
+RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")
+Key = tuple[str, datetime]
+Values = dict[str, Any]
+CHOICES = [EVERYTHING, EVERYTHING, Choice(devices=("a", "c*")), Choice(frozenset({"weather"})), Choice(frozenset())]
 
 
 class Upstream:
-    """What one cursor is owed, and what became of the rest. `old` are rows that it passes over."""
+    """What one cursor is owed, and what became of the rest. `skips` says that it passes over some rows; rows carry the
+    number of their arrival."""
 
-    def __init__(self, rows: dict[tuple[str, datetime], dict[str, Any]], start: str | datetime) -> None:
+    def __init__(self, rows: dict[Key, tuple[int, Values]], start: str | datetime, choice: Choice) -> None:
         self.since = start if isinstance(start, datetime) else None
+        self.choice = choice
+        self.skips = self.since is not None or choice != EVERYTHING
         self.pending = {} if start == "now" else {key: row for key, row in rows.items() if self.is_owed(key)}
+        self.walks = bool(self.pending)
+        self.quarantined: dict[Key, list[tuple[int, Values]]] = {}
+        self.replayed: dict[Key, tuple[int, Values]] = {}
+        self.split: int | None = None
         self.counts = dict.fromkeys(RESOLVED, 0)
 
-    def is_owed(self, key: tuple[str, datetime]) -> bool:
-        return self.since is None or key[1] >= self.since
+    def is_owed(self, key: Key) -> bool:
+        return (self.since is None or key[1] >= self.since) and self.choice.takes("weather", key[0])
+
+    def written(self, key: Key, old: int | None, row: tuple[int, Values]) -> None:
+        if key in self.replayed and self.replayed[key][0] == old:
+            del self.replayed[key]
+            self.counts["superseded"] += 1
+        if self.is_owed(key):
+            self.counts["superseded"] += key in self.pending
+            self.pending[key] = row
 
 
 class Store(RuleBasedStateMachine):
@@ -58,7 +78,8 @@ class Store(RuleBasedStateMachine):
     def open_first(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.clock = ManualClock(T0)
-        self.rows: dict[tuple[str, datetime], dict[str, Any]] = {}
+        self.rows: dict[Key, tuple[int, Values]] = {}
+        self.arrivals = 0
         self.counts = dict.fromkeys(("readings", "new", "merged", "duplicates"), 0)
         self.upstreams: dict[str, Upstream] = {}
         self.open()
@@ -66,12 +87,27 @@ class Store(RuleBasedStateMachine):
     def open(self) -> None:
         self.store = SQLiteStorage(self.folder / "x.db", gateway_id="g", clock=self.clock, piece_rows=5)
 
-    @rule(start=st.sampled_from(["oldest", "oldest", "now"]) | moments)
-    def add_upstream(self, start: Any) -> None:
-        if len(self.upstreams) < 4:
-            name = f"upstream-{len(self.upstreams)}"
-            self.store.add_cursor(name, start)
-            self.upstreams[name] = Upstream(self.rows, start)
+    @rule(
+        start=st.sampled_from(["oldest", "oldest", "now"]) | moments,
+        choice=st.sampled_from(CHOICES),
+        n=st.integers(0, 3),
+    )
+    def add_upstream(self, start: Any, choice: Choice, n: int) -> None:
+        name = f"upstream-{n}"
+        if name not in self.upstreams:
+            self.store.add_cursor(name, start, choice)
+            self.upstreams[name] = Upstream(self.rows, start, choice)
+
+    @rule(which=st.integers(0, 3))
+    def remove_upstream(self, which: int) -> None:
+        name, upstream = self.upstream(which)
+        if upstream is not None:
+            pending = self.store.remove_cursor(name)
+            assert pending == len(upstream.pending) + len(upstream.replayed) or upstream.skips
+            del self.upstreams[name]
+
+    def upstream(self, which: int) -> tuple[str, Upstream | None]:
+        return list(self.upstreams.items())[which] if which < len(self.upstreams) else ("", None)
 
     def teardown(self) -> None:
         self.store.close()
@@ -83,17 +119,16 @@ class Store(RuleBasedStateMachine):
         for device, moment, values in rows:
             self.counts["readings"] += 1
             key = (device, moment)
-            old = self.rows.get(key)
+            number, old = self.rows.get(key, (None, None))
             new = {**(old or {}), **values}
             if old == new:
                 self.counts["duplicates"] += 1
                 continue
             self.counts["new" if old is None else "merged"] += 1
-            self.rows[key] = new
+            self.arrivals += 1
+            self.rows[key] = (self.arrivals, new)
             for upstream in self.upstreams.values():
-                if upstream.is_owed(key):
-                    upstream.counts["superseded"] += key in upstream.pending
-                    upstream.pending[key] = new
+                upstream.written(key, number, self.rows[key])
 
     @rule(device=st.none() | devices, span=spans)
     def delete(self, device: str | None, span: tuple[datetime | None, datetime | None]) -> None:
@@ -120,34 +155,86 @@ class Store(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.store.close()
         self.open()
+        for name, upstream in self.upstreams.items():
+            self.store.add_cursor(name, "oldest", upstream.choice)
+            upstream.split = None  # it goes on where it was, which the model does not know
 
-    @rule(limit=st.integers(1, 20), refused=st.integers(0, 3), which=st.integers(0, 3))
-    def send(self, limit: int, refused: int, which: int) -> None:
-        if which >= len(self.upstreams):
+    @rule(limit=st.integers(1, 20), refused=st.integers(0, 3), which=st.integers(0, 3), lane=st.sampled_from(LANES))
+    def send(self, limit: int, refused: int, which: int, lane: Any) -> None:
+        name, upstream = self.upstream(which)
+        if upstream is None:
             return
-        name, upstream = list(self.upstreams.items())[which]
         self.store.flush()
-        window = self.store.pending(name, limit)
-        while window is not None and not window.rows:  # rows from before its start
-            assert upstream.since is not None
+        window = self.store.pending(name, limit, lane)
+        while window is not None and not window.rows:
             self.store.acknowledge(name, window)
-            window = self.store.pending(name, limit)
-        assert (window is None) == (not upstream.pending)
+            window = self.store.pending(name, limit, lane)
         if window is None:
+            if all(self.store.pending(name, limit, other) is None for other in LANES):
+                assert not upstream.pending | upstream.replayed
             return
+        rows = upstream.replayed if window.replayed else upstream.pending
+        arrived = []
         for row in window.rows:
             version = row.version(1)
-            assert upstream.pending.pop((version.device, version.timestamp)) == dict(version.data)
+            number, values = rows.pop((version.device, version.timestamp))
+            assert values == dict(version.data)
+            arrived.append(number)
+            if len(arrived) <= refused:
+                upstream.quarantined.setdefault((version.device, version.timestamp), []).append((number, values))
+        if window.low:
+            assert arrived == sorted(arrived)
+            assert lane == "live" or all(arrived[-1] < number for number, _ in upstream.pending.values())
+        if upstream.split is not None and not window.replayed:
+            assert all((number > upstream.split) == (lane == "live") for number in arrived)
+        assert lane == "backlog" or window.low
         self.store.quarantine(name, window.rows[:refused], "refused")
         self.store.acknowledge(name, window)
         upstream.counts["quarantined"] += len(window.rows[:refused])
         upstream.counts["delivered"] += len(window.rows[refused:])
 
+    @rule(which=st.integers(0, 3))
+    def split(self, which: int) -> None:
+        name, upstream = self.upstream(which)
+        if upstream is not None:
+            self.store.flush()
+            assert self.store.waiting(name, "backlog") + self.store.waiting(name, "live") >= 0
+            self.store.split(name)
+            upstream.split = self.arrivals
+            assert self.store.waiting(name, "live") == 0
+
+    @rule(which=st.integers(0, 3), device=st.none() | devices, again=st.booleans())
+    def settle_quarantined(self, which: int, device: str | None, again: bool) -> None:
+        """Have quarantined rows sent once more, or drop them."""
+        name, upstream = self.upstream(which)
+        if upstream is None:
+            return
+        chosen = [key for key in upstream.quarantined if device is None or key[0] == device]
+        rows = [(key, row) for key in chosen for row in upstream.quarantined.pop(key)]
+        upstream.counts["quarantined"] -= len(rows)
+        if not again:
+            upstream.counts["deleted"] += len(rows)
+            assert self.store.drop_quarantined(name, device=device) == len(rows)
+            return
+        current = [(key, row) for key, row in rows if self.rows.get(key, (0, {}))[0] <= row[0]]
+        upstream.counts["superseded"] += len(rows) - len(current)
+        replayed = self.store.replay_quarantined(name, "weather", device, reason="ref")
+        assert replayed == len(current)
+        upstream.replayed |= dict(current)
+
+    @invariant()
+    def quarantined_rows_are_kept(self) -> None:
+        for name, upstream in getattr(self, "upstreams", {}).items():
+            kept = [row for row in self.store.quarantined(name) if not row["replayed"]]
+            expected = [(*key, values) for key, rows in upstream.quarantined.items() for _, values in rows]
+            found = [(row["device_id"], row["timestamp"], without_nulls(row["data"])) for row in kept]
+            assert sorted(found, key=repr) == sorted(expected, key=repr)
+
     def all_rows(self) -> list[dict[str, Any]]:
         nothing = dict.fromkeys(FIELDS)
         return [
             {"device_id": device, "timestamp": moment, **nothing, **values}
-            for (device, moment), values in self.rows.items()
+            for (device, moment), (_, values) in self.rows.items()
         ]
 
     @rule(
@@ -200,13 +287,13 @@ class Store(RuleBasedStateMachine):
         for name, upstream in self.upstreams.items():
             found = ledger.upstreams[name]
             assert found["pending"] == self.store.count_pending(name)
-            if upstream.since is None:
+            if not upstream.skips:
                 assert {column: found[column] for column in RESOLVED} == upstream.counts
-                assert found["pending"] == len(upstream.pending)
+                assert found["pending"] == len(upstream.pending) + len(upstream.replayed)
             else:  # what it passes over is pending, then skipped; merged and deleted on the way it counts there
                 assert found["delivered"] == upstream.counts["delivered"]
                 assert found["quarantined"] == upstream.counts["quarantined"]
-                assert found["pending"] >= len(upstream.pending)
+                assert found["pending"] >= len(upstream.pending) + len(upstream.replayed)
 
     @invariant()
     def devices_are_known(self) -> None:
@@ -217,6 +304,10 @@ class Store(RuleBasedStateMachine):
             assert {d.device_id: (d.first_seen, d.last_seen) for d in self.store.devices()} == {
                 device: (min(times), max(times)) for device, times in seen.items()
             }
+
+
+def without_nulls(data: Values) -> Values:
+    return {name: value for name, value in data.items() if value is not None}
 
 
 TestStore = Store.TestCase

@@ -1,0 +1,154 @@
+"""What sync uses of the local store: cursors, windows, quarantine, the books."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from edgedepot.storage.base import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
+from edgedepot.storage.errors import InvalidValue
+from edgedepot.storage.query import micros_of
+from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_pending, remove_cursor
+from edgedepot.storage.sqlite.books import Books
+from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.items import Task
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.quarantine import Refused, drop, read_quarantined, replay
+from edgedepot.storage.sqlite.view import View
+from edgedepot.storage.sqlite.writing import Writing
+
+
+class SQLiteBuffer(Buffer):
+    """The half of `SQLiteStorage` that sync uses."""
+
+    _writing: Writing | None
+
+    @abc.abstractmethod
+    def _reading(self, fresh: bool) -> contextlib.AbstractContextManager[tuple[View, Catalogue]]: ...
+
+    @abc.abstractmethod
+    def _writer_parts(self) -> Writing: ...
+
+    @abc.abstractmethod
+    def _do(self, action: Callable[[Journal], int | None]) -> int | None: ...
+
+    def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> None:
+        if isinstance(start, str) and start not in ("oldest", "now"):
+            raise InvalidValue(f"start is {start!r}, expected 'oldest', 'now' or an aware datetime")
+        since = None if isinstance(start, str) else micros_of(start, "start")
+        self._do(lambda journal: add_cursor(journal, name, since, start == "now"))
+        writing = self._writer_parts()
+        writing.cursors.added(writing.books.cursors[name], choice)
+
+    def remove_cursor(self, name: str) -> int:
+        self._writer_parts().cursors.position(name)
+        pending = self._do(lambda journal: remove_cursor(journal, name))
+        self._writer_parts().cursors.removed(name)
+        return pending or 0
+
+    def cursors(self) -> list[str]:
+        with self._reading(False) as (view, _):
+            return sorted(Books.load(view.connection, view.shape).cursors)
+
+    def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
+        writing = self._writer_parts()
+        position = writing.cursors.position(cursor)
+        with self._reading(False) as (view, _):
+            return writing.pending_reader.next(view, cursor, position, writing.writer.durable_seq, limit, lane)
+
+    def split(self, cursor: str) -> None:
+        writing = self._writer_parts()
+        writing.cursors.split(cursor, writing.writer.durable_seq)
+
+    def waiting(self, cursor: str, lane: Lane) -> int:
+        writing = self._writer_parts()
+        return writing.cursors.position(cursor).waiting(lane, writing.writer.durable_seq)
+
+    def count_pending(self, cursor: str) -> int:
+        with self._reading(False) as (view, catalogue):
+            book = Books.load(view.connection, view.shape).cursors.get(cursor)
+            if book is None:
+                return 0
+            if self._writing is not None:  # acknowledgements whose commit is on its way count too
+                self._writing.cursors.bring_up(book, view, catalogue.layouts())
+            return count_pending(view.connection, view.shape, book)
+
+    def acknowledge(self, cursor: str, window: Window) -> None:
+        writing = self._writer_parts()
+        choice, refused = writing.cursors.acknowledge(cursor, window)
+        task = Task(Receipt(writing.writer), lambda journal: acknowledge(journal, cursor, window, refused, choice))
+        writing.writer.submit(task)
+
+    def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:
+        self._writer_parts().cursors.set_aside(cursor, rows, reason)
+
+    def quarantined(
+        self,
+        upstream: str | None = None,
+        measurement: str | None = None,
+        device: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        reason: str | None = None,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Readings that an upstream refused for good, the latest first: ``{"upstream", "measurement", "device_id",
+        "timestamp", "quality", "data", "reason", "at", "replayed"}``. `reason` is a part of the upstream's words."""
+        with self._reading(True) as (view, _):
+            return read_quarantined(view, _refused(upstream, measurement, device, start, end, reason), limit)
+
+    def replay_quarantined(
+        self,
+        upstream: str,
+        measurement: str | None = None,
+        device: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Have quarantined readings sent to their upstream once more; how many. They are pending from then on. One that
+        has a newer version by now is superseded instead. Returns when that is committed; raises `InvalidValue`."""
+        position = self._writer_parts().cursors.position(upstream)
+        which = _refused(upstream, measurement, device, start, end, reason)
+        count = self._do(lambda journal: replay(journal, which)) or 0
+        position.replays = position.replays or count > 0
+        return count
+
+    def drop_quarantined(
+        self,
+        upstream: str,
+        measurement: str | None = None,
+        device: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Give quarantined readings up; how many. The books count them as deleted. Returns when that is committed;
+        raises `InvalidValue`."""
+        self._writer_parts().cursors.position(upstream)
+        which = _refused(upstream, measurement, device, start, end, reason)
+        return self._do(lambda journal: drop(journal, which)) or 0
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._writer_parts().writer.watch(callback)
+
+    def ledger(self) -> Ledger:
+        with self._reading(True) as (view, _):
+            return read_ledger(view)
+
+
+def _refused(
+    upstream: str | None,
+    measurement: str | None,
+    device: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    reason: str | None,
+) -> Refused:
+    since, until = (None if moment is None else micros_of(moment) for moment in (start, end))
+    return Refused(upstream, measurement, device, since, until, reason)

@@ -1,0 +1,145 @@
+"""What an upstream gets next: rows of the journal, or of history, or of what it refused before. See `Buffer`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+from typing import Any
+
+from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
+from edgedepot.storage.sqlite.cursors import Position
+from edgedepot.storage.sqlite.quarantine import replayed_rows
+from edgedepot.storage.sqlite.tables import cell
+from edgedepot.storage.sqlite.view import View
+from edgedepot.storage.sqlite.walk import END, NEVER, owed, place_of
+from edgedepot.storage.values import Row
+
+
+class PendingReader:
+    """Reads rows back as `Pending`. Thread-safe: what it caches never changes."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._series: dict[int, tuple[int, str]] = {}
+
+    def next(self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
+        """The next window of a lane, up to row `last`. In the backlog what was refused before comes first, as a person
+        wants to see that go; then what is owed from history, then the journal."""
+        window = None
+        if lane == "backlog" and position.replays:
+            rows = replayed_rows(view, self._catalogue.layouts(), cursor, limit)
+            window = Window(0, 0, rows, replayed=True) if rows else None
+            position.replays = bool(rows)
+        if window is None and lane == "backlog" and position.place != END:
+            window = self._walk(view, position, limit)
+            position.place = position.place if window else END
+        if window is None:
+            window = self._journal(view, position, last, limit, lane)
+        if window is not None:
+            position.in_hand[lane] = window
+        return window
+
+    def _journal(self, view: View, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
+        gap = position.gap(lane, last)
+        if gap is None:
+            return None
+        low, high = gap
+        layouts = self._catalogue.layouts()
+        width = max((len(layout.stored) for layout in layouts.values()), default=0)
+        condition, values = self._chosen(view, position)
+        found: list[tuple[Any, ...]] = []
+        for piece in view.shape.pieces_between(low, high):
+            if len(found) < limit:
+                cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
+                found += view.connection.execute(
+                    f"SELECT seq, series, ts, quality{cells} FROM {piece.table}"
+                    f" WHERE seq BETWEEN ? AND ? AND series > 0{condition} ORDER BY seq LIMIT ?",
+                    (low, high, *values, limit - len(found)),
+                ).fetchall()
+        end = found[-1][0] if len(found) == limit else self._end(view, low, high, high == last)
+        return None if end is None else Window(low, end, self._rows(view, layouts, found))
+
+    @staticmethod
+    def _end(view: View, low: int, high: int, is_open: bool) -> int | None:
+        """How far a window goes that has all the rows there are: at the journal's end to the last reading, for what is
+        behind it are the books of this very cursor; None where there is no reading."""
+        if not is_open:
+            return high
+        for piece in reversed(view.shape.pieces_from(low)):
+            found = view.connection.execute(
+                f"SELECT seq FROM {piece.table} WHERE seq BETWEEN ? AND ? AND series > 0 ORDER BY seq DESC LIMIT 1",
+                (low, high),
+            ).fetchone()
+            if found:
+                return int(found[0])
+        return None
+
+    def _chosen(self, view: View, position: Position) -> tuple[str, list[object]]:
+        """The SQL condition for the rows that a cursor gets."""
+        condition, values = "", list[object]()
+        if position.since != NEVER:
+            condition, values = " AND ts >= ?", [position.since]
+        if position.choice != EVERYTHING:
+            self._load_series(view)
+            condition += " AND series IN (SELECT value FROM json_each(?))"
+            values.append(json.dumps(chosen_series(position.choice, self._catalogue.layouts(), self._series)))
+        return condition, values
+
+    def _walk(self, view: View, position: Position, limit: int) -> Window | None:
+        layouts = self._catalogue.layouts()
+        takes = position.choice.takes
+        for layout, partition, table, condition in owed(view.shape, layouts, position.place, END):
+            cells = "".join(f", {cell(f'c{index}', partition.width)}" for index in range(len(layout.stored)))
+            found = view.connection.execute(
+                f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
+                " ORDER BY series, ts LIMIT ?",
+                (position.before, position.since, limit),
+            ).fetchall()
+            if found:
+                _, series, ts, *_ = found[-1]
+                rows = [row for row in self._rows(view, layouts, found) if takes(layout.name, row.device_id)]
+                return Window(0, 0, rows, place_of(layout.id, partition, series, ts))
+        return None
+
+    def _rows(self, view: View, layouts: dict[int, Layout], found: list[tuple[Any, ...]]) -> list[Pending]:
+        if any(row[1] not in self._series for row in found):
+            self._load_series(view)
+        shapes: dict[int, tuple[type[Reading], str, Callable[[tuple[Any, ...]], Row]]] = {}
+        rows: list[Pending] = []
+        for row in found:
+            shape = shapes.get(row[1])
+            if shape is None:
+                shape = shapes[row[1]] = self._shape(layouts, row[1])
+            rows.append(Pending(row[0], shape[0], shape[1], row[2], shape[2](row)))
+        return rows
+
+    def _load_series(self, view: View) -> None:
+        for series, model_id, device in view.connection.execute("SELECT id, model, device_id FROM _series"):
+            self._series[series] = (model_id, device)
+
+    def _shape(
+        self, layouts: dict[int, Layout], series: int
+    ) -> tuple[type[Reading], str, Callable[[tuple[Any, ...]], Row]]:
+        """Model, device, and what picks a series' row out of the journal's columns."""
+        model_id, device = self._series[series]
+        layout = layouts[model_id]
+        model = layout.whole()
+        places = [4 + int(column[1:]) for column in layout.columns(model)]
+        booleans = [index for index, spec in enumerate(model.__fields__, 1) if spec.type is bool]
+        pick = itemgetter(3, *places)
+        return model, device, (lambda cells: _with_booleans(pick(cells), booleans)) if booleans else pick
+
+
+def chosen_series(choice: Choice, layouts: dict[int, Layout], series: dict[int, tuple[int, str]]) -> list[int]:
+    """The series that a choice takes, of those given as id -> (model, device)."""
+    return [one for one, (model, device) in series.items() if choice.takes(layouts[model].name, device)]
+
+
+def _with_booleans(row: Row, booleans: Iterable[int]) -> Row:
+    cells = list(row)
+    for index in booleans:
+        cells[index] = None if cells[index] is None else bool(cells[index])
+    return tuple(cells)

@@ -1,0 +1,147 @@
+"""Rows that an upstream refuses for good: kept whole, with its reason, until a person sends them again or drops them.
+
+All that writes runs on the writer's thread, inside its transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgedepot.storage.base import Pending, Window
+from edgedepot.storage.clock import from_micros
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Which quarantined rows: all that fit what is given. Times in microseconds since 1970 UTC, ``start <= ts < end``;
+    `reason` is a part of the upstream's words."""
+
+    upstream: str | None = None
+    measurement: str | None = None
+    device_id: str | None = None
+    start: int | None = None
+    end: int | None = None
+    reason: str | None = None
+
+    def condition(self) -> tuple[str, list[object]]:
+        """The SQL condition on `_quarantined`, with what it binds."""
+        parts = {
+            "cursor = (SELECT id FROM _cursors WHERE name = ?)": self.upstream,
+            "model = ?": self.measurement,
+            "device_id = ?": self.device_id,
+            "ts >= ?": self.start,
+            "ts < ?": self.end,
+            "instr(reason, ?)": self.reason,
+        }
+        given = {part: value for part, value in parts.items() if value is not None}
+        return " AND ".join(["true", *given]), list(given.values())
+
+
+def read_quarantined(view: View, which: Refused, limit: int) -> list[dict[str, Any]]:
+    """Quarantined rows, the latest first: ``{"upstream", "measurement", "device_id", "timestamp", "quality", "data",
+    "reason", "at", "replayed"}``."""
+    condition, values = which.condition()
+    found = view.connection.execute(
+        "SELECT (SELECT name FROM _cursors WHERE id = cursor), model, device_id, ts, quality, data, reason, at, replay"
+        f" FROM _quarantined WHERE {condition} ORDER BY at DESC, seq DESC LIMIT ?",
+        (*values, limit),
+    )
+    return [
+        {
+            **{"upstream": upstream, "measurement": model, "device_id": device, "timestamp": from_micros(ts)},
+            **{"quality": quality, "data": json.loads(data), "reason": reason, "at": from_micros(at)},
+            "replayed": bool(replay),
+        }
+        for upstream, model, device, ts, quality, data, reason, at, replay in found
+    ]
+
+
+def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, limit: int) -> list[Pending]:
+    """The rows that are to be sent to an upstream once more, oldest first."""
+    by_name = {layout.name: layout for layout in layouts.values()}
+    found = view.connection.execute(
+        "SELECT seq, model, device_id, ts, quality, data FROM _quarantined"
+        " WHERE cursor = (SELECT id FROM _cursors WHERE name = ?) AND replay = 1 ORDER BY seq LIMIT ?",
+        (cursor, limit),
+    )
+    rows = []
+    for seq, name, device, ts, quality, text in found:
+        model = by_name[name].whole()
+        data = json.loads(text)
+        rows.append(Pending(seq, model, device, ts, (quality, *(data.get(spec.name) for spec in model.__fields__))))
+    return rows
+
+
+def replaying_cursors(connection: sqlite3.Connection) -> set[int]:
+    """The ids of the cursors that have rows to be sent once more."""
+    return {cursor for (cursor,) in connection.execute("SELECT DISTINCT cursor FROM _quarantined WHERE replay = 1")}
+
+
+def set_aside(journal: Journal, cursor_id: int, row: Pending, reason: str) -> int:
+    """Keep a row; 1, or 0 where it is kept already."""
+    names = [spec.name for spec in row.model.__fields__]
+    data = json.dumps(dict(zip(names, row.row[1:], strict=True)))
+    return journal.connection.execute(
+        "INSERT OR IGNORE INTO _quarantined (cursor, seq, model, device_id, ts, quality, data, reason, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(cursor_id, row.seq, row.model.__measurement__, row.device_id),
+            *(row.timestamp, row.row[0], data, reason, journal.at),
+        ),
+    ).rowcount
+
+
+def replay(journal: Journal, which: Refused) -> int:
+    """Have one upstream's rows sent once more; how many. One of which there is a newer version is superseded."""
+    assert which.upstream is not None
+    journal.write_rows()
+    condition, values = which.condition()
+    found = journal.connection.execute(
+        f"SELECT cursor, seq, model, device_id, ts FROM _quarantined WHERE {condition} AND replay = 0", values
+    ).fetchall()
+    layouts = {layout.name: layout for layout in journal.catalogue.layouts().values()}
+    superseded = 0
+    for cursor, seq, model, device, ts in found:
+        if (journal.number_of(layouts[model], device, ts) or 0) > seq:
+            journal.connection.execute("DELETE FROM _quarantined WHERE cursor = ? AND seq = ?", (cursor, seq))
+            superseded += 1
+        else:
+            journal.connection.execute("UPDATE _quarantined SET replay = 1 WHERE cursor = ? AND seq = ?", (cursor, seq))
+    journal.books.settle(which.upstream, quarantined=-len(found), superseded=superseded)
+    journal.replays = journal.replays or len(found) > superseded
+    return len(found) - superseded
+
+
+def drop(journal: Journal, which: Refused) -> int:
+    """Give one upstream's quarantined rows up; how many. They count as deleted."""
+    assert which.upstream is not None
+    condition, values = which.condition()
+    count = journal.connection.execute(f"DELETE FROM _quarantined WHERE {condition} AND replay = 0", values).rowcount
+    journal.books.settle(which.upstream, quarantined=-count, deleted=count)
+    return count
+
+
+def acknowledge_replayed(journal: Journal, cursor: str, window: Window, refused: Sequence[tuple[Pending, str]]) -> None:
+    """Rows sent once more are delivered, but for those refused again. One superseded meanwhile is counted already."""
+    cursor_id = journal.books.cursors[cursor].id
+    again = {row.seq: reason for row, reason in refused}
+    quarantined = delivered = 0
+    for row in window.rows:
+        key = (cursor_id, row.seq)
+        if row.seq in again:
+            quarantined += journal.connection.execute(
+                "UPDATE _quarantined SET replay = 0, reason = ?, at = ? WHERE cursor = ? AND seq = ? AND replay = 1",
+                (again[row.seq], journal.at, *key),
+            ).rowcount
+        else:
+            delivered += journal.connection.execute(
+                "DELETE FROM _quarantined WHERE cursor = ? AND seq = ? AND replay = 1", key
+            ).rowcount
+    journal.books.settle(cursor, quarantined=quarantined, delivered=delivered)
