@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
 
-.PHONY: help venv install demo test test-influxdb check servers bench comparison bench-small clean
+.PHONY: help venv install demo test test-influxdb check servers peers bench bench-long comparison bench-small clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,8 +48,20 @@ check: install ## linter, types, and the rule that imports point downward
 comparison: install ## ask django-devicehub the same calls, and write docs/comparison.md
 	$(BIN)/python -m tests.comparison
 
-bench: servers ## run the benchmarks at full size, each beside its floor (about 10 minutes)
+# Other libraries, which stand beside ours there and nowhere else. Of ThingsBoard's gateway its storage alone is used.
+peers: venv .venv/.peers
+.venv/.peers: pyproject.toml
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m pip install --quiet --no-deps thingsboard-gateway==3.8.5
+	@touch $@
+
+bench: servers peers ## run the benchmarks at full size, each beside its floor (about 15 minutes)
 	$(BIN)/python -m tests.benchmarks
+
+bench-long: install peers ## the local store's benchmarks with ten times the rows (about 15 minutes)
+	$(BIN)/python -m tests.benchmarks.store_ingest --long
+	$(BIN)/python -m tests.benchmarks.store_open --long
+	$(BIN)/python -m tests.benchmarks.store_aggregate --long
 
 bench-small: servers
 	$(BIN)/python -m tests.benchmarks --scale 0.05

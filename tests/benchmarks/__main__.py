@@ -6,6 +6,14 @@ from tests.benchmarks import (
     influx_writing,
     mqtt_to_durable,
     serial_to_durable,
+    store_aggregate,
+    store_card,
+    store_ingest,
+    store_latency,
+    store_open,
+    store_others,
+    store_read,
+    store_write,
     timescale_aggregate,
     timescale_writing,
 )
@@ -18,5 +26,13 @@ for benchmark in (
     influx_writing,
     timescale_writing,
     timescale_aggregate,
+    store_write,
+    store_ingest,
+    store_latency,
+    store_card,
+    store_read,
+    store_aggregate,
+    store_open,
+    store_others,
 ):
     benchmark.main()

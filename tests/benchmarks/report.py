@@ -5,7 +5,7 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 ROUNDS = 5
@@ -18,6 +18,7 @@ class Options:
     scale: float
     rounds: int
     as_json: bool
+    long: bool = False
 
     def of(self, amount: int) -> int:
         """The amount of work at this scale."""
@@ -29,11 +30,14 @@ def read_options(description: str | None) -> Options:
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--scale", type=float, default=1.0, help="do this fraction of the work, e.g. 0.05")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each, default {ROUNDS}")
+    parser.add_argument(
+        "--long", action="store_true", help="with as many rows as a store has in years, if that matters"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     if given.scale <= 0 or given.rounds < 1:
         parser.error(f"scale {given.scale} and rounds {given.rounds} must be greater than 0")
-    return Options(given.scale, given.rounds, given.json)
+    return Options(given.scale, given.rounds, given.json, given.long)
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,14 @@ class Comparison:
     """One figure of product and floor, a value for each round.
 
     The bar is met where the product's median is at least (`at_least`), else at most, `factor` times the floor's
-    median, plus `plus`.
+    median, plus `plus`. Without a factor it is printed, and nothing is demanded.
     """
 
     name: str
     unit: str
     floor: Sequence[float]
     product: Sequence[float]
-    factor: float
+    factor: float | None
     at_least: bool = False
     plus: float = 0.0
 
@@ -57,16 +61,20 @@ class Comparison:
         return statistics.median(self.product) / statistics.median(self.floor)
 
     @property
-    def bar(self) -> float:
+    def bar(self) -> float | None:
         """What the product's median is measured against, in the unit of the figure."""
+        if self.factor is None:
+            return None
         return self.factor * statistics.median(self.floor) + self.plus
 
     @property
     def met(self) -> bool:
-        found = statistics.median(self.product)
-        return found >= self.bar if self.at_least else found <= self.bar
+        found, bar = statistics.median(self.product), self.bar
+        return bar is None or (found >= bar if self.at_least else found <= bar)
 
     def demand(self) -> str:
+        if self.factor is None:
+            return ""
         plus = f" + {self.plus:g} {self.unit}" if self.plus else ""
         return f"at {'least' if self.at_least else 'most'} {self.factor:g}x{plus}"
 
@@ -74,6 +82,16 @@ class Comparison:
 def report(options: Options, comparisons: Sequence[Comparison], **notes: object) -> None:
     """Print what was found, `notes` beside it."""
     print(_json(options, comparisons, notes) if options.as_json else _table(options, comparisons, notes))
+
+
+def alternate(options: Options, unit: str, contestants: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Run the contestants in rounds, in turn, each second round in the opposite order; what each found, by name."""
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(options.rounds):
+        for name in list(contestants)[:: 1 if number % 2 else -1]:
+            found[name].append(contestants[name]())
+            progress(f"round {number + 1}, {name}: {_round(found[name][-1])} {unit}")
+    return found
 
 
 def progress(text: str) -> None:
@@ -85,11 +103,17 @@ def _table(options: Options, comparisons: Sequence[Comparison], notes: dict[str,
     rows = [("", "floor", "product", "ratio", "demanded", "")]
     for it in comparisons:
         floor, product = (_spread(values, it.unit) for values in (it.floor, it.product))
-        rows.append((it.name, floor, product, f"{it.ratio:.2f}", it.demand(), "met" if it.met else "MISSED"))
+        rows.append((it.name, floor, product, f"{it.ratio:.2f}", it.demand(), _verdict(it)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append(f"median (least..greatest) of {options.rounds} rounds, scale {options.scale:g}")
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in notes.items())])
+
+
+def _verdict(comparison: Comparison) -> str:
+    if comparison.factor is None:
+        return ""
+    return "met" if comparison.met else "MISSED"
 
 
 def _spread(values: Sequence[float], unit: str) -> str:

@@ -3,10 +3,15 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from tests.benchmarks.others import OTHERS
 from tests.benchmarks.report import Comparison
+
+ACKNOWLEDGING = ["acknowledging 5,000 rows"]
+MORE = ", ten times the rows"
 
 
 @pytest.mark.parametrize(
@@ -15,17 +20,45 @@ from tests.benchmarks.report import Comparison
         ("mqtt_to_durable", ["MQTT to durable"]),
         ("serial_to_durable", ["serial to durable"]),
         ("footprint", ["resident memory", "start"]),
+        ("store_write", ["dicts, batch 1000", "JSON, batch 1000", "dicts, batch 50", "JSON, batch 50"]),
+        ("store_ingest", ["ingest at 50,000 rows"]),
+        ("store_latency", ["put to durable, p99"]),
+        ("store_read", ["newest 100", "range of 1,000"]),
+        ("store_aggregate", [f"by {unit}{more}" for more in ("", MORE) for unit in ("hour", "day", "month")]),
+        ("store_open", ["open with 50,000 rows against 500", "memory, 25,000 rows pending"]),
     ],
 )
 def test_benchmark_runs(name: str, results: list[str]) -> None:
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--json", "--scale", "0.05", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = run(name)
     assert [result["name"] for result in found["results"]] == results
     for result in found["results"]:
         assert len(result["floor"]) == len(result["product"]) == 1
         assert result["ratio"] == pytest.approx(result["product"][0] / result["floor"][0])
+
+
+def test_bytes_to_the_card_are_measured_or_the_reason_is_said() -> None:
+    found = run("store_card")
+    names = [result["name"] for result in found["results"]]
+    if "not_run" in found:
+        assert not names
+    else:
+        assert names == ["1 s commits, 1 model", "1 s commits, 5 models", "10 s commits, 1 model", *ACKNOWLEDGING]
+
+
+def test_other_libraries_run_or_are_named() -> None:
+    found = run("store_others")
+    measured = {result["name"].partition(",")[0] for result in found["results"]}
+    missing = set() if found["not_installed"] == "none" else set(found["not_installed"])
+    assert measured | missing == set(OTHERS)
+    assert not measured & missing
+
+
+def run(name: str) -> Any:
+    """A benchmark's JSON."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--json", "--scale", "0.05", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(

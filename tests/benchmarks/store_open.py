@@ -1,0 +1,103 @@
+"""Opening a store whose process was killed, and draining a long backlog in 64 MiB.
+
+A process ingests until it is killed with SIGKILL, in the middle of that, and another opens the store. A million rows,
+ten million with `--long`, are compared with ten thousand.
+
+Then a process that may have 64 MiB, by a control group or else by RLIMIT_DATA, writes 500,000 rows, five million with
+`--long`, and hands all of them on in windows of 1,000, as sync does, while new ones come in. Its own memory at the end
+is compared with that when it had handed on a tenth.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests.benchmarks.child import Child
+from tests.benchmarks.memory_limit import control_group
+from tests.benchmarks.report import Comparison, Options, alternate, progress, read_options, report
+
+FEW = 10_000
+MANY = 1_000_000
+MORE = 50_000
+"""What is ingested into the large store before each kill."""
+PENDING = 500_000
+LONG = 10
+LIMIT = 64 << 20
+MEBIBYTE = 1 << 20
+
+
+@contextmanager
+def process(task: str, **settings: Any) -> Iterator[Child]:
+    """A process of `store_processes`; killed on leaving."""
+    with Child("store_processes", json.dumps({"task": task, **settings})) as child:
+        yield child
+
+
+def ingest_and_kill(path: Path, first: int, rows: int) -> None:
+    """Kill a process that has so many rows durable and goes on."""
+    with process("ingest", store=str(path), first=first, rows=rows) as child:
+        child.hear()
+
+
+def open_seconds(path: Path) -> float:
+    with process("open", store=str(path)) as child:
+        return float(child.hear()["seconds"])
+
+
+def opening(options: Options, folder: Path) -> Comparison:
+    few, more = options.of(FEW), options.of(MORE)
+    many = options.of(MANY * (LONG if options.long else 1))
+    progress(f"writing {many:,} rows")
+    ingest_and_kill(folder / "large.db", 0, many)
+    # A killed process was further than it could say: so the next begins well behind that.
+    firsts = count(2 * many, 3 * more)
+    names = count()
+
+    def open_small() -> float:
+        path = folder / f"small {next(names)}.db"
+        ingest_and_kill(path, 0, few)
+        return open_seconds(path)
+
+    def open_large() -> float:
+        ingest_and_kill(folder / "large.db", next(firsts), more)
+        return open_seconds(folder / "large.db")
+
+    found = alternate(options, "s", {"small": open_small, "large": open_large})
+    return Comparison(
+        f"open with {many:,} rows against {few:,}", "s", found["small"], found["large"], factor=3, plus=0.2
+    )
+
+
+def draining(options: Options, folder: Path) -> tuple[Comparison, str]:
+    rows = options.of(PENDING * (LONG if options.long else 1))
+    early, late = [], []
+    for number in range(options.rounds if not options.long else 1):
+        with control_group("edgedepot-benchmark", LIMIT) as group:
+            where = None if group is None else str(group)
+            path = str(folder / f"backlog {number}.db")
+            with process("drain", store=path, rows=rows, group=where, limit=LIMIT) as child:
+                progress(f"writing {rows:,} rows in {LIMIT // MEBIBYTE} MiB")
+                found = child.hear()
+        if found["handed_on"] < rows:
+            raise RuntimeError(f"{found['handed_on']} rows of {rows} were handed on")
+        early.append(found["early"] / MEBIBYTE)
+        late.append(found["late"] / MEBIBYTE)
+        progress(f"round {number + 1}: {early[-1]:.1f} MiB at first, at most {late[-1]:.1f} MiB later")
+    limited_by = "RLIMIT_DATA" if group is None else "a control group"
+    return Comparison(f"memory, {rows:,} rows pending", "MiB", early, late, factor=1.1, plus=2), limited_by
+
+
+def main() -> None:
+    options = read_options(__doc__)
+    with TemporaryDirectory() as folder:
+        opened = opening(options, Path(folder))
+        drained, limited_by = draining(options, Path(folder))
+    report(options, [opened, drained], limit=f"{LIMIT // MEBIBYTE} MiB by {limited_by}")
+
+
+if __name__ == "__main__":
+    main()
