@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.influxdb.line import EARLIEST, LATEST, tag_of
+from edgedepot.storage.influxdb.zones import stretches
 from edgedepot.storage.interval import Interval
 from edgedepot.storage.query import FUNCTIONS, Aggregation, Function, Scope, Selection
 
@@ -26,12 +27,16 @@ NO_TEXT = "-"
 """What stands for null there. Not an empty text: the Flux of InfluxDB 2.7.11 loses those in a column that it makes, and
 the texts below them move up a row (https://github.com/influxdata/flux/pull/5503)."""
 
+MOMENT = "_moment"
+"""A column with the time of a row whose ``_time`` was shifted."""
+
 ESTIMATE = "estimate"
 """The name of the second result of a sum of whole numbers."""
 MOST_LIMITED = 100_000
 """Limits up to this one are kept by the server, which holds that many rows of each series in memory."""
 
 _FLUX = {name: "mean" if name == "avg" else name for name in FUNCTIONS}
+_RANGE = "range(start: rangeStart, stop: rangeStop)"
 _UNITS = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
 # Flux counts days from 1970-01-01, a Thursday, and months from there; ours are counted from Monday 2000-01-03 and
@@ -114,17 +119,18 @@ def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
     """The aggregate of each device and bucket that the call tells apart, in any order.
 
     Rows carry ``_value``, ``device_id`` where grouped, and the start of their window in the column `window_column`;
-    where the range cuts into a window that is the start of the range.
+    where the range cuts into a window that is the start of the range. With `is_on_clocks` that start is as clocks in
+    the zone show it, the range has to be narrow, and first and last may come in parts, each with its `MOMENT`.
     """
-    imports, window = _window(asked)
-    head, options = _values(bucket, gateway_id, asked)
-    if window and isinstance(asked.zone, ZoneInfo):
-        options["zoneName"] = asked.zone.key
     keys = ["device_id"] if asked.by_device else []
+    window = "" if asked.interval is None else windows_of(asked.interval)
+    steps, options = _values(bucket, gateway_id, asked)
     if asked.function in ("first", "last"):
-        return Query(imports + _pipe([*head, *_edge_value(asked, keys, window)]), options)
+        defined, source = _on_clocks([*steps, *_edges_of_series(asked, window)], options, asked)
+        return Query(defined + _pipe([source, *_edge_of_all(asked, ["_start", *keys] if window else keys)]), options)
+    defined, source = _on_clocks([*steps, *_shifted(asked)], options, asked)
     # Across several series, tables and gateways: without `group` each series answers apart.
-    values = _pipe([*head, _group(keys)])
+    values = _pipe([source, _group(keys)])
     if asked.function == "avg" and asked.field.type is int:
         values += "\n    |> toFloat()"  # `mean` adds whole numbers in 64 bits, and drops what does not fit
     step = f"{_FLUX[asked.function]}()"
@@ -133,8 +139,8 @@ def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
         # what fills them is the same for every storage.
         step = f'aggregateWindow({window}, fn: {_FLUX[asked.function]}, timeSrc: "_start", createEmpty: false)'
     if not is_exact_sum(asked):
-        return Query(f"{imports}{values}\n    |> {step}", options)
-    text = f"{imports}values = {values}\n"
+        return Query(f"{defined}{values}\n    |> {step}", options)
+    text = f"{defined}values = {values}\n"
     for conversion, name in (("", "_result"), ("toFloat() |> ", ESTIMATE)):
         text += f'\nvalues |> {conversion}{step} |> yield(name: "{name}")'
     return Query(text, options)
@@ -173,31 +179,70 @@ def _values(bucket: str, gateway_id: str | None, asked: Aggregation) -> tuple[li
     ], options
 
 
-def _edge_value(asked: Aggregation, keys: list[str], window: str) -> list[str]:
-    """The first or last value by time, ties by gateway and device.
-
-    `first` and `last` take a table's first and last row as it lies, and `group` merges tables in no order: hence the
-    sorting, of what is left when each series has been reduced to one row by itself.
-    """
-    steps = [f"window({window}, createEmpty: false)"] if window else []
+def _edges_of_series(asked: Aggregation, window: str) -> list[str]:
+    """The first or last row of each series and window: a table of storage is ordered by time."""
+    steps = _shifted(asked)
+    if window:
+        steps.append(f"window({window}, createEmpty: false)")
     if not is_of_column(asked):  # these rows come from several tables already
         steps.append(f"{asked.function}()")
+    return steps
+
+
+def _edge_of_all(asked: Aggregation, keys: list[str]) -> list[str]:
+    """The first or last value by time, ties by gateway and device, of what is left of each series.
+
+    `first` and `last` take a table's first and last row as it lies, and `group` merges tables in no order.
+    """
     return [
-        *steps,
-        _group(["_start", *keys] if window else keys),
-        'sort(columns: ["_time", "gateway_id", "device_id"])',
+        _group(keys),
+        f'sort(columns: ["{MOMENT if is_on_clocks(asked) else "_time"}", "gateway_id", "device_id"])',
         f"{asked.function}()",
     ]
 
 
-def _window(asked: Aggregation) -> tuple[str, str]:
-    """Imports and arguments that say how windows lie; both empty without an interval."""
-    if asked.interval is None:
-        return "", ""
-    if isinstance(asked.zone, ZoneInfo):
-        window = f"{windows_of(asked.interval)}, location: timezone.location(name: zoneName)"
-        return 'import "timezone"\n\n', window
-    return "", windows_of(asked.interval)
+def is_on_clocks(asked: Aggregation) -> bool:
+    """Whether times are shifted to what clocks in the zone of the call show."""
+    return asked.interval is not None and isinstance(asked.zone, ZoneInfo)
+
+
+def _shifted(asked: Aggregation) -> list[str]:
+    if not is_on_clocks(asked):
+        return []
+    keep = [f'duplicate(column: "_time", as: "{MOMENT}")'] if asked.function in ("first", "last") else []
+    return [*keep, "timeShift(duration: shift)"]
+
+
+def _on_clocks(steps: list[str], options: dict[str, Any], asked: Aggregation) -> tuple[str, str]:
+    """What has to be defined beforehand, and the source of the rows that the steps make.
+
+    With a zone these are the rows of each stretch of time in which its clocks are the same shift from UTC, shifted by
+    that: there a day is a day of UTC, and a window may begin in one stretch and end in another.
+    """
+    if not is_on_clocks(asked):
+        return "", _pipe(steps)
+    del options["rangeStart"], options["rangeStop"]
+    steps = ["range(start: start, stop: stop)" if step == _RANGE else step for step in steps]
+    calls = [
+        f"readings(start: {rfc3339(one.start * 1000)}, stop: {rfc3339(one.stop * 1000)},"
+        f" shift: {one.shift // 1_000_000}s)"
+        for one in stretches(asked.zone, *range_of(asked.scope))
+    ]
+    source = calls[0] if len(calls) == 1 else "union(tables: [\n    " + ",\n    ".join(calls) + ",\n])"
+    return f"readings = (start, stop, shift) => {_pipe(steps)}\n\n", source
+
+
+def extent(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
+    """The first and the last row of each series that an aggregate is made of."""
+    fields = [spec.name for spec in asked.scope.model.__fields__] if is_of_column(asked) else [asked.field.name]
+    steps, options = _source(bucket, gateway_id, asked.scope, fields)
+    return Query(_both_edges(steps), options)
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """A time in nanoseconds since 1970 UTC, to the nanosecond."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{from_micros(seconds * 1_000_000):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def windows_of(interval: Interval) -> str:
@@ -209,7 +254,7 @@ def windows_of(interval: Interval) -> str:
 
 
 def duration(interval: Interval) -> str:
-    """An interval as a duration literal. A day is 24 hours of the clock on the wall where windows have a location."""
+    """An interval as a duration literal."""
     if interval.months:
         return f"{interval.months}mo"
     if interval.days:
@@ -221,15 +266,20 @@ def duration(interval: Interval) -> str:
 def devices(bucket: str, gateway_id: str | None) -> Query:
     """The first and the last point of every series of ours, of whatever type."""
     options = {"bucketName": bucket} | _range_options(EARLIEST, LATEST)
-    steps = ["from(bucket: bucketName)", "range(start: rangeStart, stop: rangeStop)"]
+    steps = ["from(bucket: bucketName)", _RANGE]
     steps.append("filter(fn: (r) => exists r.device_id and exists r.gateway_id)")
     if gateway_id is not None:
         options["gatewayId"] = tag_of(gateway_id)
         steps.append("filter(fn: (r) => r.gateway_id == gatewayId)")
+    return Query(_both_edges(steps), options)
+
+
+def _both_edges(steps: Sequence[str]) -> str:
+    """The first and the last row of every table, as two results; without values, which may be of any type."""
     text = f"points = {_pipe(steps)}\n"
     for function in ("first", "last"):
         text += f'\npoints |> {function}() |> drop(columns: ["_value"]) |> yield(name: "{function}")'
-    return Query(text, options)
+    return text
 
 
 def _source(
@@ -240,7 +290,7 @@ def _source(
     `range` is obligatory; its start belongs to it, its stop does not.
     """
     options = {"bucketName": bucket} | _range_options(*range_of(scope))
-    steps = ["from(bucket: bucketName)", "range(start: rangeStart, stop: rangeStop)", fields_filter(scope, fields)]
+    steps = ["from(bucket: bucketName)", _RANGE, fields_filter(scope, fields)]
     if gateway_id is not None:
         options["gatewayId"] = tag_of(gateway_id)
         steps.append("filter(fn: (r) => r.gateway_id == gatewayId)")

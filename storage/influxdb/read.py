@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -12,11 +13,17 @@ from edgedepot.storage.influxdb import flux
 from edgedepot.storage.influxdb.line import id_of, tag_of
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Settings
+from edgedepot.storage.influxdb.zones import moment_of
 from edgedepot.storage.query import Aggregation, Scope, Selection
 from edgedepot.storage.reading import Device
 
 Record = dict[str, Any]
 
+Key = tuple[str | None, int | None]
+"""Device and bucket of a result, None where they are not told apart."""
+
+_NARROW = 20 * 366 * 86_400_000_000
+"""A range, in microseconds, with few enough changes of the clocks to name them all."""
 _TURN = 2**64
 """What a sum in 64 bits has lost each time that it did not fit."""
 
@@ -63,9 +70,14 @@ def aggregate(
     start, stop = flux.range_of(asked.scope)
     if start >= stop:
         return []
-    found: dict[tuple[str | None, int | None], Any] = {}
-    estimates: dict[tuple[str | None, int | None], float] = {}
-    for record in _ask(link, flux.aggregate(bucket, gateway_id, asked)):
+    if flux.is_on_clocks(asked) and stop - start > _NARROW:
+        scope = _narrowed(link, bucket, gateway_id, asked)
+        if scope is None:
+            return []
+        asked = replace(asked, scope=scope)
+    found: dict[Key, Any] = {}
+    estimates: dict[Key, float] = {}
+    for record in _in_order(_ask(link, flux.aggregate(bucket, gateway_id, asked)), asked):
         key = (id_of(record["device_id"]) if asked.by_device else None, _bucket(record, asked))
         if record["result"] == flux.ESTIMATE:
             estimates[key] = record["_value"]
@@ -76,12 +88,32 @@ def aggregate(
     return [(*key, found[key]) for key in sorted(found, key=lambda key: (key[0] or "", key[1] or 0))]
 
 
+def _narrowed(link: Link, bucket: str, gateway_id: str | None, asked: Aggregation) -> Scope | None:
+    """The scope from its first to its last reading, None without any."""
+    times = [to_micros(record["_time"]) for record in _ask(link, flux.extent(bucket, gateway_id, asked))]
+    return replace(asked.scope, start=min(times), end=max(times) + 1) if times else None
+
+
+def _in_order(records: list[Record], asked: Aggregation) -> list[Record]:
+    """The records, so that of several parts of one bucket the one that counts is the last."""
+    if not (flux.is_on_clocks(asked) and asked.function in ("first", "last")):
+        return records
+
+    def position(record: Record) -> tuple[datetime, str, str]:
+        return record[flux.MOMENT], record["gateway_id"], record["device_id"]
+
+    return sorted(records, key=position, reverse=asked.function == "first")
+
+
 def _bucket(record: Record, asked: Aggregation) -> int | None:
     """The bucket's start. Flux cuts its first window to the range and labels it with that
     (https://github.com/influxdata/flux/issues/4979): from there it is down to the bucket's own start."""
     if asked.interval is None:
         return None
-    return asked.interval.floor(to_micros(record[flux.window_column(asked)]), asked.zone)
+    start = to_micros(record[flux.window_column(asked)])
+    if flux.is_on_clocks(asked):
+        return moment_of(asked.interval.floor(start), asked.zone)
+    return asked.interval.floor(start)
 
 
 def _result(value: Any, asked: Aggregation) -> Any:
@@ -108,7 +140,7 @@ def delete_readings(link: Link, settings: Settings, gateway_id: str, scope: Scop
     start, stop = flux.range_of(scope)
     if start < stop:
         # The stop of a delete belongs to it, unlike the stop of a range.
-        moments = rfc3339(start * 1000), rfc3339(stop * 1000 - 1)
+        moments = flux.rfc3339(start * 1000), flux.rfc3339(stop * 1000 - 1)
         predicate = delete_predicate(gateway_id, scope)
         link.ask(lambda client: client.delete_api().delete(*moments, predicate, settings.bucket, settings.org))
 
@@ -125,12 +157,6 @@ def delete_predicate(gateway_id: str, scope: Scope) -> str:
 def _in_quotes(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """A time in nanoseconds since 1970 UTC, to the nanosecond."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{from_micros(seconds * 1_000_000):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def _ask(link: Link, query: flux.Query) -> list[Record]:

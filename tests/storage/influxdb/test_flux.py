@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedepot import InvalidValue, Reading
+from edgedepot.storage.clock import to_micros
 from edgedepot.storage.influxdb import flux
 from edgedepot.storage.influxdb.flux import Query
 from edgedepot.storage.influxdb.tasks import check_downsampling
@@ -49,6 +50,9 @@ def whole(query: Query) -> str:
 moments = st.none() | st.datetimes(datetime(1600, 1, 1), datetime(2300, 1, 1), timezones=st.just(UTC))
 
 
+near = st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2012, 1, 1), timezones=st.just(UTC))
+
+
 @st.composite
 def scopes(draw: st.DrawFn) -> Scope:
     return Scope.of(draw(models() | st.just(Weather)), draw(st.none() | ids), draw(moments), draw(moments))
@@ -67,10 +71,13 @@ def selections(draw: st.DrawFn) -> Selection:
 @st.composite
 def aggregations(draw: st.DrawFn) -> Aggregation:
     scope = draw(scopes())
+    bounds = [to_micros(moment or START) for moment in (draw(near), draw(near))]
     field = draw(st.sampled_from(["timestamp", "device_id", *(spec.name for spec in scope.model.__fields__)]))
     function = draw(st.sampled_from(FUNCTIONS))
     interval, tz = draw(st.sampled_from(INTERVALS)), draw(st.sampled_from(ZONES))
     group_by = draw(st.sampled_from([None, "device"]))
+    if tz != "UTC":
+        scope = replace(scope, start=min(bounds), end=max(bounds) + 1)
     try:
         return Aggregation.of(scope, field, function, interval, tz, group_by, None)
     except InvalidValue:  # arithmetic over what is no number
@@ -81,6 +88,7 @@ queries = st.one_of(
     st.builds(flux.select_readings, ids, st.none() | ids, selections()),
     st.builds(flux.aggregate, ids, st.none() | ids, aggregations()),
     st.builds(flux.devices, ids, st.none() | ids),
+    st.builds(flux.extent, ids, st.none() | ids, aggregations()),
 )
 
 
@@ -137,8 +145,11 @@ MUTATIONS: list[tuple[str, str]] = [
     (r'timeSrc: "_start"', "timeSource: _start"),
     (r"createEmpty: false", 'createEmpty: "no"'),
     (r"fn: mean", "fn: average"),
-    (r"name: zoneName", "zone: zoneName"),
-    (r'import "timezone"\n', ""),
+    (r"timeShift\(duration: shift", "timeShift(duration: shifts"),
+    (r"shift: (-?\d+)s\)", "shift: \\1)"),
+    (r"union\(tables: \[", "union(tables: ["[:-1]),
+    (r'duplicate\(column: "_time", as', 'duplicate(column: "_time", to'),
+    (r"stop: [\dT:.-]+Z, ", ""),
     (r"-int\(v: r\._time\)", "-int(r._time)"),
     (r"exists r\.note", "exist r.note"),
     (r'"=" \+ r\.note', '"=" + 1'),
@@ -162,12 +173,15 @@ def aggregation(field: str, function: str, interval: Any = None, tz: str = "UTC"
 SAMPLES = {
     "newest": flux.select_readings("iot", "roof", Selection.of(scope(device="mast"), None, 5, "-timestamp")),
     "by field": flux.select_readings("iot", None, Selection.of(scope(), ["note"], None, "note")),
-    "days": flux.aggregate("iot", None, aggregation("temperature", "avg", "1d", "Europe/Zurich", group_by="device")),
+    "days": flux.aggregate("iot", None, aggregation(
+        "temperature", "avg", "1d", "Europe/Zurich", group_by="device", start=START, end=START + timedelta(days=365))),
+    "last of days": flux.aggregate("iot", None, aggregation(
+        "note", "last", "1w", "America/New_York", start=START, end=START + timedelta(days=365))),
     "last": flux.aggregate("iot", None, aggregation("note", "last", "1h")),
     "count": flux.aggregate("iot", None, aggregation("timestamp", "count")),
     "sum": flux.aggregate("iot", None, aggregation("count", "sum", group_by="device")),
     "devices": flux.devices("iot", "roof"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("pattern", "instead"), MUTATIONS)
@@ -286,19 +300,53 @@ def test_windows_are_labelled_by_their_start_and_only_there_if_not_empty() -> No
 
 
 def test_calendar_windows_lie_in_their_zone() -> None:
-    """With a location a day goes from midnight to midnight on the clocks there, with 23 or 25 hours when they change.
-    Of a midnight that comes twice the first counts, one that is skipped is the moment of the change.
-    https://docs.influxdata.com/flux/v0/stdlib/universe/aggregatewindow/#location,
-    https://github.com/influxdata/flux/blob/master/internal/zoneinfo/zoneinfo_clock.go"""
-    query = flux.aggregate("iot", None, aggregation("temperature", "avg", "1d", "Europe/Zurich"))
-    assert query.text.startswith('import "timezone"\n\nfrom(bucket: bucketName)\n')
-    assert steps(query)[-1] == (
-        "aggregateWindow(every: 1d, location: timezone.location(name: zoneName), fn: mean,"
-        ' timeSrc: "_start", createEmpty: false)'
+    """Of each stretch in which the clocks of the zone are one shift from UTC, rows are shifted by that; then days are
+    those of UTC. A day on which clocks change has rows of two stretches, which `union` and `group` bring together.
+    `location` would be simpler, but leaves rows out: see zones.py.
+    https://docs.influxdata.com/flux/v0/stdlib/universe/timeshift/: by default `_start`, `_stop` and `_time` move."""
+    span = {"start": datetime(2026, 3, 28, 23, tzinfo=UTC), "end": datetime(2026, 3, 30, tzinfo=UTC)}
+    query = flux.aggregate("iot", None, aggregation("temperature", "avg", "1d", "Europe/Zurich", **span))
+    assert query.text == (
+        "readings = (start, stop, shift) => from(bucket: bucketName)\n"
+        "    |> range(start: start, stop: stop)\n"
+        '    |> filter(fn: (r) => r._measurement == "weather" and (r._field == "temperature"))\n'
+        "    |> timeShift(duration: shift)\n"
+        "\n"
+        "union(tables: [\n"
+        "    readings(start: 2026-03-28T23:00:00.000000000Z, stop: 2026-03-29T01:00:00.000000000Z, shift: 3600s),\n"
+        "    readings(start: 2026-03-29T01:00:00.000000000Z, stop: 2026-03-30T00:00:00.000000000Z, shift: 7200s),\n"
+        "])\n"
+        "    |> group()\n"
+        '    |> aggregateWindow(every: 1d, fn: mean, timeSrc: "_start", createEmpty: false)'
     )
-    assert query.options["zoneName"] == "Europe/Zurich"
-    hours = flux.aggregate("iot", None, aggregation("temperature", "avg", "1h", "Europe/Zurich"))
-    assert "zoneName" not in hours.options  # up to hours: aligned to UTC in every zone
+    assert query.options == {"bucketName": "iot"}
+    west = flux.aggregate("iot", None, aggregation("temperature", "max", "1mo", "America/Caracas", **span))
+    assert "union" not in west.text
+    assert "stop: 2026-03-30T00:00:00.000000000Z, shift: -14400s)\n    |> group()" in west.text
+    hours = flux.aggregate("iot", None, aggregation("temperature", "avg", "1h", "Europe/Zurich", **span))
+    assert "shift" not in hours.text  # up to hours: aligned to UTC in every zone
+
+
+def test_the_last_of_a_day_on_which_clocks_go_back() -> None:
+    """The hour that comes twice has the same times shifted: which row is the last goes by the time itself. Each series
+    is reduced before `union`, which merges tables in no order; so the two parts of that day come apart."""
+    span = {"start": datetime(2026, 10, 24, 22, tzinfo=UTC), "end": datetime(2026, 10, 25, 23, tzinfo=UTC)}
+    asked = aggregation("temperature", "last", "1d", "Europe/Zurich", group_by="device", **span)
+    text = flux.aggregate("iot", None, asked).text
+    assert (
+        '    |> duplicate(column: "_time", as: "_moment")\n'
+        "    |> timeShift(duration: shift)\n"
+        "    |> window(every: 1d, createEmpty: false)\n"
+        "    |> last()\n"
+        "\n"
+        "union(tables: [\n"
+    ) in text
+    assert text.endswith(
+        "])\n"
+        '    |> group(columns: ["_start", "device_id"])\n'
+        '    |> sort(columns: ["_moment", "gateway_id", "device_id"])\n'
+        "    |> last()"
+    )
 
 
 @pytest.mark.parametrize(

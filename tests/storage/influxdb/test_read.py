@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -20,7 +19,8 @@ from tests.storage.influxdb.scripted import Answer, ScriptedInfluxDB
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 TYPES = {
-    "_time": "dateTime:RFC3339", "_start": "dateTime:RFC3339", "device_id": "string", "gateway_id": "string",
+    "_time": "dateTime:RFC3339", "_start": "dateTime:RFC3339", "_moment": "dateTime:RFC3339",
+    "device_id": "string", "gateway_id": "string",
     "note": "string", "temperature": "double", "humidity": "double", "raining": "boolean", "count": "long",
     "quality": "long", "_order": "long",
 }  # fmt: skip
@@ -227,18 +227,49 @@ def test_the_first_window_is_labelled_by_its_own_start(
 
 
 def test_calendar_windows_are_labelled_in_their_zone(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
-    zurich = ZoneInfo("Europe/Zurich")
-    days = [datetime(2026, 3, day, tzinfo=zurich) for day in (28, 29, 30)]
-    rows = [(day.astimezone(UTC), float(number)) for number, day in enumerate(days)]
-    rows[0] = (rows[0][0] + 5 * HOUR, 0.0)  # the range cuts into it
+    """The server sees times as clocks in the zone show them."""
+    rows = [(datetime(2026, 3, day, tzinfo=UTC), float(day)) for day in (28, 29, 30)]
+    rows[0] = (rows[0][0] + 5 * HOUR, 28.0)  # the range cuts into it
     server.csv = table(["_time", "_value"], *rows, value="double")
-    found = storage.downsample(Weather, "temperature", "1d", "max", tz="Europe/Zurich")
+    span: dict[str, Any] = {"start": NOON, "end": NOON + timedelta(days=365)}
+    found = storage.downsample(Weather, "temperature", "1d", "max", tz="Europe/Zurich", **span)
     assert [(row["bucket"].isoformat(" "), row["result"]) for row in found] == [
-        ("2026-03-28 00:00:00+01:00", 0.0),
-        ("2026-03-29 00:00:00+01:00", 1.0),
-        ("2026-03-30 00:00:00+02:00", 2.0),
+        ("2026-03-28 00:00:00+01:00", 28.0),
+        ("2026-03-29 00:00:00+01:00", 29.0),
+        ("2026-03-30 00:00:00+02:00", 30.0),
     ]
-    assert asked(server)["zoneName"] == "Europe/Zurich"
+    assert "shift: 7200s" in asked(server)["query"]
+
+
+@pytest.mark.parametrize(("function", "expected"), [("first", 1.0), ("last", 4.0)])
+def test_of_a_day_in_two_parts_the_earlier_first_and_the_later_last_counts(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage, function: Any, expected: float
+) -> None:
+    """On the day on which clocks go back there is one part before and one after that, each labelled by its start."""
+    day = datetime(2026, 10, 25, tzinfo=UTC)
+    parts = [(day, 1, "b", 2.0), (day + 2 * HOUR, 2, "a", 3.0), (day, 1, "a", 1.0), (day + 2 * HOUR, 2, "b", 4.0)]
+    rows = [(start, day + number * HOUR, device, "roof", value) for start, number, device, value in parts]
+    server.csv = table(["_start", "_moment", "device_id", "gateway_id", "_value"], *rows, value="double")
+    span: dict[str, Any] = {"start": day - 2 * HOUR, "end": day + 24 * HOUR}
+    found = storage.downsample(Weather, "temperature", "1d", function, tz="Europe/Zurich", **span)
+    assert [(row["bucket"].isoformat(" "), row["result"]) for row in found] == [("2026-10-25 00:00:00+02:00", expected)]
+
+
+def test_without_bounds_the_server_is_asked_where_readings_begin_and_end(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage
+) -> None:
+    """So that the changes of the clocks in between can be named, and no others need be."""
+    assert storage.downsample(Weather, "temperature", "1d", tz="Europe/Zurich") == []
+    assert len(server.requests) == 1
+    assert asked(server)["rangeStart"] == "1677-09-21T00:12:44.000000000Z"
+    columns = ["_time", "device_id", "_value"]
+    server.csv = table(columns, (NOON, "a", 1.0), (NOON + HOUR, "b", 2.0), value="double", result="first")
+    storage.downsample(Weather, "temperature", "1d", tz="Europe/Zurich", start=NOON - HOUR)
+    assert len(server.requests) == 3
+    assert (
+        "readings(start: 2026-01-05T12:00:00.000000000Z, stop: 2026-01-05T13:00:00.000001000Z, shift: 3600s)"
+        in (asked(server)["query"])
+    )
 
 
 def test_empty_windows_are_filled_here(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
