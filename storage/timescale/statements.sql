@@ -99,14 +99,46 @@ COPY {table} ({keys}, {fields}) FROM STDIN (FORMAT BINARY)
     SELECT gateway_id, device_id, '2000-01-01 00:00:00+00'::timestamptz + micros * interval '1 microsecond' AS "timestamp",
         store_epoch, gateway_seq, quality, {fields}
     FROM unnest({arrays}) AS a (gateway_id, device_id, micros, store_epoch, gateway_seq, quality, {fields})
-) AS s
+)
+
+-- name: extent_of
+SELECT min(gateway_id), min("timestamp"), max("timestamp") FROM {staging}
+
+-- name: known
+-- What the table holds of the devices of a batch, around its times: one look into the index for each device and hour,
+-- whatever the server knows or not of what is in the table (OFFSET keeps it from another plan). The extent of the batch
+-- lets it leave out chunks.
+WITH known AS MATERIALIZED (
+    SELECT device_id, "timestamp", store_epoch, gateway_seq
+    FROM (
+        SELECT device_id AS device, min("timestamp") AS low, max("timestamp") AS high
+        FROM {source} AS s
+        GROUP BY device_id, date_bin('1 hour', "timestamp", '2000-01-01 00:00:00+00')
+    ) AS span
+        CROSS JOIN LATERAL (
+            SELECT t.device_id, t."timestamp", t.store_epoch, t.gateway_seq FROM {table} AS t
+            WHERE t.gateway_id = %(gateway)s AND t.device_id = span.device
+                AND t."timestamp" BETWEEN span.low AND span.high AND t."timestamp" BETWEEN %(low)s AND %(high)s
+            OFFSET 0
+        ) AS t
+)
+
+-- name: there
+-- Whether a row is in the table, in this version or a newer one.
+EXISTS (
+    SELECT FROM known AS k
+    WHERE k.device_id = s.device_id AND k."timestamp" = s."timestamp"
+        AND (k.store_epoch, k.gateway_seq) >= (s.store_epoch, s.gateway_seq)
+)
 
 -- name: upsert_versions
--- Nothing older overwrites newer, and a merge never nulls a value.
+-- Nothing older overwrites newer, and a merge never nulls a value. What is there already is left out before: ON CONFLICT
+-- would lock each of those rows, and log that, which takes twice as long.
+{known}
 INSERT INTO {table} AS t (gateway_id, device_id, "timestamp", store_epoch, gateway_seq, quality, {fields})
 SELECT gateway_id, device_id, "timestamp", store_epoch, gateway_seq, quality, {fields}
-FROM {source}
-WHERE {which}
+FROM {source} AS s
+WHERE {which} AND NOT {there}
 ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
     {merges},
     quality = excluded.quality,
@@ -119,7 +151,7 @@ WHERE (excluded.store_epoch, excluded.gateway_seq) > (t.store_epoch, t.gateway_s
 -- Rows without a version merge whatever version is there, and leave it as it is; equal ones change nothing.
 INSERT INTO {table} AS t (gateway_id, device_id, "timestamp", quality, {fields})
 SELECT gateway_id, device_id, "timestamp", quality, {fields}
-FROM {source}
+FROM {source} AS s
 WHERE {which}
 ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
     {merges},
@@ -128,22 +160,14 @@ ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
 WHERE ROW(coalesce(excluded.quality, t.quality), {merged}) IS DISTINCT FROM ROW(t.quality, {current})
 
 -- name: missing
--- Of the rows of a staging table: how many are not in the table, in this version or a newer one; null for a table
--- without compression.
+-- How many rows are not in the table; null for a table without compression.
+{known}
 SELECT CASE
     WHEN EXISTS (
         SELECT FROM timescaledb_information.hypertables
         WHERE format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = {name}::regclass AND compression_enabled
-    ) THEN (
-        SELECT count(*) FROM {staging} AS s
-        WHERE (
-            SELECT count(*) FROM {table} AS t
-            WHERE t.gateway_id = s.gateway_id AND t.device_id = s.device_id AND t."timestamp" = s."timestamp"
-                AND (t.store_epoch, t.gateway_seq) >= (s.store_epoch, s.gateway_seq)
-        ) = 0
-    )
-    END,
-    (SELECT count(*) FROM {staging})
+    ) THEN (SELECT count(*) FROM {source} AS s WHERE NOT {there})
+    END
 
 -- name: select
 SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT %(limit)s

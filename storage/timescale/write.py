@@ -24,7 +24,7 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 from edgedepot.storage.errors import DataRefused, Unreachable, UpstreamError
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.timescale.cells import Checked, Rows, merge
-from edgedepot.storage.timescale.encode import COLUMNS, Cells, encoder_of
+from edgedepot.storage.timescale.encode import COLUMNS, MICROSECOND, POSTGRES_EPOCH, Cells, encoder_of
 from edgedepot.storage.timescale.schema import TYPES, definitions, field_names, prepare, staging_of
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
@@ -42,6 +42,8 @@ Counts = tuple[int, int]
 Way = Callable[[Session, type[Reading], Rows | Checked], Counts]
 
 _KEY_ARRAY_TYPES = ("text", "text", "bigint", "bigint", "bigint", "smallint")
+_EXTENT = ("gateway", "low", "high")
+"""What is known of all rows of a batch: whose they are, and between which times."""
 _VERSIONS = SQL("(store_epoch, gateway_seq) <> (0, 0)")
 _DIRECT = SQL("(store_epoch, gateway_seq) = (0, 0)")
 _ALL = SQL("true")
@@ -182,10 +184,11 @@ def _copy_and_merge(session: Session, model: type[Reading], rows: Rows | Checked
     staging = staging_of(model)
     session.run(STATEMENTS["create_staging"].format(staging=staging, fields=definitions(model)))
     written = _copy(session, staging, model, rows)
-    changed = _upsert(session, model, staging, written - rows.direct, rows.direct)
-    if changed != written and session.timescaledb:
-        _check_kept(session, model, staging)
-    return written, changed
+    if not written:
+        return 0, 0
+    extent = session.connection.execute(STATEMENTS["extent_of"].format(staging=staging)).fetchone() or ()
+    values = dict(zip(_EXTENT, extent, strict=True))
+    return written, _upsert(session, model, staging, written - rows.direct, rows.direct, values)
 
 
 def _insert_arrays(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
@@ -196,7 +199,10 @@ def _insert_arrays(session: Session, model: type[Reading], rows: Rows | Checked)
     kinds = [*_KEY_ARRAY_TYPES, *(TYPES[spec.type] for spec in model.__fields__)]
     arrays = SQL(", ").join(SQL(f"%(c{number})s::{kind}[]") for number, kind in enumerate(kinds))
     source = STATEMENTS["from_arrays"].format(arrays=arrays, fields=field_names(model))
-    values = {f"c{number}": list(column) for number, column in enumerate(zip(*cells, strict=True))}
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    values: dict[str, Any] = {f"c{number}": column for number, column in enumerate(columns)}
+    low, high = (POSTGRES_EPOCH + edge(columns[2]) * MICROSECOND for edge in (min, max))
+    values |= zip(_EXTENT, (columns[0][0], low, high), strict=True)
     return len(cells), _upsert(session, model, source, len(cells) - rows.direct, rows.direct, values)
 
 
@@ -216,37 +222,36 @@ def _copy(session: Session, table: Identifier, model: type[Reading], rows: Rows 
 
 
 def _upsert(
-    session: Session,
-    model: type[Reading],
-    source: Composable,
-    versions: int,
-    direct: int,
-    values: Mapping[str, Any] | None = None,
+    session: Session, model: type[Reading], source: Composable, versions: int, direct: int, values: Mapping[str, Any]
 ) -> int:
-    """Merge the rows of a source into the table; how many it changed or added."""
+    """Merge the rows of a source into the table; how many it changed or added. `values` holds their extent too."""
     changed = 0
-    kinds = ((versions, "upsert_versions", _VERSIONS), (direct, "upsert_direct", _DIRECT))
-    for number, name, condition in kinds:
+    names: dict[str, Composable] = {"table": session.place.table(model), "source": source, **_pieces(model)}
+    names |= {"there": STATEMENTS["there"], "known": STATEMENTS["known"].format(**names)}
+    for number, name, which in ((versions, "upsert_versions", _VERSIONS), (direct, "upsert_direct", _DIRECT)):
         if number:
-            names = {"table": session.place.table(model), "source": source, **_pieces(model)}
-            statement = STATEMENTS[name].format(which=condition if versions and direct else _ALL, **names)
+            statement = STATEMENTS[name].format(which=which if versions and direct else _ALL, **names)
             changed += session.connection.execute(statement, values).rowcount
+    if changed != versions + direct and session.timescaledb:
+        _check_kept(session, model, names, values, versions + direct)
     return changed
 
 
-def _check_kept(session: Session, model: type[Reading], staging: Identifier) -> None:
+def _check_kept(
+    session: Session, model: type[Reading], names: Mapping[str, Composable], values: Mapping[str, Any], written: int
+) -> None:
     """Make sure that rows which changed nothing are there. ON CONFLICT has missed rows in compressed chunks before
     (timescaledb#7672)."""
     measurement, now = model.__measurement__, time.monotonic()
     if now < session.not_compressed.get(measurement, 0):
         return
-    table = session.place.table(model)
-    names = {"staging": staging, "table": table, "name": Literal(table.as_string(None))}
-    missing, of = session.connection.execute(STATEMENTS["missing"].format(**names)).fetchone() or (None, 0)
+    name = Literal(session.place.table(model).as_string(None))
+    statement = STATEMENTS["missing"].format(name=name, **names)
+    (missing,) = session.connection.execute(statement, values).fetchone() or (None,)
     if missing is None:
         session.not_compressed[measurement] = now + _LOOK_AGAIN
     elif missing:
-        raise _lost(session, missing, of)
+        raise _lost(session, missing, written)
 
 
 def _lost(session: Session, missing: int, of: int) -> Unreachable:
