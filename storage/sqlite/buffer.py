@@ -18,7 +18,7 @@ from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
-from edgedepot.storage.sqlite.quarantine import Refused, drop, read_quarantined, replay
+from edgedepot.storage.sqlite.quarantine import Refused, count_quarantined, drop, read_quarantined, replay
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
@@ -96,11 +96,27 @@ class SQLiteBuffer(Buffer):
         end: datetime | None = None,
         reason: str | None = None,
         limit: int = 100,
+        number: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Readings that an upstream refused for good, the latest first: ``{"upstream", "measurement", "device_id",
-        "timestamp", "quality", "data", "reason", "at", "replayed"}``. `reason` is a part of the upstream's words."""
+        """Readings that an upstream refused for good, the latest first: ``{"upstream", "number", "measurement",
+        "device_id", "timestamp", "quality", "data", "reason", "at", "replayed"}``. `reason` is a part of the upstream's
+        words; a `number` stands for one reading of one upstream."""
         with self._reading(True) as (view, _):
-            return read_quarantined(view, _refused(upstream, measurement, device, start, end, reason), limit)
+            return read_quarantined(view, _refused(upstream, measurement, device, start, end, reason, number), limit)
+
+    def count_quarantined(
+        self,
+        upstream: str | None = None,
+        measurement: str | None = None,
+        device: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        reason: str | None = None,
+        number: int | None = None,
+    ) -> dict[str, int]:
+        """How many readings are quarantined, by upstream. Those on their way once more are pending, and not counted."""
+        with self._reading(True) as (view, _):
+            return count_quarantined(view, _refused(upstream, measurement, device, start, end, reason, number))
 
     def replay_quarantined(
         self,
@@ -110,11 +126,12 @@ class SQLiteBuffer(Buffer):
         start: datetime | None = None,
         end: datetime | None = None,
         reason: str | None = None,
+        number: int | None = None,
     ) -> int:
         """Have quarantined readings sent to their upstream once more; how many. They are pending from then on. One that
         has a newer version by now is superseded instead. Returns when that is committed; raises `InvalidValue`."""
         position = self._writer_parts().cursors.position(upstream)
-        which = _refused(upstream, measurement, device, start, end, reason)
+        which = _refused(upstream, measurement, device, start, end, reason, number)
         count = self._do(lambda journal: replay(journal, which)) or 0
         position.replays = position.replays or count > 0
         return count
@@ -127,11 +144,12 @@ class SQLiteBuffer(Buffer):
         start: datetime | None = None,
         end: datetime | None = None,
         reason: str | None = None,
+        number: int | None = None,
     ) -> int:
         """Give quarantined readings up; how many. The books count them as deleted. Returns when that is committed;
         raises `InvalidValue`."""
         self._writer_parts().cursors.position(upstream)
-        which = _refused(upstream, measurement, device, start, end, reason)
+        which = _refused(upstream, measurement, device, start, end, reason, number)
         return self._do(lambda journal: drop(journal, which)) or 0
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -149,6 +167,7 @@ def _refused(
     start: datetime | None,
     end: datetime | None,
     reason: str | None,
+    number: int | None,
 ) -> Refused:
     since, until = (None if moment is None else micros_of(moment) for moment in (start, end))
-    return Refused(upstream, measurement, device, since, until, reason)
+    return Refused(upstream, measurement, device, since, until, reason, number)

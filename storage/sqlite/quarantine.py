@@ -21,7 +21,7 @@ from edgedepot.storage.sqlite.view import View
 @dataclass(frozen=True, slots=True)
 class Refused:
     """Which quarantined rows: all that fit what is given. Times in microseconds since 1970 UTC, ``start <= ts < end``;
-    `reason` is a part of the upstream's words."""
+    `reason` is a part of the upstream's words, `number` the row's own."""
 
     upstream: str | None = None
     measurement: str | None = None
@@ -29,6 +29,7 @@ class Refused:
     start: int | None = None
     end: int | None = None
     reason: str | None = None
+    number: int | None = None
 
     def condition(self) -> tuple[str, list[object]]:
         """The SQL condition on `_quarantined`, with what it binds."""
@@ -39,28 +40,41 @@ class Refused:
             "ts >= ?": self.start,
             "ts < ?": self.end,
             "instr(reason, ?)": self.reason,
+            "seq = ?": self.number,
         }
         given = {part: value for part, value in parts.items() if value is not None}
         return " AND ".join(["true", *given]), list(given.values())
 
 
 def read_quarantined(view: View, which: Refused, limit: int) -> list[dict[str, Any]]:
-    """Quarantined rows, the latest first: ``{"upstream", "measurement", "device_id", "timestamp", "quality", "data",
-    "reason", "at", "replayed"}``."""
+    """Quarantined rows, the latest first: ``{"upstream", "number", "measurement", "device_id", "timestamp", "quality",
+    "data", "reason", "at", "replayed"}``."""
     condition, values = which.condition()
     found = view.connection.execute(
-        "SELECT (SELECT name FROM _cursors WHERE id = cursor), model, device_id, ts, quality, data, reason, at, replay"
+        "SELECT (SELECT name FROM _cursors WHERE id = cursor), seq, model, device_id, ts, quality, data, reason, at, replay"
         f" FROM _quarantined WHERE {condition} ORDER BY at DESC, seq DESC LIMIT ?",
         (*values, limit),
     )
     return [
         {
-            **{"upstream": upstream, "measurement": model, "device_id": device, "timestamp": from_micros(ts)},
+            **{"upstream": upstream, "number": seq, "measurement": model},
+            **{"device_id": device, "timestamp": from_micros(ts)},
             **{"quality": quality, "data": json.loads(data), "reason": reason, "at": from_micros(at)},
             "replayed": bool(replay),
         }
-        for upstream, model, device, ts, quality, data, reason, at, replay in found
+        for upstream, seq, model, device, ts, quality, data, reason, at, replay in found
     ]
+
+
+def count_quarantined(view: View, which: Refused) -> dict[str, int]:
+    """How many rows are quarantined for each upstream, without those on their way once more."""
+    condition, values = which.condition()
+    found = view.connection.execute(
+        "SELECT name, count(*) FROM _quarantined JOIN _cursors AS c ON c.id = cursor"
+        f" WHERE {condition} AND replay = 0 GROUP BY name ORDER BY name",
+        values,
+    )
+    return dict(found.fetchall())
 
 
 def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, limit: int) -> list[Pending]:

@@ -119,6 +119,22 @@ def test_a_quarantined_row_is_kept_whole_with_its_reason(store: SQLiteStorage, p
     assert (model, device, reason, json.loads(data)["temperature"]) == ("weather", "a", "22P02 no such number", 1.0)
 
 
+def test_quarantined_rows_are_known_by_their_numbers_and_counted(store: SQLiteStorage) -> None:
+    put(store, 1, 2, 3)
+    window = next_window(store)
+    store.quarantine("central", window.rows, "refused")
+    store.acknowledge("central", window)
+    latest, middle, first = store.quarantined()
+    assert [row["timestamp"].second for row in (first, middle, latest)] == [1, 2, 3]
+    assert store.quarantined(number=middle["number"]) == [middle]
+    assert store.count_quarantined() == {"central": 3}
+    assert store.replay_quarantined("central", number=first["number"]) == 1
+    assert store.drop_quarantined("central", number=middle["number"]) == 1
+    assert store.count_quarantined("central", reason="fuse") == {"central": 1}
+    assert store.count_quarantined("central", reason="other") == {}
+    assert [row["replayed"] for row in store.quarantined()] == [False, True]
+
+
 def test_a_second_cursor_starts_at_the_oldest_row_that_is_there(store: SQLiteStorage) -> None:
     put(store, 1, 2, 3)
     put(store, 1, value=2.0)
