@@ -51,8 +51,8 @@ def read_quarantined(view: View, which: Refused, limit: int) -> list[dict[str, A
     "data", "reason", "at", "replayed"}``."""
     condition, values = which.condition()
     found = view.connection.execute(
-        "SELECT (SELECT name FROM _cursors WHERE id = cursor), seq, model, device_id, ts, quality, data, reason, at, replay"
-        f" FROM _quarantined WHERE {condition} ORDER BY at DESC, seq DESC LIMIT ?",
+        "SELECT (SELECT name FROM _cursors WHERE id = cursor), seq, model, device_id, ts, quality, data, reason, at,"
+        f" replay FROM _quarantined WHERE {condition} ORDER BY at DESC, seq DESC LIMIT ?",
         (*values, limit),
     )
     return [
