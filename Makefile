@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
 
-.PHONY: help venv install demo test test-influxdb check servers peers bench bench-long comparison bench-small clean
+.PHONY: help venv install demo test test-influxdb crash check servers peers bench bench-long comparison bench-small clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,6 +36,9 @@ test: servers ## run all tests, against the installed package and real servers
 
 test-influxdb: install ## run the storage contract against a real InfluxDB 2: INFLUXDB_URL, _TOKEN, _ORG, _BUCKET
 	EDGEDEPOT_TEST_INFLUXDB=1 $(BIN)/python -m pytest tests/storage/conformance/test_influxdb.py $(PYTEST)
+
+crash: install ## rebuild 20,000 states that power cuts may leave of the store, and open each (minutes)
+	$(BIN)/python -m tests.crash $(CRASH)
 
 check: install ## linter, types, and the rule that imports point downward
 	$(BIN)/ruff check .

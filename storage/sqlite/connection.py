@@ -46,6 +46,23 @@ def prepare_writer(connection: sqlite3.Connection, full_sync: bool) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")  # the fold sorts; its files would lie on the same card
 
 
+def sync_wal(path: Path) -> None:
+    """Put what is committed on the device."""
+    wal = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY)
+    try:
+        os.fdatasync(wal)
+    finally:
+        os.close(wal)
+
+
+def sync_what_was_left(path: Path) -> None:
+    """At opening: what a killed process committed is read like all the rest, and the device may have nothing of it."""
+    try:
+        sync_wal(path)
+    except OSError as exc:
+        raise StoreUnusable(f"{path} cannot be opened for writing: {exc.strerror} ({path}-wal)") from exc
+
+
 class Readers:
     """Read-only connections, lent to one thread at a time and kept for the next. Thread-safe."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
+from edgedepot.storage.sqlite.connection import sync_wal
 from edgedepot.storage.sqlite.fold import Fold
 from edgedepot.storage.sqlite.items import Item
 from edgedepot.storage.sqlite.journal import Journal
@@ -61,7 +61,7 @@ class Writer:
     ) -> None:
         self._connection = connection
         self._journal = journal
-        self._wal = path.with_name(path.name + "-wal")
+        self._path = path
         self._clock = clock
         self._pace = pace
         self._full_sync = full_sync
@@ -315,11 +315,7 @@ class Writer:
 
     def _sync(self) -> None:
         """Put the commits so far on the device. Only with `durability="process"`, where a commit does not."""
-        wal = os.open(self._wal, os.O_RDONLY)
-        try:
-            os.fdatasync(wal)
-        finally:
-            os.close(wal)
+        sync_wal(self._path)
         with self._condition:
             for receipt in self._unsynced:
                 receipt.raise_to(DURABLE)

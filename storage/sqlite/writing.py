@@ -11,7 +11,13 @@ from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.reading import device_id_of
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.connection import StoreLock, open_writer, prepare_writer, sqlite_errors
+from edgedepot.storage.sqlite.connection import (
+    StoreLock,
+    open_writer,
+    prepare_writer,
+    sqlite_errors,
+    sync_what_was_left,
+)
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.pending import PendingReader
@@ -35,6 +41,7 @@ class Writing:
                 self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
                 self.catalogue = Catalogue.load(self._connection)
                 journal = Journal(self._connection, self.catalogue)
+                sync_what_was_left(path)
             undo.pop_all()
         self.tail = journal.tail
         self.books = journal.books

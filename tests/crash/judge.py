@@ -1,0 +1,132 @@
+"""Opens what a power cut left with the product, and says what is not as promised."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import ManualClock, from_micros, to_micros
+from tests.crash.disk import Files
+from tests.crash.promises import Identity, State
+from tests.crash.workload import MODELS, T0
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+
+AFTERWARDS: Identity = ("weather", "afterwards", to_micros(T0))
+
+
+class BrokenPromise(Exception):
+    """What is wrong with a store after a power cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What an upstream is still sent, and what the books say it had."""
+
+    pending: frozenset[Identity]
+    delivered: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the product made of the files."""
+
+    rows: dict[Identity, dict[str, Any]]
+    upstreams: dict[str, Owed]
+
+
+def examine(files: Files, folder: Path) -> Found:
+    """Put the files into an empty folder, open them, look at everything, and store one more reading. Raises
+    `BrokenPromise` where the store does not open or contradicts itself."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    path = folder / "gateway.db"
+    try:
+        with SQLiteStorage(path, gateway_id="roof", clock=ManualClock()) as store:
+            return _look(store)
+    except Exception as exc:  # whatever the product or an audit raises is what is wrong
+        raise BrokenPromise(f"the store does not open or is not sound: {exc!r}") from exc
+
+
+def _look(store: SQLiteStorage) -> Found:
+    audit_file(store.path)
+    audit_memory(store)
+    rows = _rows(store)
+    ledger = store.ledger()
+    assert ledger.problems == []
+    _go_on(store)
+    upstreams = {}
+    for name in store.cursors():
+        pending = _drain(store, name) - {AFTERWARDS}
+        books = ledger.upstreams[name]
+        assert books["pending"] == len(pending), f"{name}: {books['pending']} pending, {len(pending)} handed out"
+        upstreams[name] = Owed(pending, books["delivered"], books["quarantined"])
+    assert store.ledger().problems == []
+    return Found(rows, upstreams)
+
+
+def _rows(store: SQLiteStorage) -> dict[Identity, dict[str, Any]]:
+    found: dict[Identity, dict[str, Any]] = {}
+    for name, model in MODELS.items():
+        rows = store.query_readings(model)
+        for row in rows:
+            identity = (name, row.pop("device_id"), to_micros(row.pop("timestamp")))
+            assert identity not in found, f"{identity} is there twice"
+            found[identity] = {field: value for field, value in row.items() if value is not None}
+        field = model.__fields__[0].name
+        there = sum(row[field] is not None for row in rows)
+        counted = store.aggregate(model, field, "count")
+        assert counted == {"result": there}, f"{name}: {there} values of {field}, counted {counted}"
+    return found
+
+
+def _go_on(store: SQLiteStorage) -> None:
+    _, device, ts = AFTERWARDS
+    receipt = store.store_reading(Weather, device, from_micros(ts), {"temperature": 1.0}).wait("durable")
+    assert receipt.accepted == 1
+    assert len(store.query_readings(Weather, device)) == 1
+
+
+def _drain(store: SQLiteStorage, cursor: str) -> frozenset[Identity]:
+    found: set[Identity] = set()
+    while (window := store.pending(cursor, 1000)) is not None:
+        for row in window.rows:
+            identity = (row.model.__measurement__, row.device_id, row.timestamp)
+            assert identity not in found, f"{identity} is handed out twice to {cursor}"
+            found.add(identity)
+        store.acknowledge(cursor, window)
+    return frozenset(found)
+
+
+def compare(found: Found, states: list[State], low: int, high: int) -> int:
+    """Which of the states ``low..high`` it is. Raises `BrokenPromise` with the difference to the nearest."""
+    for number in range(high, low - 1, -1):
+        if not _differences(found, states[number]):
+            return number
+    nearest = min(range(low, high + 1), key=lambda number: len(_differences(found, states[number])))
+    lost = [number for number in range(low) if not _differences(found, states[number])]
+    why = f"it is as it was after deed {lost[-1]}; " if lost else ""
+    shown = "\n  ".join(_differences(found, states[nearest])[:10])
+    raise BrokenPromise(f"{why}promised is deed {low}, begun {high}; against the state after {nearest}:\n  {shown}")
+
+
+def _differences(found: Found, state: State) -> list[str]:
+    differences = [f"lost: {row}" for row in state.rows.keys() - found.rows.keys()]
+    differences += [f"not stored, or deleted: {row}" for row in found.rows.keys() - state.rows.keys()]
+    for row in state.rows.keys() & found.rows.keys():
+        if state.rows[row] != found.rows[row]:
+            differences.append(f"{row} is {found.rows[row]}, not {state.rows[row]}")
+    if found.upstreams.keys() != state.upstreams.keys():
+        return [*differences, f"cursors are {sorted(found.upstreams)}, not {sorted(state.upstreams)}"]
+    for name, owed in found.upstreams.items():
+        should = state.upstreams[name]
+        differences += [f"{name} is not owed {row} any more" for row in should.pending.keys() - owed.pending]
+        differences += [f"{name} is owed {row} again" for row in owed.pending - should.pending.keys()]
+        counts, expected = (owed.delivered, owed.quarantined), (should.delivered, should.quarantined)
+        if counts != expected:
+            differences.append(f"{name}: delivered and quarantined are {counts}, not {expected}")
+    return differences
