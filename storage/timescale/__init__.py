@@ -3,8 +3,9 @@
 storage.py      TimescaleDBStorage: the contract, call by call
 server.py       the url and how to connect; link.py keeps one connection, with its lock and its deadlines
 schema.py       tables from reading models, made and widened when a model is first written
-write.py        a batch: checked, one row per identity, COPY into a staging table, guarded upsert
-read.py         queries and aggregates
+write.py        a batch: COPY, or COPY into a staging table and a guarded upsert
+cells.py        its rows, checked one by one; encode.py makes COPY's bytes of them
+read.py         queries; aggregate.py aggregates
 statements.sql  the SQL, by name; errors.py what psycopg raises, by SQLSTATE
 """
 

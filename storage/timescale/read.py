@@ -1,4 +1,5 @@
-"""Queries: what a call asks, as SQL. Names in it are quoted identifiers of declared fields; values are parameters.
+"""Queries but aggregates: what a call asks, as SQL. Names in it are quoted identifiers of declared fields; values are
+parameters.
 
 A model without a table reads as empty, a field without a column as null: reads make nothing.
 """
@@ -6,15 +7,13 @@ A model without a table reads as empty, a field without a column as null: reads 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 from psycopg.rows import dict_row
-from psycopg.sql import NULL, SQL, Composable, Identifier
+from psycopg.sql import SQL, Composable, Identifier
 
-from edgedepot.storage.clock import from_micros, to_micros
-from edgedepot.storage.query import Aggregation, Scope, Selection
+from edgedepot.storage.clock import from_micros
+from edgedepot.storage.query import Scope, Selection
 from edgedepot.storage.reading import Device
 from edgedepot.storage.timescale.schema import FIXED_COLUMNS, TYPES, columns_upstream, has_devices, prepare_devices
 from edgedepot.storage.timescale.server import Session
@@ -22,18 +21,8 @@ from edgedepot.storage.timescale.statements import STATEMENTS
 
 Values = dict[str, Any]
 
-_GATEWAY = SQL('gateway_id COLLATE "C"')
-_DEVICE = SQL('device_id COLLATE "C"')
-_FIXED_BUCKET = SQL("{}(%(width)s::interval, \"timestamp\", '1970-01-01 00:00:00+00'::timestamptz)")
-_CALENDAR_BUCKET = SQL('width_bucket("timestamp", %(starts)s::timestamptz[])')
-_FUNCTIONS = {
-    # PostgreSQL's own avg squares on the way, and overflows from 1e154 on.
-    "avg": SQL("sum(value::double precision) / count(value)"),
-    "min": SQL("min(value)"),
-    "max": SQL("max(value)"),
-    "sum": SQL("sum(value)"),
-    "count": SQL("count(value)"),
-}
+GATEWAY = SQL('gateway_id COLLATE "C"')
+DEVICE = SQL('device_id COLLATE "C"')
 
 
 def select_readings(session: Session, gateway_id: str | None, selection: Selection) -> list[dict[str, Any]]:
@@ -45,7 +34,7 @@ def select_readings(session: Session, gateway_id: str | None, selection: Selecti
     names = ["device_id", "timestamp", *selection.columns]
     if gateway_id is None:
         names.insert(0, "gateway_id")
-    where, values = _condition(scope, gateway_id)
+    where, values = condition(scope, gateway_id)
     statement = STATEMENTS["select"].format(
         columns=SQL(", ").join(_column(name, scope, present) for name in names),
         table=session.place.table(scope.model),
@@ -65,68 +54,19 @@ def _column(name: str, scope: Scope, present: Mapping[str, str]) -> Composable:
 
 def _order(selection: Selection, present: Mapping[str, str]) -> Composable:
     """The order asked for, null before all values as in the local store; ties by gateway, device and time."""
-    ties = SQL(', {}, {}, "timestamp"').format(_GATEWAY, _DEVICE)
+    ties = SQL(', {}, {}, "timestamp"').format(GATEWAY, DEVICE)
     if selection.order not in present:
-        return _GATEWAY + ties
+        return GATEWAY + ties
     collation = SQL(' COLLATE "C"' if present[selection.order] == "text" else "")
     direction = SQL(" DESC NULLS LAST" if selection.descending else " ASC NULLS FIRST")
     return Identifier(selection.order) + collation + direction + ties
-
-
-def aggregate(session: Session, gateway_id: str | None, asked: Aggregation) -> list[tuple[str | None, int | None, Any]]:
-    """The rows of an `aggregate` call: ``(device_id, bucket, result)``; empty buckets are absent."""
-    present = columns_upstream(session, asked.scope.model)
-    if present is None or asked.field.name not in present:
-        return []
-    where, values = _condition(asked.scope, gateway_id)
-    source = {
-        "table": session.place.table(asked.scope.model),
-        "field": Identifier(asked.field.name),
-        "device": _DEVICE if asked.by_device else NULL,
-    }
-    if asked.interval is None:
-        found = _calculate(session, asked, {**source, "where": where, "bucket": NULL}, values)
-        return [(device, None, result) for device, _, result in found]
-    if not asked.interval.is_calendar:
-        values["width"] = timedelta(microseconds=asked.interval.micros)
-        # The planner knows how many groups time_bucket makes; date_bin is PostgreSQL's own.
-        home = session.extension_schema
-        function = Identifier("date_bin") if home is None else Identifier(home, "time_bucket")
-        found = _calculate(session, asked, {**source, "where": where, "bucket": _FIXED_BUCKET.format(function)}, values)
-        return [(device, to_micros(start), result) for device, start, result in found]
-    extent = STATEMENTS["extent"].format(**source, where=where)
-    low, high = session.connection.execute(extent, values).fetchone() or (None, None)
-    if low is None:
-        return []
-    # The starts are made here, so that every zone's changes are those of the local store. Rows that come in between
-    # the two statements, outside the extent, stay out.
-    starts = asked.interval.starts(to_micros(low), to_micros(high) + 1, asked.zone)
-    values |= {"low": low, "high": high, "starts": [from_micros(start) for start in starts]}
-    within = where + SQL(' AND "timestamp" BETWEEN %(low)s AND %(high)s')
-    found = _calculate(session, asked, {**source, "where": within, "bucket": _CALENDAR_BUCKET}, values)
-    return [(device, starts[number - 1], result) for device, number, result in found]
-
-
-def _calculate(
-    session: Session, asked: Aggregation, source: Mapping[str, Composable], values: Values
-) -> list[tuple[Any, ...]]:
-    """The aggregate of each device and bucket that the source tells apart."""
-    inner = STATEMENTS["values"].format(**source)
-    if asked.function in ("first", "last"):
-        statement = STATEMENTS[asked.function].format(values=inner)
-    else:
-        statement = STATEMENTS["calculated"].format(values=inner, function=_FUNCTIONS[asked.function])
-    with session.connection.cursor(binary=True) as cursor:
-        rows = cursor.execute(statement, values).fetchall()
-    # The sum of a bigint column is a numeric.
-    return [(*keys, int(result) if isinstance(result, Decimal) else result) for *keys, result in rows]
 
 
 def delete_readings(session: Session, gateway_id: str, scope: Scope) -> int:
     """Delete what the scope says, of one gateway; returns the number of readings."""
     if columns_upstream(session, scope.model) is None:
         return 0
-    where, values = _condition(scope, gateway_id)
+    where, values = condition(scope, gateway_id)
     statement = STATEMENTS["delete"].format(table=session.place.table(scope.model), where=where)
     return session.connection.execute(statement, values).rowcount
 
@@ -157,7 +97,8 @@ def save_device(session: Session, gateway_id: str, device: Device, metadata: str
         session.connection.execute(statement, (gateway_id, device.device_id, device.name, metadata))
 
 
-def _condition(scope: Scope, gateway_id: str | None) -> tuple[Composable, Values]:
+def condition(scope: Scope, gateway_id: str | None) -> tuple[Composable, Values]:
+    """Which rows a scope means, and the values that go with that."""
     values = {
         "gateway_id": gateway_id,
         "device": scope.device_id,

@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 # As libpq reads it: whatever comes before the first slash may be user, password and host.
 _URL = re.compile(r"postgres(?:ql)?://(?P<authority>[^/]*)(?P<path>/[^?]*)?(?:\?.*)?", re.DOTALL)
+_BEGIN, _BEGIN_SNAPSHOT = "BEGIN; ", "BEGIN ISOLATION LEVEL REPEATABLE READ; "
 _EXPECTED = "expected postgresql://user:password@host:5432/database"
 
 # A link that died is noticed within 30 s: when idle by keepalives, else by what was sent and not acknowledged.
@@ -110,7 +111,7 @@ class Server:
             found.timescaledb,
             found.home,
             found.temporary,
-            STATEMENTS["begin"].format(timeout=Literal(timeout)),
+            STATEMENTS["settings"].format(timeout=Literal(timeout)),
         )
 
 
@@ -128,7 +129,7 @@ class Session:
     extension_schema: str | None
     temporary: bool
     """Whether the user may make temporary tables."""
-    _begin: Composed
+    _settings: Composed
     prepared: dict[str, type[Reading]] = field(default_factory=dict)
     """By measurement, the model for which the table is ready."""
     not_compressed: dict[str, float] = field(default_factory=dict)
@@ -147,10 +148,11 @@ class Session:
         return f"PostgreSQL {self.postgresql}{extension}"
 
     @contextmanager
-    def transaction(self, *, keep: bool = True) -> Iterator[None]:
-        """Commit at the end of the block, or with `keep=False` roll back; roll back if it raises."""
+    def transaction(self, *, keep: bool = True, snapshot: bool = False) -> Iterator[None]:
+        """Commit at the end of the block, or with `keep=False` roll back; roll back if it raises. With `snapshot` all
+        statements of it see the same readings."""
         connection = self.connection
-        connection.execute(self._begin)
+        connection.execute(SQL(_BEGIN_SNAPSHOT if snapshot else _BEGIN) + self._settings)
         try:
             yield
             if keep:

@@ -1,10 +1,10 @@
 -- The SQL of this folder, by name. Names in braces are put in as quoted identifiers or as other pieces from here;
 -- values are always parameters.
 
--- name: begin
+-- name: settings
 -- Times come and go in UTC. A commit is durable even where the role's default says otherwise: our receipts promise it.
--- Set for the transaction alone: behind a pooler the next one may run in another session.
-BEGIN; SELECT
+-- For the transaction alone: behind a pooler the next one may run in another session.
+SELECT
     set_config('TimeZone', 'UTC', true),
     set_config('statement_timeout', {timeout}, true),
     CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END
@@ -175,8 +175,11 @@ SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT %(limit)s
 -- name: delete
 DELETE FROM {table} WHERE {where}
 
--- name: extent
+-- name: extents
+-- First and last time of each day that has values.
 SELECT min("timestamp"), max("timestamp") FROM {table} WHERE {where} AND {field} IS NOT NULL
+GROUP BY date_bin('1 day', "timestamp", '1970-01-01 00:00:00+00')
+ORDER BY 1
 
 -- name: values
 -- What an aggregate is made of. `device` and `bucket` are constants where the call does not ask for them.
@@ -185,14 +188,14 @@ FROM {table}
 WHERE {where} AND {field} IS NOT NULL
 
 -- name: calculated
-SELECT device, bucket, {function} FROM ({values}) AS v GROUP BY device, bucket ORDER BY device, bucket
+SELECT device, {label}, {function} FROM ({values}) AS v GROUP BY device, bucket ORDER BY device, bucket
 
 -- name: first
-SELECT DISTINCT ON (device, bucket) device, bucket, value FROM ({values}) AS v
+SELECT DISTINCT ON (device, bucket) device, {label}, value FROM ({values}) AS v
 ORDER BY device, bucket, "timestamp", gateway_id COLLATE "C", device_id COLLATE "C"
 
 -- name: last
-SELECT DISTINCT ON (device, bucket) device, bucket, value FROM ({values}) AS v
+SELECT DISTINCT ON (device, bucket) device, {label}, value FROM ({values}) AS v
 ORDER BY device, bucket, "timestamp" DESC, gateway_id COLLATE "C" DESC, device_id COLLATE "C" DESC
 
 -- name: measurements

@@ -15,7 +15,7 @@ from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt
-from edgedepot.storage.timescale import read
+from edgedepot.storage.timescale import aggregate, read
 from edgedepot.storage.timescale.cells import Rows
 from edgedepot.storage.timescale.link import Link
 from edgedepot.storage.timescale.place import Place
@@ -156,8 +156,8 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
         scope = Scope.of(reading_model, device, start, end)
         asked = Aggregation.of(scope, field, function, interval, tz, group_by, fill)
         gateway_id = self._confinement()
-        with self._reading.transaction() as session:
-            found = read.aggregate(session, gateway_id, asked)
+        with self._reading.session() as session:
+            found = aggregate.aggregate(session, gateway_id, asked)
         return asked.answer(found)
 
     def delete_readings(
