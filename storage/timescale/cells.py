@@ -18,6 +18,7 @@ _LIMIT = 2**63
 _IDENTITY = slice(1, 3)
 _VERSION = slice(3, 5)
 _QUALITY = 5
+_VALUES = slice(6, None)
 _TOGETHER = 300
 """So many rows are handed over at a time."""
 
@@ -140,7 +141,7 @@ def _is_direct(cells: Cells) -> bool:
     return not (cells[3] or cells[4])
 
 
-def merge(rows: Iterable[Cells]) -> tuple[int, int, Checked]:
+def merge(model: type[Reading], rows: Iterable[Cells]) -> tuple[int, int, Checked]:
     """How many rows there are, how many of them say nothing new, and what is left.
 
     That is one row per identity, of those with a version and of those without.
@@ -154,7 +155,7 @@ def merge(rows: Iterable[Cells]) -> tuple[int, int, Checked]:
         key = (_is_direct(cells), cells[_IDENTITY])
         old = merged.setdefault(key, cells)
         if old is not cells:
-            merged[key] = made = _merged(old, cells)
+            merged[key] = made = _merged(model, old, cells)
             repeated += made == old
     return count, repeated, Checked(list(merged.values()))
 
@@ -164,11 +165,16 @@ def _check_quality(quality: object) -> None:
         raise InvalidValue(f"quality is {quality!r}, expected None or a sum of flags")
 
 
-def _merged(old: Cells, new: Cells) -> Cells:
+def _merged(model: type[Reading], old: Cells, new: Cells) -> Cells:
     """Two rows of one identity as one: the newer version's values, or those of the later row where there are no
     versions; and where it has none, the other's."""
     above, below = (old, new) if old[_VERSION] > new[_VERSION] else (new, old)
-    merged = tuple(lower if upper is None else upper for upper, lower in zip(above, below, strict=True))
-    if above[_VERSION] == (0, 0):
-        return merged
-    return (*merged[:_QUALITY], above[_QUALITY], *merged[_QUALITY + 1 :])
+    values = tuple(
+        lower if upper is None else upper for upper, lower in zip(above[_VALUES], below[_VALUES], strict=True)
+    )
+    quality = above[_QUALITY]
+    if _is_direct(above):
+        if values == old[_VALUES]:
+            return old
+        quality = model.__rows__.merged_quality(old[_QUALITY], new[_QUALITY], values)
+    return (*above[:_QUALITY], quality, *values)

@@ -148,16 +148,19 @@ ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
 WHERE (excluded.store_epoch, excluded.gateway_seq) > (t.store_epoch, t.gateway_seq)
 
 -- name: upsert_direct
--- Rows without a version merge whatever version is there, and leave it as it is; equal ones change nothing.
+-- Rows without a version merge whatever version is there, and leave it as it is; equal ones change nothing. Of the
+-- quality, "out of range" is what the merged values deserve, other flags stay.
 INSERT INTO {table} AS t (gateway_id, device_id, "timestamp", quality, {fields})
 SELECT gateway_id, device_id, "timestamp", quality, {fields}
 FROM {source} AS s
 WHERE {which}
 ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
     {merges},
-    quality = coalesce(excluded.quality, t.quality),
+    quality = nullif(
+        (coalesce(t.quality, 0) | coalesce(excluded.quality, 0)) & ~1 | CASE WHEN {outside} THEN 1 ELSE 0 END, 0
+    ),
     received_at = excluded.received_at
-WHERE ROW(coalesce(excluded.quality, t.quality), {merged}) IS DISTINCT FROM ROW(t.quality, {current})
+WHERE ROW({merged}) IS DISTINCT FROM ROW({current})
 
 -- name: missing
 -- How many rows are not in the table; null for a table without compression.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -111,7 +111,7 @@ class Writer:
         """The same way, for rows of which several have one identity."""
 
         def merging(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
-            number, repeated, merged = merge(rows.cells())
+            number, repeated, merged = merge(model, rows.cells())
             written, changed = way(session, model, merged)
             return number, number - repeated - (written - changed)
 
@@ -270,4 +270,14 @@ def _pieces(model: type[Reading]) -> dict[str, Composable]:
         "merges": each("{0} = coalesce(excluded.{0}, t.{0})"),
         "merged": each("coalesce(excluded.{0}, t.{0})"),
         "current": each("t.{0}"),
+        "outside": SQL(" OR ").join([*_outside(model), SQL("false")]),
     }
+
+
+def _outside(model: type[Reading]) -> Iterator[Composable]:
+    """The conditions under which a merged value is outside its range."""
+    for spec in model.__fields__:
+        for sign, bound in (("<", spec.low), (">", spec.high)):
+            if bound is not None:
+                column = Identifier(spec.name)
+                yield SQL("coalesce(excluded.{0}, t.{0}) " + sign + " {1}").format(column, Literal(bound))

@@ -278,6 +278,27 @@ def test_direct_rows_merge_and_leave_the_version(storage: TimescaleDBStorage, lo
     assert stored(look) == [("mast", 4.0, 2.0, None, 1, 6)]
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["batch each", "one batch"])
+@pytest.mark.parametrize("copy", [True, False])
+def test_the_quality_of_merged_direct_rows_is_what_their_values_deserve(
+    connect: Connect, look: Look, copy: bool, together: bool
+) -> None:
+    storage = connect(copy=copy)
+    good, bad = {"a": 20.0}, {"a": 200.0}
+    rows: list[StoreRow] = [("mended", T0, bad), ("mended", T0, good), ("spoilt", T0, good), ("spoilt", T0, bad)]
+    rows += [Version("flagged", T0, bad, 2 | 1), Version("flagged", T0, good, 8), Version("same", T0, good, 8)]
+    rows += [("same", T0, good)]
+    batches = [rows] if together else [[row] for row in rows]
+    found = [counts(storage.store_readings(Mixed, batch)) for batch in batches]
+    assert [sum(column) for column in zip(*found, strict=True)] == [7, 1, 0]
+    assert look("SELECT device_id, a, quality FROM mixed ORDER BY 1") == [
+        ("flagged", 20.0, 2 | 8),
+        ("mended", 20.0, None),
+        ("same", 20.0, 8),
+        ("spoilt", 200.0, 1),
+    ]
+
+
 def test_a_version_takes_over_what_was_written_directly(storage: TimescaleDBStorage, look: Look) -> None:
     storage.store_reading(Mixed, "mast", T0, {"a": 1.0, "b": 2.0})
     assert stored(look) == [("mast", 1.0, 2.0, None, 0, 0)]
