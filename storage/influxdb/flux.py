@@ -36,6 +36,18 @@ MOST_LIMITED = 100_000
 """Limits up to this one are kept by the server, which holds that many rows of each series in memory."""
 
 _FLUX = {name: "mean" if name == "avg" else name for name in FUNCTIONS}
+# Answers are CSV whose writer turns a line feed within a text into a carriage return and a line feed, and leaves out
+# every other carriage return (Go's encoding/csv, UseCRLF). So these go as in tags, see line.py.
+_PLAIN = f"""import "strings"
+
+plain = (v) => "{TEXT_MARK}"
+    + strings.replaceAll(
+        v: strings.replaceAll(v: strings.replaceAll(v: v, t: "%", u: "%25"), t: "\\r", u: "%0D"),
+        t: "\\n",
+        u: "%0A",
+    )
+
+"""
 _RANGE = "range(start: rangeStart, stop: rangeStop)"
 _UNITS = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
@@ -99,14 +111,15 @@ def select_readings(bucket: str, gateway_id: str | None, selection: Selection) -
         steps.append(f'sort(columns: ["{first}", "gateway_id", "device_id"])')
     if "rowLimit" in options:
         steps.append("limit(n: rowLimit)")
-    return Query(_pipe(steps), options)
+    text = _pipe(steps)
+    return Query(_PLAIN + text if "plain(" in text else text, options)
 
 
 def _mapped(selection: Selection) -> list[str]:
     """The step that adds what order and texts need, where they need it."""
     shown = {*selection.columns, selection.order}
     parts = [
-        f'{spec.name}: if exists r.{spec.name} then "{TEXT_MARK}" + r.{spec.name} else "{NO_TEXT}"'
+        f'{spec.name}: if exists r.{spec.name} then plain(v: r.{spec.name}) else "{NO_TEXT}"'
         for spec in selection.scope.model.__fields__
         if spec.type is str and spec.name in shown
     ]
@@ -127,7 +140,11 @@ def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
     steps, options = _values(bucket, gateway_id, asked)
     if asked.function in ("first", "last"):
         defined, source = _on_clocks([*steps, *_edges_of_series(asked, window)], options, asked)
-        return Query(defined + _pipe([source, *_edge_of_all(asked, ["_start", *keys] if window else keys)]), options)
+        text = defined + _pipe([source, *_edge_of_all(asked, ["_start", *keys] if window else keys)])
+        if asked.field.type is str:
+            # `string` does nothing to a text. Without it Flux takes the values of every field for one, in `filter` too.
+            text = f"{_PLAIN}{text}\n    |> map(fn: (r) => ({{r with _value: plain(v: string(v: r._value))}}))"
+        return Query(text, options)
     defined, source = _on_clocks([*steps, *_shifted(asked)], options, asked)
     # Across several series, tables and gateways: without `group` each series answers apart.
     values = _pipe([source, _group(keys)])

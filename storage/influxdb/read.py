@@ -55,8 +55,12 @@ def _row(record: Record, selection: Selection, spans_gateways: bool) -> dict[str
 
 def _of_pivot(value: Any, kind: type) -> Any:
     if kind is str:
-        return None if value in (None, flux.NO_TEXT) else value.removeprefix(flux.TEXT_MARK)
+        return None if value in (None, flux.NO_TEXT) else _text(value)
     return float(value) if kind is float and value is not None else value
+
+
+def _text(value: str) -> str:
+    return id_of(value.removeprefix(flux.TEXT_MARK))
 
 
 def _sort_key(value: Any) -> tuple[bool, Any]:
@@ -122,8 +126,8 @@ def _result(value: Any, asked: Aggregation) -> Any:
     if asked.field.type is datetime:
         return from_micros(value // 1000)
     if asked.field.type is str:
-        # Rows are there for values alone: one that reads as null is an empty text.
-        return id_of(value) if asked.field.name == "device_id" else value or ""
+        text = _text(value)
+        return id_of(text) if asked.field.name == "device_id" else text  # which was escaped already, as a tag
     return float(value) if asked.field.type is float else value
 
 

@@ -68,12 +68,12 @@ COLUMNS = ["_time", "device_id", "gateway_id", "temperature", "raining", "note",
 def test_readings(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     server.csv = table(
         COLUMNS,
-        (NOON + HOUR, "mast", "roof", 21.5, True, '=a "b",\nc', 3, 0),
+        (NOON + HOUR, "mast", "roof", 21.5, True, '=a "b",%0D%0Ac%0D%250A', 3, 0),
         (NOON, "mast", "roof", -1e-7, None, "=", None, 5),
     ) + table([*COLUMNS[:4], "note"], (NOON - HOUR, "mast", "roof", 1, "-"), number=1)
     assert storage.query_readings(Weather, device="mast", limit=3) == [
         {"device_id": "mast", "timestamp": NOON + HOUR, "temperature": 21.5, "humidity": None, "raining": True,
-         "note": 'a "b",\nc', "count": 3},
+         "note": 'a "b",\r\nc\r%0A', "count": 3},
         {"device_id": "mast", "timestamp": NOON, "temperature": -1e-7, "humidity": None, "raining": None, "note": "",
          "count": None},
         {"device_id": "mast", "timestamp": NOON - HOUR, "temperature": 1.0, "humidity": None, "raining": None,
@@ -172,12 +172,12 @@ def test_wrong_arguments_are_not_sent(server: ScriptedInfluxDB, storage: InfluxD
         ("temperature", "count", "long", "7", 7),
         ("count", "max", "long", "9223372036854775807", 2**63 - 1),
         ("count", "avg", "double", "2.5", 2.5),
-        ("note", "last", "string", "", ""),
-        ("note", "first", "string", "=x", "=x"),
+        ("note", "last", "string", "=", ""),
+        ("note", "first", "string", "==x%0A%25", "=x\n%"),
         ("raining", "first", "boolean", "false", False),
         ("timestamp", "max", "long", "1767614400000001999", NOON + timedelta(microseconds=1)),
         ("timestamp", "count", "long", "3", 3),
-        ("device_id", "first", "string", "mast%5C", "mast\\"),
+        ("device_id", "first", "string", "=mast%255C", "mast\\"),
     ],
 )
 def test_results_have_their_type(
