@@ -133,7 +133,8 @@ class SQLiteBuffer(Buffer):
         position = self._writer_parts().cursors.position(upstream)
         which = _refused(upstream, measurement, device, start, end, reason, number)
         count = self._do(lambda journal: replay(journal, which)) or 0
-        position.replays = position.replays or count > 0
+        if count:
+            position.replays, position.replayed = True, 0
         return count
 
     def drop_quarantined(

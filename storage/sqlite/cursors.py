@@ -21,7 +21,8 @@ from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed
 @dataclass(slots=True)
 class Position:
     """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `before`, `place` and
-    `since` are those of its book and walk, `replays` says that quarantined rows wait to be sent once more."""
+    `since` are those of its book and walk, `replays` says that quarantined rows wait to be sent once more; of them
+    those up to row `replayed` are acknowledged."""
 
     acknowledged: Ranges
     before: int
@@ -30,6 +31,7 @@ class Position:
     split: int | None = None
     choice: Choice = EVERYTHING
     replays: bool = False
+    replayed: int = 0
     set_aside: list[tuple[Pending, str]] = field(default_factory=list)
     in_hand: dict[Lane, Window] = field(default_factory=dict)
 
@@ -53,7 +55,9 @@ class Position:
         self.set_aside = []
         if window.place is not None:
             self.place = window.place
-        elif not window.replayed:
+        elif window.replayed:
+            self.replayed = window.rows[-1].seq
+        else:
             self.acknowledged.add(window.low, window.high)
             if self.split is not None and self.acknowledged.first_gap() > self.split:
                 self.split = None

@@ -30,7 +30,7 @@ class PendingReader:
         wants to see that go; then what is owed from history, then the journal."""
         window = None
         if lane == "backlog" and position.replays:
-            rows = replayed_rows(view, self._catalogue.layouts(), cursor, limit)
+            rows = replayed_rows(view, self._catalogue.layouts(), cursor, position.replayed, limit)
             window = Window(0, 0, rows, replayed=True) if rows else None
             position.replays = bool(rows)
         if window is None and lane == "backlog" and position.place != END:

@@ -77,13 +77,13 @@ def count_quarantined(view: View, which: Refused) -> dict[str, int]:
     return dict(found.fetchall())
 
 
-def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, limit: int) -> list[Pending]:
-    """The rows that are to be sent to an upstream once more, oldest first."""
+def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, after: int, limit: int) -> list[Pending]:
+    """The rows behind row `after` that are to be sent to an upstream once more, oldest first."""
     by_name = {layout.name: layout for layout in layouts.values()}
     found = view.connection.execute(
         "SELECT seq, model, device_id, ts, quality, data FROM _quarantined"
-        " WHERE cursor = (SELECT id FROM _cursors WHERE name = ?) AND replay = 1 ORDER BY seq LIMIT ?",
-        (cursor, limit),
+        " WHERE cursor = (SELECT id FROM _cursors WHERE name = ?) AND replay = 1 AND seq > ? ORDER BY seq LIMIT ?",
+        (cursor, after, limit),
     )
     rows = []
     for seq, name, device, ts, quality, text in found:

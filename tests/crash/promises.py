@@ -5,7 +5,8 @@ must be the state after one of them: not before the last that was promised, not 
 """
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,13 +16,38 @@ Identity = tuple[str, str, int]
 """Measurement, device, timestamp in microseconds."""
 
 
+Version = tuple[Identity, int]
+"""A reading, and the number of the deed that wrote it so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """What a cursor is owed, by the deed that wrote each version, and how many readings ended how."""
+    """What a cursor is owed; what it refused; what of that it gets once more; and how many readings it has."""
 
-    pending: dict[Identity, int]
+    pending: frozenset[Version] = frozenset()
+    refused: frozenset[Version] = frozenset()
+    again: frozenset[Version] = frozenset()
     delivered: int = 0
-    quarantined: int = 0
+
+    @property
+    def owed(self) -> Counter[Identity]:
+        return Counter(row for row, _ in self.pending | self.again)
+
+    def replaced(self, gone: set[Version], new: set[Version]) -> "Upstream":
+        """After a merge, or new readings: old versions are not sent any more, also not once more."""
+        return replace(self, pending=self.pending - gone | new, again=self.again - gone)
+
+    def acknowledged(self, sent: set[Version], refused: set[Identity]) -> "Upstream":
+        passed = sent & (self.pending | self.again)
+        kept = {version for version in passed if version[0] in refused}
+        return Upstream(
+            self.pending - passed, self.refused | kept, self.again - passed, self.delivered + len(passed - kept)
+        )
+
+    def replaying(self, written: Mapping[Identity, int]) -> "Upstream":
+        """What was refused is sent once more, where there is no newer version."""
+        newest = {(row, number) for row, number in self.refused if written.get(row, 0) <= number}
+        return replace(self, refused=frozenset(), again=self.again | newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +74,7 @@ class Promises:
     def __init__(self, operations: Iterable[Operation]) -> None:
         self.states = [State()]
         self.at = [Promised()]
-        self._taken: dict[str, dict[Identity, int]] = {}
+        self._sent: dict[str, set[Version]] = {}
         for operation in operations:
             now = self.at[-1]
             self.at.append(self._mark(now, json.loads(operation.text)) if isinstance(operation, Mark) else now)
@@ -58,50 +84,68 @@ class Promises:
             self.states.append(self._after(len(self.states), mark["begin"]))
             return replace(now, begun=now.begun + 1)
         if "sent" in mark:
-            return self._sent(now, mark["sent"], [_identity(row) for row in mark["rows"]])
+            return self._hand_out(now, mark["sent"], {_identity(row) for row in mark["rows"]}, mark["replayed"])
         if mark["promised"] == "committed":
             return replace(now, committed=mark["deed"])
         return replace(now, committed=max(now.committed, mark["deed"]), durable=mark["deed"])
 
-    def _sent(self, now: Promised, cursor: str, rows: list[Identity]) -> Promised:
+    def _hand_out(self, now: Promised, cursor: str, rows: set[Identity], replayed: bool) -> Promised:
         """Only what is durable here goes upstream: whoever hands a reading out promises it."""
-        self._taken[cursor] = {row: self.states[-1].written[row] for row in rows}
-        return replace(now, durable=max([now.durable, *self._taken[cursor].values()]))
+        last = self.states[-1]
+        again = {version for version in last.upstreams[cursor].again if version[0] in rows}
+        self._sent[cursor] = again if replayed else {(row, last.written[row]) for row in rows}
+        return replace(now, durable=max([now.durable, *(number for _, number in self._sent[cursor])]))
 
     def _after(self, number: int, deed: dict[str, Any]) -> State:
         before = self.states[-1]
-        rows, written = dict(before.rows), dict(before.written)
-        pending = {name: dict(one.pending) for name, one in before.upstreams.items()}
-        upstreams = {name: replace(one, pending=pending[name]) for name, one in before.upstreams.items()}
+        after = State(dict(before.rows), dict(before.written), dict(before.upstreams))
         if deed["do"] == "store":
-            for measurement, device, ts, data in deed["rows"]:
-                row = (measurement, device, ts)
-                merged = {**rows.get(row, {}), **data}
-                if rows.get(row) != merged:
-                    rows[row], written[row] = merged, number
-                    for owed in pending.values():
-                        owed[row] = number
+            _store(after, number, deed["rows"])
         elif deed["do"] == "delete":
-            for row in [row for row in rows if _is_in(row, deed)]:
-                del rows[row], written[row]
-                for owed in pending.values():
-                    owed.pop(row, None)
-        elif deed["do"] == "add cursor":
-            owed = {} if deed["start"] == "now" else dict(written)
-            upstreams.setdefault(deed["cursor"], Upstream(owed))
+            _delete(after, {row for row in after.rows if _is_in(row, deed)})
         else:
-            assert deed["do"] == "acknowledge"
-            mine = upstreams[deed["cursor"]]
-            refused = {_identity(row) for row in deed["refused"]}
-            passed = {row for row, number in self._taken[deed["cursor"]].items() if mine.pending.get(row) == number}
-            for row in passed:
-                del mine.pending[row]
-            upstreams[deed["cursor"]] = replace(
-                mine,
-                delivered=mine.delivered + len(passed - refused),
-                quarantined=mine.quarantined + len(passed & refused),
-            )
-        return State(rows, written, upstreams)
+            self._move(after, deed)
+        return after
+
+    def _move(self, state: State, deed: dict[str, Any]) -> None:
+        """What is done to a cursor."""
+        cursor = deed["cursor"]
+        mine = state.upstreams.pop(cursor, None)
+        if deed["do"] == "remove cursor":
+            return
+        if mine is None:
+            assert deed["do"] == "add cursor"
+            mine = Upstream(frozenset() if deed["start"] == "now" else frozenset(state.written.items()))
+        elif deed["do"] == "acknowledge":
+            mine = mine.acknowledged(self._sent[cursor], {_identity(row) for row in deed["refused"]})
+        elif deed["do"] == "replay":
+            mine = mine.replaying(state.written)
+        elif deed["do"] == "drop":
+            mine = replace(mine, refused=frozenset())
+        else:
+            assert deed["do"] == "add cursor"
+        state.upstreams[cursor] = mine
+
+
+def _store(state: State, number: int, rows: list[tuple[str, str, int, dict[str, Any]]]) -> None:
+    for measurement, device, ts, data in rows:
+        row = (measurement, device, ts)
+        old = state.rows.get(row)
+        merged = {**(old or {}), **data}
+        if merged != old:
+            gone = set() if old is None else {(row, state.written[row])}
+            state.rows[row], state.written[row] = merged, number
+            for name, mine in state.upstreams.items():
+                state.upstreams[name] = mine.replaced(gone, {(row, number)})
+
+
+def _delete(state: State, rows: set[Identity]) -> None:
+    """What was refused stays, and is sent once more if somebody wants that."""
+    gone = {(row, state.written[row]) for row in rows}
+    for row in rows:
+        del state.rows[row], state.written[row]
+    for name, mine in state.upstreams.items():
+        state.upstreams[name] = replace(mine, pending=mine.pending - gone)
 
 
 def _identity(row: list[Any]) -> Identity:

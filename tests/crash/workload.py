@@ -5,13 +5,13 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.storage.base import Window
+from edgedepot.storage.base import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.receipt import Receipt
 from tests.crash.recording import MARKS
@@ -102,29 +102,44 @@ class Work:
         self.store.add_cursor(name, start)
         self._promised(self._promise)
 
-    def take(self, cursor: str, limit: int) -> Window | None:
+    def take(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
         """What is to be sent next; `acknowledge` ends it."""
         self.settle()
-        window = self.store.pending(cursor, limit)
+        window = self.store.pending(cursor, limit, lane)
         if window is not None:
-            rows = [[row.model.__measurement__, row.device_id, row.timestamp] for row in window.rows]
-            self._mark(sent=cursor, rows=rows)
+            self._mark(sent=cursor, rows=_told(window.rows), replayed=window.replayed)
         return window
 
     def acknowledge(self, cursor: str, window: Window, refuse: int = 0) -> None:
         self.settle()
         refused = window.rows[:refuse]
-        told = [[row.model.__measurement__, row.device_id, row.timestamp] for row in refused]
-        self._begin("acknowledge", cursor=cursor, refused=told)
+        self._begin("acknowledge", cursor=cursor, refused=_told(refused))
         if refused:
             self.store.quarantine(cursor, refused, "refused by the test")
         self.store.acknowledge(cursor, window)
         self.sync()
 
-    def send(self, cursor: str, limit: int, refuse: int = 0) -> None:
-        window = self.take(cursor, limit)
+    def send(self, cursor: str, limit: int, refuse: int = 0, lane: Lane = "backlog") -> None:
+        window = self.take(cursor, limit, lane)
         if window is not None:
             self.acknowledge(cursor, window, refuse)
+
+    def replay(self, cursor: str) -> None:
+        """What was refused is sent once more."""
+        self._begin("replay", cursor=cursor)
+        self.store.replay_quarantined(cursor)
+        self._promised(self._promise)
+
+    def drop(self, cursor: str) -> None:
+        """What was refused is given up."""
+        self._begin("drop", cursor=cursor)
+        self.store.drop_quarantined(cursor)
+        self._promised(self._promise)
+
+    def remove_cursor(self, cursor: str) -> None:
+        self._begin("remove cursor", cursor=cursor)
+        self.store.remove_cursor(cursor)
+        self._promised(self._promise)
 
     def reopen(self, **options: Any) -> None:
         self.close()
@@ -171,6 +186,10 @@ class Work:
         ]
 
 
+def _told(rows: Sequence[Pending]) -> list[list[Any]]:
+    return [[row.model.__measurement__, row.device_id, row.timestamp] for row in rows]
+
+
 # -- themes ----------------------------------------------------------------------------------------------------------
 
 
@@ -213,10 +232,11 @@ def fold(work: Work) -> None:
 
 
 def acknowledge(work: Work) -> None:
-    """Upstreams that come early and late, whole windows and refused readings, a merge while a window is out."""
+    """Upstreams that come early, late and go; whole windows and refused readings, sent again or given up; two lanes; a
+    merge while a window is out."""
     work.open(piece_rows=40)
     work.add_cursor("first")
-    for step in range(8):
+    for step in range(9):
         work.put(Mixed, work.mixed(work.fresh(12)))
         work.send("first", 9, refuse=step % 3)
         if step == 3:
@@ -227,11 +247,20 @@ def acknowledge(work: Work) -> None:
             work.put(Mixed, work.mixed(work.again(10, devices=1)))
             if window is not None:
                 work.acknowledge("late", window, refuse=step % 2)
+        if step == 4:
+            work.store.split("first")
+        if step in (5, 6):
+            work.send("first", 5, refuse=1, lane="live")
+            work.replay("first")
         if step == 5:
             work.add_cursor("latest", "now")
             work.fold()
         if step == 6:
             work.reopen(piece_rows=40)
+        if step == 7:
+            work.drop("late")
+    work.remove_cursor("latest")
+    work.fold()
 
 
 def delete(work: Work) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from edgedepot import InvalidValue, SQLiteStorage
 from edgedepot.storage.base import Window
+from edgedepot.storage.clock import ManualClock
 from tests.books import upstream_books
 from tests.models import Weather
 
@@ -52,6 +53,26 @@ def test_rows_come_in_the_order_of_arrival_in_windows(store: SQLiteStorage) -> N
     store.acknowledge("central", second)
     assert store.pending("central", 2) is None
     assert store.ledger().upstreams["central"] == upstream_books(versions=3, delivered=3)
+
+
+def test_rows_sent_once_more_are_not_handed_out_again_before_their_acknowledgement_is_committed(path: Path) -> None:
+    with SQLiteStorage(path, gateway_id="roof", clock=ManualClock()) as store:
+        store.add_cursor("central")
+        put(store, 1, 2, 3)
+        for _ in range(2):
+            window = next_window(store)
+            store.quarantine("central", window.rows, "refused")
+            store.acknowledge("central", window)
+            assert store.pending("central", 10) is None
+            assert store.replay_quarantined("central") == 3
+            assert [row["reason"] for row in store.quarantined("central") if row["replayed"]] == ["refused"] * 3
+        first = next_window(store, 2)
+        store.acknowledge("central", first)
+        second = next_window(store)
+        assert [len(first.rows), len(second.rows)] == [2, 1]
+        store.acknowledge("central", second)
+        assert store.pending("central", 10) is None
+        assert store.ledger().upstreams["central"] == upstream_books(versions=3, delivered=3)
 
 
 def test_an_acknowledgement_rides_in_the_next_commit_and_survives(store: SQLiteStorage, path: Path) -> None:
