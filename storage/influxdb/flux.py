@@ -24,9 +24,8 @@ ORDER = "_order"
 TEXT_MARK = "="
 """What texts begin with in pivoted answers: an answer is CSV, where an empty text would read as null."""
 NO_TEXT = "-"
-"""What stands for null there. Not an empty text: the Flux of InfluxDB 2.7.11 loses those in a column that it makes, and
-the texts below them move up a row (https://github.com/influxdata/flux/pull/5503)."""
-
+"""What stands for null there. Not an empty text: Flux 0.195.2 loses those in a column that it makes, and the texts
+below them move up a row (https://github.com/influxdata/flux/pull/5503)."""
 MOMENT = "_moment"
 """A column with the time of a row whose ``_time`` was shifted."""
 
