@@ -8,10 +8,13 @@ from typing import Any, Self
 
 
 class Child:
-    """A module of this package in a process of its own. As a context manager it makes sure that it ends."""
+    """A module of this package in a process of its own. As a context manager it makes sure that it ends.
 
-    def __init__(self, module: str, *arguments: object) -> None:
-        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)]
+    `python` is the interpreter of another environment, for what this one does not have.
+    """
+
+    def __init__(self, module: str, *arguments: object, python: str = sys.executable) -> None:
+        command = [python, "-m", f"tests.benchmarks.{module}", *map(str, arguments)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(self, word: str) -> None:

@@ -20,6 +20,8 @@ MORE = ", ten times the rows"
         ("mqtt_to_durable", ["MQTT to durable"]),
         ("serial_to_durable", ["serial to durable"]),
         ("footprint", ["resident memory", "start"]),
+        ("timescale_writing", ["first", "again"]),
+        ("timescale_aggregate", ["hourly aggregate"]),
         ("store_write", ["dicts, batch 1000", "JSON, batch 1000", "dicts, batch 50", "JSON, batch 50"]),
         ("store_ingest", ["ingest at 50,000 rows"]),
         ("store_latency", ["put to durable, p99"]),
