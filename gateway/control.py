@@ -1,26 +1,47 @@
-"""The Unix socket on which a running gateway answers, beside its store: ``gateway.db.sock``, for its owner alone.
+"""The Unix socket on which a running gateway answers, beside its store: ``gateway.db.sock``, for its owner and root.
 
-One connection, one question, one answer, each a line of JSON: ``{"ask": "status"}`` -> ``{"status": {...}}``, or
-``{"error": "..."}``.
+One connection, one request, one answer, each a line of JSON (see requests.py):
+
+    {"version": 1, "do": "status"}   ->   {"version": 1, "answer": {...}}
+                                     or   {"version": 1, "error": "InvalidValue", "message": "..."}
+
+The error is one of storage/errors.py, and raised again by who asked. A client that says nothing, or does not listen, is
+left after some seconds; of those that are served at once there are only so many, and the others wait for their turn.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import pwd
 import socket
+import struct
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from edgedepot.requests import SIZE_LIMIT, VERSION, Desk, Request, decode, encode
+from edgedepot.storage import errors
+from edgedepot.storage.errors import ConfigError, EdgeDepotError, InvalidValue, StorageBusy, StorageError, StorageLocked
 
 log = logging.getLogger("edgedepot.gateway")
 
-_PATIENCE = 2.0  # seconds for one question, so that a client that says nothing holds up nobody for long
-_QUESTION_LIMIT = 4096
-_PATH_LIMIT = 100  # bytes; the kernel's own limit is 107
+PATIENCE = 5.0
+"""Seconds for a client to say what it wants, and again to take the answer."""
+ANSWER_PATIENCE = 120.0
+"""Seconds for a gateway to answer: a request may wait for a fold, or for an upstream's last answer."""
+_CLIENTS = 8  # at once
+_WAITING = 64  # clients that the kernel lets wait
+_ANSWER_LIMIT = 1 << 26
+_CONNECT_PATIENCE, _CONNECT_PAUSE = 10.0, 0.05  # seconds
+_NOBODY_LISTENS = (errno.ENOENT, errno.ECONNREFUSED, errno.ENAMETOOLONG, errno.ENOTDIR)
+_PATH_LIMIT = 107  # bytes, the kernel's
+_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid; see unix(7)
 
 
 def socket_path(store: Path) -> Path:
@@ -28,14 +49,23 @@ def socket_path(store: Path) -> Path:
     return store.with_name(store.name + ".sock")
 
 
-class ControlServer:
-    """Answers in a thread of its own. `answers` maps a question to what makes its answer, from that thread."""
+# -- the gateway's side -----------------------------------------------------------------------------------------------
 
-    def __init__(self, path: Path, answers: dict[str, Callable[[], Any]]) -> None:
+
+class ControlServer:
+    """Carries out what clients ask, in threads of its own. `desk` is called from any of them. `patience` is in seconds:
+    for a client to say what it wants, and again to take the answer."""
+
+    def __init__(self, path: Path, desk: Desk, patience: float = PATIENCE) -> None:
         self.path = path
-        self._answers = answers
+        self._desk = desk
+        self._patience = patience
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve, name="edgedepot-control", daemon=True)
+        self._slots = threading.Semaphore(_CLIENTS)
+        self._lock = threading.Lock()  # guards what follows
+        self._clients: dict[threading.Thread, socket.socket] = {}
+        self._stopping = False
 
     def start(self) -> None:
         """Listen. Who calls holds the store's lock, so a socket that is there already is a dead process's.
@@ -48,81 +78,216 @@ class ControlServer:
             os.fchmod(listener.fileno(), 0o600)  # before it has a name: at no moment is it open to others
             with _short(self.path) as short:
                 listener.bind(short)
-            listener.listen(8)
+                os.chmod(short, 0o600)  # a umask may have taken the owner's own rights
+            listener.listen(_WAITING)
         except OSError as exc:
             listener.close()
-            log.warning("cannot listen on %s (%s): `edgedepot status` will not see live states", self.path, exc)
+            log.warning("cannot listen on %s (%s): commands will not reach this gateway", self.path, exc)
             return
         self._socket = listener
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop answering and remove the socket."""
+    def stop(self, timeout: float = 10.0) -> None:
+        """Take no more requests, remove the socket, and wait for those that are being carried out."""
         if self._socket is None:
             return
         self.path.unlink(missing_ok=True)
+        with self._lock:
+            self._stopping = True
+            clients = dict(self._clients)
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread; close alone would not
-        self._thread.join(2 * _PATIENCE)
+        self._slots.release()
+        for client in clients.values():
+            with contextlib.suppress(OSError):  # it is gone
+                client.shutdown(socket.SHUT_RD)  # who has not asked yet is not waited for
+        deadline = time.monotonic() + timeout
+        for thread in (self._thread, *clients):
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._socket.close()
         self._socket = None
 
     def _serve(self) -> None:
         assert self._socket is not None
         while True:
+            self._slots.acquire()
             try:
-                connection, _ = self._socket.accept()
-            except OSError:  # shut down
-                return
-            with connection, contextlib.suppress(OSError):  # the client went away
-                connection.settimeout(_PATIENCE)
-                connection.sendall(self._answer(_read_line(connection)) + b"\n")
+                client, _ = self._socket.accept()
+            except OSError as exc:
+                if self._is_stopping():
+                    return
+                log.warning("control socket: %s", exc)  # out of file descriptors, say
+                time.sleep(1.0)
+                self._slots.release()
+                continue
+            thread = threading.Thread(target=self._attend, args=(client,), name="edgedepot-control-client", daemon=True)
+            with self._lock:
+                self._clients[thread] = client
+            thread.start()
 
-    def _answer(self, question: bytes) -> bytes:
+    def _attend(self, client: socket.socket) -> None:
         try:
-            name = json.loads(question)["ask"]
-            make = self._answers[name]
-        except (ValueError, TypeError, KeyError):
-            expected = json.dumps({"ask": next(iter(self._answers))})
-            return json.dumps({"error": f"not understood, expected a line such as {expected}"}).encode()
+            with client, contextlib.suppress(OSError):  # it went away, or says nothing, or does not listen
+                answer = self._answer(client)
+                client.settimeout(self._patience)
+                client.sendall(json.dumps({"version": VERSION, **answer}).encode() + b"\n")
+        finally:
+            with self._lock:
+                del self._clients[threading.current_thread()]
+            self._slots.release()
+
+    def _answer(self, client: socket.socket) -> dict[str, Any]:
         try:
-            return json.dumps({name: make()}).encode()
+            _check_peer(client)
+            request = decode(_read_line(client, self._patience))
+        except EdgeDepotError as exc:
+            return _error(exc)
+        try:
+            return {"answer": request.run(self._desk)}
+        except EdgeDepotError as exc:
+            return _error(exc)
         except Exception as exc:  # the thread's outermost edge
-            log.exception("no answer for a client of %s", self.path)
-            return json.dumps({"error": f"{type(exc).__name__}: {exc}"}).encode()
+            log.error("control socket: %s failed", type(request).__name__, exc_info=exc)
+            return _error(StorageError(f"the gateway failed at this, see its log: {type(exc).__name__}: {exc}"))
+
+    def _is_stopping(self) -> bool:
+        with self._lock:
+            return self._stopping
 
 
-def ask(path: Path, name: str) -> Any:
-    """What the gateway at that socket answers; None when none does. Blocks for some seconds at most."""
+def _check_peer(client: socket.socket) -> None:
+    """Who else may open the socket is still not served: rights of files change hands easily."""
+    pid, user, _ = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if user not in (0, os.geteuid()):
+        log.warning("control socket: refused process %d of %s", pid, _user(user))
+        raise StorageLocked(_not_allowed(os.geteuid(), user))
+
+
+def _not_allowed(owner: int, user: int) -> str:
+    allowed = "root" if owner == 0 else f"{_user(owner)} and root"
+    return (
+        f"the gateway that is running takes commands from {allowed} only, and this is {_user(user)}: "
+        f"try it as that user, such as by sudo -u {_user(owner)}"
+    )
+
+
+def _user(number: int) -> str:
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(2 * _PATIENCE)
-            with _short(path) as short:
-                connection.connect(short)
-            connection.sendall(json.dumps({"ask": name}).encode() + b"\n")
-            with connection.makefile("rb") as answer:
-                return json.loads(answer.readline()).get(name)
-    except (OSError, ValueError):
-        return None
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
 
 
-def _read_line(connection: socket.socket) -> bytes:
-    line = b""
-    while not line.endswith(b"\n") and len(line) < _QUESTION_LIMIT:
-        part = connection.recv(_QUESTION_LIMIT)
-        if not part:
-            break
+def _read_line(client: socket.socket, patience: float) -> bytes:
+    """All up to the line's end, or to where the client's side ends. Raises `TimeoutError` and `InvalidValue`."""
+    deadline = time.monotonic() + patience
+    line = bytearray()
+    while len(line) <= SIZE_LIMIT:
+        client.settimeout(max(0.001, deadline - time.monotonic()))
+        part = client.recv(1 << 16)
         line += part
-    return line
+        if not part or b"\n" in part:
+            return bytes(line.partition(b"\n")[0])
+    raise InvalidValue(f"the request is longer than {SIZE_LIMIT} bytes")
+
+
+def _error(exc: EdgeDepotError) -> dict[str, Any]:
+    return {"error": type(exc).__name__, "message": str(exc)}
+
+
+# -- the client's side ------------------------------------------------------------------------------------------------
+
+
+def ask(path: Path, request: Request, timeout: float = ANSWER_PATIENCE) -> dict[str, Any] | None:
+    """What the gateway at that socket answers; None where no gateway listens.
+
+    Blocks for `timeout` seconds at most. Raises what carrying the request out raised there, `StorageLocked` for who
+    may not ask, `StorageBusy` where no answer comes in time, `StorageError` where the gateway hangs up.
+    """
+    line = encode(request)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.settimeout(timeout)
+        if not _connect(server, path):
+            return None
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered already
+                server.sendall(line)
+            with server.makefile("rb") as answer:
+                return _read_answer(path, answer.readline(_ANSWER_LIMIT))
+        except TimeoutError as exc:
+            raise StorageBusy(f"{path}: no answer within {timeout:g} s; whether it will be done is not known") from exc
+        except OSError as exc:
+            raise StorageError(f"{path}: the gateway hung up: {exc.strerror}") from exc
+
+
+def _connect(server: socket.socket, path: Path) -> bool:
+    deadline = time.monotonic() + _CONNECT_PATIENCE
+    while True:
+        try:
+            with _short(path) as short:
+                server.connect(short)
+            return True
+        except PermissionError as exc:
+            raise StorageLocked(f"{path}: {_not_allowed(_owner(path), os.geteuid())}") from exc
+        except BlockingIOError as exc:  # more wait than the kernel lets
+            if time.monotonic() > deadline:
+                raise StorageBusy(f"{path}: the gateway does not answer, and others wait too") from exc
+            time.sleep(_CONNECT_PAUSE)
+        except OSError as exc:
+            if exc.errno in _NOBODY_LISTENS:
+                return False
+            raise StorageError(f"{path}: {exc.strerror}") from exc
+
+
+def _owner(path: Path) -> int:
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return 0
+
+
+def _read_answer(path: Path, line: bytes) -> dict[str, Any]:
+    if not line.endswith(b"\n"):
+        raise StorageError(f"{path}: the gateway hung up without an answer; it may have been stopped")
+    try:
+        found = json.loads(line)
+        version = found["version"]
+        error, message = str(found.get("error", "")), str(found.get("message", ""))
+        answer: dict[str, Any] = found["answer"] if not error else {}
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise StorageError(f"{path}: answers something else, is that a gateway's socket?") from exc
+    if version != VERSION:
+        raise ConfigError(
+            f"{path}: found an answer of version {version}, expected {VERSION}: the gateway runs another version of "
+            "edgedepot, use that one's command"
+        )
+    if error:
+        _raise(error, message)
+    return answer
+
+
+def _raise(name: str, message: str) -> NoReturn:
+    """Raise an error of ours by its name."""
+    found = getattr(errors, name, None)
+    if isinstance(found, type) and issubclass(found, EdgeDepotError):
+        raise found(message)
+    raise StorageError(message)
 
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """A name for the path that fits into a socket address: through the folder's descriptor, where it is too long."""
+    """A name for the path that fits into a socket address: through the folder's descriptor, where it is too long.
+
+    Raises `OSError`, also where the file's own name is too long for that.
+    """
     if len(os.fsencode(path)) <= _PATH_LIMIT:
         yield str(path)
         return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
+        short = f"/proc/self/fd/{folder}/{path.name}"
+        if len(os.fsencode(short)) > _PATH_LIMIT:
+            text = f"a socket's name may have {_PATH_LIMIT} bytes; give the store a shorter one"
+            raise OSError(errno.ENAMETOOLONG, text)
+        yield short
     finally:
         os.close(folder)

@@ -26,9 +26,10 @@ from typing import Any, Self
 
 from edgedepot.control import ControlServer, socket_path
 from edgedepot.drivers.base import Driver
+from edgedepot.requests import Removed, remove_cursor
 from edgedepot.storage.base import BaseStorage, Buffer, Inlet
 from edgedepot.storage.clock import Clock, SystemClock, from_micros
-from edgedepot.storage.errors import ConfigError, StorageError
+from edgedepot.storage.errors import ConfigError, NotSupported, StorageBusy, StorageError
 from edgedepot.storage.plain import PlainInlet
 from edgedepot.supervisor import Supervisor
 from edgedepot.sync.settings import Duration
@@ -84,6 +85,7 @@ class Gateway:
         self._upstreams: dict[str, BaseStorage] = {}
         self._at_stop = ExitStack()
         self._lock = threading.Lock()  # held for the whole of a start or a stop
+        self._removing = threading.Lock()
         self._started_at: int | None = None
         self._is_stopped = False
         # Not an Event: a signal handler may put into this queue while the thread it interrupts takes from it.
@@ -180,12 +182,11 @@ class Gateway:
     def _start_all(self, undo: ExitStack) -> None:
         """Each step with its undoing, which happens in reverse order also when a later one fails."""
         undo.callback(self._store.close)
-        for name, upstream in self._upstreams.items():
-            undo.callback(_close_upstream, name, upstream)
+        undo.callback(self._close_upstreams)
         self._warn_of_orphans()
         path = getattr(self._store, "path", None)
         if isinstance(path, Path):
-            control = ControlServer(socket_path(path), {"status": self.status})
+            control = ControlServer(socket_path(path), self)
             control.start()
             undo.callback(control.stop)
         undo.callback(self._say_what_is_pending)
@@ -220,6 +221,10 @@ class Gateway:
         for worker in self._workers.values():
             worker.stop(max(1.0, deadline - time.monotonic()))
 
+    def _close_upstreams(self) -> None:
+        for name, upstream in self._upstreams.items():
+            _close_upstream(name, upstream)
+
     def _warn_of_orphans(self) -> None:
         if not isinstance(self._store, Buffer):
             return
@@ -238,6 +243,33 @@ class Gateway:
         assert isinstance(self._store, Buffer)  # or no worker would be there
         return self._store.count_pending(name)
 
+    def remove_upstream(self, name: str) -> Removed:
+        """Forget an upstream, what is pending for it and what is quarantined; a running gateway stops forwarding to it
+        first. A later `forward_to` of that name begins anew.
+
+        Blocks until that is committed. Raises `InvalidValue` where there is none of that name, and `StorageBusy` while
+        it does not answer the request in flight: then nothing is removed, and nothing more is sent until a restart.
+        """
+        if not isinstance(self._store, Buffer):
+            raise NotSupported(f"a {type(self._store).__name__} has no upstreams")
+        with self._removing:
+            worker = self._workers.get(name)
+            if worker is None:
+                return remove_cursor(self._store, name)
+            if not worker.stop(STOP_SECONDS):
+                raise StorageBusy(
+                    f"upstream {name}: its answer to the last request is awaited still, so it was not removed; nothing "
+                    "more is sent to it before a restart. Try again"
+                )
+            removed = remove_cursor(self._store, name, was_set_up=True)
+            # Replaced, not changed: other threads may be going through them.
+            self._workers = {other: kept for other, kept in self._workers.items() if other != name}
+            upstream = self._upstreams[name]
+            self._upstreams = {other: kept for other, kept in self._upstreams.items() if other != name}
+        _close_upstream(name, upstream)
+        log.info("upstream %s was removed; pending for it were %s", name, counted(removed.pending, "reading"))
+        return removed
+
     # -- looking on -----------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -252,11 +284,11 @@ class Gateway:
             "started": _iso(self._started_at),
             "store": {"status": health["status"], "message": health["message"]},
             "drivers": {name: supervisor.status() for name, supervisor in self._supervisors.items()},
-            "upstreams": {name: self._upstream_status(name) for name in self._workers},
+            "upstreams": {name: self._upstream_status(name, worker) for name, worker in self._workers.items()},
         }
 
-    def _upstream_status(self, name: str) -> dict[str, Any]:
-        found = self._workers[name].status()
+    def _upstream_status(self, name: str, worker: SyncWorker) -> dict[str, Any]:
+        found = worker.status()
         retry_in = None if found.retry_at is None else max(0.0, found.retry_at - self._clock.monotonic())
         return {
             "state": found.state,

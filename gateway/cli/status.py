@@ -46,9 +46,10 @@ def status(file: Path, as_json: bool) -> None:
 def read_status(store: SQLiteStorage) -> dict[str, Any]:
     """What the store says, and beside it, under ``"live"``, what the running gateway says of the same."""
     from edgedepot.control import ask, socket_path
+    from edgedepot.requests import Status
     from edgedepot.storage.sqlite.connection import writing_process
 
-    live: dict[str, Any] | None = ask(socket_path(store.path), "status")
+    live: dict[str, Any] | None = ask(socket_path(store.path), Status())
     books = store.ledger()
     devices = store.devices()
     newest = max((device.last_seen for device in devices if device.last_seen), default=None)

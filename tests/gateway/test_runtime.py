@@ -13,6 +13,8 @@ import pytest
 from edgedepot import ConfigError, Gateway, SQLiteStorage, StorageError
 from edgedepot.control import ask, socket_path
 from edgedepot.drivers.base import Sink
+from edgedepot.requests import Status
+from edgedepot.storage.base import EVERYTHING, Choice, Start
 from tests.gateway.scripted import ScriptedDriver, Weather, eventually
 from tests.gateway.third_party import ListStorage
 
@@ -131,7 +133,7 @@ def test_a_stop_without_a_start_lets_go_of_the_store(tmp_path: Path) -> None:
 
 def test_a_start_that_fails_undoes_what_it_did(tmp_path: Path) -> None:
     class NoWatching(SQLiteStorage):
-        def add_cursor(self, name: str, start: object = "oldest") -> None:
+        def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> None:
             raise StorageError("the disk is gone")
 
     driver = ScriptedDriver()
@@ -177,7 +179,8 @@ def test_status_while_it_runs(tmp_path: Path) -> None:
     gateway.forward_to("central", ListStorage())
     with gateway:
         eventually(lambda: gateway.status()["upstreams"]["central"]["delivered"] == 1)
-        status = ask(socket_path(tmp_path / "gateway.db"), "status")
+        status = ask(socket_path(tmp_path / "gateway.db"), Status())
+    assert status is not None
     assert status["gateway_id"] == "roof"
     assert status["store"]["status"] == "pass"
     assert status["drivers"]["mast"]["restarts"] == 1
