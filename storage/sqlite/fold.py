@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import groupby, pairwise
 
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.history import hour_of
+from edgedepot.storage.sqlite.hours import Span, add_hours
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, write_shape
 from edgedepot.storage.sqlite.tables import (
     HOUR,
-    HOUR_COLUMNS,
     add_partition,
     add_piece,
     cell,
@@ -108,33 +108,38 @@ class Fold:
     def _fold_model(self, layout: Layout, rows: list[Unfolded]) -> None:
         shape = self._journal.shape
         places: dict[tuple[int, int], list[int]] = {}
+        firsts = [piece.first for piece in shape.pieces]
         partitions = {one.id: one for one in shape.partitions.get(layout.id, [])}
         pieces: dict[int, Piece] = {}
         known = len(partitions)
-        for _, ts, seq in rows:
-            partition = shape.partition_of(layout.id, ts) or add_partition(self._connection, shape, layout, ts)
-            piece = shape.piece_of(seq)
-            assert piece is not None
-            partitions[partition.id], pieces[piece.id] = partition, piece
+        folded: dict[int, list[tuple[int, int]]] = {}
+        partition: Partition | None = None
+        for series, ts, seq in rows:
+            if partition is None or not partition.start <= ts < partition.stop:
+                partition = shape.partition_of(layout.id, ts) or add_partition(self._connection, shape, layout, ts)
+                partitions[partition.id] = partition
+            piece = shape.pieces[bisect_right(firsts, seq) - 1]
+            pieces[piece.id] = piece
             places.setdefault((piece.id, partition.id), []).append(seq)
+            folded.setdefault(partition.id, []).append((series.id, ts))
         widen_hours(self._connection, shape, layout)
         for (piece_id, partition_id), seqs in places.items():
             self._copy(layout, pieces[piece_id], partitions[partition_id], json.dumps(seqs))
+        for partition_id, those in folded.items():
+            add_hours(self._connection, layout, partitions[partition_id], _spans(those, shape.folded.low))
         if len(shape.partitions[layout.id]) > known:
             refresh_view(self._connection, shape, layout)
 
     def _copy(self, layout: Layout, piece: Piece, partition: Partition, seqs: str) -> None:
         widen_partition(self._connection, layout, partition)
-        rows = (
-            f"SELECT series, ts, seq, quality, {_values(layout, piece.width)} FROM {piece.table}"
-            " WHERE seq IN (SELECT value FROM json_each(:seqs))"
-        )
-        columns = ", ".join(("series", "ts", "seq", "quality", *value_columns(layout)))
+        columns = ("series", "ts", "seq", "quality", *value_columns(layout))
+        # Looked up one by one, in the order of series and time that they are given in: nothing is left to sort.
         self._connection.execute(
-            f"INSERT INTO {history_table(layout, partition)} ({columns}) {rows} ORDER BY series, ts",
-            {"seqs": seqs},
+            f"INSERT INTO {history_table(layout, partition)} ({', '.join(columns)})"
+            f" SELECT {', '.join(cell(column, piece.width) for column in columns)}"
+            f" FROM json_each(?) AS one CROSS JOIN {piece.table} ON seq = one.value",
+            (seqs,),
         )
-        add_hours(self._connection, layout, partition, rows, {"seqs": seqs})
 
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""
@@ -148,12 +153,8 @@ class Fold:
             partition = self._journal.shape.partition_of(model_id, hour * HOUR)
             if partition is not None:
                 widen_hours(self._connection, self._journal.shape, layout)
-                rows = (
-                    f"SELECT series, ts, {_values(layout, partition.width)} FROM {history_table(layout, partition)}"
-                    " WHERE series = :series AND ts >= :start AND ts < :end"
-                )
-                bound = {"series": series, "start": hour * HOUR, "end": (hour + 1) * HOUR}
-                add_hours(self._connection, layout, partition, rows, bound)
+                whole = Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1, 0)
+                add_hours(self._connection, layout, partition, [whole])
             self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))
         return len(dirty)
 
@@ -185,54 +186,8 @@ class Fold:
         shape.pieces[:-1] = keep
 
 
-def _values(layout: Layout, width: int) -> str:
-    """A model's values, from a table that has so many value columns."""
-    return ", ".join(f"{cell(column, width)} AS {column}" for column in value_columns(layout))
-
-
-def add_hours(
-    connection: sqlite3.Connection, layout: Layout, partition: Partition, rows: str, bound: Mapping[str, object]
-) -> None:
-    """Add rows of one partition, which the SQL `rows` selects, to what their hours come to.
-
-    First and last values are looked up once their times are known.
-    """
-    table, hours = history_table(layout, partition), hour_table(layout)
-    columns, values, updates, edges = [*HOUR_COLUMNS], ["count(*)", "min(ts)", "max(ts)"], [], []
-    updates += ["rows = rows + excluded.rows", "low = min(low, excluded.low)", "high = max(high, excluded.high)"]
-    for index, spec in enumerate(layout.written):
-        value, when = f"c{index}", f"CASE WHEN c{index} IS NOT NULL THEN ts END"
-        parts = {f"n{index}": f"count({value})", f"first_ts{index}": f"min({when})", f"last_ts{index}": f"max({when})"}
-        if spec.type in (float, int):
-            parts |= {f"min{index}": f"min({value})", f"max{index}": f"max({value})"}
-        if spec.type is float:
-            parts[f"sum{index}"] = f"total({value})"
-        if spec.type is int:  # the halves of 64 bits apart: SQLite gives up where a sum exceeds them
-            parts |= {f"sum{index}": f"sum({value} >> 32)", f"rest{index}": f"sum({value} & 4294967295)"}
-        for name, expression in parts.items():
-            columns.append(name)
-            values.append(expression)
-            updates.append(f"{name} = {_combined(name)}")
-        for edge in ("first", "last"):
-            edges.append(
-                f"{edge}{index} = (SELECT {cell(value, partition.width)} FROM {table} AS h"
-                f" WHERE h.series = {hours}.series AND h.ts = {edge}_ts{index})"
-            )
-    connection.execute(
-        f"INSERT INTO {hours} (series, hour, {', '.join(columns)})"
-        f" SELECT series, {hour_of('ts')}, {', '.join(values)} FROM ({rows}) WHERE true GROUP BY 1, 2"
-        f" ON CONFLICT (series, hour) DO UPDATE SET {', '.join(updates)}",
-        bound,
-    )
-    connection.execute(
-        f"UPDATE {hours} SET {', '.join(edges)} WHERE (series, hour) IN (SELECT series, {hour_of('ts')} FROM ({rows}))",
-        bound,
-    )
-
-
-def _combined(name: str) -> str:
-    """Old and new of a column together. SQLite's two-argument min and max are null where one is: hence coalesce."""
-    if name.startswith(("n", "sum", "rest")):
-        return f"coalesce({name}, 0) + coalesce(excluded.{name}, 0)"
-    function = "min" if name.startswith(("min", "first")) else "max"
-    return f"{function}(coalesce({name}, excluded.{name}), coalesce(excluded.{name}, {name}))"
+def _spans(rows: list[tuple[int, int]], above: int) -> Iterator[Span]:
+    """The spans of rows, given by series and time in that order."""
+    for (series, hour), group in groupby(rows, key=lambda row: (row[0], row[1] // HOUR)):
+        times = [ts for _, ts in group]
+        yield Span(series, hour, times[0], times[-1], above)

@@ -1,0 +1,66 @@
+"""What a model's whole hours come to, per series: rows, and of each field n, sum, min, max, first and last."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.shape import Partition
+from edgedepot.storage.sqlite.tables import HOUR_COLUMNS, cell, history_table, hour_table
+
+
+class Span(NamedTuple):
+    """Rows of one series in one hour: the first timestamp and the last, and only numbers greater than `above`."""
+
+    series: int
+    hour: int
+    low: int
+    high: int
+    above: int
+
+
+def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partition, spans: Iterable[Span]) -> None:
+    """Add rows that are in a partition to what their hours come to.
+
+    Each span is read along the table's key, which is several times cheaper than to have SQLite sort and group them.
+    First and last values are looked up once their times are known.
+    """
+    table, hours = history_table(layout, partition), hour_table(layout)
+    columns, values, updates, edges = [*HOUR_COLUMNS], ["count(*)", "min(ts)", "max(ts)"], [], []
+    updates += ["rows = rows + excluded.rows", "low = min(low, excluded.low)", "high = max(high, excluded.high)"]
+    for index, spec in enumerate(layout.written):
+        value = cell(f"c{index}", partition.width)
+        when = f"CASE WHEN {value} IS NOT NULL THEN ts END"
+        parts = {f"n{index}": f"count({value})", f"first_ts{index}": f"min({when})", f"last_ts{index}": f"max({when})"}
+        if spec.type in (float, int):
+            parts |= {f"min{index}": f"min({value})", f"max{index}": f"max({value})"}
+        if spec.type is float:
+            parts[f"sum{index}"] = f"total({value})"
+        if spec.type is int:  # the halves of 64 bits apart: SQLite gives up where a sum exceeds them
+            parts |= {f"sum{index}": f"sum({value} >> 32)", f"rest{index}": f"sum({value} & 4294967295)"}
+        for name, expression in parts.items():
+            columns.append(name)
+            values.append(expression)
+            updates.append(f"{name} = {_combined(name)}")
+        for edge in ("first", "last"):
+            place = f"h.series = :series AND h.ts = {edge}_ts{index}"
+            edges.append(f"{edge}{index} = (SELECT {value} FROM {table} AS h WHERE {place})")
+    bound = [span._asdict() for span in spans]
+    connection.executemany(
+        f"INSERT INTO {hours} (series, hour, {', '.join(columns)})"
+        f" SELECT :series, :hour, {', '.join(values)} FROM {table}"
+        " WHERE series = :series AND ts BETWEEN :low AND :high AND seq > :above HAVING count(*) > 0"
+        f" ON CONFLICT (series, hour) DO UPDATE SET {', '.join(updates)}",
+        bound,
+    )
+    connection.executemany(f"UPDATE {hours} SET {', '.join(edges)} WHERE series = :series AND hour = :hour", bound)
+
+
+def _combined(name: str) -> str:
+    """Old and new of a column together. SQLite's two-argument min and max are null where one is: hence coalesce."""
+    if name.startswith(("n", "sum", "rest")):
+        return f"coalesce({name}, 0) + coalesce(excluded.{name}, 0)"
+    function = "min" if name.startswith(("min", "first")) else "max"
+    return f"{function}(coalesce({name}, excluded.{name}), coalesce(excluded.{name}, {name}))"
