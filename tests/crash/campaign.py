@@ -1,5 +1,6 @@
 """Records themes, rebuilds what power cuts may leave, and has each state judged."""
 
+import json
 import random
 import tempfile
 import time
@@ -9,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.disk import KINDS, Disk, Files, Kind, digest, disks
-from tests.crash.judge import BrokenPromise, Found, compare, examine
+from tests.crash.judge import BrokenPromise, Found, compare, examine, put
 from tests.crash.promises import Promises
-from tests.crash.recording import NOT_RECORDED, Mark, Operation, RecordingError, build, read, record
-from tests.crash.workload import PLANTED, THEMES
+from tests.crash.recording import NOT_RECORDED, Mark, Operation, Recording, RecordingError, build, record
+from tests.crash.workload import PLANTED, THEMES, Between
 
 _IN_MEMORY = Path("/dev/shm")
 ROUNDS = 100
@@ -43,15 +44,30 @@ def quick_folder() -> Iterator[Path]:
 
 def recording_of(theme: str, seed: int, planted: str = "") -> list[Operation]:
     """All operations of a theme's processes. See `PLANTED` for what may be planted."""
+    recording = Recording()
     with quick_folder() as place:
-        library, folder, log = build(place), place / "store", place / "log"
+        library, folder = build(place), place / "store"
         folder.mkdir()
-        for part in range(len(THEMES[theme])):
-            arguments = ["-m", "tests.crash.workload", theme, str(part), str(folder), str(seed)]
-            record(library, folder, log, arguments, {PLANTED: planted})
-        operations = read(log)
-        _check(operations, folder)
-        return operations
+        for number, step in enumerate(THEMES[theme]):
+            if isinstance(step, Between):
+                files = step.change(recording.operations, random.Random(seed + number))
+                put(files, folder)
+                recording.replace(files)
+                _find(recording, examine(files, place / "looked at"))
+            else:
+                log = place / f"log{number}"
+                arguments = [theme, str(number), str(folder), str(seed), str(recording.deeds)]
+                record(library, folder, log, ["-m", "tests.crash.workload", *arguments], {PLANTED: planted})
+                recording.add(log)
+        _check(recording.operations, folder)
+    return recording.operations
+
+
+def _find(recording: Recording, found: Found) -> None:
+    """What the product makes of new files is what it has to make of them after any power cut from then on."""
+    number = recording.deeds + 1
+    recording.mark(json.dumps({"begin": {"do": "find", **found.told()}}))
+    recording.mark(json.dumps({"promised": "durable", "deed": number}))
 
 
 def _check(operations: list[Operation], folder: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.crash.recording import Create, Mark, Operation, Rename, Sync, SyncFolder, Truncate, Unlink, Write
+from tests.crash.recording import Create, Mark, Operation, Rename, Replace, Sync, SyncFolder, Truncate, Unlink, Write
 
 Files = dict[str, bytes]
 Kind = Literal["kept", "dropped", "ordered", "worst"]
@@ -54,6 +54,11 @@ class Disk:
                 name.journalled = True
         elif isinstance(operation, SyncFolder):
             _change(self._names, [name.change for name in self._renaming])
+            self._renaming.clear()
+        elif isinstance(operation, Replace):
+            self._safe = dict(operation.files.values())
+            self._names = {name: file for name, (file, _) in operation.files.items()}
+            self._unsafe.clear()
             self._renaming.clear()
 
     def cut(self, kind: Kind, rng: random.Random) -> Files:

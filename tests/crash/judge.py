@@ -1,6 +1,8 @@
 """Opens what a power cut left with the product, and says what is not as promised."""
 
+import random
 import shutil
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,30 +29,47 @@ class Owed:
 
     pending: Counter[Identity]
     delivered: int
-    quarantined: int
+    refused: list[Identity]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What the product made of the files."""
 
+    epoch: int
     rows: dict[Identity, dict[str, Any]]
     upstreams: dict[str, Owed]
+
+    def told(self) -> dict[str, Any]:
+        """The same for a mark."""
+        upstreams = {
+            name: {"pending": list(owed.pending), "refused": owed.refused, "delivered": owed.delivered}
+            for name, owed in self.upstreams.items()
+        }
+        return {"epoch": self.epoch, "rows": [[*row, data] for row, data in self.rows.items()], "upstreams": upstreams}
 
 
 def examine(files: Files, folder: Path) -> Found:
     """Put the files into an empty folder, open them, look at everything, and store one more reading. Raises
     `BrokenPromise` where the store does not open or contradicts itself."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    put(files, folder)
     path = folder / "gateway.db"
+    stale = zlib.crc32(b"".join(files.values()))
+    if stale % 2:  # what SQLite shared between processes may lie there, as of any time
+        (folder / "gateway.db-shm").write_bytes(random.Random(stale).randbytes(32768))
     try:
         with SQLiteStorage(path, gateway_id="roof", clock=ManualClock()) as store:
             return _look(store)
     except Exception as exc:  # whatever the product or an audit raises is what is wrong
         raise BrokenPromise(f"the store does not open or is not sound: {exc!r}") from exc
+
+
+def put(files: Files, folder: Path) -> None:
+    """Have these files in the folder, and no others."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 def _look(store: SQLiteStorage) -> Found:
@@ -66,9 +85,11 @@ def _look(store: SQLiteStorage) -> Found:
         books = ledger.upstreams[name]
         count = pending.total()
         assert books["pending"] == count, f"{name}: {books['pending']} pending, {count} handed out"
-        upstreams[name] = Owed(pending, books["delivered"], books["quarantined"])
+        refused = _refused(store, name)
+        assert books["quarantined"] == len(refused)
+        upstreams[name] = Owed(pending, books["delivered"], refused)
     assert store.ledger().problems == []
-    return Found(rows, upstreams)
+    return Found(store.store_epoch, rows, upstreams)
 
 
 def _rows(store: SQLiteStorage) -> dict[Identity, dict[str, Any]]:
@@ -101,6 +122,13 @@ def _drain(store: SQLiteStorage, cursor: str) -> Counter[Identity]:
     return found
 
 
+def _refused(store: SQLiteStorage, cursor: str) -> list[Identity]:
+    rows = store.quarantined(cursor, limit=100_000)
+    return sorted(
+        (row["measurement"], row["device_id"], to_micros(row["timestamp"])) for row in rows if not row["replayed"]
+    )
+
+
 def compare(found: Found, states: list[State], low: int, high: int) -> int:
     """Which of the states ``low..high`` it is. Raises `BrokenPromise` with the difference to the nearest."""
     for number in range(high, low - 1, -1):
@@ -114,7 +142,8 @@ def compare(found: Found, states: list[State], low: int, high: int) -> int:
 
 
 def _differences(found: Found, state: State) -> list[str]:
-    differences = [f"lost: {row}" for row in state.rows.keys() - found.rows.keys()]
+    differences = [] if found.epoch == state.epoch else [f"the epoch is {found.epoch}, not {state.epoch}: salvaged?"]
+    differences += [f"lost: {row}" for row in state.rows.keys() - found.rows.keys()]
     differences += [f"not stored, or deleted: {row}" for row in found.rows.keys() - state.rows.keys()]
     for row in state.rows.keys() & found.rows.keys():
         if state.rows[row] != found.rows[row]:
@@ -125,7 +154,9 @@ def _differences(found: Found, state: State) -> list[str]:
         should = state.upstreams[name]
         differences += [f"{name} is not owed {row} any more" for row in should.owed - owed.pending]
         differences += [f"{name} is owed {row} again" for row in owed.pending - should.owed]
-        counts, expected = (owed.delivered, owed.quarantined), (should.delivered, len(should.refused))
-        if counts != expected:
-            differences.append(f"{name}: delivered and quarantined are {counts}, not {expected}")
+        if owed.delivered != should.delivered:
+            differences.append(f"{name}: {owed.delivered} are delivered, not {should.delivered}")
+        refused = sorted(row for row, _ in should.refused)
+        if owed.refused != refused:
+            differences.append(f"{name}: quarantined are {owed.refused}, not {refused}")
     return differences

@@ -52,11 +52,12 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The readings with the deed that wrote each, and the upstreams."""
+    """The readings with the deed that wrote each, the upstreams, and how often the file was salvaged, plus one."""
 
     rows: dict[Identity, dict[str, Any]] = field(default_factory=dict)
     written: dict[Identity, int] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
+    epoch: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,10 @@ class Promises:
         return replace(now, durable=max([now.durable, *(number for _, number in self._sent[cursor])]))
 
     def _after(self, number: int, deed: dict[str, Any]) -> State:
+        if deed["do"] == "find":
+            return _found(number, deed)
         before = self.states[-1]
-        after = State(dict(before.rows), dict(before.written), dict(before.upstreams))
+        after = State(dict(before.rows), dict(before.written), dict(before.upstreams), before.epoch)
         if deed["do"] == "store":
             _store(after, number, deed["rows"])
         elif deed["do"] == "delete":
@@ -125,6 +128,15 @@ class Promises:
         else:
             assert deed["do"] == "add cursor"
         state.upstreams[cursor] = mine
+
+
+def _found(number: int, deed: dict[str, Any]) -> State:
+    rows = {(measurement, device, ts): data for measurement, device, ts, data in deed["rows"]}
+    upstreams = {}
+    for name, owed in deed["upstreams"].items():
+        pending, refused = ({(_identity(row), number) for row in owed[which]} for which in ("pending", "refused"))
+        upstreams[name] = Upstream(frozenset(pending), frozenset(refused), delivered=owed["delivered"])
+    return State(rows, dict.fromkeys(rows, number), upstreams, deed["epoch"])
 
 
 def _store(state: State, number: int, rows: list[tuple[str, str, int, dict[str, Any]]]) -> None:

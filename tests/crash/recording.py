@@ -65,13 +65,20 @@ class SyncFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """Somebody put other files into the folder, by name with a number each; all of them are safe on the device."""
+
+    files: dict[str, tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """A line that the process wrote for the judge."""
 
     text: str
 
 
-Operation = Create | Unlink | Rename | Write | Truncate | Sync | SyncFolder | Mark
+Operation = Create | Unlink | Rename | Write | Truncate | Sync | SyncFolder | Replace | Mark
 
 
 def build(folder: Path, compiler: str = "cc") -> Path:
@@ -103,22 +110,19 @@ def record(library: Path, folder: Path, log: Path, arguments: Sequence[str], set
         raise RecordingError(f"the recorded process ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def read(log: Path) -> list[Operation]:
-    """The operations of a log, in order. Raises `RecordingError` for calls that cannot be rebuilt."""
-    return _Reader().read(log.read_bytes())
-
-
-class _Reader:
-    """Follows names and descriptors to the files behind them."""
+class Recording:
+    """The operations of one process after the other, in order. Follows names and descriptors to the files."""
 
     def __init__(self) -> None:
+        self.operations: list[Operation] = []
         self._names: dict[str, int] = {}
         self._open: dict[int, int | None] = {}  # None: the folder
         self._files = 0
         self._marks: set[int] = set()
-        self._found: list[Operation] = []
 
-    def read(self, text: bytes) -> list[Operation]:
+    def add(self, log: Path) -> None:
+        """Append the log of a process. Raises `RecordingError` for calls that cannot be rebuilt."""
+        text = log.read_bytes()
         place = 0
         while place < len(text):
             kind, descriptor, number, name_length, length = _HEAD.unpack_from(text, place)
@@ -127,7 +131,20 @@ class _Reader:
             place += name_length
             self._take(chr(kind), descriptor, number, name, text[place : place + length])
             place += length
-        return self._found
+
+    def replace(self, files: Mapping[str, bytes]) -> None:
+        """These are the files from here on; marks begin anew."""
+        self._names = {name: self._files + place for place, name in enumerate(files, 1)}
+        self._files += len(files)
+        self.operations.append(Replace({name: (self._names[name], content) for name, content in files.items()}))
+
+    def mark(self, text: str) -> None:
+        self.operations.append(Mark(text))
+
+    @property
+    def deeds(self) -> int:
+        """How many deeds were begun."""
+        return sum(isinstance(one, Mark) and one.text.startswith('{"begin"') for one in self.operations)
 
     def _take(self, kind: str, descriptor: int, number: int, name: str, data: bytes) -> None:
         if kind == "b":
@@ -138,10 +155,10 @@ class _Reader:
             self._open.pop(descriptor, None)
         elif kind == "u":
             self._names.pop(name, None)
-            self._found.append(Unlink(name))
+            self.operations.append(Unlink(name))
         elif kind == "r":
             self._names[data.decode()] = self._names.pop(name)
-            self._found.append(Rename(name, data.decode()))
+            self.operations.append(Rename(name, data.decode()))
         elif kind in "wts":
             self._to_file(kind, self._open[descriptor], number, data)
         else:
@@ -157,19 +174,19 @@ class _Reader:
             if name == MARKS:
                 self._marks.add(self._files)
             else:
-                self._found.append(Create(name, self._files))
+                self.operations.append(Create(name, self._files))
         if name not in self._names:
             raise RecordingError(f"the process opened {name!r}, which was there before the recording")
         self._open[descriptor] = self._names[name]
 
     def _to_file(self, kind: str, file: int | None, number: int, data: bytes) -> None:
         if file is None:
-            self._found.append(SyncFolder())
+            self.operations.append(SyncFolder())
         elif file in self._marks:
-            self._found += [Mark(line) for line in data.decode().splitlines()]
+            self.operations += [Mark(line) for line in data.decode().splitlines()]
         elif kind == "w":
-            self._found.append(Write(file, number, data))
+            self.operations.append(Write(file, number, data))
         elif kind == "t":
-            self._found.append(Truncate(file, number))
+            self.operations.append(Truncate(file, number))
         else:
-            self._found.append(Sync(file))
+            self.operations.append(Sync(file))

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.crash.campaign import judge, quick_folder, recording_of
-from tests.crash.recording import Create, Mark, Operation, RecordingError, Sync, build, read, record
+from tests.crash.recording import Create, Mark, Operation, Recording, RecordingError, Sync, build, record
 from tests.crash.workload import THEMES
 
 SEED = 1
@@ -72,7 +72,7 @@ def test_what_cannot_be_rebuilt_is_no_recording() -> None:
         code = f"import os; open('{folder}/a', 'w').close(); os.link('{folder}/a', '{folder}/b')"
         record(build(place), folder, log, ["-c", code], {})
         with pytest.raises(RecordingError, match="link"):
-            read(log)
+            Recording().add(log)
 
 
 def test_no_compiler_is_said_clearly() -> None:

@@ -1,11 +1,12 @@
 """The process whose store is recorded: it does a theme's deeds one after the other, and marks where each begins and
-where the store promised it. `python -m tests.crash.workload THEME PART FOLDER SEED`."""
+where the store promised it. `python -m tests.crash.workload THEME STEP FOLDER SEED DEEDS`."""
 
 import json
 import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.receipt import Receipt
-from tests.crash.recording import MARKS
+from tests.crash.disk import Files, disks
+from tests.crash.recording import MARKS, Operation
 from tests.models import Mixed, Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,15 +29,15 @@ Rows = list[tuple[str, datetime, dict[str, Any]]]
 class Work:
     """A store, and the marks of what is done to it. The clock stands still: nothing happens by itself."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, deeds: int) -> None:
+        """`deeds` is how many there were before."""
         self.rng = random.Random(seed)
         self.clock = ManualClock()
         self._path = folder / "gateway.db"
-        marks = folder / MARKS
-        self._deeds = marks.read_text().count('{"begin"') if marks.exists() else 0
-        self._marks = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._deeds = deeds
+        self._marks = os.open(folder / MARKS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._unawaited: Receipt | None = None
-        self._second = 1000 * self._deeds
+        self._second = 1000 * deeds
 
     def open(self, durability: Literal["power", "process"] = "power", piece_rows: int = 60) -> None:
         """Checkpoints come as often as a small store allows."""
@@ -310,7 +312,23 @@ def until_killed(work: Work) -> None:
 
 
 Part = Callable[[Work], None]
-THEMES: dict[str, tuple[Part, ...]] = {
+"""What a process does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What happens to the files when no process runs: others lie there afterwards."""
+
+    change: Callable[[list[Operation], random.Random], Files]
+
+
+def _power_cut(operations: list[Operation], rng: random.Random) -> Files:
+    """Somewhere in the last tenth of what was done."""
+    last = rng.randrange(len(operations) - len(operations) // 10, len(operations))
+    return next(disk.cut("worst", rng) for done, disk in disks(operations) if done == last)
+
+
+THEMES: dict[str, tuple[Part | Between, ...]] = {
     "ingest": (ingest,),
     "merge": (merge,),
     "fold": (fold,),
@@ -318,14 +336,17 @@ THEMES: dict[str, tuple[Part, ...]] = {
     "delete": (delete,),
     "process": (process,),
     "killed": (until_killed, until_killed, fold),
+    "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
 }
 """Each theme is one or several processes, one after the other on the same folder."""
 
 
 def main() -> None:
-    theme, part, folder, seed = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    work = Work(folder, seed + part)
-    THEMES[theme][part](work)
+    theme, step, folder, seed, deeds = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:])
+    work = Work(folder, seed + step, deeds)
+    part = THEMES[theme][step]
+    assert not isinstance(part, Between)
+    part(work)
     work.close()
 
 
