@@ -61,7 +61,10 @@ class Spec(Protocol):
 
 
 def text_problem(text: str) -> str | None:
-    """Why a text cannot be stored, or None: at most 1 KiB of UTF-8, no lone surrogate."""
+    """Why a text cannot be stored, or None: at most 1 KiB of UTF-8, no lone surrogate, and no NUL, which PostgreSQL's
+    texts do not hold."""
+    if "\0" in text:
+        return "holds a NUL"
     if text.isascii():
         size = len(text)
     else:
@@ -158,11 +161,6 @@ class RowMaker:
             raise InvalidValue(f"{self._model_name}: {describe(flaws)}")
         return row
 
-    def with_head(self, *head: str) -> Callable[..., Row | None]:
-        """Code that makes ``(*head, value, value, ...)`` of ``(*head, data)`` in one step, for rows whose quality is
-        known. Its answer is None where `make` has to look closer. Compiles: keep it. `head` are variable names."""
-        return _compile_fast(self._fields, head)
-
     def sift(self, data: Mapping[str, Any]) -> tuple[Row | None, list[Flaw]]:
         """The row of a reading from a device, and the fields that could not be stored.
 
@@ -219,14 +217,13 @@ def _is_outside(spec: Spec, value: Any) -> bool:
     return (spec.low is not None and value < spec.low) or (spec.high is not None and value > spec.high)
 
 
-def _compile_fast(fields: Sequence[Spec], head: Sequence[str] = ()) -> Callable[..., Row | None]:
+def _compile_fast(fields: Sequence[Spec]) -> Callable[[Data], Row | None]:
     """Straight-line code for the ordinary case: every value present has its type. None for anything else.
 
     A loop over the fields costs five times as much for four floats. Only names checked at declaration, and numbers by
-    repr, get into the source. With a head it takes and returns that, checks for names that are not declared, and leaves
-    the quality out.
+    repr, get into the source.
     """
-    lines = [f"def fast({', '.join([*head, 'data'])}):", *(_strict(fields) if head else ()), "    get = data.get"]
+    lines = ["def fast(data):", "    get = data.get"]
     outside: list[str] = []
     for index, spec in enumerate(fields):
         cell = f"v{index}"
@@ -238,18 +235,11 @@ def _compile_fast(fields: Sequence[Spec], head: Sequence[str] = ()) -> Callable[
     if not any(spec.required for spec in fields):
         lines.append(f"    if {' and '.join(f'v{i} is None' for i in range(len(fields))) or 'True'}: return None")
     quality = f"1 if {' or '.join(outside)} else None" if outside else "None"
-    lines.append(f"    return ({', '.join(head or [quality])}, {cells})")
-    namespace: dict[str, Any] = {"names": frozenset(spec.name for spec in fields)}
+    lines.append(f"    return ({quality}, {cells})")
+    namespace: dict[str, Any] = {}
     exec(compile("\n".join(lines), "<row maker>", "exec"), namespace)
-    made: Callable[..., Row | None] = namespace["fast"]
+    made: Callable[[Data], Row | None] = namespace["fast"]
     return made
-
-
-def _strict(fields: Sequence[Spec]) -> list[str]:
-    """Code that turns away what is no dict of declared names. Where all are required, their number tells."""
-    every = all(spec.required for spec in fields)
-    unknown = f"len(data) != {len(fields)}" if every else "not names.issuperset(data)"
-    return [f"    if data.__class__ is not dict or {unknown}: return None"]
 
 
 def _when_present(cell: str, guard: list[str]) -> list[str]:
@@ -268,7 +258,10 @@ def _guard(spec: Spec, cell: str) -> list[str]:
         return [f"if {cell}.__class__ is not int or not {-(2**63)} <= {cell} < {2**63}: return None"]
     if spec.type is bool:
         return [f"if {cell} is not True and {cell} is not False: return None"]
-    return [f"if {cell}.__class__ is not str or len({cell}) > {TEXT_LIMIT} or not {cell}.isascii(): return None"]
+    return [
+        f"if {cell}.__class__ is not str or len({cell}) > {TEXT_LIMIT} or not {cell}.isascii() or '\\0' in {cell}:",
+        "    return None",
+    ]
 
 
 def _outside_terms(spec: Spec, cell: str) -> list[str]:

@@ -55,6 +55,8 @@ REFUSED: dict[str, tuple[type[Reading], dict[Any, Any]]] = {
     "a bool for an int": (Station, {"temperature": 1, "pulses": False}),
     "a number for text": (Station, {"temperature": 1, "note": 1}),
     "a lone surrogate": (Station, {"temperature": 1, "note": "\ud800"}),
+    "a NUL in a text": (Station, {"temperature": 1, "note": "a\0b"}),
+    "a NUL in a long text": (Station, {"temperature": 1, "note": "ä\0" + "x" * 500}),
     "text over 1 KiB": (Station, {"temperature": 1, "note": "x" * 1025}),
     "text over 1 KiB in UTF-8": (Station, {"temperature": 1, "note": "ä" * 513}),
     "an unknown field": (Station, {"temperature": 1, "temprature": 1}),

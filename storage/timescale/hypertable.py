@@ -92,6 +92,6 @@ class CreateHypertable:
 
 
 def _is_name(name: object) -> bool:
-    if not isinstance(name, str) or not name or "\0" in name or text_problem(name):
+    if not isinstance(name, str) or not name or text_problem(name):
         return False
     return len(name.encode()) <= _LONGEST_NAME

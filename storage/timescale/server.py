@@ -206,7 +206,7 @@ def _parse(url: object) -> dict[str, Any]:
     if not isinstance(url, str):
         raise ConfigError(f"TimescaleDB url is {type(url).__name__}, {_EXPECTED}")
     match = _URL.fullmatch(url)
-    if match is None or "\0" in url or text_problem(url):
+    if match is None or text_problem(url):
         raise _config_error(url, _EXPECTED)
     if match["authority"].count("@") > 1 or "@" in (match["path"] or ""):
         raise _config_error(url, "in a user or password @ is written %40, : %3A, / %2F, ? %3F, % %25")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedepot import InvalidValue, Reading
+from edgedepot import InvalidValue
 from edgedepot.storage.values import Quality, RowMaker
-from tests.models import Mixed, Weather
+from tests.models import Weather
 
 ROWS: RowMaker = Weather.__rows__
 
@@ -36,6 +36,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 1, "count": 1.0}, "count is 1.0, expected int"),
     ({"temperature": 1, "raining": 1}, "raining is int, expected bool"),
     ({"temperature": 1, "note": "\ud800"}, "note holds a lone surrogate"),
+    ({"temperature": 1, "note": "a\0b"}, "note holds a NUL"),
     ({"temperature": 1, "note": "ä" * 513}, "note is 1026 bytes long, at most 1024"),
     ({"temperature": 1, "temprature": 1}, "has no field 'temprature'; its fields are temperature, humidity"),
 ]
@@ -91,31 +92,3 @@ def test_what_make_takes_sift_takes_alike_and_neither_lets_anything_unstorable_t
             assert not isinstance(value, float) or math.isfinite(value)
             assert not isinstance(value, int) or -(2**63) <= value < 2**63
             assert not isinstance(value, str) or len(value.encode()) <= 1024
-
-
-ANY_VALUE = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("x" * 1025))
-
-
-@pytest.mark.parametrize("model", [Weather, Mixed])
-@given(data=st.dictionaries(st.sampled_from(["temperature", "humidity", "count", "note", "a", "b", "flag"]), ANY_VALUE))
-def test_code_with_a_head_makes_the_rows_of_make_or_leaves_it_to_that(
-    model: type[Reading], data: dict[str, Any]
-) -> None:
-    found = model.__rows__.with_head("device", "quality")("mast", 2, data)
-    try:
-        expected = ("mast", 2, *model.__rows__.make(data)[1:])
-    except InvalidValue:
-        assert found is None
-    else:
-        assert found in (None, expected)
-
-
-def test_code_with_a_head_is_meant_for_ordinary_rows() -> None:
-    assert ROWS.with_head("device")("mast", {"temperature": 99, "note": "dry"}) == (
-        "mast",
-        99.0,
-        None,
-        None,
-        "dry",
-        None,
-    )

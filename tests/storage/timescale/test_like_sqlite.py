@@ -86,7 +86,7 @@ def _write(local: SQLiteStorage, upstream: TimescaleDBStorage, pool: Pool, kind:
         assert upstream.delete_readings(Probe, **scope) == local.delete_readings(Probe, **scope)
         return
     readings = [
-        (pool.device(device), pool.moment(moment), {name: _storable(value) for name, value in values.items()})
+        (pool.device(device), pool.moment(moment), values)
         for device, moment, values in (what if kind == "many" else [what])
     ]
     here, there = local.store_readings(Probe, readings), upstream.store_readings(Probe, readings)
@@ -95,8 +95,3 @@ def _write(local: SQLiteStorage, upstream: TimescaleDBStorage, pool: Pool, kind:
     if len({reading[:2] for reading in readings}) == len(readings):  # others are merged before they are counted
         assert (there.accepted, there.duplicates) == (here.accepted, here.duplicates)
     assert there.refused == here.refused == ()
-
-
-def _storable(value: Any) -> Any:
-    """PostgreSQL's texts hold no NUL: such a reading it refuses."""
-    return value.replace("\0", "0") if isinstance(value, str) else value
