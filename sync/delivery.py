@@ -77,7 +77,7 @@ class Delivery:
         refused = deque([request for request in requests if not self._offer(request)])
         probed = False
         while refused:
-            if len(refused) >= GUARD and not self._accepted and not probed:
+            if len(refused) >= GUARD and not probed and not self._took_some_of(rows):
                 self._probe(rows)
                 probed = True
             request = self._unresolved(refused.popleft())
@@ -85,7 +85,7 @@ class Delivery:
                 refused.extend(self._halve(request))
             elif request:
                 self._offer(request)
-        self._check_setup()
+        self._check_setup(rows)
 
     def _halve(self, request: list[Pending]) -> list[list[Pending]]:
         """Offer both halves of a refused request; those that hold bad rows still to be found.
@@ -108,11 +108,11 @@ class Delivery:
             self._offer([row])
             if row.seq in self._accepted:
                 return
-        self._check_setup()
+        self._check_setup(rows)
 
-    def _check_setup(self) -> None:
+    def _check_setup(self, rows: Iterable[Pending]) -> None:
         """Raise `Misconfigured` if nothing of this window was accepted and the latest reasons are all the same."""
-        if self._accepted or not self._refused:
+        if self._took_some_of(rows) or not self._refused:
             return
         reasons = self._latest_reasons
         if len(reasons) == GUARD and len({_kind_of(reason) for reason in reasons}) == 1:
@@ -120,6 +120,9 @@ class Delivery:
                 "every reading is refused for the same reason, so the set-up there (address, rights, schema) "
                 f"must be wrong, not the readings: {reasons[-1]}"
             )
+
+    def _took_some_of(self, rows: Iterable[Pending]) -> bool:
+        return any(row.seq in self._accepted for row in rows)
 
     def _offer(self, rows: list[Pending]) -> bool:
         """Send one request. True when the upstream took it, but for rows that it listed; False when it refused it as a

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
-from edgedepot.storage.base import BaseStorage, Buffer
+from edgedepot.storage.base import BaseStorage, Buffer, Choice
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.reading import Reading
 
 Duration = str | float | timedelta
 
@@ -60,3 +62,40 @@ def seconds(value: Duration, what: str) -> float:
         return seconds_of(value, what)
     except InvalidValue as exc:
         raise ConfigError(str(exc)) from exc
+
+
+def choice_of(models: object, devices: object, name: str) -> Choice:
+    """Which readings an upstream gets: of these models (classes, or measurements by name), of devices that match one of
+    these patterns; None is all. Raises `ConfigError`."""
+    measurements = None
+    if models is not None:
+        what = f"upstream {name!r}: models"
+        listed = _listed(models, what, "reading models, such as [WeatherStation]")
+        measurements = frozenset(_measurement(model, what) for model in listed)
+    patterns = None
+    if devices is not None:
+        what = f"upstream {name!r}: devices"
+        patterns = tuple(
+            _text(device, what, "a device or a pattern such as 'roof-*'")
+            for device in _listed(devices, what, "device ids or patterns, such as ['mast', 'roof-*']")
+        )
+    return Choice(measurements, patterns)
+
+
+def _listed(given: object, what: str, expected: str) -> list[object]:
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes, type)) else []
+    if not found:
+        raise ConfigError(f"{what}: found {given!r}, expected a list of {expected}; leave it out to forward all")
+    return found
+
+
+def _measurement(model: object, what: str) -> str:
+    if isinstance(model, type) and issubclass(model, Reading) and model is not Reading:
+        return model.__measurement__
+    return _text(model, what, "a reading model, or its measurement such as 'weatherstation'")
+
+
+def _text(value: object, what: str, expected: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{what}: found {value!r}, expected {expected}")
+    return value

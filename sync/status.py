@@ -28,3 +28,6 @@ class SyncStatus:
     """Requests sent, the failed ones too."""
     faults: int
     """Exceptions that no storage should raise: each is a bug, in the log with its traceback."""
+    alarm: str | None = None
+    """What a person should look at, since waiting may not mend it: a wrong set-up, a fault, an answer that is not known
+    or that keeps coming back. None when the upstream takes readings."""

@@ -21,13 +21,14 @@ from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed
 @dataclass(slots=True)
 class Position:
     """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `before`, `place` and
-    `since` are those of its book and walk, `replays` says that quarantined rows wait to be sent once more; of them
-    those up to row `replayed` are acknowledged."""
+    `since` are those of its book and walk, which had `walking` rows before it; `replays` says that quarantined rows
+    wait to be sent once more; of them those up to row `replayed` are acknowledged."""
 
     acknowledged: Ranges
     before: int
     place: Place
     since: int
+    walking: int
     split: int | None = None
     choice: Choice = EVERYTHING
     replays: bool = False
@@ -41,8 +42,9 @@ class Position:
         return next(iter(self.acknowledged.gaps(low, high)), None)
 
     def waiting(self, lane: Lane, last: int) -> int:
-        """How many row numbers of a lane are not acknowledged."""
-        return sum(high - low + 1 for low, high in self.acknowledged.gaps(*self._bounds(lane, last)))
+        """How many row numbers of a lane are not acknowledged; as long as it walks, all of the walk."""
+        walking = self.walking if lane == "backlog" and self.place != END else 0
+        return walking + sum(high - low + 1 for low, high in self.acknowledged.gaps(*self._bounds(lane, last)))
 
     def _bounds(self, lane: Lane, last: int) -> tuple[int, int]:
         if lane == "backlog":
@@ -59,7 +61,7 @@ class Position:
             self.replayed = window.rows[-1].seq
         else:
             self.acknowledged.add(window.low, window.high)
-            if self.split is not None and self.acknowledged.first_gap() > self.split:
+            if self.split is not None and self.place == END and self.acknowledged.first_gap() > self.split:
                 self.split = None
 
 
@@ -88,6 +90,7 @@ class Cursors:
                 book.walk.before,
                 book.walk.place if book.walk.left else END,
                 NEVER if book.since is None else book.since,
+                book.walk.left,
                 split,
                 choice,
                 replays,
@@ -108,7 +111,7 @@ class Cursors:
     def split(self, name: str, last: int) -> None:
         """Have the rows up to `last` be backlog, where they are not acknowledged."""
         position = self.position(name)
-        if position.acknowledged.first_gap() <= last:
+        if position.place != END or position.acknowledged.first_gap() <= last:
             position.split = last
 
     def bring_up(self, book: CursorBook, view: View, layouts: dict[int, Layout]) -> None:

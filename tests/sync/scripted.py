@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from edgedepot import Reading, SyncWorker, Version
-from edgedepot.storage.base import BaseStorage, Data, Pending, StoreRow, Window
+from edgedepot.storage.base import BaseStorage, Data, Lane, Pending, StoreRow, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import DataRefused, NotSupported
 from edgedepot.storage.receipt import Receipt, Refusal
@@ -130,22 +130,22 @@ class TellingStore(SQLiteStorage):
     """The local store, with a record of what sync asked of it."""
 
     windows: list[Window | None]
-    quarantined: list[tuple[Pending, str]]
+    refusals: list[tuple[Pending, str]]
 
-    def pending(self, cursor: str, limit: int) -> Window | None:
-        window = super().pending(cursor, limit)
+    def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
+        window = super().pending(cursor, limit, lane)
         self.windows.append(window)
         return window
 
     def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:
         super().quarantine(cursor, rows, reason)
-        self.quarantined += [(row, reason) for row in rows]
+        self.refusals += [(row, reason) for row in rows]
 
 
 def open_store(path: Any, **more: Any) -> TellingStore:
     store = TellingStore(path, gateway_id="g", **more)
     store.windows = []
-    store.quarantined = []
+    store.refusals = []
     return store
 
 

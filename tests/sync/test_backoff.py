@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedepot.sync.backoff import RETRY_AFTER_LIMIT, Backoff
-from edgedepot.sync.batch import BatchSize
 
 
 def test_the_ceiling_doubles_up_to_the_cap() -> None:
@@ -63,27 +62,3 @@ def test_what_a_person_must_mend_is_tried_at_the_cap() -> None:
     assert backoff.slow() == 60
     assert backoff.slow(90) == 90
     assert backoff.slow(5) == 60
-
-
-def test_a_batch_halves_down_to_one_row_and_grows_back_slowly() -> None:
-    batch = BatchSize(5000)
-    sizes = []
-    for _ in range(14):
-        batch.shrink()
-        sizes.append(batch.limit)
-    assert sizes[:3] == [2500, 1250, 625]
-    assert sizes[-3:] == [1, 1, 1]
-    grown = []
-    for _ in range(20):
-        batch.grow()
-        grown.append(batch.limit)
-    assert grown[0] == 313
-    assert grown[-1] == 5000
-
-
-def test_a_small_batch_grows_back_too() -> None:
-    batch = BatchSize(3)
-    batch.shrink()
-    assert batch.limit == 1
-    batch.grow()
-    assert batch.limit == 2

@@ -126,9 +126,9 @@ def check_poison(store: TellingStore, bad: set[int], *, listed: bool) -> int:
     delivery.deliver(window_of(store))
     assert temperatures(upstream) == [t for t in numbers(SIZE) if t not in bad]
     assert upstream.duplicates == 0
-    found = {row.row[1]: reason for row, reason in store.quarantined}
+    found = {row.row[1]: reason for row, reason in store.refusals}
     assert found == {float(t): f"sensor {letters(t)} is unknown" for t in bad}
-    assert len(store.quarantined) == len(bad)
+    assert len(store.refusals) == len(bad)
     assert delivery.requests == len(upstream.requests) <= bound(len(bad), SIZE)
     assert (books(store)["delivered"], books(store)["quarantined"]) == (SIZE - len(bad), len(bad))
     assert books(store)["pending"] == 0
@@ -143,7 +143,7 @@ def test_the_bound_holds_for_every_single_row_of_small_windows(tmp_path: Path, s
             fill(store, size)
             upstream = ScriptedUpstream(refuses=refusing({bad}, lambda t: "no"))
             delivery_to(store, upstream).deliver(window_of(store))
-            assert [row.row[1] for row, _ in store.quarantined] == [bad]
+            assert [row.row[1] for row, _ in store.refusals] == [bad]
             assert len(upstream.requests) <= bound(1, size)
 
 
@@ -154,7 +154,7 @@ def test_all_rows_refused_for_one_reason_is_a_wrong_set_up(store: TellingStore) 
     delivery = delivery_to(store, upstream)
     with pytest.raises(Misconfigured, match='column "site"'):
         delivery.deliver(window_of(store))
-    assert store.quarantined == []
+    assert store.refusals == []
     assert books(store)["pending"] == SIZE
     assert len(upstream.requests) < 4 * GUARD
     alone = [request.rows[0].gateway_seq for request in upstream.requests if len(request.rows) == 1]
@@ -177,7 +177,7 @@ def test_a_wrong_set_up_is_probed_with_single_rows_until_it_is_mended(store: Tel
     delivery.deliver(window_of(store))
     assert [len(request.rows) for request in upstream.requests[first_try + GUARD :]] == [1, SIZE - 1]
     assert temperatures(upstream) == numbers(SIZE)
-    assert store.quarantined == []
+    assert store.refusals == []
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -191,7 +191,7 @@ def test_a_lasting_refusal_for_one_reason_is_noticed_over_small_windows(store: T
     fill(store, 1, start=GUARD - 1)
     with pytest.raises(Misconfigured):
         delivery.deliver(window_of(store))
-    assert len(store.quarantined) == GUARD - 1
+    assert len(store.refusals) == GUARD - 1
     assert books(store)["pending"] == 1
 
 
@@ -202,7 +202,7 @@ def test_a_reading_accepted_in_between_starts_the_count_anew(store: TellingStore
         fill(store, 1, start=number)
         delivery.deliver(window_of(store))
     assert temperatures(upstream) == [0, GUARD, 2 * GUARD]
-    assert len(store.quarantined) == 3 * (GUARD - 1)
+    assert len(store.refusals) == 3 * (GUARD - 1)
 
 
 def test_one_accepted_row_shows_that_the_set_up_is_right(store: TellingStore) -> None:
@@ -243,7 +243,7 @@ def test_after_a_failure_only_what_is_unresolved_is_sent_again(store: TellingSto
     delivery = delivery_to(store, upstream)
     with pytest.raises(Unreachable):
         delivery.deliver(window_of(store))
-    assert store.quarantined == []
+    assert store.refusals == []
     assert books(store)["pending"] == 65
     before = len(upstream.requests)
     delivery.deliver(window_of(store))
@@ -252,7 +252,7 @@ def test_after_a_failure_only_what_is_unresolved_is_sent_again(store: TellingSto
     assert upstream.duplicates == 0
     assert len(upstream.kept) == 64
     assert delivery.delivered == 64
-    assert [row.row[1] for row, _ in store.quarantined] == [40.0]
+    assert [row.row[1] for row, _ in store.refusals] == [40.0]
 
 
 def test_a_lost_answer_is_sent_again_and_kept_once(store: TellingStore) -> None:
@@ -299,7 +299,7 @@ def test_a_refused_row_that_was_merged_meanwhile_is_judged_anew(store: TellingSt
     store.store_reading(Weather, "mast", moment(1), {"temperature": 1, "humidity": 50}).wait()
     delivery = delivery_to(store, upstream)
     delivery.deliver(window_of(store))
-    assert store.quarantined == []
+    assert store.refusals == []
     assert len(upstream.kept) == 3
 
 
@@ -370,5 +370,5 @@ def test_a_users_own_storage(store: TellingStore, upstream: Smallest) -> None:
     delivery = delivery_to(store, upstream)
     delivery.deliver(window_of(store))
     assert sorted(upstream.kept) == [0, 1, 3, 4]
-    assert [(row.row[1], reason) for row, reason in store.quarantined] == [(2.0, "two is not for us")]
+    assert [(row.row[1], reason) for row, reason in store.refusals] == [(2.0, "two is not for us")]
     assert delivery.delivered == 4

@@ -83,7 +83,7 @@ class Gateway(RuleBasedStateMachine):
 
     def compare(self) -> None:
         """Every good reading is upstream as it stands here, and every bad one is in quarantine."""
-        quarantined = {row.seq: row.version(1) for row, _ in self.store.quarantined}
+        quarantined = {row.seq: row.version(1) for row, _ in self.store.refusals}
         aside = [(row.device, row.timestamp, row.data) for row in quarantined.values()]
         for identity, data in self.stored.items():
             if refuses(Version(identity[1], identity[2], data)) is None:
@@ -146,9 +146,9 @@ class Gateway(RuleBasedStateMachine):
     @rule()
     def restart_store(self) -> None:
         self.store.close()
-        quarantined = self.store.quarantined
+        quarantined = self.store.refusals
         self.open()
-        self.store.quarantined = quarantined
+        self.store.refusals = quarantined
 
     @invariant()
     def the_books_balance(self) -> None:
@@ -186,7 +186,7 @@ def test_a_running_worker_gets_everything_through(
             eventually(lambda: store.count_pending("central") == 0)
         good = {moment(number): value for number, value in stored.items() if value < BAD}
         assert {row.timestamp: row.data["temperature"] for row in upstream.kept.values()} == good
-        assert sorted(row.row[1] for row, _ in store.quarantined) == sorted(v for v in stored.values() if v >= BAD)
+        assert sorted(row.row[1] for row, _ in store.refusals) == sorted(v for v in stored.values() if v >= BAD)
         assert worker.status().delivered == len(good)
         assert worker.status().faults == 0
         books = store.ledger()

@@ -73,7 +73,7 @@ def test_a_link_that_breaks_and_loses_answers(
         assert worker.status().faults == 0
         assert worker.status().requests > COUNT // 500 + COUNT // PART - 1
     assert found(timescale_url) == (COUNT, COUNT, sum(range(COUNT)))
-    assert store.quarantined == []
+    assert store.refusals == []
     assert store.ledger().balanced
     assert store.ledger().upstreams["central"]["delivered"] == COUNT
 
@@ -89,11 +89,11 @@ def test_rows_the_server_refuses_are_set_aside_with_its_reason(
         fill(store, 4999, start=1)
         eventually(lambda: worker.status().delivered == 4999)
         eventually(lambda: store.count_pending("central") == 0)
-    assert [row.timestamp for row, _ in store.quarantined] == [
-        row.timestamp for row, _ in store.quarantined if row.row[1] == 1234
+    assert [row.timestamp for row, _ in store.refusals] == [
+        row.timestamp for row, _ in store.refusals if row.row[1] == 1234
     ]
-    assert len(store.quarantined) == 1
-    assert "plausible" in store.quarantined[0][1]
+    assert len(store.refusals) == 1
+    assert "plausible" in store.refusals[0][1]
     assert found(timescale_url) == (4999, 4999, sum(range(5000)) - 1234)
 
 
@@ -113,5 +113,5 @@ def test_a_column_that_nobody_fills_is_a_wrong_set_up_until_it_is_mended(
         with psycopg.connect(timescale_url) as connection:
             connection.execute("ALTER TABLE weather ALTER COLUMN site SET DEFAULT 'x'")
         eventually(lambda: worker.status().delivered == 500)
-    assert store.quarantined == []
+    assert store.refusals == []
     assert found(timescale_url) == (500, 500, sum(range(500)))

@@ -82,7 +82,7 @@ class SilentStore(TellingStore):
 def test_without_being_told_it_looks_once_in_each_poll_interval(tmp_path: Path, clock: HandClock) -> None:
     upstream = ScriptedUpstream()
     with SilentStore(tmp_path / "silent.db", gateway_id="g") as store:
-        store.windows, store.quarantined = [], []
+        store.windows, store.refusals = [], []
         with SyncWorker(store, "central", upstream, clock=clock, poll_interval="7s") as worker:
             eventually(lambda: clock.lain == [7.0])
             fill(store, 3)
@@ -219,7 +219,7 @@ def test_what_is_not_known_is_retried(store: TellingStore, start: Start, clock: 
     worker = start(upstream)
     step_through_waits(worker, clock, 3)
     eventually(lambda: worker.status().delivered == 3)
-    assert store.quarantined == []
+    assert store.refusals == []
 
 
 def test_poison_rows_are_set_aside_and_the_rest_arrives(store: TellingStore, start: Start) -> None:
@@ -228,7 +228,7 @@ def test_poison_rows_are_set_aside_and_the_rest_arrives(store: TellingStore, sta
     worker = start(upstream, batch_size=100)
     eventually(lambda: worker.status().delivered == 297)
     until(worker, "idle")
-    assert [(row.row[1], reason) for row, reason in store.quarantined] == [
+    assert [(row.row[1], reason) for row, reason in store.refusals] == [
         (0.0, "too cold"), (150.0, "too cold"), (299.0, "too cold"),
     ]  # fmt: skip
     assert store.ledger().upstreams["central"] == upstream_books(versions=300, delivered=297, quarantined=3)
@@ -257,7 +257,7 @@ def test_misconfigured_is_said_once_tried_slowly_and_mended_without_a_restart(
         ),
         ("INFO", "upstream central is back, 0 readings pending"),
     ]
-    assert store.quarantined == []
+    assert store.refusals == []
 
 
 def test_all_refused_for_one_reason_stops_that_upstream_and_quarantines_nothing(
@@ -271,7 +271,7 @@ def test_all_refused_for_one_reason_stops_that_upstream_and_quarantines_nothing(
     upstream.refuses = lambda row: None
     clock.advance(60)
     eventually(lambda: worker.status().delivered == 500)
-    assert store.quarantined == []
+    assert store.refusals == []
     assert temperatures(upstream) == numbers(500)
 
 
@@ -286,7 +286,7 @@ def test_a_bug_in_a_users_storage_is_logged_counted_and_survived(
     assert worker.status().faults == 3
     faults = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.exc_info and record.exc_info[0] for record in faults] == [KeyError, ZeroDivisionError]
-    assert store.quarantined == []
+    assert store.refusals == []
 
 
 def test_one_line_when_it_goes_away_and_one_when_it_is_back(
@@ -343,6 +343,6 @@ def test_a_lone_refusal_is_not_retried(store: TellingStore, start: Start) -> Non
     fill(store, 1)
     upstream = ScriptedUpstream(script=failing(DataRefused("out of range", retry_after=30)))
     worker = start(upstream)
-    eventually(lambda: len(store.quarantined) == 1)
+    eventually(lambda: len(store.refusals) == 1)
     until(worker, "idle")
     assert worker.status().requests == 1

@@ -1,0 +1,110 @@
+"""What goes next: fresh rows, or the oldest of a backlog.
+
+             acknowledged          backlog              acknowledged    live
+        |-----------|...................................|----------|................|
+                                                  split ^                           ^ last durable row
+    windows:  live live live backlog live live live backlog ...     while both have enough for the whole link
+
+While an upstream keeps up there is one lane. When more than a couple of windows wait, as after an outage, what waits
+becomes the backlog and what comes from then on the live lane. When the live lane falls behind as well, because the link
+carries less than comes in, it becomes backlog in its turn, and the newest rows go at once again.
+
+Live goes first, but twice a second at most unless it has a whole window, for each window costs the link a round trip.
+Of every `ROUND` windows one is the backlog's. As a window takes about a second (batch.py), a fresh reading is on its
+way within about two seconds of being durable, and the backlog has a quarter of even a link that live rows alone fill.
+
+A window that failed is finished first, in its own lane. Whether the upstream has its rows is not known, and a newer
+version of one of them, sent meanwhile in the other lane, could be overtaken by that request: upstreams that do not
+compare versions would go back to the old one.
+"""
+
+from __future__ import annotations
+
+from edgedepot.storage.base import Buffer, Lane, Window
+from edgedepot.storage.clock import Clock
+
+BEHIND = 2
+"""An upstream has fallen behind when more than so many windows wait."""
+ROUND = 4
+"""While a backlog waits, every so many windows one is the backlog's, however many fresh rows there are."""
+LIVE_PAUSE = 0.5
+"""Seconds for which fresh rows gather while a backlog drains, where they do not fill a window before."""
+
+_Order = tuple[int, ...]
+
+
+class Lanes:
+    """Chooses the windows of one cursor. A window is said to be `sending` before it goes out, and `taken` once it is
+    acknowledged. For one thread.
+    """
+
+    def __init__(self, store: Buffer, cursor: str, clock: Clock) -> None:
+        self._store = store
+        self._cursor = cursor
+        self._clock = clock
+        self._is_split = False
+        self._live_running = 0
+        self._live_at = -LIVE_PAUSE
+        self._unresolved: tuple[Lane, _Order] | None = None
+
+    def next(self, limit: int) -> tuple[Lane, Window] | None:
+        """The next window, of at most `limit` rows, and its lane; None when nothing is pending."""
+        if self._unresolved is not None:
+            lane, _ = self._unresolved
+            window = self._store.pending(self._cursor, limit, lane)
+            if window is not None:
+                return lane, window
+            self._unresolved = None  # its rows were superseded or deleted
+        self._arrange(limit)
+        for lane in self._turns(limit):
+            window = self._store.pending(self._cursor, limit, lane)
+            if window is not None:
+                return lane, window
+        return None
+
+    def _arrange(self, limit: int) -> None:
+        """Split where that is called for. Who is split already and has no fresh rows loses nothing by it, but for what
+        comes at that very moment: hence once for each time of falling behind."""
+        behind = BEHIND * limit
+        backlog, live = (self._store.waiting(self._cursor, lane) for lane in ("backlog", "live"))
+        if live > behind or (backlog > behind and not live and not self._is_split):
+            self._store.split(self._cursor)
+            self._is_split = True
+        elif backlog <= behind:
+            self._is_split = False
+
+    def _turns(self, limit: int) -> tuple[Lane, ...]:
+        live = self._store.waiting(self._cursor, "live")
+        if not live:
+            return ("backlog",)
+        waited = self._clock.monotonic() - self._live_at >= LIVE_PAUSE
+        if self._live_running >= ROUND - 1 or not (waited or live >= limit):
+            return ("backlog", "live")
+        return ("live", "backlog")
+
+    def sending(self, lane: Lane, window: Window) -> None:
+        """A window is about to be sent: what becomes of it is not known from now on."""
+        if self._unresolved is None or _order_of(window) > self._unresolved[1]:
+            self._unresolved = (lane, _order_of(window))
+
+    def turned_away(self) -> None:
+        """The upstream took nothing of what was sent last, and will not: other rows may go first."""
+        self._unresolved = None
+
+    def taken(self, lane: Lane, window: Window) -> None:
+        """A window was resolved and acknowledged."""
+        if lane == "live":
+            self._live_running += 1
+            self._live_at = self._clock.monotonic()
+        else:
+            self._live_running = 0
+        if self._unresolved is not None and _order_of(window) >= self._unresolved[1]:
+            self._unresolved = None
+
+
+def _order_of(window: Window) -> _Order:
+    """Where a window ends, comparable with others of its lane: rows sent once more go before those of history, and
+    these before the journal."""
+    if window.replayed:
+        return (0, window.rows[-1].seq if window.rows else 0)
+    return (1, *window.place) if window.place is not None else (2, window.high)
