@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from array import array
 from bisect import bisect_left
+from itertools import islice
 
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.tables import unfolded_condition
@@ -130,10 +131,16 @@ class Tail:
         return count
 
     def between(
-        self, series_ids: list[int], low: int | None, high: int | None, last_seq: int, generation: int
+        self,
+        series_ids: list[int],
+        low: int | None,
+        high: int | None,
+        last_seq: int,
+        generation: int,
+        newest: int | None = None,
     ) -> list[int] | None:
         """The numbers of the rows with ``low <= ts < high`` up to `last_seq`; None where memory is of another state
-        than the caller's transaction."""
+        than the caller's transaction. Of each series only so many of the `newest`."""
         found: list[int] = []
         with self._lock:
             if generation != self._generation:
@@ -141,7 +148,11 @@ class Tail:
             for series_id in series_ids:
                 series = self._series.get(series_id)
                 if series is not None:
-                    found += [seq for seq in series.seqs[series.span(low, high)] if seq <= last_seq]
+                    seqs = series.seqs[series.span(low, high)]
+                    if newest is None:
+                        found += [seq for seq in seqs if seq <= last_seq]
+                    else:
+                        found += islice((seq for seq in reversed(seqs) if seq <= last_seq), newest)
         return found
 
     def hide(self) -> None:

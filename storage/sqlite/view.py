@@ -45,11 +45,12 @@ class View:
             and (scope.end is None or scope.end > partition.start)
         ]
 
-    def unfolded(self, series: list[int], scope: Scope, columns: list[str]) -> list[Source]:
-        """The rows of the scope that are not in history: one query for each piece of the journal."""
+    def unfolded(self, series: list[int], scope: Scope, columns: list[str], newest: int | None = None) -> list[Source]:
+        """The rows of the scope that are not in history: one query for each piece of the journal. Where that is
+        cheaper, of each series only so many of the `newest`."""
         found: list[Source] = []
         pieces = self.shape.unfolded()
-        seqs = self._remembered(series, scope)
+        seqs = self._remembered(series, scope, newest)
         if seqs == []:
             return []
         for piece in pieces:
@@ -67,14 +68,14 @@ class View:
             found.append(Source(f"{head} {condition}", tuple(values)))
         return found
 
-    def _remembered(self, series: list[int], scope: Scope) -> list[int] | None:
+    def _remembered(self, series: list[int], scope: Scope, newest: int | None) -> list[int] | None:
         """The numbers of the unfolded rows of the scope, where the writer's memory fits this transaction."""
         if self._tail is None or not self.shape.pieces:
             return None if self.shape.pieces else []
         last = self.connection.execute(f"SELECT max(seq) FROM {self.shape.pieces[-1].table}").fetchone()[0]
         if last is None:
             last = self.shape.pieces[-1].first - 1
-        return self._tail.between(series, scope.start, scope.end, last, self.shape.generation)
+        return self._tail.between(series, scope.start, scope.end, last, self.shape.generation, newest)
 
 
 def places(layout: Layout, model: type[Reading]) -> dict[str, str]:
