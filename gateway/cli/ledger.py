@@ -21,7 +21,7 @@ _UNBALANCED = 1
 _MESSAGES = ("messages", "decoded", "ignored", "rejected")
 _READINGS = ("readings", "new", "merged", "duplicates", "rejected_readings")
 _USUAL = ("versions", "pending", "delivered")
-_BESIDE = ("rejected_fields", "replaced")
+_BESIDE = ("rejected_fields", "replaced", "late")
 Counts = Mapping[str, Mapping[str, int]]
 
 

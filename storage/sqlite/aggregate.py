@@ -165,7 +165,8 @@ class _Question:
         ).fetchone()
         if low is None:
             return None
-        low, high = low * HOUR, (high + 1) * HOUR
+        # What retention took is gone at once, its hours a little later.
+        low, high = max(low * HOUR, self._view.shape.horizon(self._layout.id)), (high + 1) * HOUR
         scope = self._asked.scope
         low = low if scope.start is None else max(low, scope.start)
         high = high if scope.end is None else min(high, scope.end)

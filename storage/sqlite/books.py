@@ -19,7 +19,7 @@ from edgedepot.storage.sqlite.walk import Place, Walk
 
 COLUMNS = (
     "messages", "decoded", "ignored", "rejected", "readings", "new", "merged", "duplicates", "rejected_readings",
-    "rejected_fields", "replaced",
+    "rejected_fields", "replaced", "late",
 )  # fmt: skip
 RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")
 """What became of the rows that an upstream is not owed any more."""
@@ -165,6 +165,12 @@ class Books:
         change = self._touch(name)
         change.place = self.cursors[name].walk.place = place
         self._walked(name, change, walked)
+        self._add(name, change, counts)
+
+    def walk_less(self, name: str, rows: int, **counts: int) -> None:
+        """So many rows that a cursor was still owed from history are gone, wherever they lay."""
+        change = self._touch(name)
+        self._walked(name, change, rows)
         self._add(name, change, counts)
 
     def out_of_the_way(self, seq: int, why: str, place: Place | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 
 _BUSY_SECONDS = 10.0
+WAL_PAGES = 4000
 
 
 @contextlib.contextmanager
@@ -33,16 +34,17 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
-def prepare_writer(connection: sqlite3.Connection, full_sync: bool) -> None:
-    """Set the writing connection up. With `full_sync` a commit is on the device when it returns."""
+def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: int = WAL_PAGES) -> None:
+    """Set the writing connection up. With `full_sync` a commit is on the device when it returns. The WAL goes into the
+    file when it has `wal_pages`."""
     connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
     # Debian builds SQLite with secure_delete on, which writes every page that is let go of.
     connection.execute("PRAGMA secure_delete = OFF")
     # A checkpoint writes a page once however often it changed since the last: journal pages that were let go of and
-    # used again cost nothing. 16 MB is what opening after a crash has to read at most.
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    # used again cost nothing. It is also what opening after a crash has to read.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {wal_pages}")
     connection.execute("PRAGMA temp_store = MEMORY")  # the fold sorts; its files would lie on the same card
 
 

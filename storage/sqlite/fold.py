@@ -15,11 +15,13 @@ import json
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby, pairwise
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.hours import Span, add_hours
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, write_shape
 from edgedepot.storage.sqlite.tables import (
     HOUR,
@@ -28,7 +30,9 @@ from edgedepot.storage.sqlite.tables import (
     cell,
     history_table,
     hour_table,
+    pages_used,
     refresh_view,
+    rows_end,
     value_columns,
     widen_hours,
     widen_partition,
@@ -47,8 +51,9 @@ Unfolded = tuple[Series, int, int]
 class Fold:
     """Folds in steps, each one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, journal: Journal, piece_rows: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, journal: Journal, piece_rows: int, limits: Limits) -> None:
         self._connection = connection
+        self._limits = limits
         self._journal = journal
         self._piece_rows = piece_rows
 
@@ -114,9 +119,13 @@ class Fold:
         known = len(partitions)
         folded: dict[int, list[tuple[int, int]]] = {}
         partition: Partition | None = None
+        period, horizon = self._limits.period(layout.name), shape.horizon(layout.id)
         for series, ts, seq in rows:
+            if ts < horizon:
+                continue  # late: its time is past what history holds, so it stays in the journal alone
             if partition is None or not partition.start <= ts < partition.stop:
-                partition = shape.partition_of(layout.id, ts) or add_partition(self._connection, shape, layout, ts)
+                there = shape.partition_of(layout.id, ts)
+                partition = there or add_partition(self._connection, shape, layout, ts, period)
                 partitions[partition.id] = partition
             piece = shape.pieces[bisect_right(firsts, seq) - 1]
             pieces[piece.id] = piece
@@ -124,10 +133,12 @@ class Fold:
             folded.setdefault(partition.id, []).append((series.id, ts))
         widen_hours(self._connection, shape, layout)
         for (piece_id, partition_id), seqs in places.items():
-            self._copy(layout, pieces[piece_id], partitions[partition_id], json.dumps(seqs))
+            with self._counted(partitions[partition_id]):
+                self._copy(layout, pieces[piece_id], partitions[partition_id], json.dumps(seqs))
         for partition_id, those in folded.items():
-            add_hours(self._connection, layout, partitions[partition_id], _spans(those, shape.folded.low))
-        if len(shape.partitions[layout.id]) > known:
+            with self._counted(partitions[partition_id]):
+                add_hours(self._connection, layout, partitions[partition_id], _spans(those, shape.folded.low))
+        if len(partitions) > known:
             refresh_view(self._connection, shape, layout)
 
     def _copy(self, layout: Layout, piece: Piece, partition: Partition, seqs: str) -> None:
@@ -140,6 +151,13 @@ class Fold:
             f" FROM json_each(?) AS one CROSS JOIN {piece.table} ON seq = one.value",
             (seqs,),
         )
+
+    @contextmanager
+    def _counted(self, partition: Partition) -> Iterator[None]:
+        """Count the pages that are taken meanwhile as a partition's."""
+        before = pages_used(self._connection)
+        yield
+        partition.pages += pages_used(self._connection) - before
 
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""
@@ -166,24 +184,56 @@ class Fold:
         enough = self._piece_rows * (1 if len(shape.pieces) < 4 else LARGER)
         if journal.committed_seq - shape.pieces[-1].first >= enough:
             add_piece(self._connection, shape, journal.committed_seq + 1)
-        self._drop_pieces()
+        drop_pieces(self._connection, journal, acknowledged_pieces(journal))
         if before != [piece.id for piece in shape.pieces]:
-            for layout in journal.catalogue.layouts().values():
-                if layout.written:
-                    refresh_view(self._connection, shape, layout)
+            refresh_views(self._connection, journal)
+        self._cut_partitions()
 
-    def _drop_pieces(self) -> None:
-        """Drop the pieces before the last that are in history and acknowledged by all."""
-        shape, cursors = self._journal.shape, self._journal.books.cursors.values()
-        keep = []
-        for piece, after in pairwise(shape.pieces):
-            last = after.first - 1
-            if last > shape.folded.low or any(book.acknowledged.gaps(piece.first, last) for book in cursors):
-                keep.append(piece)
-            else:
-                self._connection.execute(f"DROP TABLE {piece.table}")
-                self._connection.execute("DELETE FROM _pieces WHERE id = ?", (piece.id,))
-        shape.pieces[:-1] = keep
+    def _cut_partitions(self) -> None:
+        """Where retention is to take partitions, end those that have become large or long."""
+        if not self._limits:
+            return
+        for layout in self._journal.catalogue.layouts().values():
+            for partition in self._journal.shape.partitions.get(layout.id, [])[-1:]:
+                end = rows_end(self._connection, layout, partition)
+                if end > partition.start and self._is_large(layout, partition):
+                    partition.stop = end
+
+    def _is_large(self, layout: Layout, partition: Partition) -> bool:
+        shape, limits = self._journal.shape, self._limits
+        period = shape.widened(layout.id, limits.period(layout.name))
+        largest = limits.largest(layout.name, len(shape.partitions[layout.id]))
+        return partition.pages >= largest or partition.stop - partition.start > period
+
+
+def acknowledged_pieces(journal: Journal) -> list[Piece]:
+    """The pieces before the last that are in history, and of which no upstream is owed a reading."""
+    shape = journal.shape
+    return [
+        piece
+        for piece, after in pairwise(shape.pieces)
+        if after.first - 1 <= shape.folded.low and not _is_owed(journal, piece, after.first - 1)
+    ]
+
+
+def _is_owed(journal: Journal, piece: Piece, last: int) -> bool:
+    query = f"SELECT 1 FROM {piece.table} WHERE seq BETWEEN ? AND ? AND series > 0 LIMIT 1"
+    gaps = {gap for book in journal.books.cursors.values() for gap in book.acknowledged.gaps(piece.first, last)}
+    return any(journal.connection.execute(query, gap).fetchone() for gap in gaps)
+
+
+def drop_pieces(connection: sqlite3.Connection, journal: Journal, pieces: list[Piece]) -> None:
+    for piece in pieces:
+        connection.execute(f"DROP TABLE {piece.table}")
+        connection.execute("DELETE FROM _pieces WHERE id = ?", (piece.id,))
+        journal.shape.pieces.remove(piece)
+
+
+def refresh_views(connection: sqlite3.Connection, journal: Journal) -> None:
+    """The views of all models, after pieces have come or gone."""
+    for layout in journal.catalogue.layouts().values():
+        if layout.written:
+            refresh_view(connection, journal.shape, layout)
 
 
 def _spans(rows: list[tuple[int, int]], above: int) -> Iterator[Span]:

@@ -114,6 +114,10 @@ class Journal:
             self.tail.reload(self.connection, self.shape)
             self._stale = False
 
+    def reshape(self) -> None:
+        """The open transaction changes which tables there are."""
+        self._reshaped = True
+
     def _rearrange(self) -> None:
         """The open transaction takes rows out: until its end readers must not go by what is in memory."""
         self._reshaped = True
@@ -164,7 +168,18 @@ class Journal:
             duplicates=duplicates,
             replaced=replaced,
         )
+        if self.shape.horizons:
+            self._count_late(source, arrivals)
         return duplicates
+
+    def _count_late(self, source: int, arrivals: Sequence[Arrival]) -> None:
+        """Count the readings whose time is past what history holds."""
+        horizons = {
+            model: self.shape.horizon(self.catalogue.layout(model).id) for model in {one[0] for one in arrivals}
+        }
+        late = sum(arrival.timestamp < horizons[arrival.model] for arrival in arrivals)
+        if late:
+            self.books.count(source, late=late)
 
     def _series_of(self, model: type[Reading], device: str) -> Series:
         layout = self.catalogue.layout(model)

@@ -32,7 +32,7 @@ CREATE TABLE _books (
   source INTEGER PRIMARY KEY, messages INTEGER NOT NULL, decoded INTEGER NOT NULL, ignored INTEGER NOT NULL,
   rejected INTEGER NOT NULL, readings INTEGER NOT NULL, new INTEGER NOT NULL, merged INTEGER NOT NULL,
   duplicates INTEGER NOT NULL, rejected_readings INTEGER NOT NULL, rejected_fields INTEGER NOT NULL,
-  replaced INTEGER NOT NULL
+  replaced INTEGER NOT NULL, late INTEGER NOT NULL
 );
 CREATE TABLE _cursors (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, versions_before INTEGER NOT NULL, since INTEGER,

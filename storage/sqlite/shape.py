@@ -34,12 +34,14 @@ class Piece(msgspec.Struct, array_like=True):
 
 
 class Partition(msgspec.Struct, array_like=True):
-    """A history table of one model: the rows with ``start <= ts < stop``; `width` is its value columns."""
+    """A history table of one model: the rows with ``start <= ts < stop``; `width` is its value columns; `pages` is what
+    the fold took for it, hours included."""
 
     id: int
     start: int
     stop: int
     width: int
+    pages: int = 0
 
 
 class Folded(msgspec.Struct, array_like=True):
@@ -53,13 +55,18 @@ class Folded(msgspec.Struct, array_like=True):
 
 class Shape(msgspec.Struct):
     """The tables, pieces and partitions each in order. `hours` says for how many of its fields a model's hours have
-    columns; it is missing while there are none."""
+    columns; it is missing while there are none. Before its time in `horizons` retention has taken a model's history."""
 
     generation: int = 0
     pieces: list[Piece] = msgspec.field(default_factory=list)
     partitions: dict[int, list[Partition]] = msgspec.field(default_factory=dict)
     hours: dict[int, int] = msgspec.field(default_factory=dict)
     folded: Folded = msgspec.field(default_factory=Folded)
+    horizons: dict[int, int] = msgspec.field(default_factory=dict)
+
+    def horizon(self, model: int) -> int:
+        """From when on a model has history, at most."""
+        return self.horizons.get(model, -(2**63))
 
     def pieces_from(self, seq: int) -> list[Piece]:
         """The pieces in which rows from `seq` on are."""
@@ -84,12 +91,16 @@ class Shape(msgspec.Struct):
         place = bisect.bisect_right([partition.start for partition in mine], ts) - 1
         return mine[place] if place >= 0 and ts < mine[place].stop else None
 
-    def new_partition(self, model: int, ts: int, width: int) -> Partition:
+    def widened(self, model: int, period: int) -> int:
+        """A period as long as it has to be with as many partitions as a model has."""
+        return period << max(0, (len(self.partitions.get(model, [])) - _FEW + _DOUBLING) // _DOUBLING)
+
+    def new_partition(self, model: int, ts: int, width: int, period: int = PERIOD) -> Partition:
         """Make room for a timestamp: a period that widens as there come to be many, cut where neighbours begin."""
         mine = self.partitions.setdefault(model, [])
-        period = PERIOD << max(0, (len(mine) - _FEW + _DOUBLING) // _DOUBLING)
-        start = ts - ts % period
-        stop = start + period
+        period = self.widened(model, period)
+        start = max(ts - ts % period, self.horizon(model))
+        stop = ts - ts % period + period
         for other in mine:
             if other.stop <= ts:
                 start = max(start, other.stop)

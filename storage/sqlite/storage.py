@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,9 +37,10 @@ from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
+from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.select import read_devices, select_readings
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.writer import Pace
 from edgedepot.storage.sqlite.writing import Writing
 
 DIRECT = "direct"  # the source of readings that Python code stores itself
@@ -56,6 +57,12 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
     `durability="power"` a commit survives a power cut; with `"process"` it survives a killed process, and a power cut
     from the next sync on (every `sync_interval`). `read_only=True` reads beside a process that writes.
 
+    What is older than `keep` (``"90 days"``, a timedelta) goes, and with more than `keep_bytes` (``"2 GB"``, a number)
+    the oldest goes; none of both, nothing does. Each may be a mapping by reading model or measurement, where ``"*"`` is
+    all other models' age, and the whole store's bytes. History goes first: forwarding does not need it. Then, with
+    `when_full="evict"`, the oldest that is pending, counted as evicted; with `when_full="block"` nothing pending goes,
+    and who stores gets `StorageBusy`. Age takes nothing pending, unless `keep_pending=False`. See docs/store.md.
+
     Raises `StorageLocked` where another process writes the file, `StoreUnusable` where it is no store, `ConfigError`
     where it belongs to another gateway.
     """
@@ -71,16 +78,22 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         fold_interval: str | float | timedelta = "10 minutes",
         busy_timeout: str | float | timedelta = "30s",
         piece_rows: int = 25_000,
+        keep: Age | Mapping[Key, Age] | None = None,
+        keep_bytes: Size | Mapping[Key, Size] | None = None,
+        when_full: Literal["evict", "block"] = "evict",
+        keep_pending: bool = True,
         read_only: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if durability not in ("power", "process"):
             raise ConfigError(f"durability is {durability!r}, expected 'power' or 'process'")
+        limits = Limits.of(keep, keep_bytes, when_full, keep_pending)
         pace = Pace(
             flush_interval=seconds_of(flush_interval, "flush_interval"),
             sync_interval=seconds_of(sync_interval, "sync_interval"),
             busy_timeout=seconds_of(busy_timeout, "busy_timeout"),
             fold_interval=seconds_of(fold_interval, "fold_interval"),
+            fold_rows=limits.fold_rows,
             piece_rows=piece_rows,
         )
         self.path = Path(path)
@@ -95,7 +108,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         if read_only:
             self._check_readable()
         else:
-            self._writing = Writing(self.path, self._clock, pace, durability == "power", gateway_id)
+            self._writing = Writing(self.path, self._clock, pace, limits, durability == "power", gateway_id)
             self.gateway_id, self.store_epoch = self._writing.gateway_id, self._writing.store_epoch
             atexit.register(self.close)
 
@@ -201,6 +214,11 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         `fold_interval`; call it before a store is put away, or to have a file that is as small as can be."""
         self.flush()
         self._writer_parts().writer.fold()
+
+    def retain(self) -> None:
+        """Drop now what is older or more than `keep` and `keep_bytes` allow, and return when that is done. The store
+        does so by itself, after each fold and every five minutes."""
+        self._writer_parts().writer.retain()
 
     def flush(self) -> None:
         """Return when everything stored before is durable."""

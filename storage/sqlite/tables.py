@@ -50,15 +50,28 @@ def widen_piece(connection: sqlite3.Connection, shape: Shape, width: int) -> Non
     piece.width = max(piece.width, width)
 
 
-def add_partition(connection: sqlite3.Connection, shape: Shape, layout: Layout, ts: int) -> Partition:
+def add_partition(connection: sqlite3.Connection, shape: Shape, layout: Layout, ts: int, period: int) -> Partition:
     """A partition of a model's history for a timestamp that none holds yet."""
-    partition = shape.new_partition(layout.id, ts, len(layout.written))
+    partition = shape.new_partition(layout.id, ts, len(layout.written), period)
     values = "".join(f", {value}" for value in value_columns(layout))
     connection.execute(
         f"CREATE TABLE {history_table(layout, partition)} (series INTEGER, ts INTEGER, seq INTEGER, quality INTEGER"
         f"{values}, PRIMARY KEY (series, ts)) WITHOUT ROWID"
     )
     return partition
+
+
+def rows_end(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> int:
+    """The end of the hour of a partition's newest row; its start where it has none."""
+    newest = f"SELECT max((SELECT max(ts) FROM {history_table(layout, partition)} WHERE series = s.id))"
+    (ts,) = connection.execute(f"{newest} FROM _series AS s WHERE model = ?", (layout.id,)).fetchone()
+    return partition.start if ts is None else min(partition.stop, int(ts) - ts % HOUR + HOUR)
+
+
+def pages_used(connection: sqlite3.Connection) -> int:
+    """How many pages of the file hold something, in the open transaction too."""
+    (pages,), (free,) = (connection.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "freelist_count"))
+    return int(pages) - int(free)
 
 
 def widen_partition(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> None:

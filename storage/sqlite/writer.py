@@ -13,8 +13,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgedepot.storage.clock import Clock
@@ -22,11 +21,17 @@ from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed,
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.connection import sync_wal
 from edgedepot.storage.sqlite.fold import Fold
-from edgedepot.storage.sqlite.items import Item
+from edgedepot.storage.sqlite.items import Item, Write
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.pace import Calls, Pace
+from edgedepot.storage.sqlite.retention import Deed, Retention
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
+RETAIN_SECONDS = 300.0
+PRESSED_SECONDS = 10.0
+"""How soon the store looks again for room where it found too little."""
 # What the data of an item can cause; any other error of SQLite lies in the disk or the file.
 _DATA_ERRORS = (
     sqlite3.DataError,
@@ -39,25 +44,18 @@ _DATA_ERRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When to commit. Times in seconds."""
-
-    flush_interval: float
-    sync_interval: float
-    busy_timeout: float
-    fold_interval: float
-    fold_rows: int = 30_000
-    piece_rows: int = 25_000
-    commit_rows: int = 5_000
-    queue_rows: int = 50_000
-
-
 class Writer:
     """Owns the writing connection. `submit` and the receipts' calls come from any thread."""
 
     def __init__(
-        self, connection: sqlite3.Connection, journal: Journal, path: Path, clock: Clock, pace: Pace, full_sync: bool
+        self,
+        connection: sqlite3.Connection,
+        journal: Journal,
+        path: Path,
+        clock: Clock,
+        pace: Pace,
+        limits: Limits,
+        full_sync: bool,
     ) -> None:
         self._connection = connection
         self._journal = journal
@@ -79,9 +77,12 @@ class Writer:
         self._closing = False
         self.durable_seq = journal.committed_seq
         self.trouble: StorageError | None = None
-        self._fold = Fold(connection, journal, pace.piece_rows)
+        self._fold = Fold(connection, journal, pace.piece_rows, limits)
         self._fold_at = clock.monotonic() + pace.fold_interval
-        self._folds_wanted = self._folds_done = self._begun = 0
+        self._folds = Calls()
+        self._retention = Retention(connection, journal, limits)
+        self._retains = Calls()
+        self._retain_at = clock.monotonic() if limits else None
         self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
         self._thread.start()
 
@@ -90,8 +91,8 @@ class Writer:
     def submit(self, item: Item) -> Receipt:
         """Queue an item. Blocks while the queue is full; after the timeout `StorageBusy`, nothing queued then."""
         with self._condition:
-            if self._queued_rows >= self._pace.queue_rows:
-                self._wait_for_room()
+            if self._refuses(item):
+                self._wait_for_room(item)
             if self._closing:
                 raise StorageClosed("the store is closed")
             self._queue.append(item)
@@ -103,14 +104,24 @@ class Writer:
                 self._condition.notify_all()
         return item.receipt
 
-    def _wait_for_room(self) -> None:
+    def _refuses(self, item: Item) -> bool:
+        """Whether there is no room: in the queue, or for readings in the store."""
+        is_full = self._retention.full is not None and isinstance(item, Write)
+        return is_full or self._queued_rows >= self._pace.queue_rows
+
+    def _wait_for_room(self, item: Item) -> None:
         deadline = self._clock.monotonic() + self._pace.busy_timeout
-        while self._queued_rows >= self._pace.queue_rows and not self._closing:
+        while self._refuses(item) and not self._closing:
             left = deadline - self._clock.monotonic()
             if left <= 0:
-                why = f": {self.trouble}" if self.trouble else ""
-                raise StorageBusy(f"{self._queued_rows} rows wait to be written, as many as may{why}")
+                raise StorageBusy(self._why_refused())
             self._clock.wait(self._condition, left)
+
+    def _why_refused(self) -> str:
+        if self._retention.full is not None:
+            return self._retention.full
+        why = f": {self.trouble}" if self.trouble else ""
+        return f"{self._queued_rows} rows wait to be written, as many as may{why}"
 
     def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
         """Have a commit now, also with no time to wait, and block until the receipt has that rank or an error."""
@@ -153,11 +164,18 @@ class Writer:
 
     def fold(self) -> None:
         """Fold what is committed, and return when that is done. Raises `StorageClosed` when the store closes first."""
+        self._call(self._folds)
+
+    def retain(self) -> None:
+        """Let go of what the limits do not allow, and return when that is done. Raises `StorageClosed` as `fold`."""
+        self._call(self._retains)
+
+    def _call(self, calls: Calls) -> None:
         with self._condition:
-            self._folds_wanted += 1
-            mine = self._folds_wanted
+            calls.wanted += 1
+            mine = calls.wanted
             self._condition.notify_all()
-            while self._folds_done < mine:
+            while calls.done < mine:
                 if self._closing:
                     raise StorageClosed("the store is closed")
                 self._clock.wait(self._condition, None)
@@ -199,10 +217,13 @@ class Writer:
                 if items:
                     self._commit(items)
                     self._committed_within(started_at)
+                    if self._retention.full is not None:  # what was acknowledged may make room
+                        self._retain_at = started_at
                 if self._unsynced and (wanted == DURABLE or closing or started_at >= self._sync_at):
                     self._sync()
                 if not closing:
                     self._fold_on()
+                    self._retain_on()
             except (sqlite3.Error, OSError) as exc:
                 self._note_trouble(exc)
             else:
@@ -218,7 +239,7 @@ class Writer:
         if self.trouble is not None and not self._closing:
             return self._clock.monotonic() >= self._retry_at
         left = self._time_left()
-        return self._commit_due() or self._fold_due() or (left is not None and left <= 0)
+        return self._commit_due() or self._fold_due() or self._retain_due() or (left is not None and left <= 0)
 
     def _commit_due(self) -> bool:
         if self._closing or self._wanted > QUEUED or self._queued_rows >= self._pace.commit_rows:
@@ -227,7 +248,7 @@ class Writer:
 
     def _fold_due(self) -> bool:
         """Also in the middle of one: it goes on between commits."""
-        if self._fold.active or self._folds_wanted > self._folds_done:
+        if self._fold.active or self._folds.waiting:
             return True
         rows = self._journal.tail.rows
         return rows >= self._pace.fold_rows or (rows > 0 and self._clock.monotonic() >= self._fold_at)
@@ -242,21 +263,44 @@ class Writer:
 
     def _fold_step(self) -> None:
         if not self._fold.active:
-            self._begun = self._folds_wanted
+            self._folds.begun = self._folds.wanted
             self._fold.begin()
         if self._fold.active:
             self._fold.step()
         if not self._fold.active:
             self._fold_at = self._clock.monotonic() + self._pace.fold_interval
-            with self._condition:
-                self._folds_done = self._begun
-                self._condition.notify_all()
+            self._retain_at = None if self._retain_at is None else self._clock.monotonic()
+            self._answer(self._folds)
+
+    def _answer(self, calls: Calls) -> None:
+        with self._condition:
+            calls.done = calls.begun
+            self._condition.notify_all()
+
+    def _retain_due(self) -> bool:
+        return self._retains.waiting or (self._retain_at is not None and self._clock.monotonic() >= self._retain_at)
+
+    def _retain_on(self) -> None:
+        """One step of retention, where it is due."""
+        if not self._retain_due():
+            return
+        self._retains.begun = self._retains.wanted
+        deed = self._retention.next(self._clock.now())
+        if deed is not None:
+            self._transact([deed])
+            return
+        if self._retain_at is not None:
+            now, is_over = self._clock.monotonic(), self._retention.is_over
+            self._retain_at = now + (PRESSED_SECONDS if is_over else RETAIN_SECONDS)
+            self._fold_at = now if is_over else self._fold_at  # what is not in history cannot go
+        self._answer(self._retains)
 
     def _time_left(self) -> float | None:
         if self.trouble is not None:
             return self._retry_at - self._clock.monotonic()
         times = ([self._flush_at] if self._queue else []) + ([self._sync_at] if self._unsynced else [])
         times += [self._fold_at] if self._journal.tail.rows else []
+        times += [] if self._retain_at is None else [self._retain_at]
         return min(times) - self._clock.monotonic() if times else None
 
     def _flush_after(self, moment: float) -> float:
@@ -268,7 +312,7 @@ class Writer:
     def _commit(self, items: list[Item]) -> None:
         """Commit the items together; where one's data is the obstacle, one by one, so that the others get in."""
         try:
-            self._transact(items)
+            self._transact([item.apply for item in items])
         except _DATA_ERRORS as exc:
             if len(items) > 1:
                 for item in items:
@@ -284,12 +328,12 @@ class Writer:
                 item.settle(DURABLE if self._full_sync else COMMITTED)
             self._done(items)
 
-    def _transact(self, items: list[Item]) -> None:
+    def _transact(self, deeds: Iterable[Deed]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._journal.begin(self._clock.now())
-            for item in items:
-                item.apply(self._journal)
+            for deed in deeds:
+                deed(self._journal)
             self._journal.finish()
             self._connection.execute("COMMIT")
         except BaseException:

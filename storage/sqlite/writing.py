@@ -20,22 +20,26 @@ from edgedepot.storage.sqlite.connection import (
 )
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
-from edgedepot.storage.sqlite.writer import Pace, Writer
+from edgedepot.storage.sqlite.writer import Writer
 
 
 class Writing:
     """The lock, the writing connection, the journal and the writer of one file. Raises what `SQLiteStorage` does."""
 
-    def __init__(self, path: Path, clock: Clock, pace: Pace, full_sync: bool, gateway_id: str | None) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, pace: Pace, limits: Limits, full_sync: bool, gateway_id: str | None
+    ) -> None:
         self._lock = StoreLock(path)
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             with sqlite_errors(path):
                 self._connection = open_writer(path)
                 undo.callback(self._connection.close)
-                prepare_writer(self._connection, full_sync)
+                prepare_writer(self._connection, full_sync, limits.wal_pages)
                 schema.prepare(self._connection, path)
                 self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
                 self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
@@ -47,7 +51,7 @@ class Writing:
         self.books = journal.books
         self.cursors = Cursors(journal.books, replaying_cursors(self._connection))
         self.pending_reader = PendingReader(self.catalogue)
-        self.writer = Writer(self._connection, journal, path, clock, pace, full_sync)
+        self.writer = Writer(self._connection, journal, path, clock, pace, limits, full_sync)
         self._closed = False
 
     def close(self) -> None:

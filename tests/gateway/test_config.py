@@ -82,8 +82,8 @@ WRONG = {
     "path no text": ("[storage]\npath = 3", ": storage.path: found 3, expected a path"),
     "read only": (
         '[storage]\npath = "x"\nread_only = true',
-        ": storage.read_only: unknown key; known here: busy_timeout, durability, flush_interval, fold_interval, path, "
-        "piece_rows, sync_interval",
+        ": storage.read_only: unknown key; known here: busy_timeout, durability, flush_interval, fold_interval, keep, "
+        "keep_bytes, keep_pending, path, piece_rows, sync_interval, when_full",
     ),
     "gateway_id": (
         '[storage]\npath = "x"\ngateway_id = "roof"',

@@ -24,6 +24,7 @@ def audit_file(path: Path) -> Counter[str]:
 
     Each reading is in the journal or in history or, folded and not dropped yet, in both as one and the same; partitions
     and hours hold what they should; pieces know how many rows they have; views show each reading once; SQLite agrees.
+    From before a model's horizon there is nothing in history, and what the journal has of it was folded past.
     """
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
@@ -37,6 +38,7 @@ def audit_file(path: Path) -> Counter[str]:
 def _audit(connection: sqlite3.Connection) -> Counter[str]:
     shape = _shape(connection)
     low, high, *place = shape.get("folded", [0, 0, 0, -(2**63)])
+    horizons = shape.get("horizons", {})
     series = dict(connection.execute("SELECT id, model FROM _series"))
     models = {model: (name, json.loads(text)) for model, name, text in _models(connection)}
     history = {row[:2]: row for model in models for row in _history(connection, shape, model, models[model][0])}
@@ -51,6 +53,10 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
         readings = [row for row in rows if row[1] is not None]
         for seq, one, ts in readings:
             if seq <= low or (seq <= high and (one, ts) <= tuple(place)):
+                if ts < horizons.get(str(series[one]), -math.inf):
+                    assert (one, ts) not in history, "history reaches below the horizon"
+                    found["below the horizon"] += 1
+                    continue
                 assert history[one, ts][2] == seq, "a folded row of the journal is not the one in history"
                 found["in both"] += 1
             else:
@@ -61,10 +67,12 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
             assert connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece,)).fetchall() == [
                 (len(readings),)
             ]
-    assert {
-        table
-        for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE name LIKE '\\_j\\_%' ESCAPE '\\'")
-    } == {f"_j_{piece}" for piece, *_ in shape["pieces"]}
+    assert _tables(connection, "_j_") == {f"_j_{piece}" for piece, *_ in shape["pieces"]}
+    assert _tables(connection, "_h_") == {
+        f"_h_{name}_{partition[0]}"
+        for model, (name, _) in models.items()
+        for partition in shape["partitions"].get(str(model), [])
+    }
     found["unfolded"] = len(unfolded)
     for model, (name, fields) in models.items():
         mine = sorted(row for row in history.values() if series[row[0]] == model)
@@ -73,6 +81,11 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
     newest = dict(connection.execute("SELECT id, newest FROM _series"))
     assert all(newest[one] is not None and ts <= newest[one] for one, ts in history), "a row is newer than the newest"
     return found
+
+
+def _tables(connection: sqlite3.Connection, prefix: str) -> set[str]:
+    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    return {table for (table,) in tables if table.startswith(prefix)}
 
 
 def _shape(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -87,8 +100,8 @@ def _models(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
 def _history(connection: sqlite3.Connection, shape: dict[str, Any], model: int, name: str) -> list[tuple[Any, ...]]:
     """Series, ts, seq, quality and values of a model's rows."""
     found: list[tuple[Any, ...]] = []
-    end = -math.inf
-    for number, start, stop, width in shape["partitions"].get(str(model), []):
+    end = shape.get("horizons", {}).get(str(model), -math.inf)
+    for number, start, stop, width, *_ in shape["partitions"].get(str(model), []):
         assert end <= start < stop
         end = stop
         rows = connection.execute(f"SELECT * FROM _h_{name}_{number}").fetchall()
@@ -116,7 +129,9 @@ def _audit_hours(
     names = [column[0] for column in cursor.description]
     hours = {row[:2]: dict(zip(names, row, strict=True)) for row in cursor}
     expected = {key: list(group) for key, group in groupby(rows, key=lambda row: (row[0], row[1] // HOUR))}
-    assert set(hours) - dirty == set(expected) - dirty
+    horizon = shape.get("horizons", {}).get(str(model), -math.inf)
+    there = {key for key in hours if key[1] * HOUR >= horizon}  # the others are swept by and by
+    assert there - dirty == set(expected) - dirty
     for key in set(expected) - dirty:
         hour, inside = hours[key], expected[key]
         times = [row[1] for row in inside]

@@ -1,0 +1,133 @@
+"""How long and how much a store keeps: the settings `keep`, `keep_bytes` and their like, read and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+from edgedepot.storage.errors import ConfigError, InvalidValue
+from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.sqlite.connection import WAL_PAGES
+from edgedepot.storage.sqlite.shape import PERIOD
+from edgedepot.storage.sqlite.tables import HOUR
+
+REST = "*"
+"""The key of an age for all other models, and of the bytes of the whole store."""
+Key = type[Reading] | str
+Age = str | float | timedelta
+Size = str | int
+Setting = TypeVar("Setting")
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]+)\s*", re.ASCII)
+_LEAST = 1_000_000
+PAGE = 4096
+_FOLD_ROWS = 30_000
+_PERIODS = [hours * HOUR for hours in (1, 2, 4, 8, 24, 48, 5 * 24, 10 * 24)]
+_SHARES = 16
+"""Into so many partitions what a budget holds is cut: so fine-grained is what goes at a time."""
+_LARGEST = 2_000
+"""Pages of the largest partition otherwise: to drop one takes SQLite 10 us a page, and commits wait."""
+_MANY, _DOUBLING = 128, 8
+"""Beyond so many partitions of a model the largest doubles, with each few more: see shape.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ages in microseconds and sizes in bytes, by measurement or `REST`. `block` says what a full store does: refuse
+    new readings, or take away what upstreams are still owed. `keep_pending` holds against the age alone."""
+
+    ages: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    block: bool = False
+    keep_pending: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        keep: Age | Mapping[Key, Age] | None,
+        keep_bytes: Size | Mapping[Key, Size] | None,
+        when_full: str,
+        keep_pending: bool,
+    ) -> Limits:
+        """Raises `ConfigError` that begins with the setting's name."""
+        if when_full not in ("evict", "block"):
+            raise ConfigError(f"when_full: found {when_full!r}, expected 'evict' or 'block'")
+        ages = {key: _age(value) for key, value in _by_measurement("keep", keep).items()}
+        sizes = {key: _size(value) for key, value in _by_measurement("keep_bytes", keep_bytes).items()}
+        return cls(ages, sizes, when_full == "block", keep_pending)
+
+    def __bool__(self) -> bool:
+        return bool(self.ages or self.sizes)
+
+    @property
+    def size(self) -> int | None:
+        """The bytes of the whole store."""
+        return self.sizes.get(REST)
+
+    def age(self, measurement: str) -> int | None:
+        return self.ages.get(measurement, self.ages.get(REST))
+
+    @property
+    def wal_pages(self) -> int:
+        """How many pages the WAL gathers before they go into the file: few where the store may hold few."""
+        return WAL_PAGES if self.size is None else max(16, min(WAL_PAGES, self.size // 8 // PAGE))
+
+    @property
+    def fold_rows(self) -> int:
+        """How many rows a fold takes at most: in between the store grows beyond what it may hold."""
+        return _FOLD_ROWS if self.size is None else max(100, min(_FOLD_ROWS, self.size // 2000))
+
+    def period(self, measurement: str) -> int:
+        """What a partition spans, in microseconds: less where the age would be overstepped by much otherwise."""
+        age = self.age(measurement)
+        if age is None:
+            return PERIOD
+        return max((period for period in (*_PERIODS, PERIOD) if period <= age // 8), default=_PERIODS[0])
+
+    def largest(self, measurement: str, partitions: int) -> int:
+        """How many pages the newest of so many partitions may have before another begins."""
+        largest = _LARGEST << max(0, (partitions - _MANY + _DOUBLING) // _DOUBLING)
+        for size in (self.sizes.get(measurement), self.size):
+            if size is not None:
+                largest = min(largest, max(8, size // PAGE // _SHARES))
+        return largest
+
+
+def _by_measurement(name: str, given: Setting | Mapping[Key, Setting] | None) -> dict[str, Setting]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return {REST: given}
+    found: dict[str, Setting] = {}
+    for key, value in given.items():
+        measurement = getattr(key, "__measurement__", key)
+        if not isinstance(measurement, str):
+            raise ConfigError(f"{name}: found {key!r}, expected reading models, measurements or '*'")
+        found[measurement] = value
+    return found
+
+
+def _age(value: object) -> int:
+    try:
+        return round(seconds_of(value, "keep") * 1_000_000)  # type: ignore[arg-type]
+    except InvalidValue as exc:
+        raise ConfigError(str(exc)) from exc
+
+
+def _size(value: object) -> int:
+    found = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        found = value
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        unit = _UNITS.get(match[2].upper())
+        found = None if unit is None else int(float(match[1]) * unit)
+    if found is None or found < _LEAST:
+        raise ConfigError(
+            f"keep_bytes: found {value!r}, expected a size such as '500 MB' or '2 GB', or a number of bytes,"
+            " at least 1 MB"
+        )
+    return found

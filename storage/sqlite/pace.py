@@ -1,0 +1,32 @@
+"""When the writer does what, and who waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When to commit. Times in seconds."""
+
+    flush_interval: float
+    sync_interval: float
+    busy_timeout: float
+    fold_interval: float
+    fold_rows: int
+    piece_rows: int = 25_000
+    commit_rows: int = 5_000
+    queue_rows: int = 50_000
+
+
+@dataclass(slots=True)
+class Calls:
+    """Calls that wait until the thread has done once more what it also does by itself."""
+
+    wanted: int = 0
+    begun: int = 0
+    done: int = 0
+
+    @property
+    def waiting(self) -> bool:
+        return self.wanted > self.done

@@ -1,0 +1,245 @@
+"""Retention: what goes when it is too old or too much.
+
+    history   _h_weather_1  _h_weather_2  _h_weather_3        whole partitions, the oldest first: DROP TABLE
+              ~~~~~~~~~~~~~~|
+                         horizon: history never reaches below it again
+    journal   _j_4  _j_5  _j_6                                 whole pieces, when no history is left to take
+
+It looks for one thing to do at a time, small enough for commits to wait for it, and each is a transaction of its own:
+after a crash it goes on. To drop a partition writes a few pages, however many rows it has; only its hours are deleted,
+a little at a time afterwards, for queries go by the horizon. Runs on the writer's thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from edgedepot.storage.sqlite.acknowledge import count_rows
+from edgedepot.storage.sqlite.books import CursorBook
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces, refresh_views
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.limits import PAGE, Limits
+from edgedepot.storage.sqlite.shape import Folded, Partition, Piece
+from edgedepot.storage.sqlite.tables import (
+    HOUR,
+    add_piece,
+    history_table,
+    hour_table,
+    pages_used,
+    refresh_view,
+    rows_end,
+)
+from edgedepot.storage.sqlite.walk import END, NEVER, owed
+
+SWEPT = 2_000
+"""So many hours are deleted at a time."""
+_HEADROOM = 8_000_000
+"""Room left below the limit for what comes in until the next look, where the limit is not small."""
+
+Deed = Callable[[Journal], object]
+"""What one transaction is to do."""
+
+
+class Retention:
+    """`next` says what to do, for as long as there is something. `full` tells why the store takes no readings."""
+
+    def __init__(self, connection: sqlite3.Connection, journal: Journal, limits: Limits) -> None:
+        self._connection = connection
+        self._journal = journal
+        self._limits = limits
+        self._unswept = set(journal.shape.horizons)
+        self.is_over = False
+        self.full: str | None = None
+
+    def next(self, now: int) -> Deed | None:
+        """The next transaction's deed; None when all is as it should be, or as good as it can be."""
+        if not self._journal.shape.pieces:
+            return None
+        deed = self._acknowledged() or self._too_old(now) or self._too_much_of_a_model(now) or self._sweep()
+        if deed is not None:
+            return deed
+        self.is_over = self._is_over()
+        deed = self._make_room(now) if self.is_over else None
+        blocks = self.is_over and deed is None and self._limits.block
+        self.full = f"the store has reached its limit of {self._limits.size} bytes (keep_bytes)" if blocks else None
+        return deed
+
+    def _is_over(self) -> bool:
+        size = self._limits.size
+        if size is None:
+            return False
+        wal = self._limits.wal_pages * 3 // 2  # the commit that fills it goes beyond
+        used = (pages_used(self._connection) + wal) * PAGE
+        return used > size - min(_HEADROOM, size // 8)
+
+    # -- history --------------------------------------------------------------------------------------------------
+
+    def _partitions(self) -> Iterator[tuple[Layout, list[Partition]]]:
+        """The partitions of each model that has any."""
+        shape = self._journal.shape
+        for layout in self._journal.catalogue.layouts().values():
+            if shape.partitions.get(layout.id):
+                yield layout, shape.partitions[layout.id]
+
+    def _too_old(self, now: int) -> Deed | None:
+        """A partition or a piece that has nothing young enough in it."""
+        limits = self._limits
+        for layout, mine in self._partitions():
+            age = limits.age(layout.name)
+            if age is not None and mine[0].stop <= now - age and self._may_go(layout, mine[0], limits.keep_pending):
+                return _dropping(self._drop_partition, layout, mine[0], mine[0].stop)
+        return None if limits.keep_pending else self._too_old_piece(now)
+
+    def _too_old_piece(self, now: int) -> Deed | None:
+        ages = {layout.id: self._limits.age(layout.name) for layout in self._journal.catalogue.layouts().values()}
+        young = " OR ".join(
+            f"model = {model}" + ("" if age is None else f" AND ts >= {now - age}") for model, age in ages.items()
+        )
+        closed = self._closed()
+        if not closed or not young:
+            return None
+        table = closed[0][0].table
+        query = f"SELECT 1 FROM {table} AS j CROSS JOIN _series AS s ON s.id = j.series WHERE {young} LIMIT 1"
+        return None if self._connection.execute(query).fetchone() else self._eviction(*closed[0])
+
+    def _too_much_of_a_model(self, now: int) -> Deed | None:
+        for layout, mine in self._partitions():
+            size = self._limits.sizes.get(layout.name)
+            if size is not None and sum(partition.pages for partition in mine) * PAGE > size:
+                deed = self._drop_oldest(layout, mine, now)
+                if deed is not None:
+                    return deed
+        return None
+
+    def _drop_oldest(self, layout: Layout, mine: list[Partition], now: int) -> Deed | None:
+        """To make room. The horizon is not to lie in the future: what comes in then would be late."""
+        end = mine[0].stop if len(mine) > 1 else rows_end(self._connection, layout, mine[0])
+        if end > now + HOUR or not self._may_go(layout, mine[0], self._limits.block):
+            return None
+        return _dropping(self._drop_partition, layout, mine[0], end)
+
+    def _may_go(self, layout: Layout, partition: Partition, keep_pending: bool) -> bool:
+        return not keep_pending or not any(self._owed_rows(layout, partition).values())
+
+    def _owed_rows(self, layout: Layout, partition: Partition) -> dict[str, int]:
+        """How many rows of a partition each cursor that is on its way through history is still owed."""
+        books = self._journal.books.cursors
+        return {name: self._count_owed(book, layout, partition) for name, book in books.items() if book.walk.left}
+
+    def _count_owed(self, book: CursorBook, layout: Layout, partition: Partition) -> int:
+        layouts = self._journal.catalogue.layouts()
+        since = NEVER if book.since is None else book.since
+        for one, place, table, condition in owed(self._journal.shape, layouts, book.walk.place, END):
+            if one.id == layout.id and place.id == partition.id:
+                query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
+                return int(self._connection.execute(query, (book.walk.before, since)).fetchone()[0])
+        return 0
+
+    def _drop_partition(self, layout: Layout, partition: Partition, end: int) -> None:
+        """Drop a model's oldest partition, whose rows all lie before `end`."""
+        shape = self._journal.shape
+        for name, rows in self._owed_rows(layout, partition).items():
+            if rows:
+                self._journal.books.walk_less(name, rows, evicted=rows)
+        start = shape.partitions[layout.id].pop(0).start
+        shape.horizons[layout.id] = end
+        refresh_view(self._connection, shape, layout)
+        self._connection.execute(f"DROP TABLE {history_table(layout, partition)}")
+        self._connection.execute(
+            "DELETE FROM _dirty WHERE hour >= ? AND hour < ? AND series IN (SELECT id FROM _series WHERE model = ?)",
+            (start // HOUR, end // HOUR, layout.id),
+        )
+        self._journal.reshape()
+        self._unswept.add(layout.id)
+
+    def _sweep(self) -> Deed | None:
+        """Hours and replaced values from before the horizon."""
+        layouts = self._journal.catalogue.layouts()
+        for model_id in sorted(self._unswept & set(self._journal.shape.hours)):
+            first = self._journal.shape.horizon(model_id)
+            hours = (
+                f"SELECT s.id, h.hour FROM _series AS s CROSS JOIN {hour_table(layouts[model_id])} AS h"
+                f" ON h.series = s.id AND h.hour < {first // HOUR} WHERE s.model = {model_id} LIMIT {SWEPT}"
+            )
+            if self._connection.execute(hours).fetchone():
+                doomed = f"DELETE FROM {hour_table(layouts[model_id])} WHERE (series, hour) IN ({hours})"
+                return _executing(self._connection, doomed)
+            replaced = (
+                "SELECT r.id FROM _replaced AS r JOIN _series AS s ON s.id = r.series"
+                f" WHERE s.model = {model_id} AND r.ts < {first} LIMIT {SWEPT}"
+            )
+            if self._connection.execute(replaced).fetchone():
+                return _executing(self._connection, f"DELETE FROM _replaced WHERE id IN ({replaced})")
+            self._unswept.discard(model_id)
+        return None
+
+    # -- the journal ----------------------------------------------------------------------------------------------
+
+    def _closed(self) -> list[tuple[Piece, int]]:
+        """The pieces that get no more rows and are in history, each with its last number."""
+        shape = self._journal.shape
+        pairs = [(piece, after.first - 1) for piece, after in pairwise(shape.pieces)]
+        return [(piece, last) for piece, last in pairs if last <= shape.folded.low]
+
+    def _acknowledged(self) -> Deed | None:
+        """Pieces that were acknowledged since the fold looked."""
+        pieces = acknowledged_pieces(self._journal)
+        return (lambda journal: self._drop_pieces(pieces)) if pieces else None
+
+    def _make_room(self, now: int) -> Deed | None:
+        """The least loss first: history, of which the journal still has what is pending; then what is pending."""
+        oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
+        for layout, mine in oldest:
+            deed = self._drop_oldest(layout, mine, now)
+            if deed is not None:
+                return deed
+        closed = self._closed()
+        if closed and not self._limits.block:
+            return self._eviction(*closed[0])
+        return None if closed else self._closing()
+
+    def _closing(self) -> Deed | None:
+        """End the last piece early, so that it can be dropped as soon as it is acknowledged."""
+        journal = self._journal
+        last = journal.shape.pieces[-1]
+        has_rows = self._connection.execute(f"SELECT 1 FROM {last.table} WHERE series > 0 LIMIT 1").fetchone()
+        return self._close_piece if has_rows and not journal.tail.rows else None
+
+    def _close_piece(self, journal: Journal) -> None:
+        """When all rows are in history."""
+        journal.shape.folded = Folded(journal.committed_seq, journal.committed_seq)
+        journal.books.write_snapshot(self._connection, journal.committed_seq)
+        add_piece(self._connection, journal.shape, journal.committed_seq + 1)
+        refresh_views(self._connection, journal)
+        journal.reshape()
+
+    def _eviction(self, piece: Piece, last: int) -> Deed:
+        return lambda journal: self._evict(piece, last)
+
+    def _evict(self, piece: Piece, last: int) -> None:
+        """Drop a piece although upstreams are owed rows of it."""
+        journal = self._journal
+        for name, book in journal.books.cursors.items():
+            for low, high in book.acknowledged.gaps(piece.first, last):
+                rows = count_rows(self._connection, journal.shape, low, high)
+                older = f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND ts < ?"
+                since = NEVER if book.since is None else book.since
+                skipped = self._connection.execute(older, (low, high, since)).fetchone()[0]
+                journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
+        self._drop_pieces([piece])
+
+    def _drop_pieces(self, pieces: list[Piece]) -> None:
+        drop_pieces(self._connection, self._journal, pieces)
+        refresh_views(self._connection, self._journal)
+        self._journal.reshape()
+
+
+def _dropping(drop: Callable[[Layout, Partition, int], None], layout: Layout, partition: Partition, end: int) -> Deed:
+    return lambda journal: drop(layout, partition, end)
+
+
+def _executing(connection: sqlite3.Connection, statement: str) -> Deed:
+    return lambda journal: connection.execute(statement)

@@ -1,0 +1,574 @@
+"""What is too old or too much goes: whole partitions and pieces, in the books, and nothing else changes."""
+
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedepot import ConfigError, Reading, SQLiteStorage, StorageBusy
+from edgedepot.config import load
+from edgedepot.storage.clock import ManualClock, from_micros, to_micros
+from edgedepot.storage.query import FUNCTIONS
+from edgedepot.storage.rows import aggregate_rows, select_rows
+from tests.models import Mixed, Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.test_failures import Failing, act, state
+from tests.storage.sqlite.test_writer import advance_until
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+Row = tuple[str, datetime, dict[str, Any]]
+
+
+@pytest.fixture
+def path(quick_folder: Path) -> Path:
+    return quick_folder / "x.db"
+
+
+def opened(path: Path, now: datetime = T0, **settings: Any) -> SQLiteStorage:
+    settings = dict[str, Any]() | {"gateway_id": "roof", "clock": ManualClock(now), "piece_rows": 100} | settings
+    return SQLiteStorage(path, **settings)
+
+
+def clock_of(store: SQLiteStorage) -> ManualClock:
+    assert isinstance(store._clock, ManualClock)
+    return store._clock
+
+
+def days(first: int, last: int, step: float = 0.25) -> list[Row]:
+    """Readings of three devices, each some hours, from a day to another."""
+    rng = random.Random(first)
+    moments = [T0 + (first + number * step) * DAY for number in range(int((last - first) / step))]
+    return [
+        (device, moment, {"temperature": float(rng.randint(-9, 40)), "count": rng.choice([None, 2**62, 3])})
+        for moment in moments
+        for device in ("a", "b", "c")
+    ]
+
+
+def horizon(store: SQLiteStorage, model: type[Reading] = Weather) -> datetime | None:
+    assert store._writing is not None
+    layout = store._writing.catalogue.find(model)
+    assert layout is not None
+    micros = store._writing.writer._journal.shape.horizons.get(layout.id)
+    return None if micros is None else from_micros(micros)
+
+
+def check_answers(store: SQLiteStorage, rows: list[Row]) -> None:
+    """Queries and aggregates are those over these rows."""
+    nothing = {spec.name: None for spec in Weather.__fields__}
+    dicts = [{"device_id": device, "timestamp": moment, **nothing, **data} for device, moment, data in rows]
+    assert store.query_readings(Weather) == select_rows(dicts, Weather)
+    for function in FUNCTIONS:
+        for field, interval, zone in [("temperature", "1d", "Europe/Zurich"), ("count", "1mo", "UTC")]:
+            for group_by in (None, "device"):
+                question: dict[str, Any] = {"interval": interval, "tz": zone, "group_by": group_by}
+                expected = aggregate_rows(dicts, Weather, field, function, **question)
+                assert store.aggregate(Weather, field, function, **question) == expected
+    times = [moment for _, moment, _ in rows]
+    seen = {(one.first_seen, one.last_seen) for one in store.devices()}
+    assert not rows or (min(times) in {low for low, _ in seen} and max(times) in {high for _, high in seen})
+
+
+# -- by age -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_older_than_the_age_goes_by_whole_partitions(path: Path) -> None:
+    rows = days(-200, 0)
+    with opened(path, keep="80 days") as store:
+        store.store_readings(Weather, rows)
+        store.fold()
+        store.retain()
+        first = horizon(store)
+        assert first is not None
+        assert T0 - 90 * DAY < first <= T0 - 80 * DAY
+        check_answers(store, [row for row in rows if row[1] >= first])
+        audit_memory(store)
+    found = audit_file(path)
+    assert found["history"] == sum(row[1] >= first for row in rows)
+    with opened(path) as store:
+        check_answers(store, [row for row in rows if row[1] >= first])
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT min(hour) * 3600000000 FROM _hour_weather").fetchone()[0] >= to_micros(first)
+
+
+def test_an_age_for_each_model(path: Path) -> None:
+    rows = [("other", moment, {"a": 1.0}) for device, moment, _ in days(-30, 0) if device == "a"]
+    with opened(path, keep={Weather: timedelta(days=10), "*": "20 days"}) as store:
+        store.store_readings(Weather, days(-30, 0))
+        store.store_readings(Mixed, rows)
+        store.fold()
+        store.retain()
+        first, other = horizon(store), horizon(store, Mixed)
+        assert first is not None
+        assert other is not None
+        assert T0 - 12 * DAY < first <= T0 - 10 * DAY
+        assert T0 - 23 * DAY < other <= T0 - 20 * DAY
+        check_answers(store, [row for row in days(-30, 0) if row[1] >= first])
+        assert len(store.query_readings(Mixed)) == sum(row[1] >= other for row in rows)
+    audit_file(path)
+
+
+def test_without_limits_nothing_goes(path: Path) -> None:
+    with opened(path) as store:
+        store.store_readings(Weather, days(-2000, -1000))
+        store.fold()
+        store.retain()
+        assert horizon(store) is None
+        check_answers(store, days(-2000, -1000))
+
+
+def test_it_happens_by_itself(path: Path) -> None:
+    with opened(path, keep="80 days") as store:
+        store.store_readings(Weather, days(-100, 0))
+        store.fold()
+        before = horizon(store)
+        clock_of(store).step(40 * 86_400)
+        advance_until(clock_of(store), lambda: horizon(store) != before)
+        assert clock_of(store).monotonic() <= 305
+        store.flush()
+        audit_memory(store)
+
+
+def test_partitions_are_as_short_as_the_age_needs(path: Path) -> None:
+    """Also one that was begun before there was an age."""
+    with opened(path) as store:
+        store.store_readings(Weather, days(-1, 0, 0.05))
+        store.fold()
+    with opened(path, keep="1 day") as store:
+        for hours in range(48):
+            moment = T0 + timedelta(hours=hours)
+            clock_of(store).step(3600)
+            store.store_readings(Weather, [("a", moment, {"temperature": 1})])
+            store.fold()
+        store.retain()
+        first = horizon(store)
+        now = from_micros(clock_of(store).now())
+        assert first is not None
+        assert now - timedelta(hours=29) < first <= now - timedelta(hours=24)
+        assert [row["timestamp"] for row in store.query_readings(Weather)][-1] == first
+    audit_file(path)
+
+
+# -- late readings ----------------------------------------------------------------------------------------------------
+
+
+def test_a_reading_from_before_the_horizon_is_forwarded_and_counted_late(path: Path) -> None:
+    with opened(path, keep="80 days") as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, days(-200, 0))
+        drain(store, "central")
+        store.fold()
+        store.retain()
+        first = horizon(store)
+        old: Row = ("a", T0 - 150 * DAY, {"temperature": 1.5})
+        store.store_readings(Weather, [old, ("b", T0, {"temperature": 1})])
+        assert len(store.query_readings(Weather, end=first)) == 1  # until it is folded
+        assert store.ledger().sources["direct"]["late"] == 1
+        store.fold()
+        audit_memory(store)
+        assert store.query_readings(Weather, end=first) == []
+        assert len(store.query_readings(Weather, start=T0)) == 1
+        store.store_readings(Weather, [old])  # whether it was there nobody knows any more
+        books = store.ledger().sources["direct"]
+        assert (books["late"], books["duplicates"]) == (2, 0)
+        assert horizon(store) == first
+    assert audit_file(path)["below the horizon"] == 1
+    with opened(path) as store:
+        assert [row[1:] for row in drain(store, "central")] == [("a", old[1]), ("b", T0), ("a", old[1])]
+        assert store.ledger().problems == []
+
+
+def test_what_is_pending_is_forwarded_though_history_let_go_of_it(path: Path) -> None:
+    rows = days(-200, 0)
+    with opened(path, keep="80 days") as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows)
+        store.fold()
+        store.retain()
+        assert store.count_pending("central") == len(rows)
+        first = horizon(store)
+        assert first is not None
+        assert store.delete_readings(Weather, "a", None, first) == 0  # not to be seen any more, but not sent either
+        gone = sum(device == "a" and moment < first for device, moment, _ in rows)
+        assert gone > 0
+        assert store.ledger().upstreams["central"]["deleted"] == gone
+        assert len(drain(store, "central")) == len(rows) - gone
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(path)
+
+
+def drain(store: SQLiteStorage, cursor: str, limit: int = 70) -> list[tuple[int, str, datetime]]:
+    """All that a cursor is owed: model, device and time of each."""
+    found = []
+    store.flush()
+    while window := store.pending(cursor, limit):
+        found += [(row.seq, row.device_id, from_micros(row.timestamp)) for row in window.rows]
+        store.acknowledge(cursor, window)
+        store.flush()
+    return found
+
+
+# -- upstreams that come late -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_a_late_upstream(path: Path) -> Path:
+    """A store whose rows are in history alone, when an upstream is added."""
+    with opened(path) as store:
+        store.add_cursor("early")
+        store.store_readings(Weather, days(-200, 0))
+        drain(store, "early")
+        store.fold()
+        store.fold()  # the first closes the piece, the second drops it
+        store.store_readings(Weather, days(0, 10))
+        store.fold()
+        store.add_cursor("late")
+        window = store.pending("late", 30)
+        assert window is not None
+        assert window.place is not None
+        store.acknowledge("late", window)
+    return path
+
+
+def test_age_leaves_what_a_late_upstream_is_still_owed(with_a_late_upstream: Path) -> None:
+    rows = days(-200, 0) + days(0, 10)
+    with opened(with_a_late_upstream, T0 + 60 * DAY, keep="80 days") as store:
+        store.retain()
+        check_answers(store, rows)
+        assert store.ledger().problems == []
+        assert len(drain(store, "late", 400)) == len(rows) - 30
+        store.retain()
+        first = horizon(store)
+        assert first is not None
+        check_answers(store, [row for row in rows if row[1] >= first])
+        assert store.ledger().upstreams["late"]["evicted"] == 0
+        assert store.ledger().problems == []
+
+
+def test_age_takes_it_where_that_is_wanted(with_a_late_upstream: Path) -> None:
+    rows = days(-200, 0) + days(0, 10)
+    with opened(with_a_late_upstream, T0 + 60 * DAY, keep="80 days", keep_pending=False) as store:
+        window = store.pending("late", 40)  # handed out before it goes, acknowledged afterwards
+        assert window is not None
+        store.retain()
+        first = horizon(store)
+        assert first is not None
+        ledger = store.ledger()
+        gone = sum(moment < first for _, moment, _ in rows)
+        assert ledger.upstreams["late"]["evicted"] == gone - 30
+        assert ledger.problems == []
+        store.acknowledge("late", window)
+        assert len(drain(store, "late")) == len(rows) - gone
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(with_a_late_upstream)
+
+
+def test_age_takes_pieces_of_the_journal_where_that_is_wanted(path: Path) -> None:
+    with opened(path) as store:
+        store.add_cursor("central")
+        for day in range(-100, 0):
+            store.store_readings(Weather, days(day, day + 1, 0.02))
+            store.fold()
+    with opened(path, keep="50 days", keep_pending=False) as store:
+        store.retain()
+        evicted = store.ledger().upstreams["central"]["evicted"]
+        assert 43 * 150 <= evicted <= 50 * 150
+        assert store.ledger().problems == []
+        assert len(drain(store, "central", 1000)) == 100 * 150 - evicted
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(path)
+
+
+# -- by bytes ---------------------------------------------------------------------------------------------------------
+
+
+def size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.name))
+
+
+def fill(store: SQLiteStorage, first: int, last: int) -> None:
+    """Readings each second, from a number to another, at the time that they say."""
+    clock = clock_of(store)
+    for start in range(first, last, 2000):
+        clock.step(to_micros(T0 + timedelta(seconds=start + 2000)) / 1e6 - clock.now() / 1e6)
+        moments = ((number, T0 + timedelta(seconds=number)) for number in range(start, start + 2000))
+        rows = [(f"d{n % 7}", moment, {"temperature": n / 7, "humidity": n / 3, "count": n}) for n, moment in moments]
+        store.store_readings(Weather, rows).wait("committed")
+        if start % 10_000 == 0:
+            store.fold()
+            store.retain()
+
+
+def numbers(store: SQLiteStorage) -> list[int]:
+    return [row["count"] for row in store.query_readings(Weather, fields=["count"], order="timestamp")]
+
+
+def test_a_store_stays_within_its_bytes(path: Path) -> None:
+    with opened(path, keep_bytes="4 MB", piece_rows=2000) as store:
+        largest = 0
+        for start in range(0, 200_000, 20_000):
+            fill(store, start, start + 20_000)
+            largest = max(largest, size_of(path))
+        assert largest <= 4_000_000
+        store.fold()
+        store.retain()
+        there = numbers(store)
+        assert there == list(range(there[0], 200_000))
+        assert len(there) > 20_000
+        counts = store.aggregate(Weather, "count", "sum", interval="1h")
+        assert isinstance(counts, list)
+        assert sum(bucket["result"] for bucket in counts) == sum(there)
+        audit_memory(store)
+    audit_file(path)
+
+
+def test_bytes_of_a_model(path: Path) -> None:
+    with opened(path, keep_bytes={Weather: "1 MB"}, piece_rows=2000) as store:
+        store.store_readings(Mixed, [("a", T0 - 900 * DAY, {"a": 1})])
+        fill(store, 0, 60_000)
+        store.fold()
+        store.retain()
+        assert store._writing is not None
+        shape = store._writing.writer._journal.shape
+        layout = store._writing.catalogue.find(Weather)
+        assert layout is not None
+        pages = sum(partition.pages for partition in shape.partitions[layout.id])
+        assert 700_000 < pages * 4096 <= 1_000_000
+        with closing(sqlite3.connect(path)) as other:
+            measured = other.execute(
+                "SELECT count(*) FROM dbstat WHERE name LIKE '~_h~_weather%' ESCAPE '~' OR name = '_hour_weather'"
+            ).fetchone()[0]
+        assert abs(measured - pages) < 25
+        assert len(store.query_readings(Mixed)) == 1
+    audit_file(path)
+
+
+def test_bytes_go_before_a_late_upstream_and_the_books_say_so(with_a_late_upstream: Path) -> None:
+    with opened(with_a_late_upstream, T0 + 10 * DAY, keep_bytes=1_000_000, piece_rows=2000) as store:
+        fill_pending(store, 20_000)
+        store.retain()
+        assert horizon(store) is not None
+        assert store.ledger().upstreams["late"]["evicted"] > 0
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(with_a_late_upstream)
+
+
+def fill_pending(store: SQLiteStorage, count: int) -> None:
+    start = from_micros(clock_of(store).now())
+    for first in range(0, count, 2000):
+        moments = (start + timedelta(seconds=number) for number in range(first, first + 2000))
+        store.store_readings(Weather, [("a", moment, {"temperature": 1.0, "count": 1}) for moment in moments])
+        store.fold()
+    clock_of(store).step(count)
+
+
+def test_pending_rows_are_evicted_last_and_oldest_first(path: Path) -> None:
+    with opened(path, keep_bytes=1_000_000, piece_rows=1000) as store:
+        store.add_cursor("central")
+        store.add_cursor("since", T0 + timedelta(seconds=500))
+        store.store_readings(Weather, days(-2, 0)).wait("committed")
+        window = store.pending("central", 10)
+        assert window is not None
+        store.acknowledge("central", window)
+        window = store.pending("central", 10)
+        assert window is not None
+        fill(store, 0, 60_000)
+        store.fold()
+        store.retain()
+        books = store.ledger()
+        assert books.problems == []
+        evicted = books.upstreams["central"]["evicted"]
+        assert evicted > 10_000
+        assert books.upstreams["since"]["skipped"] == 524
+        assert books.upstreams["since"]["evicted"] == evicted - 514
+        store.acknowledge("central", window)  # delivered all the same, but in the books as evicted
+        left = drain(store, "central", 5000)
+        assert len(left) == 60_024 - 10 - evicted
+        assert [moment for _, _, moment in left] == [
+            T0 + timedelta(seconds=n) for n in range(60_000 - len(left), 60_000)
+        ]
+        assert len(drain(store, "since", 5000)) == len(left)
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(path)
+
+
+def test_a_full_store_that_is_to_block_takes_no_readings_until_upstreams_acknowledge(path: Path) -> None:
+    with opened(path, keep_bytes=1_000_000, when_full="block", piece_rows=1000, busy_timeout="5s") as store:
+        store.add_cursor("central")
+        stored = 0
+        while not (failure := put_2000(store, stored)):
+            stored += 2000
+            store.fold()
+            store.retain()
+        assert "reached its limit of 1000000 bytes" in str(failure)
+        assert stored > 4000
+        assert store.ledger().upstreams["central"]["pending"] == stored
+        assert store.ledger().upstreams["central"]["evicted"] == 0
+        assert store.health_check()["status"] == "pass"
+        assert len(drain(store, "central", 1000)) == stored
+        assert put_2000(store, stored) is None
+        assert drain(store, "central", 5000)[0][2] == T0 + timedelta(seconds=stored)
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(path)
+
+
+def put_2000(store: SQLiteStorage, first: int) -> StorageBusy | None:
+    """Store readings, which may have to wait; what was raised."""
+    rows = [("a", T0 + timedelta(seconds=first + n), {"temperature": 1.0}) for n in range(2000)]
+    failures: list[StorageBusy] = []
+
+    def put() -> None:
+        try:
+            store.store_readings(Weather, rows).wait("committed")
+        except StorageBusy as exc:
+            failures.append(exc)
+
+    storing = threading.Thread(target=put)
+    storing.start()
+    advance_until(clock_of(store), lambda: not storing.is_alive())
+    return failures[0] if failures else None
+
+
+# -- failures and kills -----------------------------------------------------------------------------------------------
+
+
+def test_retention_that_fails_anywhere_is_done_in_the_end(with_a_late_upstream: Path, tmp_path: Path) -> None:
+    original = with_a_late_upstream.read_bytes()
+
+    def attempt(place: float) -> tuple[str, Failing]:
+        path = tmp_path / "x.db"
+        path.write_bytes(original)
+        settings: dict[str, Any] = {"keep": "80 days", "keep_pending": False}
+        with opened(path, T0 + 60 * DAY) as store:
+            store._writing.writer._retention._limits = type(store._writing.writer._retention._limits).of(  # type: ignore[union-attr]
+                when_full="evict", keep_bytes=None, **settings
+            )
+            with Failing(store, place, 3) as failing:
+                act(store, lambda store: store.retain())
+            audit_memory(store)
+            seen = state(store)
+        audit_file(path)
+        return seen, failing
+
+    expected, undisturbed = attempt(float("inf"))
+    for number in range(25):
+        seen, failing = attempt(1 + number * undisturbed.instructions // 25)
+        assert seen == expected
+        assert failing.failed
+
+
+CHILD = """
+import itertools, sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import to_micros
+from tests.models import Weather
+
+class Clock:
+    import threading, time
+    monotonic = staticmethod(time.monotonic)
+    def __init__(self): self.micros = 0
+    def now(self): return self.micros
+    def wait(self, condition, timeout): return condition.wait(timeout)
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+path, first = sys.argv[1], int(sys.argv[2])
+clock = Clock()
+clock.micros = to_micros(T0 + timedelta(minutes=first))
+store = SQLiteStorage(path, gateway_id="roof", clock=clock, durability="process", flush_interval="2 ms",
+    fold_interval="5 ms", piece_rows=300, keep="3 days", keep_bytes={"*": 1_000_000}, keep_pending=False)
+store.add_cursor("central")
+store.add_cursor("dead")
+for number in itertools.count(first, 50):
+    clock.micros = to_micros(T0 + timedelta(minutes=number + 50))
+    moments = ((n, T0 + timedelta(minutes=n)) for n in range(number, number + 50))
+    rows = [(f"d{n % 7}", moment, {"temperature": 1.0, "count": n}) for n, moment in moments]
+    store.store_readings(Weather, rows).wait("committed")
+    print(number + 50, flush=True)
+    if window := store.pending("central", 60):
+        store.acknowledge("central", window)
+"""
+
+
+def test_killed_at_any_moment_the_books_balance_and_no_row_is_missing_in_between(path: Path) -> None:
+    rng = random.Random(20260101)
+    promised = 0
+    for _ in range(12):
+        command = [sys.executable, "-c", CHILD, str(path), str(promised)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for _ in range(rng.randint(10, 80)):
+                line = child.stdout.readline()
+                assert line, "it ended by itself"
+                promised = int(line)
+            child.kill()
+            rest = child.stdout.read()
+        promised = max([promised, *(int(line) for line in rest.split("\n")[:-1])])
+        audit_file(path)
+        with opened(path, T0 + timedelta(minutes=promised)) as store:
+            there = numbers(store)
+            assert there == list(range(there[0], there[-1] + 1))
+            assert promised <= there[-1] + 1 <= promised + 50
+            assert store.ledger().problems == []
+            dead = store.ledger().upstreams["dead"]
+            assert dead["pending"] + dead["evicted"] == there[-1] + 1
+            audit_memory(store)
+            promised = there[-1] + 1
+    assert there[0] > 0
+    assert dead["evicted"] > 0
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"keep": "soon"}, "keep: found 'soon', expected a duration"),
+        ({"keep": {"weather": "1 month"}}, "keep: found '1 month', expected a duration"),
+        ({"keep": {3: "1d"}}, "keep: found 3, expected reading models, measurements or"),
+        ({"keep_bytes": "2 apples"}, "keep_bytes: found '2 apples', expected a size such as '500 MB'"),
+        ({"keep_bytes": 999}, "keep_bytes: found 999, .* at least 1 MB"),
+        ({"when_full": "explode"}, "when_full: found 'explode', expected 'evict' or 'block'"),
+    ],
+)
+def test_a_wrong_limit_is_named(path: Path, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SQLiteStorage(path, **setting)
+
+
+def toml(folder: Path, lines: str) -> Path:
+    file = folder / "gateway.toml"
+    file.write_text(f'[gateway]\nid = "roof"\n[storage]\npath = "x.db"\n{lines}\n')
+    return file
+
+
+def test_limits_in_a_file(tmp_path: Path) -> None:
+    lines = 'keep_bytes = "2 GB"\nwhen_full = "block"\n[storage.keep]\nweather = "90 days"\n"*" = "1 day"'
+    store = load(toml(tmp_path, lines)).storage.make()
+    limits = store._writing.writer._retention._limits
+    store.close()
+    day = 86_400_000_000
+    assert (limits.age("weather"), limits.age("pump"), limits.size, limits.block) == (90 * day, day, 2 * 10**9, True)
+
+
+def test_a_wrong_limit_in_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'storage.keep: found "soon", expected a duration'):
+        load(toml(tmp_path, 'keep = "soon"'))
+    with pytest.raises(ConfigError, match=r"storage.keep_bytes: found '9 apples', expected a size"):
+        load(toml(tmp_path, 'keep_bytes = "9 apples"')).build()
