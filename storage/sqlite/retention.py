@@ -44,7 +44,8 @@ Deed = Callable[[Journal], object]
 
 
 class Retention:
-    """`next` says what to do, for as long as there is something. `full` tells why the store takes no readings."""
+    """`next` says what to do, for as long as there is something. What it could not help stands in `is_over`; `full`
+    tells why the store takes no readings."""
 
     def __init__(self, connection: sqlite3.Connection, journal: Journal, limits: Limits) -> None:
         self._connection = connection
@@ -61,13 +62,14 @@ class Retention:
         deed = self._acknowledged() or self._too_old(now) or self._too_much_of_a_model(now) or self._sweep()
         if deed is not None:
             return deed
-        self.is_over = self._is_over()
+        self.is_over = self.exceeds()
         deed = self._make_room(now) if self.is_over else None
         blocks = self.is_over and deed is None and self._limits.block
         self.full = f"the store has reached its limit of {self._limits.size} bytes (keep_bytes)" if blocks else None
         return deed
 
-    def _is_over(self) -> bool:
+    def exceeds(self) -> bool:
+        """Whether the store holds more than it may by now."""
         size = self._limits.size
         if size is None:
             return False

@@ -217,8 +217,7 @@ class Writer:
                 if items:
                     self._commit(items)
                     self._committed_within(started_at)
-                    if self._retention.full is not None:  # what was acknowledged may make room
-                        self._retain_at = started_at
+                    self._look_for_room()
                 if self._unsynced and (wanted == DURABLE or closing or started_at >= self._sync_at):
                     self._sync()
                 if not closing:
@@ -280,10 +279,20 @@ class Writer:
     def _retain_due(self) -> bool:
         return self._retains.waiting or (self._retain_at is not None and self._clock.monotonic() >= self._retain_at)
 
+    def _look_for_room(self) -> None:
+        """Have retention look at once where a commit went beyond the limit; or where one may have made room."""
+        over = self._retention.full is not None or (not self._retention.is_over and self._retention.exceeds())
+        if self._retain_at is not None and over:
+            self._retain_at = self._clock.monotonic()
+
     def _retain_on(self) -> None:
-        """One step of retention, where it is due."""
-        if not self._retain_due():
-            return
+        """One step of retention, where it is due; more where there is no room."""
+        while self._retain_due():
+            self._retain_step()
+            if not self._retention.exceeds():
+                return
+
+    def _retain_step(self) -> None:
         self._retains.begun = self._retains.wanted
         deed = self._retention.next(self._clock.now())
         if deed is not None:
