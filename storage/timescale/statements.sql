@@ -101,20 +101,18 @@ COPY {table} ({keys}, {fields}) FROM STDIN (FORMAT BINARY)
     FROM unnest({arrays}) AS a (gateway_id, device_id, micros, store_epoch, gateway_seq, quality, {fields})
 )
 
--- name: extent_of
-SELECT min(gateway_id), min("timestamp"), max("timestamp") FROM {staging}
+-- name: spans
+-- Between which times the readings of a batch are, for each device and hour.
+SELECT gateway_id, device_id, min("timestamp"), max("timestamp")
+FROM {staging}
+GROUP BY gateway_id, device_id, date_bin('1 hour', "timestamp", '2000-01-01 00:00:00+00')
 
 -- name: known
--- What the table holds of the devices of a batch, around its times: one look into the index for each device and hour,
--- whatever the server knows or not of what is in the table (OFFSET keeps it from another plan). The extent of the batch
--- lets it leave out chunks.
+-- What the table holds in the spans of a batch: one look into the index for each, whatever the server knows or not of
+-- what is in the table (OFFSET keeps it from another plan). The extent of them all lets it leave out chunks.
 WITH known AS MATERIALIZED (
     SELECT device_id, "timestamp", store_epoch, gateway_seq
-    FROM (
-        SELECT device_id AS device, min("timestamp") AS low, max("timestamp") AS high
-        FROM {source} AS s
-        GROUP BY device_id, date_bin('1 hour', "timestamp", '2000-01-01 00:00:00+00')
-    ) AS span
+    FROM unnest(%(devices)s::text[], %(lows)s::timestamptz[], %(highs)s::timestamptz[]) AS span (device, low, high)
         CROSS JOIN LATERAL (
             SELECT t.device_id, t."timestamp", t.store_epoch, t.gateway_seq FROM {table} AS t
             WHERE t.gateway_id = %(gateway)s AND t.device_id = span.device
@@ -134,11 +132,11 @@ EXISTS (
 -- name: upsert_versions
 -- Nothing older overwrites newer, and a merge never nulls a value. What is there already is left out before: ON CONFLICT
 -- would lock each of those rows, and log that, which takes twice as long.
-{known}
+{known_before}
 INSERT INTO {table} AS t (gateway_id, device_id, "timestamp", store_epoch, gateway_seq, quality, {fields})
 SELECT gateway_id, device_id, "timestamp", store_epoch, gateway_seq, quality, {fields}
 FROM {source} AS s
-WHERE {which} AND NOT {there}
+WHERE {which} AND NOT {there_before}
 ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
     {merges},
     quality = excluded.quality,

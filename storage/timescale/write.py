@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -39,14 +40,17 @@ _LOOK_AGAIN = 60.0
 
 Counts = tuple[int, int]
 """How many rows were written, and how many of them changed something."""
+Span = tuple[str, str, datetime, datetime]
+"""Of a gateway's device, the first and the last time of what a batch has in one hour."""
 Way = Callable[[Session, type[Reading], Rows | Checked], Counts]
 
 _KEY_ARRAY_TYPES = ("text", "text", "bigint", "bigint", "bigint", "smallint")
-_EXTENT = ("gateway", "low", "high")
-"""What is known of all rows of a batch: whose they are, and between which times."""
+_DENSE = 10
+"""With so many rows to a device and hour, those that are there already are looked for before."""
+_HOUR = 3_600_000_000
 _VERSIONS = SQL("(store_epoch, gateway_seq) <> (0, 0)")
 _DIRECT = SQL("(store_epoch, gateway_seq) = (0, 0)")
-_ALL = SQL("true")
+_ALL, _NONE = SQL("true"), SQL("false")
 # "COPY weather, line 3, column note", with the word for line in the server's language.
 _LINE = re.compile(r"^COPY [^,\n]+, \D*(\d+)", re.MULTILINE)
 
@@ -186,9 +190,8 @@ def _copy_and_merge(session: Session, model: type[Reading], rows: Rows | Checked
     written = _copy(session, staging, model, rows)
     if not written:
         return 0, 0
-    extent = session.connection.execute(STATEMENTS["extent_of"].format(staging=staging)).fetchone() or ()
-    values = dict(zip(_EXTENT, extent, strict=True))
-    return written, _upsert(session, model, staging, written - rows.direct, rows.direct, values)
+    spans = session.connection.execute(STATEMENTS["spans"].format(staging=staging)).fetchall()
+    return written, _upsert(session, model, staging, written - rows.direct, rows.direct, spans)
 
 
 def _insert_arrays(session: Session, model: type[Reading], rows: Rows | Checked) -> Counts:
@@ -199,11 +202,21 @@ def _insert_arrays(session: Session, model: type[Reading], rows: Rows | Checked)
     kinds = [*_KEY_ARRAY_TYPES, *(TYPES[spec.type] for spec in model.__fields__)]
     arrays = SQL(", ").join(SQL(f"%(c{number})s::{kind}[]") for number, kind in enumerate(kinds))
     source = STATEMENTS["from_arrays"].format(arrays=arrays, fields=field_names(model))
-    columns = [list(column) for column in zip(*cells, strict=True)]
-    values: dict[str, Any] = {f"c{number}": column for number, column in enumerate(columns)}
-    low, high = (POSTGRES_EPOCH + edge(columns[2]) * MICROSECOND for edge in (min, max))
-    values |= zip(_EXTENT, (columns[0][0], low, high), strict=True)
-    return len(cells), _upsert(session, model, source, len(cells) - rows.direct, rows.direct, values)
+    values = {f"c{number}": list(column) for number, column in enumerate(zip(*cells, strict=True))}
+    return len(cells), _upsert(session, model, source, len(cells) - rows.direct, rows.direct, _spans(cells), values)
+
+
+def _spans(cells: Iterable[Cells]) -> list[Span]:
+    """The same of rows that are here as the statement of that name says of staging."""
+    edges: dict[tuple[str, str, int], tuple[int, int]] = {}
+    for gateway, device, micros, *_ in cells:
+        key = gateway, device, micros // _HOUR
+        low, high = edges.get(key, (micros, micros))
+        edges[key] = min(low, micros), max(high, micros)
+    return [
+        (gateway, device, POSTGRES_EPOCH + low * MICROSECOND, POSTGRES_EPOCH + high * MICROSECOND)
+        for (gateway, device, _), (low, high) in edges.items()
+    ]
 
 
 def _copy(session: Session, table: Identifier, model: type[Reading], rows: Rows | Checked) -> int:
@@ -222,12 +235,24 @@ def _copy(session: Session, table: Identifier, model: type[Reading], rows: Rows 
 
 
 def _upsert(
-    session: Session, model: type[Reading], source: Composable, versions: int, direct: int, values: Mapping[str, Any]
+    session: Session,
+    model: type[Reading],
+    source: Composable,
+    versions: int,
+    direct: int,
+    spans: Sequence[Span],
+    values: Mapping[str, Any] | None = None,
 ) -> int:
-    """Merge the rows of a source into the table; how many it changed or added. `values` holds their extent too."""
+    """Merge the rows of a source into the table; how many it changed or added."""
     changed = 0
+    gateways, devices, lows, highs = (list(column) for column in zip(*spans, strict=True))
+    extent = {"gateway": gateways[0], "low": min(lows), "high": max(highs)}
+    values = {**(values or {}), **extent, "devices": devices, "lows": lows, "highs": highs}
     names: dict[str, Composable] = {"table": session.place.table(model), "source": source, **_pieces(model)}
     names |= {"there": STATEMENTS["there"], "known": STATEMENTS["known"].format(**names)}
+    # Readings that are far apart cost more to look for than to lock.
+    dense = len(spans) * _DENSE <= versions + direct
+    names["known_before"], names["there_before"] = (names["known"], names["there"]) if dense else (SQL(""), _NONE)
     for number, name, which in ((versions, "upsert_versions", _VERSIONS), (direct, "upsert_direct", _DIRECT)):
         if number:
             statement = STATEMENTS[name].format(which=which if versions and direct else _ALL, **names)

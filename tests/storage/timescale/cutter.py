@@ -55,10 +55,10 @@ class Cutter:
                 target, seen, limit = ways[source]
                 try:
                     data = source.recv(_CHUNK if limit is None else min(_CHUNK, max(1, limit - len(seen))))
+                    seen += data  # before it is handed on: whoever gets the last of it may look at once
                     target.sendall(data)
                 except OSError:
                     return
-                seen += data
                 if not data:
                     return
                 if limit is not None and len(seen) >= limit:

@@ -1,7 +1,7 @@
 """Writes: checked, idempotent, guarded by version, merged."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -214,6 +214,37 @@ def test_a_batch_sent_again_changes_nothing(storage: TimescaleDBStorage, look: L
     assert counts(storage.store_readings(Mixed, rows)) == (0, 1000, 0)
     assert counts(storage.store_readings(Mixed, rows[::-1] + rows)) == (0, 2000, 0)
     assert look(everything) == before
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("step", [timedelta(seconds=7), timedelta(hours=5)], ids=["dense", "far apart"])
+def test_of_a_batch_that_is_partly_there_the_rest_is_stored(
+    connect: Connect, look: Look, copy: bool, step: timedelta
+) -> None:
+    storage, other = connect(copy=copy), connect("cellar")
+
+    def rows(numbers: range, seq: Callable[[int], int]) -> list[StoreRow]:
+        return [Version(f"d{n % 3}", T0 + n * step, {"a": float(seq(n))}, None, 1, seq(n)) for n in numbers]
+
+    first = rows(range(300), lambda n: n + 1)
+    other.store_readings(Mixed, first)
+    assert counts(storage.store_readings(Mixed, first)) == (300, 0, 0)
+    # Every third is newer, 100 are not there yet, the others are there as they are.
+    seqs = [n + 1 if n % 3 else n + 1000 for n in range(400)]
+    second = rows(range(400), lambda n: seqs[n])
+    assert counts(storage.store_readings(Mixed, second)) == (200, 200, 0)
+    # What is older than what is there changes nothing.
+    assert counts(storage.store_readings(Mixed, first[::-1])) == (0, 300, 0)
+    found = look("SELECT gateway_seq, a FROM mixed WHERE gateway_id = 'roof' ORDER BY timestamp")
+    assert found == [(seq, float(seq)) for seq in seqs]
+    assert look("SELECT sum(gateway_seq), sum(a) FROM mixed WHERE gateway_id = 'cellar'") == [(45150, 45150.0)]
+
+
+def test_a_batch_that_is_there_already_is_not_locked_there(storage: TimescaleDBStorage, look: Look) -> None:
+    rows: list[StoreRow] = [Version("mast", T0 + timedelta(seconds=n), {"a": 1.0}, None, 1, n + 1) for n in range(100)]
+    for _ in range(3):
+        storage.store_readings(Mixed, rows)
+    assert look("SELECT count(*) FILTER (WHERE xmax <> 0) FROM mixed") == [(0,)]
 
 
 VERSIONS = (version({"a": 1.0}, 1), version({"a": 1.0, "b": 3.0}, 2), version({"a": 2.0, "b": 3.0}, 3))
