@@ -5,7 +5,7 @@ import itertools
 import sys
 
 from tests.crash.campaign import Outcome, judge, recording_of
-from tests.crash.workload import THEMES
+from tests.crash.themes import THEMES
 
 PER_RECORDING = 500
 ROW = "| {:<12} | {:<16} | {:>10} | {:>7} | {:>7} | {:>7} | {:>13} |"

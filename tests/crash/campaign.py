@@ -13,7 +13,8 @@ from tests.crash.disk import KINDS, Disk, Files, Kind, digest, disks
 from tests.crash.judge import BrokenPromise, Found, compare, examine, put
 from tests.crash.promises import Promises
 from tests.crash.recording import NOT_RECORDED, Mark, Operation, Recording, RecordingError, build, record
-from tests.crash.workload import PLANTED, THEMES, Between
+from tests.crash.themes import THEMES, Between
+from tests.crash.workload import PLANTED
 
 _IN_MEMORY = Path("/dev/shm")
 ROUNDS = 100
@@ -57,7 +58,7 @@ def recording_of(theme: str, seed: int, planted: str = "") -> list[Operation]:
             else:
                 log = place / f"log{number}"
                 arguments = [theme, str(number), str(folder), str(seed), str(recording.deeds)]
-                record(library, folder, log, ["-m", "tests.crash.workload", *arguments], {PLANTED: planted})
+                record(library, folder, log, ["-m", "tests.crash.themes", *arguments], {PLANTED: planted})
                 recording.add(log)
         _check(recording.operations, folder)
     return recording.operations

@@ -4,7 +4,7 @@ import random
 import shutil
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,30 @@ def compare(found: Found, states: list[State], low: int, high: int) -> int:
     for number in range(high, low - 1, -1):
         if not _differences(found, states[number]):
             return number
+        if states[number].gradual and number > low and _lies_between(found, states[number - 1], states[number]):
+            return number
     nearest = min(range(low, high + 1), key=lambda number: len(_differences(found, states[number])))
     lost = [number for number in range(low) if not _differences(found, states[number])]
     why = f"it is as it was after deed {lost[-1]}; " if lost else ""
     shown = "\n  ".join(_differences(found, states[nearest])[:10])
     raise BrokenPromise(f"{why}promised is deed {low}, begun {high}; against the state after {nearest}:\n  {shown}")
+
+
+def _lies_between(found: Found, before: State, after: State) -> bool:
+    """Whether some of what a gradual deed does is done."""
+    now = State(
+        {row: data for row, data in before.rows.items() if row in found.rows},
+        upstreams={
+            name: replace(
+                mine, pending=frozenset(one for one in mine.pending if one[0] in found.upstreams[name].pending)
+            )
+            for name, mine in before.upstreams.items()
+            if name in found.upstreams
+        },
+        epoch=after.epoch,
+    )
+    too_few = [after.upstreams[name].owed - owed.pending for name, owed in found.upstreams.items()]
+    return not _differences(found, now) and after.rows.keys() <= found.rows.keys() and not any(too_few)
 
 
 def _differences(found: Found, state: State) -> list[str]:

@@ -58,6 +58,8 @@ class State:
     written: dict[Identity, int] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
     epoch: int = 1
+    gradual: bool = False
+    """Whether the deed was done in several transactions: rows go and are not owed any more one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,9 @@ class Promises:
             return replace(now, begun=now.begun + 1)
         if "sent" in mark:
             return self._hand_out(now, mark["sent"], {_identity(row) for row in mark["rows"]}, mark["replayed"])
+        if "became" in mark:
+            self.states[-1] = _became(self.states[-1], len(self.states) - 1, mark["became"], mark["owed"])
+            return now
         if mark["promised"] == "committed":
             return replace(now, committed=mark["deed"])
         return replace(now, committed=max(now.committed, mark["deed"]), durable=mark["deed"])
@@ -101,6 +106,8 @@ class Promises:
         if deed["do"] == "find":
             return _found(number, deed)
         before = self.states[-1]
+        if deed["do"] == "retain":
+            return replace(before, gradual=True)  # until the process says what is left
         after = State(dict(before.rows), dict(before.written), dict(before.upstreams), before.epoch)
         if deed["do"] == "store":
             _store(after, number, deed["rows"])
@@ -118,7 +125,9 @@ class Promises:
             return
         if mine is None:
             assert deed["do"] == "add cursor"
-            mine = Upstream(frozenset() if deed["start"] == "now" else frozenset(state.written.items()))
+            mine = Upstream(
+                frozenset() if deed["start"] == "now" else frozenset((row, state.written[row]) for row in state.rows)
+            )
         elif deed["do"] == "acknowledge":
             mine = mine.acknowledged(self._sent[cursor], {_identity(row) for row in deed["refused"]})
         elif deed["do"] == "replay":
@@ -137,6 +146,17 @@ def _found(number: int, deed: dict[str, Any]) -> State:
         pending, refused = ({(_identity(row), number) for row in owed[which]} for which in ("pending", "refused"))
         upstreams[name] = Upstream(frozenset(pending), frozenset(refused), delivered=owed["delivered"])
     return State(rows, dict.fromkeys(rows, number), upstreams, deed["epoch"])
+
+
+def _became(state: State, number: int, rows: list[list[Any]], owed: dict[str, list[list[Any]]]) -> State:
+    """As the process found it afterwards. What is owed may be so although queries do not find it any more."""
+    found = {(measurement, device, ts): data for measurement, device, ts, data in rows}
+    upstreams = {
+        name: replace(mine, pending=frozenset((_identity(row), number) for row in owed[name]))
+        for name, mine in state.upstreams.items()
+    }
+    written = dict.fromkeys([*found, *(row for mine in upstreams.values() for row, _ in mine.pending)], number)
+    return replace(state, rows=found, written=written, upstreams=upstreams)
 
 
 def _store(state: State, number: int, rows: list[tuple[str, str, int, dict[str, Any]]]) -> None:

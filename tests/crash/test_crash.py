@@ -8,7 +8,7 @@ import pytest
 
 from tests.crash.campaign import judge, quick_folder, recording_of
 from tests.crash.recording import Create, Mark, Operation, Recording, RecordingError, Sync, build, record
-from tests.crash.workload import THEMES
+from tests.crash.themes import THEMES
 
 SEED = 1
 STATES = 2000 // len(THEMES) + 1

@@ -1,12 +1,10 @@
-"""The process whose store is recorded: it does a theme's deeds one after the other, and marks where each begins and
-where the store promised it. `python -m tests.crash.workload THEME STEP FOLDER SEED DEEDS`."""
+"""What the recorded process does to its store: one deed after the other, with marks where each begins and where the
+store promised it."""
 
 import json
 import os
 import random
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +13,14 @@ from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.receipt import Receipt
-from tests.crash.disk import Files, disks
-from tests.crash.recording import MARKS, Operation
+from tests.crash.recording import MARKS
 from tests.models import Mixed, Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS: dict[str, type[Reading]] = {model.__measurement__: model for model in (Weather, Mixed)}
 PLANTED = "EDGEDEPOT_CRASH_PLANTED"
 """The environment variable that plants a fault: with "promise at commit" the process calls durable what is not."""
+Durability = Literal["power", "process"]
 Rows = list[tuple[str, datetime, dict[str, Any]]]
 
 
@@ -39,7 +37,7 @@ class Work:
         self._unawaited: Receipt | None = None
         self._second = 1000 * deeds
 
-    def open(self, durability: Literal["power", "process"] = "power", piece_rows: int = 60) -> None:
+    def open(self, durability: Durability = "power", piece_rows: int = 60, **limits: Any) -> None:
         """Checkpoints come as often as a small store allows."""
         early = os.environ.get(PLANTED) == "promise at commit"
         self._level: Literal["committed", "durable"] = "committed" if durability == "process" or early else "durable"
@@ -50,6 +48,7 @@ class Work:
             durability="process" if early else durability,
             piece_rows=piece_rows,
             clock=self.clock,
+            **limits,
         )
         assert self.store._writing is not None
         self.store._writing._connection.execute("PRAGMA wal_autocheckpoint = 40")
@@ -138,6 +137,27 @@ class Work:
         self.store.drop_quarantined(cursor)
         self._promised(self._promise)
 
+    def retain(self, piece_rows: int, **limits: Any) -> None:
+        """Drop what limits do not allow, which hold in between alone: the rest of the time nothing goes by itself."""
+        self.close()
+        self._begin("retain")
+        self.open(piece_rows=piece_rows, **limits)
+        self.store.retain()
+        self._mark_what_became()
+        self._promised("durable")
+        self.reopen(piece_rows=piece_rows)
+
+    def _mark_what_became(self) -> None:
+        """For deeds whose outcome is not known before."""
+        rows = [
+            [name, row.pop("device_id"), to_micros(row.pop("timestamp")), _without_null(row)]
+            for name, model in MODELS.items()
+            for row in self.store.query_readings(model)
+        ]
+        windows = {cursor: self.store.pending(cursor, 10_000) for cursor in self.store.cursors()}
+        owed = {cursor: _told(window.rows) if window else [] for cursor, window in windows.items()}
+        self._mark(became=rows, owed=owed)
+
     def remove_cursor(self, cursor: str) -> None:
         self._begin("remove cursor", cursor=cursor)
         self.store.remove_cursor(cursor)
@@ -151,6 +171,11 @@ class Work:
         self.settle()
         self.store.close()
         self._promised("durable")
+
+    def wait(self, days: int) -> None:
+        """Time goes by, and readings come after that."""
+        self.clock.advance(86_400 * days)
+        self._second += 86_400 * days
 
     # -- readings -------------------------------------------------------------------------------------------------
 
@@ -192,163 +217,5 @@ def _told(rows: Sequence[Pending]) -> list[list[Any]]:
     return [[row.model.__measurement__, row.device_id, row.timestamp] for row in rows]
 
 
-# -- themes ----------------------------------------------------------------------------------------------------------
-
-
-def ingest(work: Work) -> None:
-    """New readings of two models, a few transactions of several calls, a file put away and opened again."""
-    work.open()
-    for step in range(14):
-        work.put(Weather, work.weather(work.fresh(work.rng.randint(1, 30))), wait=step % 4 != 3)
-        if step > 4:
-            work.put(Mixed, work.mixed(work.fresh(work.rng.randint(1, 9))))
-        if step == 9:
-            work.reopen()
-
-
-def merge(work: Work) -> None:
-    """Readings with the identities of earlier ones, some in the journal and some in history."""
-    work.open()
-    work.add_cursor("central")
-    for step in range(12):
-        work.put(Mixed, work.mixed(work.fresh(8)))
-        work.put(Mixed, work.mixed(work.again(20, devices=1)))
-        if step in (4, 8):
-            work.fold()
-        if step == 6:
-            work.send("central", 30)
-
-
-def fold(work: Work) -> None:
-    """Folds into several partitions; pieces come and go."""
-    work.open(piece_rows=30)
-    work.add_cursor("central")
-    for step in range(8):
-        work.put(Weather, work.weather(work.fresh(20) + work.old(4, 400)))
-        work.put(Mixed, work.mixed(work.fresh(5)), wait=False)
-        if step % 2:
-            work.fold()
-            work.send("central", 40)
-    work.reopen()
-    work.fold()
-
-
-def acknowledge(work: Work) -> None:
-    """Upstreams that come early, late and go; whole windows and refused readings, sent again or given up; two lanes; a
-    merge while a window is out."""
-    work.open(piece_rows=40)
-    work.add_cursor("first")
-    for step in range(9):
-        work.put(Mixed, work.mixed(work.fresh(12)))
-        work.send("first", 9, refuse=step % 3)
-        if step == 3:
-            work.fold()
-            work.add_cursor("late")
-        if step > 3:
-            window = work.take("late", 7)
-            work.put(Mixed, work.mixed(work.again(10, devices=1)))
-            if window is not None:
-                work.acknowledge("late", window, refuse=step % 2)
-        if step == 4:
-            work.store.split("first")
-        if step in (5, 6):
-            work.send("first", 5, refuse=1, lane="live")
-            work.replay("first")
-        if step == 5:
-            work.add_cursor("latest", "now")
-            work.fold()
-        if step == 6:
-            work.reopen(piece_rows=40)
-        if step == 7:
-            work.drop("late")
-    work.remove_cursor("latest")
-    work.fold()
-
-
-def delete(work: Work) -> None:
-    """Deletions out of the journal and out of history, of what is pending and what is not."""
-    work.open(piece_rows=40)
-    work.add_cursor("central")
-    for step in range(8):
-        work.put(Weather, work.weather(work.fresh(20)))
-        work.put(Mixed, work.mixed(work.fresh(5) + work.old(2, 90)))
-        if step in (2, 5):
-            work.fold()
-        if step in (3, 6):
-            work.send("central", 50)
-        start = T0 + timedelta(seconds=work.rng.randint(-60 * 86_400 if step == 6 else 0, 1000))
-        model = work.rng.choice((Weather, Mixed))
-        work.delete(
-            model, work.rng.choice((None, "d1")), start, start + timedelta(seconds=60 * work.rng.randint(1, 20))
-        )
-
-
-def process(work: Work) -> None:
-    """`durability="process"`: a commit survives a killed process, and a power cut only once it was synced."""
-    work.open("process", piece_rows=40)
-    work.add_cursor("central")
-    for step in range(12):
-        work.put(Weather, work.weather(work.fresh(work.rng.randint(1, 12))))
-        work.put(Mixed, work.mixed(work.again(4, devices=1)))
-        if step % 4 == 2:
-            work.sync()
-            work.send("central", 20)
-        if step in (5, 9):
-            work.store.fold()
-        if step == 7:
-            work.reopen(durability="process", piece_rows=40)
-
-
-def until_killed(work: Work) -> None:
-    """The process ends without a word, in the middle of a fold's pieces; the next part opens what it left."""
-    work.open("process" if work.rng.random() < 0.5 else "power", piece_rows=30)
-    work.add_cursor("central")
-    for _ in range(4):
-        work.put(Weather, work.weather(work.fresh(15)))
-        work.put(Mixed, work.mixed(work.again(5, devices=1)))
-    work.send("central", 25)
-    work.put(Weather, work.weather(work.fresh(3)))
-    os._exit(0)
-
-
-Part = Callable[[Work], None]
-"""What a process does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """What happens to the files when no process runs: others lie there afterwards."""
-
-    change: Callable[[list[Operation], random.Random], Files]
-
-
-def _power_cut(operations: list[Operation], rng: random.Random) -> Files:
-    """Somewhere in the last tenth of what was done."""
-    last = rng.randrange(len(operations) - len(operations) // 10, len(operations))
-    return next(disk.cut("worst", rng) for done, disk in disks(operations) if done == last)
-
-
-THEMES: dict[str, tuple[Part | Between, ...]] = {
-    "ingest": (ingest,),
-    "merge": (merge,),
-    "fold": (fold,),
-    "acknowledge": (acknowledge,),
-    "delete": (delete,),
-    "process": (process,),
-    "killed": (until_killed, until_killed, fold),
-    "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
-}
-"""Each theme is one or several processes, one after the other on the same folder."""
-
-
-def main() -> None:
-    theme, step, folder, seed, deeds = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:])
-    work = Work(folder, seed + step, deeds)
-    part = THEMES[theme][step]
-    assert not isinstance(part, Between)
-    part(work)
-    work.close()
-
-
-if __name__ == "__main__":
-    main()
+def _without_null(row: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in row.items() if value is not None}

@@ -1,0 +1,199 @@
+"""What is done to the stores whose power cuts are tested. To add a theme, write a function and a line in `THEMES`.
+
+`python -m tests.crash.themes THEME STEP FOLDER SEED DEEDS` is the process that is recorded."""
+
+import os
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from tests.crash.disk import Files, disks
+from tests.crash.recording import Operation
+from tests.crash.workload import T0, Work
+from tests.models import Mixed, Weather
+
+
+def ingest(work: Work) -> None:
+    """New readings of two models, a few transactions of several calls, a file put away and opened again."""
+    work.open()
+    for step in range(14):
+        work.put(Weather, work.weather(work.fresh(work.rng.randint(1, 30))), wait=step % 4 != 3)
+        if step > 4:
+            work.put(Mixed, work.mixed(work.fresh(work.rng.randint(1, 9))))
+        if step == 9:
+            work.reopen()
+
+
+def merge(work: Work) -> None:
+    """Readings with the identities of earlier ones, some in the journal and some in history."""
+    work.open()
+    work.add_cursor("central")
+    for step in range(12):
+        work.put(Mixed, work.mixed(work.fresh(8)))
+        work.put(Mixed, work.mixed(work.again(20, devices=1)))
+        if step in (4, 8):
+            work.fold()
+        if step == 6:
+            work.send("central", 30)
+
+
+def fold(work: Work) -> None:
+    """Folds into several partitions; pieces come and go."""
+    work.open(piece_rows=30)
+    work.add_cursor("central")
+    for step in range(8):
+        work.put(Weather, work.weather(work.fresh(20) + work.old(4, 400)))
+        work.put(Mixed, work.mixed(work.fresh(5)), wait=False)
+        if step % 2:
+            work.fold()
+            work.send("central", 40)
+    work.reopen()
+    work.fold()
+
+
+def acknowledge(work: Work) -> None:
+    """Upstreams that come early, late and go; whole windows and refused readings, sent again or given up; two lanes; a
+    merge while a window is out."""
+    work.open(piece_rows=40)
+    work.add_cursor("first")
+    for step in range(9):
+        work.put(Mixed, work.mixed(work.fresh(12)))
+        work.send("first", 9, refuse=step % 3)
+        if step == 3:
+            work.fold()
+            work.add_cursor("late")
+        if step > 3:
+            window = work.take("late", 7)
+            work.put(Mixed, work.mixed(work.again(10, devices=1)))
+            if window is not None:
+                work.acknowledge("late", window, refuse=step % 2)
+        if step == 4:
+            work.store.split("first")
+        if step in (5, 6):
+            work.send("first", 5, refuse=1, lane="live")
+            work.replay("first")
+        if step == 5:
+            work.add_cursor("latest", "now")
+            work.fold()
+        if step == 6:
+            work.reopen(piece_rows=40)
+        if step == 7:
+            work.drop("late")
+    work.remove_cursor("latest")
+    work.fold()
+
+
+def delete(work: Work) -> None:
+    """Deletions out of the journal and out of history, of what is pending and what is not."""
+    work.open(piece_rows=40)
+    work.add_cursor("central")
+    for step in range(8):
+        work.put(Weather, work.weather(work.fresh(20)))
+        work.put(Mixed, work.mixed(work.fresh(5) + work.old(2, 90)))
+        if step in (2, 5):
+            work.fold()
+        if step in (3, 6):
+            work.send("central", 50)
+        start = T0 + timedelta(seconds=work.rng.randint(-60 * 86_400 if step == 6 else 0, 1000))
+        model = work.rng.choice((Weather, Mixed))
+        work.delete(
+            model, work.rng.choice((None, "d1")), start, start + timedelta(seconds=60 * work.rng.randint(1, 20))
+        )
+
+
+def process(work: Work) -> None:
+    """`durability="process"`: a commit survives a killed process, and a power cut only once it was synced."""
+    work.open("process", piece_rows=40)
+    work.add_cursor("central")
+    for step in range(12):
+        work.put(Weather, work.weather(work.fresh(work.rng.randint(1, 12))))
+        work.put(Mixed, work.mixed(work.again(4, devices=1)))
+        if step % 4 == 2:
+            work.sync()
+            work.send("central", 20)
+        if step in (5, 9):
+            work.store.fold()
+        if step == 7:
+            work.reopen(durability="process", piece_rows=40)
+
+
+def until_killed(work: Work) -> None:
+    """The process ends without a word, in the middle of a fold's pieces; the next part opens what it left."""
+    work.open("process" if work.rng.random() < 0.5 else "power", piece_rows=30)
+    work.add_cursor("central")
+    for _ in range(4):
+        work.put(Weather, work.weather(work.fresh(15)))
+        work.put(Mixed, work.mixed(work.again(5, devices=1)))
+    work.send("central", 25)
+    work.put(Weather, work.weather(work.fresh(3)))
+    os._exit(0)
+
+
+def retention(work: Work) -> None:
+    """Old partitions go, of which something is owed; then pieces of the journal that nobody acknowledged."""
+    work.open(piece_rows=30)
+    for step in range(3):
+        work.put(Weather, work.weather(work.fresh(15) + work.old(12, 500)))
+        work.put(Mixed, work.mixed(work.fresh(8) + work.old(6, 200)))
+        if step == 0:
+            work.add_cursor("central")
+        work.fold()
+    work.send("central", 20)
+    work.retain(30, keep={"weather": "300 days", "*": "90 days"})
+    work.put(Weather, work.weather(work.fresh(15) + work.old(5, 100)))
+    work.fold()
+    work.retain(30, keep="100 days")
+    work.put(Mixed, work.mixed(work.fresh(8)))
+    work.fold()
+    work.wait(days=80)
+    work.retain(30, keep="50 days", keep_pending=False)
+    work.put(Mixed, work.mixed(work.fresh(8)))
+    work.send("central", 10)
+    work.fold()
+
+
+Part = Callable[[Work], None]
+"""What a process does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What happens to the files when no process runs: others lie there afterwards."""
+
+    change: Callable[[list[Operation], random.Random], Files]
+
+
+def _power_cut(operations: list[Operation], rng: random.Random) -> Files:
+    """Somewhere in the last tenth of what was done."""
+    last = rng.randrange(len(operations) - len(operations) // 10, len(operations))
+    return next(disk.cut("worst", rng) for done, disk in disks(operations) if done == last)
+
+
+THEMES: dict[str, tuple[Part | Between, ...]] = {
+    "ingest": (ingest,),
+    "merge": (merge,),
+    "fold": (fold,),
+    "acknowledge": (acknowledge,),
+    "delete": (delete,),
+    "process": (process,),
+    "retention": (retention,),
+    "killed": (until_killed, until_killed, fold),
+    "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
+}
+"""Each theme is one or several processes, one after the other on the same folder."""
+
+
+def main() -> None:
+    theme, step, folder, seed, deeds = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:])
+    work = Work(folder, seed + step, deeds)
+    part = THEMES[theme][step]
+    assert not isinstance(part, Between)
+    part(work)
+    work.close()
+
+
+if __name__ == "__main__":
+    main()
