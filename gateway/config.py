@@ -118,6 +118,12 @@ def load_models(file: str | os.PathLike[str]) -> Mapping[str, type[Reading]]:
     return _Reader(Path(file), None).read_models_alone()
 
 
+def load_upstream_names(file: str | os.PathLike[str]) -> list[str]:
+    """The upstreams that a gateway's file names; all else in it may be wrong. Raises `ConfigError`."""
+    found = _parse(Path(file)).get("upstreams", {})
+    return list(found) if isinstance(found, dict) else []
+
+
 class _Reader:
     """Reads one file."""
 

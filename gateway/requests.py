@@ -80,19 +80,24 @@ class Which(Request, frozen=True, kw_only=True):
         """As the arguments of the store's methods."""
         return {name: getattr(self, name) for name in Which.__struct_fields__ if name != "version"}
 
-    def _of_each(self, store: SQLiteStorage) -> dict[str, dict[str, Any]]:
-        """The arguments for each upstream that has such readings."""
+    def _of_each(self, store: SQLiteStorage) -> dict[str, tuple[int, dict[str, Any]]]:
+        """For each upstream that has such readings, how many, and the arguments."""
         if self.upstream is not None:
             check_upstream(store, self.upstream)
-        return {name: {**self.filters(), "upstream": name} for name in store.count_quarantined(**self.filters())}
+        found = store.count_quarantined(**self.filters())
+        return {name: (count, {**self.filters(), "upstream": name}) for name, count in found.items()}
 
 
 class Replay(Which, frozen=True, kw_only=True):
-    """Have quarantined readings sent once more: ``{"upstreams": {name: number}}``."""
+    """Have quarantined readings sent once more: ``{"upstreams": {name: {"replayed", "superseded"}}}``."""
 
     def run(self, desk: Desk) -> dict[str, Any]:
         store = _sqlite(desk)
-        return {"upstreams": {name: store.replay_quarantined(**each) for name, each in self._of_each(store).items()}}
+        found = {}
+        for name, (count, filters) in self._of_each(store).items():
+            replayed = store.replay_quarantined(**filters)
+            found[name] = {"replayed": replayed, "superseded": max(0, count - replayed)}
+        return {"upstreams": found}
 
 
 class Drop(Which, frozen=True, kw_only=True):
@@ -100,7 +105,8 @@ class Drop(Which, frozen=True, kw_only=True):
 
     def run(self, desk: Desk) -> dict[str, Any]:
         store = _sqlite(desk)
-        return {"upstreams": {name: store.drop_quarantined(**each) for name, each in self._of_each(store).items()}}
+        each = self._of_each(store).items()
+        return {"upstreams": {name: store.drop_quarantined(**filters) for name, (_, filters) in each}}
 
 
 class RemoveUpstream(Request, frozen=True, kw_only=True, tag="remove_upstream"):

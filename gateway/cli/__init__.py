@@ -7,8 +7,10 @@ import click
 from edgedepot.cli.demo import demo
 from edgedepot.cli.devices import devices
 from edgedepot.cli.export import export
+from edgedepot.cli.group import InOrder
 from edgedepot.cli.import_ import import_
 from edgedepot.cli.ledger import ledger
+from edgedepot.cli.quarantine import quarantine
 from edgedepot.cli.query import query
 from edgedepot.cli.run import check, run
 from edgedepot.cli.status import status
@@ -20,7 +22,7 @@ _WRONG_INPUT = 2  # as click's own for a wrong option
 _FAILED = 1
 
 
-class _Program(click.Group):
+class _Program(InOrder):
     """Says every error of ours as plain lines on stderr, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -29,10 +31,6 @@ class _Program(click.Group):
         except EdgeDepotError as exc:
             click.echo(str(exc), err=True)
             ctx.exit(_WRONG_INPUT if isinstance(exc, (ConfigError, InvalidValue, StoreUnusable)) else _FAILED)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which one needs them."""
-        return list(self.commands)
 
 
 @click.group(
@@ -55,12 +53,12 @@ From another terminal:
 def program() -> None:
     """Readings from devices into a durable local store, forwarded when the link allows.
 
-    FILE is the gateway's TOML file, or the store's database file where a command needs no more than that. Commands that
-    only read work beside a running gateway.
+    FILE is the gateway's TOML file, or the store's database file where a command needs no more than that. Commands work
+    beside a running gateway: what changes something is done by the gateway itself.
     """
 
 
-for command in (run, check, status, ledger, query, tail, devices, export, import_, upstream, demo):
+for command in (run, check, status, ledger, query, tail, devices, export, import_, upstream, quarantine, demo):
     program.add_command(command)
 
 

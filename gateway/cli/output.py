@@ -104,3 +104,14 @@ def cell(value: Any) -> str:
 def visible(text: str) -> str:
     """A text from elsewhere on one line, where it cannot do anything to a terminal: ``\\n``, ``\\x1b``."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def ask_yes(question: str) -> bool:
+    """Ask on the terminal; no answer is a no."""
+    import click
+
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        click.echo()
+        return False

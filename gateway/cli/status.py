@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import click
 
 from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table
 from edgedepot.cli.target import FILE, open_store
+from edgedepot.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
 _SOURCE_COUNTS = ("messages", "new", "duplicates", "rejected")
-_UPSTREAM_COUNTS = ("pending", "delivered", "quarantined")
+_UPSTREAM_COUNTS = ("pending", "quarantined", "delivered")
 
 
 @click.command(
@@ -40,7 +41,7 @@ def status(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
     else:
-        _print_status(console(), found)
+        _print_status(console(), found, file)
 
 
 def read_status(store: SQLiteStorage) -> dict[str, Any]:
@@ -49,13 +50,18 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
     from edgedepot.requests import Status
     from edgedepot.storage.sqlite.connection import writing_process
 
-    live: dict[str, Any] | None = ask(socket_path(store.path), Status())
+    live, unheard = None, None
+    try:
+        live = ask(socket_path(store.path), Status())
+    except StorageError as exc:
+        unheard = str(exc)
     books = store.ledger()
     devices = store.devices()
     newest = max((device.last_seen for device in devices if device.last_seen), default=None)
     return {
         "gateway_id": store.gateway_id,
         "running": live is not None,
+        "unheard": unheard,
         "pid": live["pid"] if live else writing_process(store.path),
         "started": live["started"] if live else None,
         "store": {
@@ -84,7 +90,7 @@ def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _print_status(screen: Console, found: Mapping[str, Any]) -> None:
+def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None:
     screen.print(_headline(found))
     screen.print(_store_line(found["store"]))
     if found["store"]["trouble"]:
@@ -92,7 +98,7 @@ def _print_status(screen: Console, found: Mapping[str, Any]) -> None:
     if found["sources"]:
         _print_sources(screen, found["sources"], found["running"])
     if found["upstreams"]:
-        _print_upstreams(screen, found["upstreams"], found["running"])
+        print_upstreams(screen, found, file)
     for problem in found["problems"]:
         screen.print(f"[bold red]{escape(problem)}[/]")
 
@@ -100,6 +106,8 @@ def _print_status(screen: Console, found: Mapping[str, Any]) -> None:
 def _headline(found: Mapping[str, Any]) -> str:
     name = f"Gateway [bold]{found['gateway_id']}[/]" if found["gateway_id"] else "Gateway"
     if not found["running"]:
+        if found["unheard"]:
+            return f"{name} [yellow]does not answer[/]: {escape(found['unheard'])}"
         if found["pid"]:
             return f"{name} [yellow]does not answer[/]: process {found['pid']} writes its store, perhaps another user's"
         return f"{name} is [yellow]not running[/]"
@@ -144,24 +152,52 @@ def _source_state(live: Mapping[str, Any] | None) -> str:
     return escape(live["state"]) + for_how_long
 
 
-def _print_upstreams(screen: Console, upstreams: Mapping[str, Any], running: bool) -> None:
-    states = ["state", "last delivery"] if running else []
-    grid = table(["upstream", *states, *_UPSTREAM_COUNTS], left=1 + len(states))
-    for name, upstream in upstreams.items():
+def print_upstreams(screen: Console, found: Mapping[str, Any], file: Path) -> None:
+    """The upstreams of what `read_status` found, as a table, and below it what is wrong with any and what to do."""
+    running = found["running"]
+    grid = table(["upstream", *(["state"] if running else []), *_UPSTREAM_COUNTS], left=1 + running)
+    if running:
+        grid.add_column("last delivery", justify="right", no_wrap=True)
+    for name, upstream in found["upstreams"].items():
         live, books = upstream["live"], upstream["books"]
-        cells = [_upstream_state(live), ago(_age(live["last_delivery"])) if live else ""] if running else []
-        grid.add_row(escape(name), *cells, *(number(books.get(column, 0)) for column in _UPSTREAM_COUNTS))
+        counts = [number(books.get(column, 0)) for column in _UPSTREAM_COUNTS]
+        if running:
+            delivery = ago(_age(live["last_delivery"])) if live else ""
+            grid.add_row(escape(name), _upstream_state(live), *counts, delivery)
+        else:
+            grid.add_row(escape(name), *counts)
     print_section(screen, "Upstreams", grid)
-    _print_errors(screen, upstreams, ("waiting", "misconfigured"))
+    for name, upstream in found["upstreams"].items():
+        for style, text in _advice(name, upstream, running, file):
+            screen.print(text, style=style, markup=False)
 
 
 def _upstream_state(live: Mapping[str, Any] | None) -> str:
     if live is None:
         return "[dim]not set up[/]"
-    if live["retry_in"] is None:
-        return str(live["state"])
-    retry = f"retry in {duration(live['retry_in'])}"
-    return f"[yellow]{retry}[/]" if live["state"] == "waiting" else f"[bold red]{live['state']}, {retry}[/]"
+    style = {"waiting": "yellow", "misconfigured": "bold red"}.get(live["state"])
+    return f"[{style}]{live['state']}[/]" if style else escape(live["state"])
+
+
+def _advice(name: str, upstream: Mapping[str, Any], running: bool, file: Path) -> Iterator[tuple[str, str]]:
+    """What there is to say of an upstream, each with its style."""
+    live, books = upstream["live"], upstream["books"]
+    if live and live["retry_in"] is not None:
+        again = duration(live["retry_in"])
+        if live["state"] == "misconfigured":
+            yield "bold red", f"{name}: {live['last_error']}"
+            yield "bold red", f"    Mend that. Nothing is lost: its readings wait, and it is tried again in {again}."
+        else:
+            yield "yellow", f"{name}: {live['last_error']}"
+            yield "yellow", f"    Its readings wait, and go out when it takes them. It is tried again in {again}."
+    elif live and live["last_error"]:
+        yield "dim", f"{name}: last error, over: {live['last_error']}"
+    if running and live is None and books["pending"]:
+        yield "yellow", f"{name} is not set up any more, and {counted(books['pending'], 'reading')} wait for it."
+        yield "yellow", f"    Set it up again, or forget it: edgedepot upstream remove {file} {name}"
+    if books.get("quarantined"):
+        yield "yellow", f"{name} refused {counted(books['quarantined'], 'reading')} for good."
+        yield "yellow", f"    See why, and what to do: edgedepot quarantine list {file} --upstream {name}"
 
 
 def _print_errors(screen: Console, rows: Mapping[str, Any], current: tuple[str, ...]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedepot.storage.errors import ConfigError, StoreUnusable
+from edgedepot.storage.errors import ConfigError, NotSupported, StorageLocked, StoreUnusable
 
 if TYPE_CHECKING:
+    from edgedepot.requests import Removed, Request
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
 FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
@@ -39,6 +40,45 @@ def open_store_to_write(file: Path, create: bool) -> SQLiteStorage:
 
     made: SQLiteStorage = load_storage(file).make()
     return made
+
+
+def change(file: Path, request: Request) -> tuple[dict[str, Any], bool]:
+    """Have the running gateway carry a request out, or do it here where none runs: the answer, and whether one does.
+
+    Raises what carrying it out raises, `ConfigError`, `StoreUnusable`, and `StorageLocked` where another process writes
+    the store and takes no requests, or none from this user.
+    """
+    from edgedepot.control import ask, socket_path
+
+    with open_store(file) as store:
+        path = store.path
+    answer = ask(socket_path(path), request)
+    if answer is not None:
+        return answer, True
+    try:
+        desk = _Desk(open_store_to_write(file, create=False))
+    except StorageLocked as exc:
+        answer = ask(socket_path(path), request)  # it may have been starting
+        if answer is None:
+            raise StorageLocked(f"{exc.args[0].partition(';')[0]}, which takes no commands; stop it first") from exc
+        return answer, True
+    with desk.store:
+        return request.run(desk), False
+
+
+class _Desk:
+    """A store that no gateway runs on."""
+
+    def __init__(self, store: SQLiteStorage) -> None:
+        self.store = store
+
+    def status(self) -> dict[str, Any]:
+        raise NotSupported("no gateway runs")
+
+    def remove_upstream(self, name: str) -> Removed:
+        from edgedepot.requests import remove_cursor
+
+        return remove_cursor(self.store, name)
 
 
 def is_toml(file: Path) -> bool:

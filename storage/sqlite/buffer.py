@@ -113,10 +113,14 @@ class SQLiteBuffer(Buffer):
         end: datetime | None = None,
         reason: str | None = None,
         number: int | None = None,
+        *,
+        replayed: bool = False,
     ) -> dict[str, int]:
-        """How many readings are quarantined, by upstream. Those on their way once more are pending, and not counted."""
+        """How many readings are quarantined, by upstream; with `replayed`, how many of them are on their way once more
+        instead: these are pending."""
         with self._reading(True) as (view, _):
-            return count_quarantined(view, _refused(upstream, measurement, device, start, end, reason, number))
+            which = _refused(upstream, measurement, device, start, end, reason, number)
+            return count_quarantined(view, which, replayed)
 
     def replay_quarantined(
         self,

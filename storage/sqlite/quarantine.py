@@ -66,13 +66,13 @@ def read_quarantined(view: View, which: Refused, limit: int) -> list[dict[str, A
     ]
 
 
-def count_quarantined(view: View, which: Refused) -> dict[str, int]:
-    """How many rows are quarantined for each upstream, without those on their way once more."""
+def count_quarantined(view: View, which: Refused, replayed: bool) -> dict[str, int]:
+    """How many rows are quarantined for each upstream, or how many of them are on their way once more."""
     condition, values = which.condition()
     found = view.connection.execute(
         "SELECT name, count(*) FROM _quarantined JOIN _cursors AS c ON c.id = cursor"
-        f" WHERE {condition} AND replay = 0 GROUP BY name ORDER BY name",
-        values,
+        f" WHERE {condition} AND replay = ? GROUP BY name ORDER BY name",
+        (*values, int(replayed)),
     )
     return dict(found.fetchall())
 

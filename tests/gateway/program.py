@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.gateway.scripted import eventually
+
 PROGRAM = Path(sys.executable).with_name("edgedepot")
+ROOT = Path(__file__).parent.parent.parent
 
 
 def run(*arguments: str | Path, cwd: Path | None = None, given: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -31,3 +38,49 @@ def complaint(*arguments: str | Path, code: int = 2, cwd: Path | None = None, gi
     assert (done.returncode, done.stdout) == (code, ""), done
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+class Run:
+    """One `edgedepot run`."""
+
+    def __init__(self, file: Path, *options: str) -> None:
+        command = [str(PROGRAM), "run", *options, str(file)]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # for storages of the tests' own
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+    def wait_for(self, text: str) -> None:
+        eventually(lambda: self.said(text) or self.process.poll() is not None)
+        assert self.said(text), self.lines
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Signal it; its exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        self._reader.join()
+        return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout
+        assert self.process.stderr
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+Start = Callable[..., Run]

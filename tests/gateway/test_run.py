@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,66 +12,10 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.gateway.program import PROGRAM, Start
 from tests.gateway.scripted import eventually
 from tests.servers.mosquitto import Mosquitto
 from tests.servers.socat import PtyPair
-
-PROGRAM = Path(sys.executable).with_name("edgedepot")
-
-
-class Run:
-    """One `edgedepot run`."""
-
-    def __init__(self, file: Path, *options: str) -> None:
-        command = [str(PROGRAM), "run", *options, str(file)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip("\n"))
-
-    def said(self, text: str) -> bool:
-        return any(text in line for line in self.lines)
-
-    def wait_for(self, text: str) -> None:
-        eventually(lambda: self.said(text) or self.process.poll() is not None)
-        assert self.said(text), self.lines
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Signal it; its exit code."""
-        self.process.send_signal(number)
-        code = self.process.wait(30)
-        self._reader.join()
-        return code
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        assert self.process.stdout
-        assert self.process.stderr
-        self.process.stdout.close()
-        self.process.stderr.close()
-
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    runs: list[Run] = []
-
-    def run(file: Path, *options: str) -> Run:
-        runs.append(Run(file, *options))
-        return runs[-1]
-
-    yield run
-    for made in runs:
-        made.close()
 
 
 @pytest.fixture

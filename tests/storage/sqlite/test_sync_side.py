@@ -152,6 +152,7 @@ def test_quarantined_rows_are_known_by_their_numbers_and_counted(store: SQLiteSt
     assert store.replay_quarantined("central", number=first["number"]) == 1
     assert store.drop_quarantined("central", number=middle["number"]) == 1
     assert store.count_quarantined("central", reason="fuse") == {"central": 1}
+    assert store.count_quarantined(replayed=True) == {"central": 1}
     assert store.count_quarantined("central", reason="other") == {}
     assert [row["replayed"] for row in store.quarantined()] == [False, True]
 
