@@ -143,12 +143,14 @@ class RowMaker:
         self._model_name = model_name
         self._fields = tuple(fields)
         self._names = frozenset(spec.name for spec in fields)
+        self._all_required = all(spec.required for spec in fields)
         self._fast = _compile_fast(self._fields)
 
     def make(self, data: Mapping[str, Any]) -> Row:
         """The row of a reading from Python code. Raises `InvalidValue` that names the field, or the unknown name."""
         row = self._fast(data) if type(data) is dict else None
-        if row is not None and len(data) <= len(self._fields) and self._names.issuperset(data):
+        # Where all are required and there, their number tells that there is no other name among them.
+        if row is not None and len(data) <= len(self._fields) and (self._all_required or self._names.issuperset(data)):
             return row
         if not isinstance(data, Mapping):
             raise InvalidValue(f"{self._model_name}: data is {_shown(data)}, expected a mapping of fields to values")

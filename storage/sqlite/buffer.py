@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -81,7 +82,9 @@ class SQLiteBuffer(Buffer):
     def acknowledge(self, cursor: str, window: Window) -> None:
         writing = self._writer_parts()
         choice, refused = writing.cursors.acknowledge(cursor, window)
-        task = Task(Receipt(writing.writer), lambda journal: acknowledge(journal, cursor, window, refused, choice))
+        # The journal knows the rows: those of many windows would fill the memory until the next commit.
+        bounds = window if window.replayed else replace(window, rows=[])
+        task = Task(Receipt(writing.writer), lambda journal: acknowledge(journal, cursor, bounds, refused, choice))
         writing.writer.submit(task)
 
     def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:

@@ -29,9 +29,10 @@ from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, St
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection, micros_of
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
-from edgedepot.storage.receipt import Receipt, Refusal
+from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aggregate import aggregate
+from edgedepot.storage.sqlite.arrivals import check_rows
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
@@ -149,15 +150,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
             return settled
         writing = self._writer_parts()
         model = check_model(reading_model)
-        arrivals: list[Arrival] = []
-        refused: list[Refusal] = []
-        for index, row in enumerate(rows):
-            try:
-                quality = row.quality if isinstance(row, Version) else None
-                device, timestamp, data = row[:3]
-                arrivals.append(self._arrival(model, device, timestamp, data, quality))
-            except (ValueError, TypeError) as exc:
-                refused.append(Refusal(index, str(exc)))
+        arrivals, refused = check_rows(writing.catalogue, model, rows, self._clock)
         return writing.writer.submit(Write(Receipt(writing.writer, tuple(refused)), DIRECT, arrivals))
 
     def _arrival(

@@ -44,8 +44,7 @@ def drain(settings: Mapping[str, Any]) -> None:
     with SQLiteStorage(settings["store"], gateway_id="roof") as store:
         store.add_cursor("central")
         for first in range(0, rows, BATCH):
-            receipt = store.store_readings(Station, readings(first, BATCH))
-        receipt.wait()
+            store.store_readings(Station, readings(first, BATCH)).wait()
         handed_on = early = late = 0
         while handed_on < rows:
             window = store.pending("central", BATCH)

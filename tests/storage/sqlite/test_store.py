@@ -313,6 +313,30 @@ def test_a_field_may_not_change_its_type(store: SQLiteStorage) -> None:
     other = define_model("Pump", {"flow": (str, True, None)})
     with pytest.raises(InvalidValue, match=r"Pump.flow is str, but this store keeps pump.flow as float"):
         store.store_reading(other, "p", T0, {"flow": "much"})
+    rows = [("p", T0, {"flow": text}) for text in ("much", 1, "little")]
+    receipt = store.store_readings(other, rows)
+    assert [(refusal.index, refusal.reason.partition(" ")[0]) for refusal in receipt.refused] == [
+        (0, "Pump.flow"),
+        (1, "Pump:"),
+        (2, "Pump.flow"),
+    ]
+    assert receipt.accepted == 0
+
+
+@pytest.mark.parametrize("order", ["timestamp", "-timestamp"])
+@pytest.mark.parametrize("device", [None, "a"])
+def test_the_first_rows_of_an_order_are_right_whatever_is_folded(
+    store: SQLiteStorage, order: str, device: str | None
+) -> None:
+    for seconds in [3, 9, 5, 1]:
+        store.store_readings(Weather, [(name, at(seconds), {"temperature": seconds}) for name in "ab"])
+    store.fold()
+    for seconds in [11, 4, 10, 2, 12]:  # two of them late
+        store.store_readings(Weather, [(name, at(seconds), {"temperature": seconds}) for name in "ab"])
+    expected = sorted([1, 2, 3, 4, 5, 9, 10, 11, 12] * (1 if device else 2), reverse=order.startswith("-"))
+    for limit in range(1, len(expected) + 2):
+        assert temperatures(store, device=device, order=order, limit=limit) == expected[:limit]
+    assert temperatures(store, device=device, order=order) == expected
 
 
 def test_models_are_known_from_the_file_alone(store: SQLiteStorage, path: Path) -> None:
