@@ -4,7 +4,7 @@
     [storage]           engine ("sqlite" unless given), and its options
     [models.NAME]       a line for each field: a type, or a table of type, unit, range, required, description
     [drivers.NAME]      type, and its options
-    [upstreams.NAME]    engine, and its options
+    [upstreams.NAME]    engine, and its options; start, models, devices: what it gets, and from where on
 
 Options are the parameters of the class's constructor. Relative paths start from the file's folder; ``${NAME}`` in a
 text is replaced from the environment. All problems are reported together, one line each.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedepot.drivers import DRIVERS
+from edgedepot.forwarding import KEYS, read_forwarding
 from edgedepot.models import read_models
 from edgedepot.runtime import Gateway, driver_name_problem, name_problem
 from edgedepot.storage.base import BaseStorage, Buffer
@@ -82,6 +83,8 @@ class Settings:
     storage: Part
     drivers: Mapping[str, Part]
     upstreams: Mapping[str, Part]
+    forwarding: Mapping[str, Mapping[str, Any]]
+    """What each upstream gets: arguments of `Gateway.forward_to`."""
 
     def build(self) -> Gateway:
         """Make the gateway; opens the local store. Raises `ConfigError`, and `StorageError` for the store's file."""
@@ -89,7 +92,7 @@ class Settings:
         for name, part in self.drivers.items():
             gateway.add(name, part.make())
         for name, part in self.upstreams.items():
-            gateway.forward_to(name, part.make())
+            gateway.forward_to(name, part.make(), **self.forwarding[name])
         return gateway
 
     def _open_store(self) -> BaseStorage:
@@ -140,13 +143,14 @@ class _Reader:
         self._models.update(read_models(self._table(document, "models"), self._checker))
         storage = self._storage(document)
         drivers = self._parts(document, "drivers", "type", None, DRIVERS)
+        forwarding = self._forwarding(document)
         upstreams = self._parts(document, "upstreams", "engine", None, ENGINES)
         if upstreams:
             self._check_forwarding(document, storage)
             self._check_files(storage, upstreams)
         self._checker.raise_problems(f"{self._file}: ")
         assert storage is not None
-        return Settings(self._file, gateway_id, self._good_models(), storage, drivers, upstreams)
+        return Settings(self._file, gateway_id, self._good_models(), storage, drivers, upstreams, forwarding)
 
     def read_storage_alone(self) -> Part:
         document = _parse(self._file)
@@ -186,6 +190,14 @@ class _Reader:
         if file and not file.parent.is_dir():
             self._checker.note(join(part.path, "path"), f'found "{file}", but there is no folder {file.parent}')
 
+    def _forwarding(self, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What each upstream gets."""
+        return {
+            name: read_forwarding(join("upstreams", name), table, self._models, self._checker)
+            for name, table in self._table(document, "upstreams").items()
+            if isinstance(table, Mapping)
+        }
+
     def _parts(
         self, document: Mapping[str, Any], section: str, kind: str, default: str | None, registry: Registry[Any]
     ) -> dict[str, Part]:
@@ -198,7 +210,9 @@ class _Reader:
             if not isinstance(settings, Mapping):
                 self._checker.note(path, f"found {shown(settings)}, expected a table: [{path}]")
                 continue
-            part = self._part(path, settings, kind, default, registry)
+            others = KEYS if section == "upstreams" else ()
+            options = {key: value for key, value in settings.items() if key not in others}
+            part = self._part(path, options, kind, default, registry)
             if part is not None:
                 parts[name] = part
         return parts

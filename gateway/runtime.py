@@ -17,7 +17,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,11 +26,13 @@ from typing import Any, Self
 
 from edgedepot.control import ControlServer, socket_path
 from edgedepot.drivers.base import Driver
+from edgedepot.forwarding import read_start
 from edgedepot.requests import Removed, remove_cursor
-from edgedepot.storage.base import BaseStorage, Buffer, Inlet
+from edgedepot.storage.base import BaseStorage, Buffer, Inlet, Start
 from edgedepot.storage.clock import Clock, SystemClock, from_micros
-from edgedepot.storage.errors import ConfigError, NotSupported, StorageBusy, StorageError
+from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageBusy, StorageError
 from edgedepot.storage.plain import PlainInlet
+from edgedepot.storage.reading import Reading
 from edgedepot.supervisor import Supervisor
 from edgedepot.sync.settings import Duration
 from edgedepot.sync.worker import SyncWorker
@@ -108,19 +110,32 @@ class Gateway:
         name: str,
         storage: BaseStorage,
         *,
+        start: Start = "oldest",
+        models: Iterable[type[Reading] | str] | None = None,
+        devices: Iterable[str] | None = None,
         batch_size: int = 5000,
         backoff: tuple[Duration, Duration] = ("200 ms", "60s"),
     ) -> None:
         """Forward to a storage; `name` stands for what it has received, also when its address changes later. Raises
         `ConfigError`, for a store without a gateway_id and one that cannot be forwarded from among others.
 
-        `batch_size` and `backoff` are the `SyncWorker`'s.
+        An upstream that is new to the store begins at `start`: with the oldest reading there is, "now", or with
+        readings from an aware datetime on. It gets readings of these `models` (classes, or measurements by name) and of
+        `devices` that are named so or match a pattern such as ``"pump-*"``; None is all. `batch_size` and `backoff` are
+        the `SyncWorker`'s.
         """
         self._check_new("upstream", name, self._workers, name_problem(name))
+        try:
+            start = read_start(start)
+        except InvalidValue as exc:
+            raise ConfigError(f"upstream {name!r}: start: {exc}") from exc
         self._workers[name] = SyncWorker(
             self._store,  # type: ignore[arg-type]  # it refuses what is no Buffer, with the words for it
             name,
             storage,
+            start=start,
+            models=models,
+            devices=devices,
             batch_size=batch_size,
             backoff=backoff,
             clock=self._clock,
@@ -296,6 +311,7 @@ class Gateway:
             "delivered": found.delivered,
             "last_delivery": _iso(found.last_delivery),
             "last_error": found.last_error,
+            "alarm": found.alarm,
             "retry_in": retry_in,
             "requests": found.requests,
             "faults": found.faults,

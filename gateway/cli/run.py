@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ def check(file: Path) -> None:
     for kind, parts in (("driver", settings.drivers), ("upstream", settings.upstreams)):
         for name, part in parts.items():
             _echo_part(kind, part, f"{name}: ")
+            if kind == "upstream":
+                _echo_forwarding(settings.forwarding[name])
 
 
 def start_logging(level: str) -> None:
@@ -95,6 +98,13 @@ def _echo_part(what: str, part: Part, name: str = "") -> None:
     click.echo(f"{what:<10}{name}{part.kind}")
     for key, value in part.options.items():
         click.echo(f"            {key} = {_option_text(key, value)}")
+
+
+def _echo_forwarding(forwarding: Mapping[str, Any]) -> None:
+    """What an upstream gets, where that is not all."""
+    for key, value in forwarding.items():
+        plain = [model.__measurement__ for model in value] if key == "models" else value
+        click.echo(f"            {key} = {shown(plain)}")
 
 
 def _option_text(key: str, value: Any) -> str:

@@ -187,9 +187,14 @@ def _advice(name: str, upstream: Mapping[str, Any], running: bool, file: Path) -
         if live["state"] == "misconfigured":
             yield "bold red", f"{name}: {live['last_error']}"
             yield "bold red", f"    Mend that. Nothing is lost: its readings wait, and it is tried again in {again}."
+        elif live["alarm"]:
+            yield "bold red", f"{name}: {live['alarm']}"
+            yield "bold red", f"    Waiting may not mend that. Nothing is lost, and it is tried again in {again}."
         else:
             yield "yellow", f"{name}: {live['last_error']}"
             yield "yellow", f"    Its readings wait, and go out when it takes them. It is tried again in {again}."
+    elif live and live["alarm"]:
+        yield "bold red", f"{name}: {live['alarm']}"
     elif live and live["last_error"]:
         yield "dim", f"{name}: last error, over: {live['last_error']}"
     if running and live is None and books["pending"]:

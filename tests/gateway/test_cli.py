@@ -131,6 +131,7 @@ def test_check_says_what_would_be_done_and_no_secrets(tmp_path: Path) -> None:
         'raining = { type = "bool", required = false }\n'
         '[drivers.garden]\ntype = "mqtt"\nurl = "mqtt://me:hush@localhost"\ntopic = "garden/{device_id}"\n'
         'model = "weather"\n[upstreams.central]\nengine = "timescaledb"\nurl = "postgresql://me:hush@central/iot"\n'
+        "start = 2026-01-01T00:00:00+01:00\nmodels = ['weather']\ndevices = ['mast', 'pump-*']\n"
     )
     assert output("check", "gateway.toml", cwd=tmp_path) == (
         "gateway.toml is good.\n"
@@ -147,6 +148,9 @@ def test_check_says_what_would_be_done_and_no_secrets(tmp_path: Path) -> None:
         "            model = weather\n"
         "upstream  central: timescaledb\n"
         '            url = "postgresql://me:***@central/iot"\n'
+        "            start = 2026-01-01T00:00:00+01:00\n"
+        '            models = ["weather"]\n'
+        '            devices = ["mast", "pump-*"]\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]
 

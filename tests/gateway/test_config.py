@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from edgedepot import ConfigError, MqttDriver, SerialLineDriver, SQLiteStorage, TimescaleDBStorage
 from edgedepot.config import load, load_storage
+from edgedepot.storage.reading import Field, define_model
+from tests.gateway.scripted import eventually
 
 HEAD = """
 [gateway]
@@ -232,6 +235,53 @@ WRONG = {
         HEAD.replace('path = "gateway.db"', 'engine = "timescaledb"\nurl = "postgresql://central/iot"') + CENTRAL,
         ': storage.engine: found "timescaledb", which nothing can be forwarded from',
     ),
+    "start": (
+        HEAD + CENTRAL + "start = 'newest'",
+        ': upstreams.central.start: found "newest", expected "oldest", "now" or a time with its zone, such as '
+        "2026-01-31T12:00:00+01:00",
+    ),
+    "start no time": (
+        HEAD + CENTRAL + "start = 3",
+        ': upstreams.central.start: found 3, expected "oldest", "now" or a time with its zone, such as '
+        "2026-01-31T12:00:00+01:00",
+    ),
+    "start a day": (
+        HEAD + CENTRAL + "start = 2026-01-01",
+        ': upstreams.central.start: found 2026-01-01, expected "oldest", "now" or a time with its zone, such as '
+        "2026-01-31T12:00:00+01:00",
+    ),
+    "start without zone": (
+        HEAD + CENTRAL + "start = 2026-01-01T12:00:00",
+        ": upstreams.central.start: found 2026-01-01T12:00:00, which has no zone; expected a time with its zone, such "
+        "as 2026-01-31T12:00:00+01:00",
+    ),
+    "start without zone as text": (
+        HEAD + CENTRAL + "start = '2026-01-01'",
+        ': upstreams.central.start: found "2026-01-01", which has no zone; expected a time with its zone, such as '
+        "2026-01-31T12:00:00+01:00",
+    ),
+    "models unknown": (
+        HEAD + CENTRAL + "models = ['weather', 'wether']",
+        ': upstreams.central.models: found "wether", expected models declared under [models]: "weather"'
+        ' (did you mean "weather"?)',
+    ),
+    "models unknown, and none there": (
+        '[gateway]\nid = "roof"\n[storage]\npath = "x"' + CENTRAL + "models = ['weather']",
+        ': upstreams.central.models: found "weather", expected models declared under [models]: none',
+    ),
+    "models no list": (
+        HEAD + CENTRAL + "models = 'weather'",
+        ': upstreams.central.models: found "weather", expected a list of models; without it, all are forwarded',
+    ),
+    "models empty": (
+        HEAD + CENTRAL + "models = []",
+        ": upstreams.central.models: found [], expected a list of models; without it, all are forwarded",
+    ),
+    "devices": (
+        HEAD + CENTRAL + "devices = ['mast', 3]",
+        ': upstreams.central.devices: found ["mast", 3], expected a list of devices or patterns; without it, all are '
+        "forwarded",
+    ),
     "upstream in no folder": (
         HEAD + '[upstreams.copy]\nengine = "sqlite"\npath = "no/copy.db"',
         ': upstreams.copy.path: found "{}/no/copy.db", but there is no folder {}/no',
@@ -259,6 +309,11 @@ def refused(folder: Path, text: str) -> list[str]:
 def test_each_mistake_gets_its_line(tmp_path: Path, case: str) -> None:
     text, expected = WRONG[case]
     assert refused(tmp_path, text) == [f"{tmp_path}/gateway.toml{expected.replace('{}', str(tmp_path))}"]
+
+
+def test_start_is_an_upstreams_alone(tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, HEAD.replace("[models", "start = 'now'\n[models"))
+    assert "storage.start: unknown key" in line
 
 
 def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
@@ -329,6 +384,75 @@ def test_what_a_good_file_becomes(tmp_path: Path) -> None:
     assert settings.upstreams["central"].target is TimescaleDBStorage
     assert sorted(settings.upstreams) == ["central", "copy"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.toml"], "checking opened something"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", {}),
+        ("start = 'oldest'", {"start": "oldest"}),
+        ("start = 'now'\ndevices = ['mast', 'pump-*']", {"start": "now", "devices": ["mast", "pump-*"]}),
+        ("start = 2026-01-31T12:00:00+01:00", {"start": datetime(2026, 1, 31, 11, tzinfo=UTC)}),
+        ("start = '2026-01-31T11:00Z'", {"start": datetime(2026, 1, 31, 11, tzinfo=UTC)}),
+    ],
+)
+def test_what_an_upstream_gets(tmp_path: Path, lines: str, expected: dict[str, object]) -> None:
+    (tmp_path / "gateway.toml").write_text(HEAD + CENTRAL + lines)
+    settings = load(tmp_path / "gateway.toml")
+    assert settings.forwarding["central"] == expected
+    assert sorted(settings.upstreams["central"].options) == ["url"]
+
+
+def test_the_page_about_upstreams(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "upstreams.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    file = tmp_path / "gateway.toml"
+    file.write_text(HEAD.replace("models.weather", "models.weatherstation") + example)
+    settings = load(file, environment={"LAB_TOKEN": "secret"})
+    assert settings.forwarding["central"] == {}
+    assert settings.forwarding["lab"] == {
+        "start": datetime(2026, 1, 1, tzinfo=UTC),
+        "models": [settings.models["weatherstation"]],
+        "devices": ["mast", "pump-*"],
+    }
+
+
+def test_an_upstreams_models(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(HEAD + "[models.Wind]\nspeed = 'float'" + CENTRAL + "models = ['Wind']")
+    settings = load(tmp_path / "gateway.toml")
+    assert settings.forwarding["central"] == {"models": [settings.models["Wind"]]}
+
+
+def test_a_wrong_model_is_not_held_against_its_upstreams(tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, HEAD.replace('"float"', '"flaot"') + CENTRAL + "models = ['weather']")
+    assert "models.weather.temperature" in line
+
+
+def test_an_upstream_gets_what_it_was_set_up_for_and_no_more(tmp_path: Path) -> None:
+    """From the file to the rows in the upstream."""
+    weather = define_model("weather", {"temperature": (float, True, Field())})
+    wind = define_model("wind", {"speed": (float, True, Field())})
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof") as store:
+        for device in ("mast", "pump-1", "pump-2", "cellar"):
+            for hour in range(4):
+                store.store_reading(weather, device, moment + timedelta(hours=hour), {"temperature": 20.0})
+                store.store_reading(wind, device, moment + timedelta(hours=hour), {"speed": 3.0})
+    (tmp_path / "gateway.toml").write_text(
+        HEAD + "[models.wind]\nspeed = 'float'\n[upstreams.copy]\nengine = 'sqlite'\npath = 'copy.db'\n"
+        "start = 2026-01-01T02:00:00Z\nmodels = ['wind']\ndevices = ['mast', 'pump-*']\n"
+    )
+    with load(tmp_path / "gateway.toml").build() as gateway:
+        assert isinstance(gateway.store, SQLiteStorage)
+        eventually(lambda: gateway.status()["upstreams"]["copy"]["pending"] == 0)
+        books = gateway.store.ledger()
+    assert (books.upstreams["copy"]["delivered"], books.upstreams["copy"]["skipped"]) == (6, 26)
+    assert books.problems == []
+    with SQLiteStorage(tmp_path / "copy.db", read_only=True) as copy:
+        assert sorted(copy.models()) == ["wind"]
+        assert {(row["device_id"], row["timestamp"].hour) for row in copy.query_readings(wind)} == {
+            (device, hour) for device in ("mast", "pump-1", "pump-2") for hour in (2, 3)
+        }
 
 
 def test_a_gateway_is_made_of_it(tmp_path: Path) -> None:

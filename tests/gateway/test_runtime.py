@@ -216,6 +216,16 @@ def two_upstreams(gateway: Gateway) -> None:
             "driver 'mast': found str, expected a Driver, such as MqttDriver",
         ),
         (
+            lambda gateway: gateway.forward_to("central", ListStorage(), start="soon"),
+            'upstream \'central\': start: found "soon", expected "oldest", "now" or a time with its zone, such as '
+            "2026-01-31T12:00:00+01:00",
+        ),
+        (
+            lambda gateway: gateway.forward_to("central", ListStorage(), models="weather"),
+            "upstream 'central': models: found 'weather', expected a list of reading models, such as [WeatherStation]; "
+            "leave it out to forward all",
+        ),
+        (
             lambda gateway: gateway.forward_to("central", gateway.store),
             "upstream 'central': is the local store itself, expected another storage",
         ),
