@@ -10,6 +10,7 @@ bucket's edge cuts, and hours out of which a row was taken (`_dirty`), are read 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, starmap
@@ -17,7 +18,9 @@ from typing import Any
 
 from edgedepot.storage.query import Aggregation
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.downsampled import kept_spans, kept_table, why_not
 from edgedepot.storage.sqlite.select import converter
+from edgedepot.storage.sqlite.shape import Rule
 from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table
 from edgedepot.storage.sqlite.view import View, places
 
@@ -140,6 +143,7 @@ class _Question:
 
     def _rows(self) -> Iterator[tuple[Any, ...]]:
         yield from self._unfolded()
+        yield from self._kept()
         bounds = self._bounds() if self._in_history else None
         if bounds is None:
             return
@@ -155,6 +159,58 @@ class _Question:
         yield from self._raw([span for span in raw if span[1] < span[2]])
         if hours:
             yield from self._whole_hours(hours)
+
+    def _kept(self) -> Iterator[tuple[Any, ...]]:
+        """What was kept of rows that are gone: see downsampled.py. From the rule that goes back furthest of those that
+        can answer. Raises `InvalidValue` where none can."""
+        shape, scope = self._view.shape, self._asked.scope
+        horizon = shape.horizon(self._layout.id)
+        end = horizon if scope.end is None else min(horizon, scope.end)
+        rules = [
+            rule
+            for rule in shape.rules_of(self._layout.id)
+            if rule.low is not None and end > (rule.low if scope.start is None else max(rule.low, scope.start))
+        ]
+        if not rules:
+            return
+        needed = set(re.findall(r"[a-z_]+\d+", self.method.hours))
+        able = [rule for rule in rules if needed <= set(rule.columns)]
+        if not able:
+            asked = f"{self._asked.function} of {self._asked.field.name}"
+            raise why_not(self._layout, shape, f"{asked} is not kept of what the question reaches")
+        found = ((rule, self._kept_spans(rule, horizon, end)) for rule in sorted(able, key=lambda rule: rule.low or 0))
+        rule, spans = next(((rule, spans) for rule, spans in found if spans is not None), (able[0], None))
+        if spans is None:
+            raise why_not(self._layout, shape, "the question cuts a bucket that is kept")
+        heads, grouping = self._keys("span.bucket" if self._is_calendar else self._bucket.replace("ts", "t.start"))
+        yield from self._view.connection.execute(
+            f"SELECT {heads}, {self.method.hours} FROM {_SPANS}"
+            f" CROSS JOIN json_each(?) AS one CROSS JOIN {kept_table(self._layout, rule)} AS t"
+            " ON t.series = one.value AND t.start >= span.since AND t.start < span.until"
+            f" WHERE t.part < {horizon}{grouping}",
+            (json.dumps(spans), self._ids),
+        )
+
+    def _kept_spans(self, rule: Rule, horizon: int, end: int) -> list[Span] | None:
+        """Of each bucket asked for what is kept in it; None where a bucket that is kept lies in two, or is cut."""
+        interval, scope = self._asked.interval, self._asked.scope
+        assert rule.low is not None
+        if interval is not None and not interval.is_calendar and interval.micros % rule.interval:
+            return None
+        low = rule.low if scope.start is None else max(rule.low, scope.start)
+        spans = list(chain.from_iterable(starmap(self._buckets, self._kept_ranges(rule, low, end))))
+        found: list[Span] = []
+        for (bucket, _, _), reach in zip(spans, kept_spans(rule, horizon, (span[1:] for span in spans)), strict=True):
+            if reach is None:
+                return None
+            found.append((bucket, *reach))
+        return found
+
+    def _kept_ranges(self, rule: Rule, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """As `_ranges`, of what is kept."""
+        table = kept_table(self._layout, rule)
+        days = f"SELECT DISTINCT t.start / {HOUR} - ((t.start / {HOUR} % 24) + 24) % 24 FROM json_each(?) AS one"
+        return self._days(f"{days} CROSS JOIN {table} AS t ON t.series = one.value", low, high)
 
     def _bounds(self) -> tuple[int, int] | None:
         """From when to when history has rows of the scope, to the hour where the scope is open."""
@@ -175,15 +231,14 @@ class _Question:
     def _ranges(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Where to look for calendar buckets. A reading with a wrong year must not cost all the days of centuries:
         then only days that have rows."""
+        days = "SELECT DISTINCT hour - ((hour % 24) + 24) % 24 FROM json_each(?) AS one"
+        return self._days(f"{days} CROSS JOIN {hour_table(self._layout)} ON series = one.value", low, high)
+
+    def _days(self, query: str, low: int, high: int) -> Iterator[tuple[int, int]]:
         if not self._is_calendar or high - low < _CENTURY:
             yield low, high
             return
-        days = self._view.connection.execute(
-            f"SELECT DISTINCT hour - ((hour % 24) + 24) % 24 FROM json_each(?) AS one CROSS JOIN"
-            f" {hour_table(self._layout)} ON series = one.value",
-            (self._ids,),
-        )
-        for (hour,) in days:
+        for (hour,) in self._view.connection.execute(query, (self._ids,)):
             since, until = max(low, hour * HOUR), min(high, hour * HOUR + _DAY)
             if since < until:
                 yield since, until

@@ -142,6 +142,7 @@ class Fold:
             refresh_view(self._connection, shape, layout)
 
     def _copy(self, layout: Layout, piece: Piece, partition: Partition, seqs: str) -> None:
+        self._journal.shape.touched(layout.id, partition)
         widen_partition(self._connection, layout, partition)
         columns = ("series", "ts", "seq", "quality", *value_columns(layout))
         # Looked up one by one, in the order of series and time that they are given in: nothing is left to sort.

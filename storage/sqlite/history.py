@@ -43,6 +43,7 @@ class History:
         """Remove a row, and say where it was; what its hour comes to has to be computed again."""
         partition = self.shape.partition_of(layout.id, ts)
         assert partition is not None
+        self.shape.touched(layout.id, partition)
         self._connection.execute(
             f"DELETE FROM {history_table(layout, partition)} WHERE series = ? AND ts = ?", (series, ts)
         )
@@ -67,6 +68,7 @@ class History:
             if (scope.start is None or scope.start < partition.stop) and (
                 scope.end is None or scope.end > partition.start
             ):
+                self.shape.touched(layout.id, partition)
                 doomed = f"FROM {history_table(layout, partition)} WHERE {condition}"
                 self._connection.execute(
                     f"INSERT OR IGNORE INTO _dirty (series, hour) SELECT DISTINCT series, {hour_of('ts')} {doomed}",

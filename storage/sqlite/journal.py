@@ -258,7 +258,7 @@ class Journal:
                 gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq = ?", (seq,)).rowcount
                 self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
 
-    def _settled_layout(self, model: type[Reading]) -> Layout:
+    def settled_layout(self, model: type[Reading]) -> Layout:
         """The layout of a model, written down, with room for all its fields in the journal."""
         layout = self.catalogue.layout(model)
         if layout.is_new:
@@ -272,7 +272,7 @@ class Journal:
         """Put the rows that wait in memory into the journal."""
         for model, rows in self._rows.items():
             if rows:
-                columns = self._settled_layout(model).columns(model)
+                columns = self.settled_layout(model).columns(model)
                 self.connection.executemany(self._insert_statement(columns), rows)
                 rows.clear()
 

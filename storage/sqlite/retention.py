@@ -19,10 +19,11 @@ from itertools import pairwise
 from edgedepot.storage.sqlite.acknowledge import count_rows
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.downsampled import is_kept, keep_more, kept_table
 from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces, refresh_views
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import PAGE, Limits
-from edgedepot.storage.sqlite.shape import Folded, Partition, Piece
+from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, Rule
 from edgedepot.storage.sqlite.tables import (
     HOUR,
     add_piece,
@@ -36,6 +37,8 @@ from edgedepot.storage.sqlite.walk import END, NEVER, owed
 
 SWEPT = 2_000
 """So many hours are deleted at a time."""
+_KEPT_STEP = 24 * HOUR
+"""What is kept downsampled goes by days."""
 _HEADROOM = 8_000_000
 """Room left below the limit for what comes in until the next look, where the limit is not small."""
 
@@ -59,7 +62,8 @@ class Retention:
         """The next transaction's deed; None when all is as it should be, or as good as it can be."""
         if not self._journal.shape.pieces:
             return None
-        deed = self._acknowledged() or self._too_old(now) or self._too_much_of_a_model(now) or self._sweep()
+        deed = self._acknowledged() or self._too_old(now) or self._too_much_of_a_model(now)
+        deed = deed or self._expired(now) or self._sweep()
         if deed is not None:
             return deed
         self.is_over = self.exceeds()
@@ -68,14 +72,14 @@ class Retention:
         self.full = f"the store has reached its limit of {self._limits.size} bytes (keep_bytes)" if blocks else None
         return deed
 
-    def exceeds(self) -> bool:
-        """Whether the store holds more than it may by now."""
+    def exceeds(self, headroom: bool = True) -> bool:
+        """Whether the store holds more than it may by now, or leaves too little room for what comes."""
         size = self._limits.size
         if size is None:
             return False
         wal = self._limits.wal_pages * 3 // 2  # the commit that fills it goes beyond
         used = (pages_used(self._connection) + wal) * PAGE
-        return used > size - min(_HEADROOM, size // 8)
+        return used > size - (min(_HEADROOM, size // 8) if headroom else 0)
 
     # -- history --------------------------------------------------------------------------------------------------
 
@@ -92,7 +96,7 @@ class Retention:
         for layout, mine in self._partitions():
             age = limits.age(layout.name)
             if age is not None and mine[0].stop <= now - age and self._may_go(layout, mine[0], limits.keep_pending):
-                return _dropping(self._drop_partition, layout, mine[0], mine[0].stop)
+                return self._going(layout, mine[0], mine[0].stop)
         return None if limits.keep_pending else self._too_old_piece(now)
 
     def _too_old_piece(self, now: int) -> Deed | None:
@@ -121,7 +125,13 @@ class Retention:
         end = mine[0].stop if len(mine) > 1 else rows_end(self._connection, layout, mine[0])
         if end > now + HOUR or not self._may_go(layout, mine[0], self._limits.block):
             return None
-        return _dropping(self._drop_partition, layout, mine[0], end)
+        return self._going(layout, mine[0], end)
+
+    def _going(self, layout: Layout, partition: Partition, end: int) -> Deed:
+        """What is to be kept of it is brought together first."""
+        if is_kept(self._journal.shape, layout, partition):
+            return lambda journal: self._drop_partition(layout, partition, end)
+        return lambda journal: keep_more(self._connection, journal, layout, partition)
 
     def _may_go(self, layout: Layout, partition: Partition, keep_pending: bool) -> bool:
         return not keep_pending or not any(self._owed_rows(layout, partition).values())
@@ -148,6 +158,9 @@ class Retention:
                 self._journal.books.walk_less(name, rows, evicted=rows)
         start = shape.partitions[layout.id].pop(0).start
         shape.horizons[layout.id] = end
+        for rule in shape.rules_of(layout.id):
+            rule.low = start if rule.low is None else rule.low
+        shape.keeping = None
         refresh_view(self._connection, shape, layout)
         self._connection.execute(f"DROP TABLE {history_table(layout, partition)}")
         self._connection.execute(
@@ -156,6 +169,28 @@ class Retention:
         )
         self._journal.reshape()
         self._unswept.add(layout.id)
+
+    def _expired(self, now: int) -> Deed | None:
+        """Of what is kept downsampled, the oldest."""
+        layouts = self._journal.catalogue.layouts()
+        for rule in self._journal.shape.rules:
+            if rule.low is None or rule.keep is None:
+                continue
+            first = min((now - rule.keep) // _KEPT_STEP * _KEPT_STEP, self._journal.shape.horizon(rule.model))
+            if first > rule.low:
+                return lambda journal: self._raise_low(rule, first)
+            table = kept_table(layouts[rule.model], rule)
+            old = (
+                f"SELECT s.id, k.start, k.part FROM _series AS s CROSS JOIN {table} AS k ON k.series = s.id"
+                f" AND k.start < {rule.low - rule.low % rule.interval} WHERE s.model = {rule.model} LIMIT {SWEPT}"
+            )
+            if self._connection.execute(old).fetchone():
+                return _executing(self._connection, f"DELETE FROM {table} WHERE (series, start, part) IN ({old})")
+        return None
+
+    def _raise_low(self, rule: Rule, first: int) -> None:
+        rule.low = first
+        self._journal.reshape()
 
     def _sweep(self) -> Deed | None:
         """Hours and replaced values from before the horizon."""
@@ -237,10 +272,6 @@ class Retention:
         drop_pieces(self._connection, self._journal, pieces)
         refresh_views(self._connection, self._journal)
         self._journal.reshape()
-
-
-def _dropping(drop: Callable[[Layout, Partition, int], None], layout: Layout, partition: Partition, end: int) -> Deed:
-    return lambda journal: drop(layout, partition, end)
 
 
 def _executing(connection: sqlite3.Connection, statement: str) -> Deed:

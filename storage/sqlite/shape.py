@@ -53,6 +53,33 @@ class Folded(msgspec.Struct, array_like=True):
     ts: int = -(2**63)
 
 
+class Rule(msgspec.Struct, array_like=True):
+    """What is kept of a model's rows when they go: see downsampled.py. `interval` and `keep` are microseconds, `fields`
+    the places of fields, None for all; something is kept from `low` up to the horizon."""
+
+    id: int
+    model: int
+    interval: int
+    functions: list[str]
+    fields: list[int] | None
+    keep: int | None
+    columns: list[str] = msgspec.field(default_factory=list)
+    low: int | None = None
+
+
+class Keeping(msgspec.Struct, array_like=True):
+    """Up to which row, by series and time, the rows of a partition that is about to go were brought together."""
+
+    model: int
+    start: int
+    series: int
+    ts: int
+    done: bool = False
+
+    def is_of(self, model: int, partition: Partition) -> bool:
+        return (self.model, self.start) == (model, partition.start)
+
+
 class Shape(msgspec.Struct):
     """The tables, pieces and partitions each in order. `hours` says for how many of its fields a model's hours have
     columns; it is missing while there are none. Before its time in `horizons` retention has taken a model's history."""
@@ -63,6 +90,17 @@ class Shape(msgspec.Struct):
     hours: dict[int, int] = msgspec.field(default_factory=dict)
     folded: Folded = msgspec.field(default_factory=Folded)
     horizons: dict[int, int] = msgspec.field(default_factory=dict)
+
+    rules: list[Rule] = msgspec.field(default_factory=list)
+    keeping: Keeping | None = None
+
+    def rules_of(self, model: int) -> list[Rule]:
+        return [rule for rule in self.rules if rule.model == model]
+
+    def touched(self, model: int, partition: Partition) -> None:
+        """A row of a partition comes, changes or goes: what was brought together of it holds no more."""
+        if self.keeping is not None and self.keeping.is_of(model, partition):
+            self.keeping = None
 
     def horizon(self, model: int) -> int:
         """From when on a model has history, at most."""

@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from edgedepot.storage.sqlite.arrivals import check_rows
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
+from edgedepot.storage.sqlite.downsampled import Wish, add_rule, delete_kept
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
@@ -192,9 +193,50 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> int:
-        """Delete readings here, never upstream; returns when that is committed, with the number."""
+        """Delete readings here, never upstream; returns when that is committed, with the number. Raises `InvalidValue`
+        where `start` or `end` cuts a bucket of which only downsampled values are kept."""
         scope = Scope.of(reading_model, device, start, end)
-        return self._do(lambda journal: journal.delete(scope)) or 0
+        problems: list[InvalidValue] = []
+
+        def delete(journal: Journal) -> int:
+            problems[:] = []
+            try:
+                return delete_kept(journal, scope) + journal.delete(scope)
+            except InvalidValue as exc:
+                problems[:] = [exc]
+                return 0
+
+        count = self._do(delete) or 0
+        for problem in problems:
+            raise problem
+        return count
+
+    def keep_downsampled(
+        self,
+        reading_model: type[Reading],
+        interval: str | timedelta = "1 minute",
+        fields: Collection[str] | None = None,
+        functions: Collection[Function] = ("avg", "min", "max", "count"),
+        keep: str | float | timedelta | None = None,
+    ) -> None:
+        """Have a model's readings outlive themselves: when retention takes them, what they come to by interval (a part
+        of a day: ``"1 minute"``, ``"1 hour"``) is kept for as long as `keep`, for ever without one. Aggregates use it
+        where readings are gone, and raise `InvalidValue` where a question cuts its buckets or needs other functions.
+
+        `fields` are those to keep, None for all. The rule stays in the file; giving it again changes `keep`. Returns
+        when that is committed. Raises `InvalidValue`."""
+        wish = Wish(reading_model, interval, fields, functions, keep)
+        problems: list[str] = []
+
+        def add(journal: Journal) -> int:
+            problem = add_rule(journal, wish)
+            problems[:] = [] if problem is None else [problem]
+            return 0
+
+        self._writer_parts().catalogue.layout(wish.model)  # a clash with what is stored shows here, to the caller
+        self._do(add)
+        for problem in problems:
+            raise InvalidValue(problem)
 
     def _do(self, action: Callable[[Journal], int | None]) -> int | None:
         writer = self._writer_parts().writer

@@ -289,7 +289,7 @@ class Writer:
         """One step of retention, where it is due; more where there is no room."""
         while self._retain_due():
             self._retain_step()
-            if not self._retention.exceeds():
+            if not self._retention.exceeds(headroom=False):
                 return
 
     def _retain_step(self) -> None:

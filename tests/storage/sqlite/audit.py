@@ -73,6 +73,7 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
         for model, (name, _) in models.items()
         for partition in shape["partitions"].get(str(model), [])
     }
+    assert _tables(connection, "_d_") == {f"_d_{models[rule[1]][0]}_{rule[0]}" for rule in shape.get("rules", [])}
     found["unfolded"] = len(unfolded)
     for model, (name, fields) in models.items():
         mine = sorted(row for row in history.values() if series[row[0]] == model)
