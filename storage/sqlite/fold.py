@@ -39,7 +39,8 @@ from edgedepot.storage.sqlite.tables import (
 )
 from edgedepot.storage.sqlite.tail import Series
 
-CHUNK = 3_000
+CHUNK, LEAST = 3_000, 500
+"""Rows of a step at most, and where commits are in a hurry."""
 CLEANED = 300
 LARGER = 8
 """So many times larger are a journal's pieces in an outage, when they cannot go, so that there are few."""
@@ -56,6 +57,7 @@ class Fold:
         self._limits = limits
         self._journal = journal
         self._piece_rows = piece_rows
+        self._rows = CHUNK
 
     @property
     def active(self) -> bool:
@@ -91,9 +93,15 @@ class Fold:
             journal.tail.forget(series, [seq for _, _, seq in group])
         journal.tail.show(journal.shape.generation)
 
+    def took(self, seconds: float, flush_interval: float) -> None:
+        """How long the last step took. The next is so large that commits wait for it a quarter of their interval."""
+        if seconds > 0:
+            wanted = int(self._rows * flush_interval / 4 / seconds)
+            self._rows = max(LEAST, min(CHUNK, 2 * self._rows, wanted))
+
     def _next_rows(self) -> Iterator[Unfolded]:
         folded = self._journal.shape.folded
-        left = CHUNK
+        left = self._rows
         for series in self._journal.tail.from_series(folded.series):
             for ts, seq in zip(series.times, series.seqs, strict=True):
                 if seq <= folded.high:
