@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby, pairwise
+from operator import itemgetter
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.hours import Span, add_hours
@@ -89,7 +90,7 @@ class Fold:
             journal.rolled_back()
             raise
         journal.tail.hide()
-        for series, group in groupby(rows, key=lambda row: row[0]):
+        for series, group in groupby(rows, key=itemgetter(0)):
             journal.tail.forget(series, [seq for _, _, seq in group])
         journal.tail.show(journal.shape.generation)
 
@@ -111,8 +112,12 @@ class Fold:
                         return
 
     def _fold_rows(self, rows: list[Unfolded]) -> None:
-        for model_id, group in groupby(sorted(rows, key=lambda row: row[0].model_id), key=lambda row: row[0].model_id):
-            self._fold_model(self._journal.catalogue.layouts()[model_id], list(group))
+        layouts = self._journal.catalogue.layouts()
+        by_model: dict[int, list[Unfolded]] = {}
+        for series, group in groupby(rows, key=itemgetter(0)):
+            by_model.setdefault(series.model_id, []).extend(group)
+        for model_id, those in by_model.items():
+            self._fold_model(layouts[model_id], those)
         newest = {series.id: series.newest for series, _, _ in rows}
         self._connection.executemany(
             "UPDATE _series SET newest = ? WHERE id = ?", [(ts, series) for series, ts in newest.items()]
