@@ -39,7 +39,7 @@ class Sink:
 
     def intake(self) -> Intake:
         """An empty intake of this source; a `Decoder` fills it."""
-        return Intake(self.source)
+        return Intake(self.source, unchecked_at=None if self.clock.trusted else self.clock.now())
 
     def take_in(self, intake: Intake) -> Receipt:
         """Hand an intake to the store. Blocks while the store's queue is full; raises `StorageBusy` after the store's

@@ -70,7 +70,7 @@ class Decoder:
         given = None if self._timestamp is None else data.get(self._timestamp)
         if given is not None:
             try:
-                moment, stamped = read_timestamp(given, now), False
+                moment, stamped = read_timestamp(given, now if intake.unchecked_at is None else None), False
             except DecodeError as exc:
                 row = _flagged(row)
                 flaws.append(Flaw(self._timestamp or "", str(exc)))
@@ -79,7 +79,7 @@ class Decoder:
             intake.rejects += [Reject("field", describe((flaw,)), raw[:RAW_LIMIT]) for flaw in flaws]
         return True
 
-    def is_whole(self, raw: bytes, now: int) -> bool:
+    def is_whole(self, raw: bytes, now: int | None) -> bool:
         """Whether the bytes are surely no message whose beginning is missing: the format can tell, or it begins with
         the device's own time in ISO 8601, of which no tail is one too."""
         try:

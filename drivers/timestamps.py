@@ -17,19 +17,18 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from edgedepot.storage.clock import to_micros
+from edgedepot.storage.clock import DAY, EARLIEST, to_micros
 from edgedepot.storage.errors import DecodeError
 
-EARLIEST = to_micros(datetime(2020, 1, 1, tzinfo=UTC))
-DAY = 86_400_000_000
+_FIRST, _LAST = to_micros(datetime(1, 1, 2, tzinfo=UTC)), to_micros(datetime(9999, 12, 30, tzinfo=UTC))
 _NUMBER = re.compile(r"\s*[+-]?\d{1,30}(?:\.(\d{0,30}))?\s*", re.ASCII)
 
 
-def read_timestamp(value: object, now: int) -> int:
+def read_timestamp(value: object, now: int | None) -> int:
     """The moment that a device means, in microseconds since 1970-01-01 UTC.
 
-    `now` is the gateway's time in the same unit. Raises `DecodeError` with the reason alone for what cannot be read,
-    has no zone, or lies outside 2020-01-01 to one day after `now`.
+    `now` is the gateway's time in the same unit, None where it does not know it. Raises `DecodeError` with the reason
+    alone for what cannot be read, has no zone, or lies outside 2020-01-01 to one day after `now`.
     """
     if value.__class__ is str:
         micros = _of_text(value)
@@ -37,12 +36,14 @@ def read_timestamp(value: object, now: int) -> int:
         micros = _of_number(value)
     else:
         raise DecodeError(f"is {type(value).__name__}, expected ISO 8601 with a zone, or a number since 1970")
+    if now is None:
+        return min(max(micros, _FIRST), _LAST)
     if not EARLIEST <= micros <= now + DAY:
         raise DecodeError(f"is {_shown(value)}, outside 2020-01-01 to one day from now")
     return micros
 
 
-def is_iso_time(value: object, now: int) -> bool:
+def is_iso_time(value: object, now: int | None) -> bool:
     """Whether it is ISO 8601 text with a zone, within what is accepted. Where its front is cut off, what is left never
     is: it lacks the year. Of a number's tail one cannot say that."""
     if not isinstance(value, str):
@@ -51,7 +52,9 @@ def is_iso_time(value: object, now: int) -> bool:
         moment = datetime.fromisoformat(value)
     except ValueError:
         return False
-    return moment.tzinfo is not None and EARLIEST <= to_micros(moment) <= now + DAY
+    if moment.tzinfo is None:
+        return False
+    return now is None or EARLIEST <= to_micros(moment) <= now + DAY
 
 
 def _of_text(text: str) -> int:

@@ -1,6 +1,7 @@
 """The TOML file of a gateway: read, checked as a whole, and made into a `Gateway`.
 
     [gateway]           id
+    [clock]             trust ("auto" unless given, or "always")
     [storage]           engine ("sqlite" unless given), and its options
     [models.NAME]       a line for each field: a type, or a table of type, unit, range, required, description
     [drivers.NAME]      type, and its options
@@ -12,6 +13,7 @@ text is replaced from the environment. All problems are reported together, one l
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tomllib
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedepot.clock import GatewayClock, Trust
 from edgedepot.drivers import DRIVERS
 from edgedepot.forwarding import KEYS, read_forwarding
 from edgedepot.models import read_models
@@ -28,11 +31,11 @@ from edgedepot.storage.base import BaseStorage, Buffer
 from edgedepot.storage.engines import ENGINES
 from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.hints import Scope, Secret, shown
-from edgedepot.storage.options import Checker, join, options_of
+from edgedepot.storage.options import Checker, join
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.registry import Registry
 
-_SECTIONS = ("gateway", "storage", "models", "drivers", "upstreams")
+_SECTIONS = ("gateway", "clock", "storage", "models", "drivers", "upstreams")
 _GIVEN = ("gateway_id", "read_only")  # parameters that the gateway gives, not its file
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
@@ -79,6 +82,7 @@ class Settings:
 
     file: Path
     gateway_id: str | None
+    trust: Trust
     models: Mapping[str, type[Reading]]
     storage: Part
     drivers: Mapping[str, Part]
@@ -88,17 +92,19 @@ class Settings:
 
     def build(self) -> Gateway:
         """Make the gateway; opens the local store. Raises `ConfigError`, and `StorageError` for the store's file."""
-        gateway = Gateway(self._open_store())
+        clock = GatewayClock(self.trust)
+        gateway = Gateway(self._open_store(clock), clock=clock)
         for name, part in self.drivers.items():
             gateway.add(name, part.make())
         for name, part in self.upstreams.items():
             gateway.forward_to(name, part.make(), **self.forwarding[name])
         return gateway
 
-    def _open_store(self) -> BaseStorage:
-        takes, _ = options_of(self.storage.target)
+    def _open_store(self, clock: GatewayClock) -> BaseStorage:
+        known = inspect.signature(self.storage.target).parameters
+        more = {"gateway_id": self.gateway_id, "clock": clock}
         try:
-            store: BaseStorage = self.storage.make(**({"gateway_id": self.gateway_id} if "gateway_id" in takes else {}))
+            store: BaseStorage = self.storage.make(**{name: value for name, value in more.items() if name in known})
         except ConfigError as exc:
             raise ConfigError(f"{self.file}: {exc}") from exc
         if store.gateway_id is None:
@@ -140,6 +146,7 @@ class _Reader:
         self._checker.check_keys("", plain, _SECTIONS)
         document = self._checker.fill_in(plain)
         gateway_id = self._gateway_id(document)
+        trust = self._trust(document)
         self._models.update(read_models(self._table(document, "models"), self._checker))
         storage = self._storage(document)
         drivers = self._parts(document, "drivers", "type", None, DRIVERS)
@@ -150,7 +157,7 @@ class _Reader:
             self._check_files(storage, upstreams)
         self._checker.raise_problems(f"{self._file}: ")
         assert storage is not None
-        return Settings(self._file, gateway_id, self._good_models(), storage, drivers, upstreams, forwarding)
+        return Settings(self._file, gateway_id, trust, self._good_models(), storage, drivers, upstreams, forwarding)
 
     def read_storage_alone(self) -> Part:
         document = _parse(self._file)
@@ -177,6 +184,14 @@ class _Reader:
         problem = name_problem(found) if isinstance(found, str) else "expected a text"
         self._checker.note("gateway.id", f"found {shown(found)}, {problem}")
         return None
+
+    def _trust(self, document: Mapping[str, Any]) -> Trust:
+        table = self._table(document, "clock")
+        self._checker.check_keys("clock", table, ("trust",))
+        found = table.get("trust", "auto")
+        if found not in ("auto", "always"):
+            self._checker.note("clock.trust", f'found {shown(found)}, expected "auto" or "always"')
+        return "always" if found == "always" else "auto"
 
     def _storage(self, document: Mapping[str, Any]) -> Part | None:
         part = self._part("storage", self._table(document, "storage"), "engine", "sqlite", ENGINES)

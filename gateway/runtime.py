@@ -24,12 +24,13 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
+from edgedepot.clock import GatewayClock, watch_of
 from edgedepot.control import ControlServer, socket_path
 from edgedepot.drivers.base import Driver
 from edgedepot.forwarding import read_start
 from edgedepot.requests import Removed, remove_cursor
 from edgedepot.storage.base import BaseStorage, Buffer, Inlet, Start
-from edgedepot.storage.clock import Clock, SystemClock, from_micros
+from edgedepot.storage.clock import Clock, from_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageBusy, StorageError
 from edgedepot.storage.plain import PlainInlet
 from edgedepot.storage.reading import Reading
@@ -63,6 +64,9 @@ def driver_name_problem(name: object) -> str | None:
 class Gateway:
     """Drivers write into a local store, sync workers forward from it. Runs once: it is not started again after a stop.
 
+    Without a `clock` it uses the storage's own, or with a path the system's, which it trusts once there is a reason to
+    (see clock.py): what comes before that is stored, but forwarded only then.
+
     `store` is a path, where the store is made if there is none, or a storage; the gateway closes it in the end, as it
     does the upstreams. `gateway_id` goes with a path (a storage has its own) and is needed for forwarding.
 
@@ -78,7 +82,7 @@ class Gateway:
         clock: Clock | None = None,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        self._clock: Clock = clock or SystemClock()
+        self._clock: Clock = clock or getattr(store, "clock", None) or GatewayClock()
         self._random = random
         self._store = _opened(store, gateway_id, self._clock)
         self._inlet: Inlet = self._store if isinstance(self._store, Buffer) else PlainInlet(self._store)
@@ -204,6 +208,10 @@ class Gateway:
             control = ControlServer(socket_path(path), self)
             control.start()
             undo.callback(control.stop)
+        watch = watch_of(self._clock, self._upstreams, self._store.flush)
+        if watch is not None:
+            watch.start()
+            undo.callback(watch.stop)
         undo.callback(self._say_what_is_pending)
         undo.callback(self._stop_workers)
         undo.callback(self._flush)
@@ -290,13 +298,15 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """How everything stands, as plain values: times as ISO text with zone, ages and waits in seconds.
 
-        ``{"gateway_id", "pid", "started", "store": {...}, "drivers": {name: {...}}, "upstreams": {name: {...}}}``
+        ``{"gateway_id", "pid", "started", "clock": {"trusted"}, "store": {"status", "message"},
+        "drivers": {name: {...}}, "upstreams": {name: {...}}}``
         """
         health = self._store.health_check()
         return {
             "gateway_id": self._store.gateway_id,
             "pid": os.getpid(),
             "started": _iso(self._started_at),
+            "clock": {"trusted": self._clock.trusted},
             "store": {"status": health["status"], "message": health["message"]},
             "drivers": {name: supervisor.status() for name, supervisor in self._supervisors.items()},
             "upstreams": {name: self._upstream_status(name, worker) for name, worker in self._workers.items()},

@@ -174,6 +174,10 @@ class BaseStorage(abc.ABC):
         """``{"status": "pass" or "fail", "message", "version"}``; never raises for a backend that is down."""
         return {"status": "pass", "message": "no check of its own", "version": None}
 
+    def server_time(self) -> datetime | None:
+        """What the backend's own clock says, None where it has none that is worth asking. Raises `StorageError`."""
+        return None
+
     def flush(self) -> None:
         """Return when everything stored before is durable."""
         return None
@@ -222,7 +226,8 @@ class Intake:
     """What a source took in at one go; stored and counted in one transaction.
 
     ``messages = decoded + ignored + len(rejects of kind message)``; each arrival and each reject of kind reading is one
-    reading decoded.
+    reading decoded. `unchecked_at` is the gateway's time when it came, where that was not trusted then: whether the
+    devices' times can be right is for the store to find out, once it knows the time.
     """
 
     source: str
@@ -231,6 +236,7 @@ class Intake:
     ignored: int = 0
     arrivals: list[Arrival] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    unchecked_at: int | None = None
 
 
 class Inlet(Protocol):

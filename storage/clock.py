@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+DAY = 86_400_000_000
 
 
 def to_micros(moment: datetime) -> int:
     """Microseconds since 1970-01-01 UTC of an aware datetime, exactly."""
     return (moment - EPOCH) // _MICROSECOND
+
+
+EARLIEST = to_micros(datetime(2020, 1, 1, tzinfo=UTC))
+"""A device's time before that, or later than a day from now, cannot be right: its clock was never set."""
 
 
 def from_micros(micros: int) -> datetime:
@@ -35,13 +43,33 @@ class Clock(Protocol):
         """Seconds that never step, from an arbitrary start."""
         ...
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the wall time is known to be right. Once it is, it stays so for this boot."""
+        ...
+
+    @property
+    def boot(self) -> str:
+        """The boot of the machine, for as long as which monotonic seconds count on, whatever process asks."""
+        ...
+
     def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
         """Wait on a held condition for at most `timeout` seconds of this clock; False when the time ran out."""
         ...
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The machine's own clocks. The wall time is trusted."""
+
+    trusted = True
+
+    @cached_property
+    def boot(self) -> str:
+        """What Linux says; elsewhere every clock is a boot of its own."""
+        try:
+            return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        except OSError:
+            return uuid.uuid4().hex
 
     def now(self) -> int:
         return time.time_ns() // 1000
@@ -64,6 +92,12 @@ class ManualClock:
         self._elapsed = 0.0
         self._lock = threading.Lock()
         self._waiting: list[tuple[float, threading.Condition]] = []
+        self.trusted = True
+        self._boots = 1
+
+    @property
+    def boot(self) -> str:
+        return f"boot {self._boots}"
 
     def now(self) -> int:
         with self._lock:
@@ -87,6 +121,14 @@ class ManualClock:
         """Step the wall clock alone, as a time server does."""
         with self._lock:
             self._micros += round(seconds * 1_000_000)
+
+    def reboot(self, start: datetime) -> None:
+        """The machine starts anew, not knowing the time; its clock says `start`. Nobody waits on it then."""
+        with self._lock:
+            self._micros = to_micros(start)
+            self._elapsed = 0.0
+            self._boots += 1
+            self.trusted = False
 
     def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
         if timeout is None:

@@ -1,7 +1,8 @@
 """What a ledger says of an upstream, all columns named."""
 
 COLUMNS = (
-    "versions", "pending", "delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost",
+    "versions", "pending", "held", "delivered", "quarantined", "superseded", "skipped", "deleted", "thinned",
+    "evicted", "lost",
 )  # fmt: skip
 
 

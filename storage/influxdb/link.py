@@ -6,6 +6,8 @@ import gzip
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import urllib3
@@ -65,6 +67,14 @@ class Link:
         _, _, headers = self.ask(lambda client: PingService(client.api_client).get_ping_with_http_info())
         version: str | None = headers.get("X-Influxdb-Version")
         return version
+
+    def server_time(self) -> datetime | None:
+        """The time of an answer as its head says it. Raises `UpstreamError`."""
+        _, _, headers = self.ask(lambda client: PingService(client.api_client).get_ping_with_http_info())
+        found = headers.get("Date")
+        with suppress(ValueError):
+            return None if found is None else parsedate_to_datetime(found)
+        return None
 
     def ask(self, question: Callable[[InfluxDBClient], Answer]) -> Answer:
         """What the server answers to a query or an administrative call; the answer has to be read to its end inside

@@ -218,6 +218,10 @@ class InfluxDBStorage(BaseStorage):
             return {"status": "fail", "message": str(exc), "version": version}
         return {"status": "pass", "message": f"{self._settings.shown} takes writes", "version": version}
 
+    def server_time(self) -> datetime | None:
+        """What the server's HTTP answers say, to the second; None where they say nothing."""
+        return self._link.server_time()
+
     def flush(self) -> None:
         """Nothing to do: what was stored is durable when the call returns."""
 

@@ -16,15 +16,22 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.quarantine import acknowledge_replayed, set_aside
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.shape import Shape
+from edgedepot.storage.sqlite.tables import rows_of
 from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed
 
 
 def count_pending(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -> int:
-    """How many readings an upstream has not acknowledged."""
+    """How many readings an upstream has not acknowledged, those held included."""
     gaps = book.acknowledged.gaps(1, LAST)
     replays = "SELECT count(*) FROM _quarantined WHERE cursor = ? AND replay = 1"
     count: int = connection.execute(replays, (book.id,)).fetchone()[0]
     return count + book.walk.left + sum(count_rows(connection, shape, low, high) for low, high in gaps)
+
+
+def count_held(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -> int:
+    """How many of the readings that an upstream has not acknowledged wait for somebody to know the time."""
+    gaps = [gap for held in shape.held() for gap in book.acknowledged.gaps(*held)]
+    return sum(count_rows(connection, shape, low, high) for low, high in gaps)
 
 
 def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int) -> int:
@@ -135,7 +142,8 @@ def _count_skipped(journal: Journal, low: int, high: int, since: int | None, cho
         return 0
     return sum(
         journal.connection.execute(
-            f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND ({' OR '.join(conditions)})",
+            f"SELECT count(series) FROM {rows_of(journal.shape, piece)}"
+            f" WHERE seq BETWEEN ? AND ? AND ({' OR '.join(conditions)})",
             (low, high, *values),
         ).fetchone()[0]
         for piece in journal.shape.pieces_between(low, high)

@@ -68,7 +68,7 @@ class SQLiteBuffer(Buffer):
 
     def waiting(self, cursor: str, lane: Lane) -> int:
         writing = self._writer_parts()
-        return writing.cursors.position(cursor).waiting(lane, writing.writer.durable_seq)
+        return writing.cursors.position(cursor).waiting(lane, writing.writer.durable_seq, writing.held())
 
     def count_pending(self, cursor: str) -> int:
         with self._reading(False) as (view, catalogue):

@@ -36,15 +36,20 @@ class Position:
     set_aside: list[tuple[Pending, str]] = field(default_factory=list)
     in_hand: dict[Lane, Window] = field(default_factory=dict)
 
-    def gap(self, lane: Lane, last: int) -> tuple[int, int] | None:
-        """The first rows of a lane, up to row `last`, that are not acknowledged."""
-        low, high = self._bounds(lane, last)
-        return next(iter(self.acknowledged.gaps(low, high)), None)
+    def gap(self, lane: Lane, last: int, holes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+        """The first rows of a lane, up to row `last`, that are neither acknowledged nor in a hole."""
+        return next(iter(self._gaps(lane, last, holes)), None)
 
-    def waiting(self, lane: Lane, last: int) -> int:
-        """How many row numbers of a lane are not acknowledged; as long as it walks, all of the walk."""
+    def waiting(self, lane: Lane, last: int, holes: Sequence[tuple[int, int]]) -> int:
+        """How many row numbers of a lane are neither acknowledged nor in a hole, and what is left to walk."""
         walking = self.walking if lane == "backlog" and self.place != END else 0
-        return walking + sum(high - low + 1 for low, high in self.acknowledged.gaps(*self._bounds(lane, last)))
+        return walking + sum(high - low + 1 for low, high in self._gaps(lane, last, holes))
+
+    def _gaps(self, lane: Lane, last: int, holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        passed = self.acknowledged.copy() if holes else self.acknowledged
+        for hole in holes:
+            passed.add(*hole)
+        return passed.gaps(*self._bounds(lane, last))
 
     def _bounds(self, lane: Lane, last: int) -> tuple[int, int]:
         if lane == "backlog":

@@ -17,12 +17,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby, pairwise
-from operator import itemgetter
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.hours import Span, add_hours
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.ranges import Ranges
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, write_shape
 from edgedepot.storage.sqlite.tables import (
     HOUR,
@@ -34,14 +34,14 @@ from edgedepot.storage.sqlite.tables import (
     pages_used,
     refresh_view,
     rows_end,
+    rows_of,
     value_columns,
     widen_hours,
     widen_partition,
 )
 from edgedepot.storage.sqlite.tail import Series
 
-CHUNK, LEAST = 3_000, 500
-"""Rows of a step at most, and where commits are in a hurry."""
+CHUNK = 3_000
 CLEANED = 300
 LARGER = 8
 """So many times larger are a journal's pieces in an outage, when they cannot go, so that there are few."""
@@ -58,16 +58,14 @@ class Fold:
         self._limits = limits
         self._journal = journal
         self._piece_rows = piece_rows
-        self._rows = CHUNK
 
     @property
     def active(self) -> bool:
         """True while a fold is under way; also after a crash in the middle of one."""
-        folded = self._journal.shape.folded
-        return folded.high > folded.low
+        return self._journal.shape.folded.active
 
     def begin(self) -> None:
-        """Set out to fold all rows that are committed by now."""
+        """Set out to fold all rows that are committed by now, and then pieces that were set aside and are released."""
         shape = self._journal.shape
         shape.folded = Folded(shape.folded.low, self._journal.committed_seq)
 
@@ -90,34 +88,39 @@ class Fold:
             journal.rolled_back()
             raise
         journal.tail.hide()
-        for series, group in groupby(rows, key=itemgetter(0)):
+        for series, group in groupby(rows, key=lambda row: row[0]):
             journal.tail.forget(series, [seq for _, _, seq in group])
         journal.tail.show(journal.shape.generation)
 
-    def took(self, seconds: float, flush_interval: float) -> None:
-        """How long the last step took. The next is so large that commits wait for it a quarter of their interval."""
-        if seconds > 0:
-            wanted = int(self._rows * flush_interval / 4 / seconds)
-            self._rows = max(LEAST, min(CHUNK, 2 * self._rows, wanted))
-
     def _next_rows(self) -> Iterator[Unfolded]:
-        folded = self._journal.shape.folded
-        left = self._rows
-        for series in self._journal.tail.from_series(folded.series):
+        wanted = self._wanted()
+        left = CHUNK
+        for series in self._journal.tail.from_series(self._journal.shape.folded.series):
             for ts, seq in zip(series.times, series.seqs, strict=True):
-                if seq <= folded.high:
+                if seq in wanted:
                     yield series, ts, seq
                     left -= 1
                     if not left:
                         return
 
+    def _wanted(self) -> Ranges:
+        """The numbers of the rows that this fold is about."""
+        shape, folded = self._journal.shape, self._journal.shape.folded
+        aside = [piece for piece in shape.pieces if piece.aside]
+        if folded.piece:
+            return Ranges(shape.spans([piece for piece in aside if piece.id == folded.piece]))
+        return Ranges(Ranges(shape.spans(aside)).gaps(folded.low + 1, folded.high))
+
+    def _numbers(self) -> tuple[int, int]:
+        """Between which numbers the rows lie that this fold brings into history, and no others there."""
+        shape, folded = self._journal.shape, self._journal.shape.folded
+        if not folded.piece:
+            return folded.low + 1, folded.high
+        return shape.spans([piece for piece in shape.pieces if piece.id == folded.piece])[0]
+
     def _fold_rows(self, rows: list[Unfolded]) -> None:
-        layouts = self._journal.catalogue.layouts()
-        by_model: dict[int, list[Unfolded]] = {}
-        for series, group in groupby(rows, key=itemgetter(0)):
-            by_model.setdefault(series.model_id, []).extend(group)
-        for model_id, those in by_model.items():
-            self._fold_model(layouts[model_id], those)
+        for model_id, group in groupby(sorted(rows, key=lambda row: row[0].model_id), key=lambda row: row[0].model_id):
+            self._fold_model(self._journal.catalogue.layouts()[model_id], list(group))
         newest = {series.id: series.newest for series, _, _ in rows}
         self._connection.executemany(
             "UPDATE _series SET newest = ? WHERE id = ?", [(ts, series) for series, ts in newest.items()]
@@ -150,7 +153,7 @@ class Fold:
                 self._copy(layout, pieces[piece_id], partitions[partition_id], json.dumps(seqs))
         for partition_id, those in folded.items():
             with self._counted(partitions[partition_id]):
-                add_hours(self._connection, layout, partitions[partition_id], _spans(those, shape.folded.low))
+                add_hours(self._connection, layout, partitions[partition_id], _spans(those, *self._numbers()))
         if len(partitions) > known:
             refresh_view(self._connection, shape, layout)
 
@@ -162,7 +165,7 @@ class Fold:
         self._connection.execute(
             f"INSERT INTO {history_table(layout, partition)} ({', '.join(columns)})"
             f" SELECT {', '.join(cell(column, piece.width) for column in columns)}"
-            f" FROM json_each(?) AS one CROSS JOIN {piece.table} ON seq = one.value",
+            f" FROM json_each(?) AS one CROSS JOIN {rows_of(self._journal.shape, piece)} ON seq = one.value",
             (seqs,),
         )
 
@@ -185,22 +188,27 @@ class Fold:
             partition = self._journal.shape.partition_of(model_id, hour * HOUR)
             if partition is not None:
                 widen_hours(self._connection, self._journal.shape, layout)
-                whole = Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1, 0)
+                whole = Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1)
                 add_hours(self._connection, layout, partition, [whole])
             self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))
         return len(dirty)
 
     def _finish(self) -> None:
         journal, shape = self._journal, self._journal.shape
-        shape.folded = Folded(shape.folded.high, shape.folded.high)
+        before = [(piece.id, piece.aside) for piece in shape.pieces]
+        for piece in shape.pieces:
+            piece.aside = piece.aside and piece.id != shape.folded.piece
+        low = shape.folded.high
+        aside = [piece for piece in shape.pieces if piece.aside and not shape.is_held(piece)]
+        released = [piece.id for piece in aside if shape.last_of(piece) <= low]
+        shape.folded = Folded(low, low, piece=released[0] if released else 0)
         journal.books.write_snapshot(self._connection, journal.committed_seq)
-        before = [piece.id for piece in shape.pieces]
         enough = self._piece_rows * (1 if len(shape.pieces) < 4 else LARGER)
         if journal.committed_seq - shape.pieces[-1].first >= enough:
-            add_piece(self._connection, shape, journal.committed_seq + 1)
+            add_piece(self._connection, shape, journal.committed_seq + 1, shape.pieces[-1].base)
         drop_pieces(self._connection, journal, acknowledged_pieces(journal))
-        if before != [piece.id for piece in shape.pieces]:
-            refresh_views(self._connection, journal)
+        if before != [(piece.id, piece.aside) for piece in shape.pieces]:
+            journal.refresh_views()
         self._cut_partitions()
 
     def _cut_partitions(self) -> None:
@@ -226,7 +234,7 @@ def acknowledged_pieces(journal: Journal) -> list[Piece]:
     return [
         piece
         for piece, after in pairwise(shape.pieces)
-        if after.first - 1 <= shape.folded.low and not _is_owed(journal, piece, after.first - 1)
+        if after.first - 1 <= shape.folded.low and not piece.aside and not _is_owed(journal, piece, after.first - 1)
     ]
 
 
@@ -241,17 +249,12 @@ def drop_pieces(connection: sqlite3.Connection, journal: Journal, pieces: list[P
         connection.execute(f"DROP TABLE {piece.table}")
         connection.execute("DELETE FROM _pieces WHERE id = ?", (piece.id,))
         journal.shape.pieces.remove(piece)
+    in_use = {piece.base for piece in journal.shape.pieces}
+    journal.shape.bases = [base for base in journal.shape.bases if base.id in in_use]
 
 
-def refresh_views(connection: sqlite3.Connection, journal: Journal) -> None:
-    """The views of all models, after pieces have come or gone."""
-    for layout in journal.catalogue.layouts().values():
-        if layout.written:
-            refresh_view(connection, journal.shape, layout)
-
-
-def _spans(rows: list[tuple[int, int]], above: int) -> Iterator[Span]:
+def _spans(rows: list[tuple[int, int]], first_seq: int, last_seq: int) -> Iterator[Span]:
     """The spans of rows, given by series and time in that order."""
     for (series, hour), group in groupby(rows, key=lambda row: (row[0], row[1] // HOUR)):
         times = [ts for _, ts in group]
-        yield Span(series, hour, times[0], times[-1], above)
+        yield Span(series, hour, times[0], times[-1], first_seq, last_seq)

@@ -7,18 +7,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.ranges import LAST
 from edgedepot.storage.sqlite.shape import Partition
 from edgedepot.storage.sqlite.tables import HOUR_COLUMNS, cell, history_table, hour_table
 
 
 class Span(NamedTuple):
-    """Rows of one series in one hour: the first timestamp and the last, and only numbers greater than `above`."""
+    """Rows of one series in one hour: first and last timestamp; only those numbered ``first_seq..last_seq``."""
 
     series: int
     hour: int
     low: int
     high: int
-    above: int
+    first_seq: int = 0
+    last_seq: int = LAST
 
 
 def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partition, spans: Iterable[Span]) -> None:
@@ -51,7 +53,8 @@ def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partiti
     connection.executemany(
         f"INSERT INTO {hours} (series, hour, {', '.join(columns)})"
         f" SELECT :series, :hour, {', '.join(values)} FROM {table}"
-        " WHERE series = :series AND ts BETWEEN :low AND :high AND seq > :above HAVING count(*) > 0"
+        " WHERE series = :series AND ts BETWEEN :low AND :high AND seq BETWEEN :first_seq AND :last_seq"
+        " HAVING count(*) > 0"
         f" ON CONFLICT (series, hour) DO UPDATE SET {', '.join(updates)}",
         bound,
     )

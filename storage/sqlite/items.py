@@ -51,7 +51,8 @@ class Write:
         return len(self._arrivals) + (0 if self._intake is None else len(self._intake.rejects))
 
     def apply(self, journal: Journal) -> None:
-        self._duplicates = journal.write(self._source, self._arrivals)
+        unchecked_at = None if self._intake is None else self._intake.unchecked_at
+        self._duplicates = journal.write(self._source, self._arrivals, unchecked_at)
         if self._intake is not None:
             journal.note(self._intake)
 

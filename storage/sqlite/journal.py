@@ -23,14 +23,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgedepot.storage.base import Arrival, Intake, Reject
+from edgedepot.storage.clock import Clock
 from edgedepot.storage.query import Scope
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
 from edgedepot.storage.sqlite.shape import read_shape, write_shape
-from edgedepot.storage.sqlite.tables import add_piece, cell, refresh_view, widen_piece
+from edgedepot.storage.sqlite.tables import OWN_STAMP, add_piece, cell, refresh_view, rows_of, widen_piece
 from edgedepot.storage.sqlite.tail import Series, Tail
+from edgedepot.storage.sqlite.timebase import Release, TimeKeeper
 from edgedepot.storage.values import Row
 
 KEPT_REJECTS = 10_000
@@ -40,7 +42,9 @@ RAW_LIMIT = 1024
 class Journal:
     """Writes rows, rejects, acknowledgements and deletions; knows which identities are there."""
 
-    def __init__(self, connection: sqlite3.Connection, catalogue: Catalogue) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, catalogue: Catalogue, clock: Clock, hold_uncertain: bool = False
+    ) -> None:
         self.connection = connection
         self.catalogue = catalogue
         self.shape = read_shape(connection)
@@ -51,7 +55,10 @@ class Journal:
         self._rows: dict[type[Reading], list[tuple[Any, ...]]] = {}
         self._series: dict[tuple[type[Reading], str], Series] = {}
         self._statements: dict[tuple[str, tuple[str, ...]], str] = {}
+        self.times = TimeKeeper(clock)
         self.at = 0
+        self._hold_uncertain = hold_uncertain
+        self._is_held = False
         self._reshaped = False
         self._stale = False
         self.replays = connection.execute("SELECT 1 FROM _quarantined WHERE replay = 1").fetchone() is not None
@@ -70,12 +77,40 @@ class Journal:
 
     # -- one transaction ------------------------------------------------------------------------------------------
 
-    def begin(self, at: int) -> None:
-        """A transaction begins; `at` is the time in microseconds since 1970 UTC that its records bear."""
-        self.at = at
-        if not self.shape.pieces:
-            add_piece(self.connection, self.shape, 1)
+    def begin(self) -> None:
+        """A transaction begins. Its records bear the present time; its rows are held where that is not trusted."""
+        base = self.times.look(self.shape)
+        self.at = self.times.at
+        if self.times.stepped:
+            self.tail.forget_stamps()
+        self._is_held = base is not None
+        if self.shape.bases:
+            self.release(not self._hold_uncertain)
+        wanted = 0 if base is None else base.id
+        if not self.shape.pieces or self.shape.pieces[-1].base != wanted:
+            add_piece(self.connection, self.shape, self._seq + 1, wanted)
+            self.tail.hold(self.shape.held())
+            self.refresh_views()
             self._reshaped = True
+
+    def release(self, estimate: bool) -> None:
+        """Time is trusted: hand the held rows on. With `estimate` also those of boots that never knew the time."""
+        if self._is_held:
+            return
+        bases = self.times.settle_bases(self.connection, self.shape, estimate)
+        if bases:
+            self._rearrange()
+            Release(self.connection, self.shape, self.tail, self.history, self.catalogue.layouts()).run(bases)
+            self.tail.hold(self.shape.held())
+            self.tail.count_held()
+            self.tail.forget_stamps()
+            self.refresh_views()
+
+    def refresh_views(self) -> None:
+        """The views for people name the tables that there are."""
+        for layout in self.catalogue.layouts().values():
+            if layout.written:
+                refresh_view(self.connection, self.shape, layout)
 
     def finish(self) -> None:
         """Write down everything that the transaction still holds in memory; the commit follows."""
@@ -125,9 +160,12 @@ class Journal:
 
     # -- readings -------------------------------------------------------------------------------------------------
 
-    def write(self, source_name: str, arrivals: Sequence[Arrival]) -> int:
-        """Store readings of a source; the number of duplicates among them."""
+    def write(self, source_name: str, arrivals: Sequence[Arrival], unchecked_at: int | None = None) -> int:
+        """Store readings of a source; the number of duplicates among them. `unchecked_at`: see `Intake`."""
         source = self.catalogue.source(source_name)
+        held = self._is_held
+        if self.times.moved or (unchecked_at is not None and not held):
+            arrivals = [self.times.put_right(arrival, unchecked_at) for arrival in arrivals]
         merged = duplicates = replaced = 0
         known = self._series
         seq = self._seq
@@ -138,7 +176,7 @@ class Journal:
             if ts <= series.newest:
                 self._seq = seq
                 old = self._find(model, series, ts)
-                if old is not None:
+                if old is not None and not (self.shape.bases and self._gives_way(model, series, ts, old[0])):
                     model, row = self._whole(model, row)
                     merge = _merge(model, old[1], row)
                     if merge is None:
@@ -155,10 +193,13 @@ class Journal:
                 series.times.append(ts)
                 series.newest = ts
                 self.tail.rows += 1
+                self.tail.held += held
             rows = self._rows.get(model)
             if rows is None:
                 rows = self._rows[model] = []
             rows.append((seq, series.id, ts, *row))
+            if held:
+                rows[-1] += (OWN_STAMP if stamped else unchecked_at,)
         self._seq = seq
         self.books.count(
             source,
@@ -207,8 +248,28 @@ class Journal:
         piece = self.shape.piece_of(seq)
         assert piece is not None
         cells = ", ".join(cell(column, piece.width) for column in columns)
-        found = self.connection.execute(f"SELECT quality, {cells} FROM {piece.table} WHERE seq = ?", (seq,)).fetchone()
+        found = self.connection.execute(
+            f"SELECT quality, {cells} FROM {rows_of(self.shape, piece)} WHERE seq = ?", (seq,)
+        ).fetchone()
         return seq, tuple(found)
+
+    def _gives_way(self, model: type[Reading], series: Series, ts: int, seq: int) -> bool:
+        """Whether a row in the way of a given time is a held one with the gateway's own stamp: that is no identity yet,
+        and moves on."""
+        piece = self.shape.piece_of(seq)
+        if piece is None or not self.shape.is_held(piece):
+            return False
+        query = f"SELECT received FROM {piece.table} WHERE seq = ?"
+        if self.connection.execute(query, (seq,)).fetchone() != (OWN_STAMP,):
+            return False
+        free = ts + 1
+        while self._find(model, series, free) is not None:
+            free += 1
+        self._rearrange()
+        self.connection.execute(f"UPDATE {piece.table} SET ts = ? WHERE seq = ?", (free, seq))
+        self.tail.remove(series, ts)
+        self.tail.add(series, free, seq)
+        return True
 
     def number_of(self, layout: Layout, device: str, ts: int) -> int | None:
         """The number of the row of an identity, where it is there."""
@@ -280,10 +341,9 @@ class Journal:
         table = self.shape.pieces[-1].table
         statement = self._statements.get((table, columns))
         if statement is None:
-            self._statements[table, columns] = statement = (
-                f"INSERT INTO {table} (seq, series, ts, quality, {', '.join(columns)})"
-                f" VALUES (?, ?, ?, ?{', ?' * len(columns)})"
-            )
+            names = ["seq", "series", "ts", "quality", *columns, *(["received"] if self._is_held else [])]
+            statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+            self._statements[table, columns] = statement
         return statement
 
     # -- what is no reading ---------------------------------------------------------------------------------------
@@ -339,10 +399,10 @@ class Journal:
         count = self.history.delete(layout, scope)
         condition, values = scope_condition(scope)
         for piece in self.shape.pieces:
-            doomed = f"FROM {piece.table} WHERE {condition}"
-            for (seq,) in self.connection.execute(f"SELECT seq {doomed}", values).fetchall():
+            doomed = f"SELECT seq FROM {rows_of(self.shape, piece)} WHERE {condition}"
+            for (seq,) in self.connection.execute(doomed, values).fetchall():
                 self.books.out_of_the_way(seq, "deleted", None)
-            gone = self.connection.execute(f"DELETE {doomed}", values).rowcount
+            gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq IN ({doomed})", values).rowcount
             self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
         series = [series_id for (series_id,) in self.connection.execute(*series_of(scope))]
         return count + self.tail.discard(series, scope.start, scope.end)

@@ -2,7 +2,8 @@
 
     messages:             in = decoded + ignored + rejected
     readings per source:  readings = new + merged + duplicates + rejected readings
-    per upstream:         versions = delivered + pending + quarantined + superseded + deleted
+    per upstream:         versions = pending + held + delivered + quarantined + superseded + skipped + deleted
+                                     + thinned + evicted + lost
 
 `versions` counts what was written (new + merged, since the upstream was added); `pending` is counted from the rows that
 are there. So a row that went missing between the two shows as an imbalance.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgedepot.storage.base import Ledger
-from edgedepot.storage.sqlite.acknowledge import count_pending
+from edgedepot.storage.sqlite.acknowledge import count_held, count_pending
 from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
 from edgedepot.storage.sqlite.view import View
 
@@ -26,7 +27,8 @@ def read_ledger(view: View) -> Ledger:
     upstreams = {
         name: {
             "versions": books.versions() - book.versions_before,
-            "pending": count_pending(view.connection, view.shape, book),
+            "pending": count_pending(view.connection, view.shape, book) - count_held(view.connection, view.shape, book),
+            "held": count_held(view.connection, view.shape, book),
             **dict(zip(RESOLVED, book.counts, strict=True)),
         }
         for name, book in sorted(books.cursors.items())

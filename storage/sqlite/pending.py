@@ -12,7 +12,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.cursors import Position
 from edgedepot.storage.sqlite.quarantine import replayed_rows
-from edgedepot.storage.sqlite.tables import cell
+from edgedepot.storage.sqlite.tables import cell, rows_of
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import END, NEVER, owed, place_of
 from edgedepot.storage.values import Row
@@ -43,7 +43,7 @@ class PendingReader:
         return window
 
     def _journal(self, view: View, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
-        gap = position.gap(lane, last)
+        gap = position.gap(lane, last, view.shape.held())
         if gap is None:
             return None
         low, high = gap
@@ -55,7 +55,7 @@ class PendingReader:
             if len(found) < limit:
                 cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
                 found += view.connection.execute(
-                    f"SELECT seq, series, ts, quality{cells} FROM {piece.table}"
+                    f"SELECT seq, series, ts, quality{cells} FROM {rows_of(view.shape, piece)}"
                     f" WHERE seq BETWEEN ? AND ? AND series > 0{condition} ORDER BY seq LIMIT ?",
                     (low, high, *values, limit - len(found)),
                 ).fetchall()

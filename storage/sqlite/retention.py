@@ -20,7 +20,7 @@ from edgedepot.storage.sqlite.acknowledge import count_rows
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.downsampled import is_kept, keep_more, kept_table
-from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces, refresh_views
+from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import PAGE, Limits
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, Rule
@@ -32,6 +32,7 @@ from edgedepot.storage.sqlite.tables import (
     pages_used,
     refresh_view,
     rows_end,
+    rows_of,
 )
 from edgedepot.storage.sqlite.walk import END, NEVER, owed
 
@@ -58,8 +59,9 @@ class Retention:
         self.is_over = False
         self.full: str | None = None
 
-    def next(self, now: int) -> Deed | None:
-        """The next transaction's deed; None when all is as it should be, or as good as it can be."""
+    def next(self, now: int | None) -> Deed | None:
+        """The next transaction's deed; None when all is as it should be, or as good as it can be. `now` is None while
+        nobody knows the time: then nothing is too old."""
         if not self._journal.shape.pieces:
             return None
         deed = self._acknowledged() or self._too_old(now) or self._too_much_of_a_model(now)
@@ -90,8 +92,10 @@ class Retention:
             if shape.partitions.get(layout.id):
                 yield layout, shape.partitions[layout.id]
 
-    def _too_old(self, now: int) -> Deed | None:
+    def _too_old(self, now: int | None) -> Deed | None:
         """A partition or a piece that has nothing young enough in it."""
+        if now is None:
+            return None
         limits = self._limits
         for layout, mine in self._partitions():
             age = limits.age(layout.name)
@@ -107,11 +111,11 @@ class Retention:
         closed = self._closed()
         if not closed or not young:
             return None
-        table = closed[0][0].table
+        table = rows_of(self._journal.shape, closed[0][0])
         query = f"SELECT 1 FROM {table} AS j CROSS JOIN _series AS s ON s.id = j.series WHERE {young} LIMIT 1"
         return None if self._connection.execute(query).fetchone() else self._eviction(*closed[0])
 
-    def _too_much_of_a_model(self, now: int) -> Deed | None:
+    def _too_much_of_a_model(self, now: int | None) -> Deed | None:
         for layout, mine in self._partitions():
             size = self._limits.sizes.get(layout.name)
             if size is not None and sum(partition.pages for partition in mine) * PAGE > size:
@@ -120,10 +124,10 @@ class Retention:
                     return deed
         return None
 
-    def _drop_oldest(self, layout: Layout, mine: list[Partition], now: int) -> Deed | None:
+    def _drop_oldest(self, layout: Layout, mine: list[Partition], now: int | None) -> Deed | None:
         """To make room. The horizon is not to lie in the future: what comes in then would be late."""
         end = mine[0].stop if len(mine) > 1 else rows_end(self._connection, layout, mine[0])
-        if end > now + HOUR or not self._may_go(layout, mine[0], self._limits.block):
+        if (now is not None and end > now + HOUR) or not self._may_go(layout, mine[0], self._limits.block):
             return None
         return self._going(layout, mine[0], end)
 
@@ -170,8 +174,10 @@ class Retention:
         self._journal.reshape()
         self._unswept.add(layout.id)
 
-    def _expired(self, now: int) -> Deed | None:
+    def _expired(self, now: int | None) -> Deed | None:
         """Of what is kept downsampled, the oldest."""
+        if now is None:
+            return None
         layouts = self._journal.catalogue.layouts()
         for rule in self._journal.shape.rules:
             if rule.low is None or rule.keep is None:
@@ -219,14 +225,14 @@ class Retention:
         """The pieces that get no more rows and are in history, each with its last number."""
         shape = self._journal.shape
         pairs = [(piece, after.first - 1) for piece, after in pairwise(shape.pieces)]
-        return [(piece, last) for piece, last in pairs if last <= shape.folded.low]
+        return [(piece, last) for piece, last in pairs if last <= shape.folded.low and not piece.aside]
 
     def _acknowledged(self) -> Deed | None:
         """Pieces that were acknowledged since the fold looked."""
         pieces = acknowledged_pieces(self._journal)
         return (lambda journal: self._drop_pieces(pieces)) if pieces else None
 
-    def _make_room(self, now: int) -> Deed | None:
+    def _make_room(self, now: int | None) -> Deed | None:
         """The least loss first: history, of which the journal still has what is pending; then what is pending."""
         oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
         for layout, mine in oldest:
@@ -249,8 +255,8 @@ class Retention:
         """When all rows are in history."""
         journal.shape.folded = Folded(journal.committed_seq, journal.committed_seq)
         journal.books.write_snapshot(self._connection, journal.committed_seq)
-        add_piece(self._connection, journal.shape, journal.committed_seq + 1)
-        refresh_views(self._connection, journal)
+        add_piece(self._connection, journal.shape, journal.committed_seq + 1, journal.shape.pieces[-1].base)
+        journal.refresh_views()
         journal.reshape()
 
     def _eviction(self, piece: Piece, last: int) -> Deed:
@@ -262,7 +268,9 @@ class Retention:
         for name, book in journal.books.cursors.items():
             for low, high in book.acknowledged.gaps(piece.first, last):
                 rows = count_rows(self._connection, journal.shape, low, high)
-                older = f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ? AND ts < ?"
+                older = (
+                    f"SELECT count(series) FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND ts < ?"
+                )
                 since = NEVER if book.since is None else book.since
                 skipped = self._connection.execute(older, (low, high, since)).fetchone()[0]
                 journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
@@ -270,7 +278,7 @@ class Retention:
 
     def _drop_pieces(self, pieces: list[Piece]) -> None:
         drop_pieces(self._connection, self._journal, pieces)
-        refresh_views(self._connection, self._journal)
+        self._journal.refresh_views()
         self._journal.reshape()
 
 

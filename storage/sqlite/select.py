@@ -18,7 +18,7 @@ from edgedepot.storage.clock import EPOCH, from_micros
 from edgedepot.storage.query import Selection
 from edgedepot.storage.reading import Device
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.tables import cell, unfolded_condition
+from edgedepot.storage.sqlite.tables import cell, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.view import View, places
 
 _NARROW = 200
@@ -201,7 +201,10 @@ def _first_and_last(view: View, series: int, model_id: int) -> Iterator[int]:
                 yield found[0]
                 break
     for piece in view.shape.unfolded():
-        query = f"SELECT min(ts), max(ts) FROM {piece.table} WHERE {unfolded_condition(view.shape)} AND series = ?"
-        low, high = view.connection.execute(query, (series,)).fetchone()
+        low, high = view.connection.execute(
+            f"SELECT min(ts), max(ts) FROM {rows_of(view.shape, piece)}"
+            f" WHERE {unfolded_condition(view.shape, piece)} AND series = ?",
+            (series,),
+        ).fetchone()
         if low is not None:
             yield from (low, high)

@@ -12,6 +12,7 @@ import sqlite3
 import msgspec
 
 from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.ranges import LAST
 
 PERIOD = 30 * 86_400_000_000
 """What a partition of history spans, in microseconds, while there are few of them."""
@@ -21,12 +22,32 @@ _DOUBLING = 8
 and whatever times come there are fewer than 300 partitions."""
 
 
+class Base(msgspec.Struct, array_like=True):
+    """A stretch of one boot in which the wall clock ran without a step, but could not be trusted.
+
+    `relation` is the wall clock minus the monotonic one, in microseconds. `offset` is what has to be added to the
+    gateway's own stamps, None while nobody knows; `uncertain` says that it is an estimate.
+    """
+
+    id: int
+    boot: str
+    relation: int
+    offset: int | None = None
+    uncertain: bool = False
+
+
 class Piece(msgspec.Struct, array_like=True):
-    """A journal table. It holds the rows from `first` on, up to the next piece's; `width` is its value columns."""
+    """A journal table. It holds the rows from `first` on, up to the next piece's; `width` is its value columns.
+
+    `base` is the time base of its rows, 0 for trusted time. `aside` says that the fold has passed it by, as its base's
+    offset is not known, or was not: its rows are not in history, whatever the fold says of those around it.
+    """
 
     id: int
     first: int
     width: int
+    base: int = 0
+    aside: bool = False
 
     @property
     def table(self) -> str:
@@ -45,12 +66,19 @@ class Partition(msgspec.Struct, array_like=True):
 
 
 class Folded(msgspec.Struct, array_like=True):
-    """How far the fold is: rows up to `low` are in history; of those up to `high`, the ones up to `series` and `ts`."""
+    """How far the fold is: rows up to `low` are in history; of those up to `high`, the ones up to `series` and `ts`.
+    Pieces that are set aside are no part of this; where the fold is at one, `piece` is its id."""
 
     low: int = 0
     high: int = 0
     series: int = 0
     ts: int = -(2**63)
+    piece: int = 0
+
+    @property
+    def active(self) -> bool:
+        """True in the middle of a fold."""
+        return self.high > self.low or self.piece > 0
 
 
 class Rule(msgspec.Struct, array_like=True):
@@ -89,6 +117,7 @@ class Shape(msgspec.Struct):
     partitions: dict[int, list[Partition]] = msgspec.field(default_factory=dict)
     hours: dict[int, int] = msgspec.field(default_factory=dict)
     folded: Folded = msgspec.field(default_factory=Folded)
+    bases: list[Base] = msgspec.field(default_factory=list)
     horizons: dict[int, int] = msgspec.field(default_factory=dict)
 
     rules: list[Rule] = msgspec.field(default_factory=list)
@@ -106,6 +135,28 @@ class Shape(msgspec.Struct):
         """From when on a model has history, at most."""
         return self.horizons.get(model, -(2**63))
 
+    def base_of(self, piece: Piece) -> Base | None:
+        """The time base of a piece's rows, None for trusted time."""
+        return next((base for base in self.bases if base.id == piece.base), None)
+
+    def is_held(self, piece: Piece) -> bool:
+        """Whether nobody knows yet when a piece's rows are from."""
+        base = self.base_of(piece)
+        return base is not None and base.offset is None
+
+    def spans(self, pieces: list[Piece]) -> list[tuple[int, int]]:
+        """The row numbers ``low..high`` of pieces."""
+        return [(piece.first, self.last_of(piece)) for piece in pieces]
+
+    def last_of(self, piece: Piece) -> int:
+        """The last row number that is a piece's."""
+        place = self.pieces.index(piece) + 1
+        return self.pieces[place].first - 1 if place < len(self.pieces) else LAST
+
+    def held(self) -> list[tuple[int, int]]:
+        """The row numbers ``low..high`` that wait for somebody to know the time."""
+        return self.spans([piece for piece in self.pieces if piece.base and self.is_held(piece)])
+
     def pieces_from(self, seq: int) -> list[Piece]:
         """The pieces in which rows from `seq` on are."""
         return self.pieces[max(0, bisect.bisect_right([piece.first for piece in self.pieces], seq) - 1) :]
@@ -116,7 +167,8 @@ class Shape(msgspec.Struct):
 
     def unfolded(self) -> list[Piece]:
         """The pieces in which rows are that are not in history."""
-        return self.pieces_from(self.folded.low + 1)
+        behind = self.pieces_from(self.folded.low + 1)
+        return [piece for piece in self.pieces if piece.aside and piece not in behind] + behind
 
     def piece_of(self, seq: int) -> Piece | None:
         """The piece that a row is in, None where it was dropped."""

@@ -65,6 +65,11 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
     `when_full="evict"`, the oldest that is pending, counted as evicted; with `when_full="block"` nothing pending goes,
     and who stores gets `StorageBusy`. Age takes nothing pending, unless `keep_pending=False`. See docs/store.md.
 
+    While the `clock` is not trusted (the system's own always is; a `Gateway` finds out) readings are held: queries see
+    them, they are forwarded once the time is known, with their stamps put right. Readings of a boot that ended before
+    that are placed between what came before and after, and flagged 16 in `quality`; with `uncertain_times="hold"` they
+    wait for `release_held`.
+
     Raises `StorageLocked` where another process writes the file, `StoreUnusable` where it is no store, `ConfigError`
     where it belongs to another gateway.
     """
@@ -84,12 +89,15 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         keep_bytes: Size | Mapping[Key, Size] | None = None,
         when_full: Literal["evict", "block"] = "evict",
         keep_pending: bool = True,
+        uncertain_times: Literal["release", "hold"] = "release",
         read_only: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if durability not in ("power", "process"):
             raise ConfigError(f"durability is {durability!r}, expected 'power' or 'process'")
         limits = Limits.of(keep, keep_bytes, when_full, keep_pending)
+        if uncertain_times not in ("release", "hold"):
+            raise ConfigError(f"uncertain_times is {uncertain_times!r}, expected 'release' or 'hold'")
         pace = Pace(
             flush_interval=seconds_of(flush_interval, "flush_interval"),
             sync_interval=seconds_of(sync_interval, "sync_interval"),
@@ -103,14 +111,17 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
             self.path = self.path.resolve()  # lock, WAL and socket lie beside the file itself, whatever leads to it
         self.gateway_id = gateway_id
         self.store_epoch = 0
-        self._clock: Clock = clock or SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self._readers = Readers(self.path)
         self._writing: Writing | None = None
         self._close_lock = threading.Lock()
         if read_only:
             self._check_readable()
         else:
-            self._writing = Writing(self.path, self._clock, pace, limits, durability == "power", gateway_id)
+            self._writing = Writing(
+                *(self.path, self.clock, pace, limits),
+                *(durability == "power", gateway_id, uncertain_times == "hold"),
+            )
             self.gateway_id, self.store_epoch = self._writing.gateway_id, self._writing.store_epoch
             atexit.register(self.close)
 
@@ -151,7 +162,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
             return settled
         writing = self._writer_parts()
         model = check_model(reading_model)
-        arrivals, refused = check_rows(writing.catalogue, model, rows, self._clock)
+        arrivals, refused = check_rows(writing.catalogue, model, rows, self.clock)
         return writing.writer.submit(Write(Receipt(writing.writer, tuple(refused)), DIRECT, arrivals))
 
     def _arrival(
@@ -163,7 +174,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         assert self._writing is not None
         self._writing.catalogue.layout(model)  # a clash with what is stored shows here, to the caller
         stamped = timestamp is None
-        micros = self._clock.now() if timestamp is None else micros_of(timestamp)
+        micros = self.clock.now() if timestamp is None else micros_of(timestamp)
         return Arrival(model, device_id_of(device), micros, stamped, row)
 
     def _is_overridden(self) -> bool:
@@ -254,6 +265,11 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         """Drop now what is older or more than `keep` and `keep_bytes` allow, and return when that is done. The store
         does so by itself, after each fold and every five minutes."""
         self._writer_parts().writer.retain()
+
+    def release_held(self) -> None:
+        """Hand on what is held as nobody knows when it came, at estimated times (flagged 16 in `quality`); returns when
+        that is committed. Only where `uncertain_times="hold"` keeps it back, and the clock is trusted now."""
+        self._do(lambda journal: journal.release(estimate=True))
 
     def flush(self) -> None:
         """Return when everything stored before is durable."""

@@ -6,6 +6,7 @@ import sqlite3
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.shape import Partition, Piece, Shape
+from edgedepot.storage.values import Quality
 
 HOUR = 3_600_000_000
 _PARTS: dict[type, tuple[str, ...]] = {
@@ -27,15 +28,39 @@ def hour_table(layout: Layout) -> str:
     return f"_hour_{layout.name}"
 
 
-def add_piece(connection: sqlite3.Connection, shape: Shape, first: int) -> None:
-    """Begin a new piece of the journal with row number `first`; the one before gets no more rows."""
+OWN_STAMP = 0
+"""In a held piece's column `received`: the time is the gateway's own. Null says that code gave the time; anything else
+is when a device's reading came, whose time is to be checked against that."""
+
+
+def time_of(shape: Shape, piece: Piece) -> str:
+    """A row's time, as an expression on a piece's table; see timebase.py."""
+    base = shape.base_of(piece) if piece.base else None
+    if base is None or base.offset is None:
+        return "ts"
+    return f"iif(received = {OWN_STAMP}, ts + {base.offset}, ts)"
+
+
+def rows_of(shape: Shape, piece: Piece) -> str:
+    """What to select a piece's rows from: its table, with the times as they are known by now."""
+    base = shape.base_of(piece) if piece.base else None
+    if base is None or base.offset is None:
+        return piece.table
+    cells = "".join(f", c{index}" for index in range(piece.width))
+    quality = f"coalesce(quality, 0) | {Quality.TIME_UNCERTAIN:d}" if base.uncertain else "quality"
+    return f"(SELECT seq, series, {time_of(shape, piece)} AS ts, {quality} AS quality{cells} FROM {piece.table})"
+
+
+def add_piece(connection: sqlite3.Connection, shape: Shape, first: int, base: int = 0) -> None:
+    """Begin a new piece of the journal with row number `first`; the one before gets no more rows. `base` is its time
+    base, where time is not trusted: then it says of each row how its time came about."""
     if shape.pieces:
         last = shape.pieces[-1]
         connection.execute(f"INSERT INTO _pieces (id, live) SELECT ?, count(series) FROM {last.table}", (last.id,))
     # As few columns as the models need: a row spends a byte on each, also where it is null. Book rows need one.
     width = max([1, *(piece.width for piece in shape.pieces[-1:])])
-    piece = Piece(shape.pieces[-1].id + 1 if shape.pieces else 1, first, width)
-    values = ", ".join(f"c{index}" for index in range(width))
+    piece = Piece(shape.pieces[-1].id + 1 if shape.pieces else 1, first, width, base, aside=base > 0)
+    values = ("received INTEGER, " if base else "") + ", ".join(f"c{index}" for index in range(width))
     connection.execute(
         f"CREATE TABLE {piece.table} (seq INTEGER PRIMARY KEY, series INTEGER, ts INTEGER, quality INTEGER, {values})"
     )
@@ -110,9 +135,13 @@ def cell(column: str, width: int) -> str:
     return column if not column[1:].isdigit() or int(column[1:]) < width else "NULL"
 
 
-def unfolded_condition(shape: Shape) -> str:
-    """The SQL condition for journal rows that are not in history."""
+def unfolded_condition(shape: Shape, piece: Piece) -> str:
+    """The SQL condition for a piece's rows that are not in history, on `rows_of` it."""
     folded = shape.folded
+    if piece.aside and folded.piece != piece.id:
+        return "series > 0"
+    if piece.aside:
+        return f"(series > {folded.series} OR series = {folded.series} AND ts > {folded.ts})"
     if folded.high <= folded.low:
         return f"series > 0 AND seq > {folded.low}"
     return (
@@ -125,10 +154,12 @@ def _folded(place: int) -> str:
     return f"(SELECT json_extract(value, '$.folded[{place}]') FROM _meta WHERE key = 'shape')"
 
 
-_UNFOLDED_NOW = (
-    f"series > 0 AND seq > {_folded(0)} AND (seq > {_folded(1)} OR series > {_folded(2)}"
-    f" OR series = {_folded(2)} AND ts > {_folded(3)})"
-)
+def _unfolded_now(piece: Piece) -> str:
+    """As `unfolded_condition`, whenever it is asked."""
+    behind = f"(series > {_folded(2)} OR series = {_folded(2)} AND ts > {_folded(3)})"
+    if piece.aside:
+        return f"series > 0 AND ({_folded(4)} <> {piece.id} OR {behind})"
+    return f"series > 0 AND seq > {_folded(0)} AND (seq > {_folded(1)} OR {behind})"
 
 
 def refresh_view(connection: sqlite3.Connection, shape: Shape, layout: Layout) -> None:
@@ -145,7 +176,7 @@ def refresh_view(connection: sqlite3.Connection, shape: Shape, layout: Layout) -
     mine = f"series IN (SELECT id FROM _series WHERE model = {layout.id})"
     sources += [
         f"SELECT series, ts, quality, {', '.join(cell(value, piece.width) for value in values)}"
-        f" FROM {piece.table} WHERE {_UNFOLDED_NOW} AND {mine}"
+        f" FROM {rows_of(shape, piece)} WHERE {_unfolded_now(piece)} AND {mine}"
         for piece in shape.unfolded()
     ]
     names = ", ".join(f'r.{value} AS "{spec.name}"' for value, spec in zip(values, layout.written, strict=True))

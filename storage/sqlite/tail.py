@@ -14,8 +14,9 @@ from array import array
 from bisect import bisect_left
 from itertools import islice
 
+from edgedepot.storage.sqlite.ranges import Ranges
 from edgedepot.storage.sqlite.shape import Shape
-from edgedepot.storage.sqlite.tables import unfolded_condition
+from edgedepot.storage.sqlite.tables import rows_of, unfolded_condition
 from edgedepot.storage.sqlite.walk import NEVER
 
 _HIDDEN = -1
@@ -47,11 +48,13 @@ class Series:
 
 
 class Tail:
-    """All series. The writer's thread changes it; `between` may be called from any."""
+    """All series. The writer's thread changes it; `between` may be called from any. `held` is how many of the rows wait
+    for somebody to know the time, see timebase.py."""
 
     def __init__(self) -> None:
         self._generation = _HIDDEN
-        self.rows = 0
+        self.rows = self.held = 0
+        self._holes = Ranges()
         self._lock = threading.Lock()
         self._series: dict[int, Series] = {}
 
@@ -66,11 +69,12 @@ class Tail:
         """Read all of it from the file again."""
         self.hide()
         self._series = {}
-        self.rows = 0
+        self.rows = self.held = 0
+        self.hold(shape.held())
         for series_id, model_id, newest in connection.execute("SELECT id, model, newest FROM _series"):
             self._series[series_id] = Series(series_id, model_id, NEVER if newest is None else newest)
         for piece in shape.unfolded():
-            query = f"SELECT seq, series, ts FROM {piece.table} WHERE {unfolded_condition(shape)}"
+            query = f"SELECT seq, series, ts FROM {rows_of(shape, piece)} WHERE {unfolded_condition(shape, piece)}"
             for seq, series_id, ts in connection.execute(query):
                 self.add(self._series[series_id], ts, seq)
         self.show(shape.generation)
@@ -95,10 +99,25 @@ class Tail:
         if ts > series.newest:
             series.newest = ts
         self.rows += 1
+        self.held += seq in self._holes
+
+    def hold(self, spans: list[tuple[int, int]]) -> None:
+        """Rows with these numbers, ``low..high``, are held: they are not to be folded."""
+        self._holes = Ranges(spans)
+
+    def count_held(self) -> None:
+        """Count the rows that are held anew."""
+        self.held = sum(seq in self._holes for series in self._series.values() for seq in series.seqs)
+
+    def forget_stamps(self) -> None:
+        """The clock was set: stamps begin anew."""
+        for series in self._series.values():
+            series.stamp = NEVER
 
     def remove(self, series: Series, ts: int) -> None:
         """Take the row of that time out, when the rows are hidden."""
         place = bisect_left(series.times, ts)
+        self.held -= series.seqs[place] in self._holes
         del series.times[place]
         del series.seqs[place]
         self.rows -= 1
@@ -111,11 +130,6 @@ class Tail:
 
     def forget(self, series: Series, seqs: list[int]) -> None:
         """These rows are in history now. When the rows are hidden."""
-        if series.seqs[: len(seqs)] == array("q", seqs):
-            del series.seqs[: len(seqs)]
-            del series.times[: len(seqs)]
-            self.rows -= len(seqs)
-            return
         gone = set(seqs)
         keep = [place for place, seq in enumerate(series.seqs) if seq not in gone]
         series.times = array("q", [series.times[place] for place in keep])
@@ -130,6 +144,7 @@ class Tail:
             if series is not None:
                 span = series.span(low, high)
                 count += span.stop - span.start
+                self.held -= sum(seq in self._holes for seq in series.seqs[span])
                 del series.times[span]
                 del series.seqs[span]
         self.rows -= count

@@ -11,7 +11,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import series_of
 from edgedepot.storage.sqlite.shape import Partition, Shape, read_shape
-from edgedepot.storage.sqlite.tables import cell, history_table, unfolded_condition
+from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.tail import Tail
 
 
@@ -55,12 +55,12 @@ class View:
             return []
         for piece in pieces:
             cells = "".join(f", {cell(column, piece.width)}" for column in columns)
-            head = f"SELECT series, ts, quality{cells} FROM {piece.table} WHERE"
+            head = f"SELECT series, ts, quality{cells} FROM {rows_of(self.shape, piece)} WHERE"
             if seqs is not None:
                 found.append(Source(f"{head} seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)))
                 continue
             condition, values = (
-                f"{unfolded_condition(self.shape)} AND series IN (SELECT value FROM json_each(?))",
+                f"{unfolded_condition(self.shape, piece)} AND series IN (SELECT value FROM json_each(?))",
                 [json.dumps(series)],
             )
             bounds = [(">=", scope.start), ("<", scope.end)]

@@ -249,7 +249,7 @@ class Writer:
         """Also in the middle of one: it goes on between commits."""
         if self._fold.active or self._folds.waiting:
             return True
-        rows = self._journal.tail.rows
+        rows = self._journal.tail.rows - self._journal.tail.held
         return rows >= self._pace.fold_rows or (rows > 0 and self._clock.monotonic() >= self._fold_at)
 
     def _fold_on(self) -> None:
@@ -257,7 +257,7 @@ class Writer:
         comes in: the unfolded rows are in memory, and readers of other processes scan them."""
         while self._fold_due():
             self._fold_step()
-            if self._journal.tail.rows < 2 * self._pace.fold_rows:
+            if self._journal.tail.rows - self._journal.tail.held < 2 * self._pace.fold_rows:
                 return
 
     def _fold_step(self) -> None:
@@ -265,9 +265,7 @@ class Writer:
             self._folds.begun = self._folds.wanted
             self._fold.begin()
         if self._fold.active:
-            began = self._clock.monotonic()
             self._fold.step()
-            self._fold.took(self._clock.monotonic() - began, self._pace.flush_interval)
         if not self._fold.active:
             self._fold_at = self._clock.monotonic() + self._pace.fold_interval
             self._retain_at = None if self._retain_at is None else self._clock.monotonic()
@@ -296,7 +294,7 @@ class Writer:
 
     def _retain_step(self) -> None:
         self._retains.begun = self._retains.wanted
-        deed = self._retention.next(self._clock.now())
+        deed = self._retention.next(self._clock.now() if self._clock.trusted else None)
         if deed is not None:
             self._transact([deed])
             return
@@ -310,7 +308,7 @@ class Writer:
         if self.trouble is not None:
             return self._retry_at - self._clock.monotonic()
         times = ([self._flush_at] if self._queue else []) + ([self._sync_at] if self._unsynced else [])
-        times += [self._fold_at] if self._journal.tail.rows else []
+        times += [self._fold_at] if self._journal.tail.rows > self._journal.tail.held else []
         times += [] if self._retain_at is None else [self._retain_at]
         return min(times) - self._clock.monotonic() if times else None
 
@@ -342,7 +340,7 @@ class Writer:
     def _transact(self, deeds: Iterable[Deed]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            self._journal.begin(self._clock.now())
+            self._journal.begin()
             for deed in deeds:
                 deed(self._journal)
             self._journal.finish()

@@ -31,7 +31,14 @@ class Writing:
     """The lock, the writing connection, the journal and the writer of one file. Raises what `SQLiteStorage` does."""
 
     def __init__(
-        self, path: Path, clock: Clock, pace: Pace, limits: Limits, full_sync: bool, gateway_id: str | None
+        self,
+        path: Path,
+        clock: Clock,
+        pace: Pace,
+        limits: Limits,
+        full_sync: bool,
+        gateway_id: str | None,
+        hold_uncertain: bool,
     ) -> None:
         self._lock = StoreLock(path)
         with contextlib.ExitStack() as undo:
@@ -44,15 +51,20 @@ class Writing:
                 self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
                 self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
                 self.catalogue = Catalogue.load(self._connection)
-                journal = Journal(self._connection, self.catalogue)
+                journal = Journal(self._connection, self.catalogue, clock, hold_uncertain)
                 sync_what_was_left(path)
             undo.pop_all()
+        self._journal = journal
         self.tail = journal.tail
         self.books = journal.books
         self.cursors = Cursors(journal.books, replaying_cursors(self._connection))
         self.pending_reader = PendingReader(self.catalogue)
         self.writer = Writer(self._connection, journal, path, clock, pace, limits, full_sync)
         self._closed = False
+
+    def held(self) -> list[tuple[int, int]]:
+        """The row numbers that wait for somebody to know the time."""
+        return self._journal.shape.held()
 
     def close(self) -> None:
         if self._closed:

@@ -197,6 +197,13 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
         except UpstreamError as exc:
             return {"status": "fail", "message": str(exc), "version": None}
 
+    def server_time(self) -> datetime:
+        with self._reading.transaction() as session:
+            row = session.connection.execute("SELECT clock_timestamp()").fetchone()
+            assert row is not None
+            moment: datetime = row[0]
+            return moment
+
     def flush(self) -> None:
         """Nothing to do: what was stored is durable when the call returns."""
 

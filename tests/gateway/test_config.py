@@ -86,7 +86,7 @@ WRONG = {
     "read only": (
         '[storage]\npath = "x"\nread_only = true',
         ": storage.read_only: unknown key; known here: busy_timeout, durability, flush_interval, fold_interval, keep, "
-        "keep_bytes, keep_pending, path, piece_rows, sync_interval, when_full",
+        "keep_bytes, keep_pending, path, piece_rows, sync_interval, uncertain_times, when_full",
     ),
     "gateway_id": (
         '[storage]\npath = "x"\ngateway_id = "roof"',

@@ -37,22 +37,26 @@ def audit_file(path: Path) -> Counter[str]:
 
 def _audit(connection: sqlite3.Connection) -> Counter[str]:
     shape = _shape(connection)
-    low, high, *place = shape.get("folded", [0, 0, 0, -(2**63)])
+    low, high, *place, folding = shape.get("folded", [0, 0, 0, -(2**63), 0])
     horizons = shape.get("horizons", {})
+    offsets = {base: offset for base, _, _, offset, _ in shape.get("bases", [])}
     series = dict(connection.execute("SELECT id, model FROM _series"))
     models = {model: (name, json.loads(text)) for model, name, text in _models(connection)}
     history = {row[:2]: row for model in models for row in _history(connection, shape, model, models[model][0])}
     found: Counter[str] = Counter(pieces=len(shape["pieces"]), history=len(history))
     unfolded: set[Identity] = set()
     last = 0
-    for index, (piece, first, _) in enumerate(shape["pieces"]):
-        rows = connection.execute(f"SELECT seq, series, ts FROM _j_{piece} ORDER BY seq").fetchall()
+    for index, (piece, first, _, base, aside) in enumerate(shape["pieces"]):
+        ts = f"CASE received WHEN 0 THEN ts + {offsets[base] or 0} ELSE ts END" if base else "ts"
+        rows = connection.execute(f"SELECT seq, series, {ts} FROM _j_{piece} ORDER BY seq").fetchall()
         assert all(first <= seq for seq, _, _ in rows)
         assert not rows or rows[0][0] > last, "numbers of two pieces overlap"
         last = rows[-1][0] if rows else max(last, first - 1)
         readings = [row for row in rows if row[1] is not None]
         for seq, one, ts in readings:
-            if seq <= low or (seq <= high and (one, ts) <= tuple(place)):
+            is_behind = (one, ts) <= tuple(place)
+            is_folded = folding == piece and is_behind if aside else seq <= low or (seq <= high and is_behind)
+            if is_folded:
                 if ts < horizons.get(str(series[one]), -math.inf):
                     assert (one, ts) not in history, "history reaches below the horizon"
                     found["below the horizon"] += 1

@@ -151,7 +151,7 @@ class Failing:
 
 def act(store: SQLiteStorage, action: Action) -> None:
     """Do it, and let time pass until it has succeeded."""
-    clock = store._clock
+    clock = store.clock
     assert isinstance(clock, ManualClock)
     failures: list[BaseException] = []
 
@@ -243,7 +243,7 @@ def test_while_another_program_holds_the_lock_nothing_is_lost(original: Path, qu
     path = quick_folder / "x.db"
     shutil.copy(original, path)
     with opened(path) as store:
-        clock = store._clock
+        clock = store.clock
         assert isinstance(clock, ManualClock)
         assert store._writing is not None
         store._writing._connection.execute("PRAGMA busy_timeout = 5")

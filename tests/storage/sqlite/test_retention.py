@@ -38,8 +38,8 @@ def opened(path: Path, now: datetime = T0, **settings: Any) -> SQLiteStorage:
 
 
 def clock_of(store: SQLiteStorage) -> ManualClock:
-    assert isinstance(store._clock, ManualClock)
-    return store._clock
+    assert isinstance(store.clock, ManualClock)
+    return store.clock
 
 
 def days(first: int, last: int, step: float = 0.25) -> list[Row]:
@@ -482,6 +482,9 @@ from edgedepot.storage.clock import to_micros
 from tests.models import Weather
 
 class Clock:
+    trusted = True
+    boot = "boot"
+
     import threading, time
     monotonic = staticmethod(time.monotonic)
     def __init__(self): self.micros = 0

@@ -45,7 +45,7 @@ def temperatures(store: SQLiteStorage, **question: Any) -> list[float]:
 
 
 def test_a_receipt_is_queued_until_the_flush_interval_is_over(store: SQLiteStorage) -> None:
-    clock = store._clock
+    clock = store.clock
     assert isinstance(clock, ManualClock)
     receipt = store.store_reading(Weather, "a", T0, {"temperature": 1})
     durable = threading.Event()

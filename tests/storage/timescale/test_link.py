@@ -253,3 +253,8 @@ def test_a_closed_storage_says_so_and_lets_go_of_its_connections(connect: Connec
     ):
         with pytest.raises(StorageClosed):
             call()
+
+
+def test_the_server_says_what_time_it_is(storage: TimescaleDBStorage) -> None:
+    before = datetime.now(UTC)
+    assert before <= storage.server_time() <= datetime.now(UTC)

@@ -1,0 +1,315 @@
+"""Readings that come before the clock is trusted: queries see them, fold and sync wait, and trust puts them right."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.base import Arrival, Intake
+from edgedepot.storage.clock import ManualClock, to_micros
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+
+WRONG = datetime(2026, 1, 1, tzinfo=UTC)
+RIGHT = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SHIFT = RIGHT - WRONG
+
+
+class Site:
+    """A store, its clock, and an upstream that has asked for all it can get."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.path = path
+        self.options = options
+        self.clock = ManualClock(WRONG)
+        self.clock.trusted = False
+        self.open()
+        self.store.add_cursor("central")
+
+    def open(self) -> None:
+        self.store = SQLiteStorage(self.path, gateway_id="g", clock=self.clock, piece_rows=5, **self.options)
+
+    def reopen(self) -> None:
+        self.store.close()
+        self.open()
+
+    def put(self, value: float, moment: datetime | None = None, device: str = "a") -> None:
+        self.store.store_reading(Weather, device, moment, {"temperature": value}).wait()
+
+    def trust(self, seconds: float = SHIFT.total_seconds()) -> None:
+        """The clock is set, and known to be right."""
+        self.clock.step(seconds)
+        self.clock.trusted = True
+        self.store.flush()
+
+    def times(self, device: str = "a") -> dict[float, datetime]:
+        rows = self.store.query_readings(Weather, device, order="timestamp")
+        with SQLiteStorage(self.path, read_only=True) as reader:
+            assert reader.query_readings(Weather, device, order="timestamp") == rows
+        return {row["temperature"]: row["timestamp"] for row in rows}
+
+    def qualities(self) -> dict[float, int | None]:
+        rows = self.store.query_readings(Weather, fields=["temperature", "quality"])
+        return {row["temperature"]: row["quality"] for row in rows}
+
+    def sent(self) -> dict[float, datetime]:
+        """What the upstream gets now."""
+        found: dict[float, datetime] = {}
+        while (window := self.store.pending("central", 100)) is not None:
+            versions = [row.version(1) for row in window.rows]
+            found |= {version.data["temperature"]: version.timestamp for version in versions}
+            self.store.acknowledge("central", window)
+        return found
+
+    def books(self) -> dict[str, int]:
+        ledger = self.store.ledger()
+        assert ledger.problems == []
+        return ledger.upstreams["central"]
+
+    def audit(self) -> None:
+        audit_memory(self.store)
+        audit_file(self.path)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "x.db")
+    yield site
+    site.audit()
+    site.store.close()
+
+
+def test_held_readings_are_seen_but_neither_folded_nor_sent(site: Site) -> None:
+    site.put(1.0)
+    site.clock.advance(10)
+    site.put(2.0)
+    assert site.times() == {1.0: WRONG, 2.0: WRONG + timedelta(seconds=10)}
+    site.store.fold()
+    assert site.sent() == {}
+    assert (site.books()["held"], site.books()["pending"]) == (2, 0)
+    site.audit()
+
+
+def test_trust_puts_the_gateways_stamps_right_and_hands_all_on(site: Site) -> None:
+    site.put(1.0)
+    site.clock.advance(10)
+    site.put(2.0)
+    site.put(3.0, RIGHT - timedelta(days=1))
+    site.trust()
+    expected = {3.0: RIGHT - timedelta(days=1), 1.0: RIGHT, 2.0: RIGHT + timedelta(seconds=10)}
+    assert site.times() == expected
+    assert site.sent() == expected
+    assert (site.books()["held"], site.books()["delivered"]) == (0, 3)
+    site.store.fold()
+    assert site.times() == expected
+    assert site.store.aggregate(Weather, "temperature", "count", start=RIGHT) == {"result": 2}
+
+
+def test_it_is_one_small_write_however_many_rows_are_held(site: Site) -> None:
+    rows = [("a", None, {"temperature": float(n)}) for n in range(20_000)]
+    site.store.store_readings(Weather, rows).wait()
+    site.store.close()
+    before = site.path.stat().st_size
+    site.open()
+    site.trust()
+    wal = site.path.with_name("x.db-wal").stat().st_size
+    assert before > 400_000
+    assert wal < 80_000, "a few pages"
+    assert site.times()[19_999.0] == RIGHT + timedelta(microseconds=19_999)
+
+
+def test_rows_that_come_after_trust_go_out_while_nothing_before_is_overtaken(site: Site) -> None:
+    site.put(1.0)
+    site.trust()
+    site.clock.advance(1)
+    site.put(2.0)
+    assert list(site.sent().items()) == [(1.0, RIGHT), (2.0, RIGHT + timedelta(seconds=1))]
+
+
+def test_a_step_before_trust_begins_a_new_base(site: Site) -> None:
+    site.put(1.0)
+    site.clock.advance(60)
+    site.clock.step(-3600)  # set by hand, still wrong
+    site.put(2.0)
+    site.clock.advance(60)
+    site.trust()
+    assert site.times() == {1.0: RIGHT - timedelta(seconds=3600), 2.0: RIGHT - timedelta(seconds=3540)}
+
+
+def test_a_process_that_starts_again_in_the_same_boot_goes_on(site: Site) -> None:
+    site.put(1.0)
+    site.clock.advance(60)
+    site.reopen()
+    site.put(2.0)
+    site.trust()
+    assert site.times() == {1.0: RIGHT, 2.0: RIGHT + timedelta(seconds=60)}
+    assert site.qualities() == {1.0: None, 2.0: None}
+
+
+def test_a_restart_after_trust_still_knows(site: Site) -> None:
+    site.put(1.0)
+    site.put(2.0)
+    site.trust()
+    site.reopen()
+    assert site.times() == {1.0: RIGHT, 2.0: RIGHT + timedelta(microseconds=1)}
+    site.store.fold()
+    site.reopen()
+    assert site.times() == {1.0: RIGHT, 2.0: RIGHT + timedelta(microseconds=1)}
+
+
+def boot(site: Site, start: datetime) -> None:
+    site.store.close()
+    site.clock.reboot(start)
+    site.open()
+
+
+def test_a_boot_that_never_knew_the_time_is_put_between_its_neighbours_and_flagged(site: Site) -> None:
+    site.trust()
+    site.put(1.0)
+    boot(site, WRONG)
+    site.put(2.0)
+    site.clock.advance(30)
+    site.put(3.0)
+    boot(site, WRONG)
+    site.trust(SHIFT.total_seconds() + 86_400)
+    site.put(4.0)
+    times = site.times()
+    assert RIGHT == times[1.0] < times[2.0]
+    assert times[3.0] - times[2.0] == timedelta(seconds=30)
+    assert times[3.0] < times[4.0] == RIGHT + timedelta(days=1)
+    assert site.qualities() == {1.0: None, 2.0: 16, 3.0: 16, 4.0: None}
+    assert site.sent() == times
+
+
+def test_a_boot_whose_own_clock_fits_between_its_neighbours_is_believed(site: Site) -> None:
+    site.trust()
+    site.put(1.0)
+    boot(site, RIGHT + timedelta(hours=1))
+    site.put(2.0)
+    boot(site, WRONG)
+    site.trust(SHIFT.total_seconds() + 86_400)
+    assert site.times()[2.0] == RIGHT + timedelta(hours=1)
+    assert site.qualities()[2.0] == 16
+
+
+def test_uncertain_boots_wait_where_the_policy_says_so_and_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    site = Site(tmp_path / "x.db", uncertain_times="hold")
+    site.trust()
+    site.put(1.0)
+    boot(site, WRONG)
+    site.put(2.0)
+    boot(site, WRONG)
+    site.trust(SHIFT.total_seconds() + 86_400)
+    site.put(3.0)
+    site.store.fold()
+    assert site.sent() == {1.0: RIGHT, 3.0: RIGHT + timedelta(days=1)}
+    assert site.books()["held"] == 1
+    site.audit()
+    site.store.release_held()
+    assert site.books()["held"] == 0
+    assert list(site.sent()) == [2.0]
+    site.store.fold()
+    site.audit()
+    assert site.qualities() == {1.0: None, 2.0: 16, 3.0: None}
+    site.store.close()
+
+
+def test_stamps_that_collide_move_on(site: Site) -> None:
+    site.put(1.0)
+    site.put(2.0, RIGHT)
+    site.put(3.0, RIGHT + timedelta(microseconds=1))
+    site.trust()
+    assert site.times() == {2.0: RIGHT, 3.0: RIGHT + timedelta(microseconds=1), 1.0: RIGHT + timedelta(microseconds=2)}
+    assert site.sent() == site.times()
+
+
+def test_stamps_make_way_for_rows_in_history_too(site: Site) -> None:
+    site.trust()
+    site.put(1.0, RIGHT + timedelta(days=1))
+    site.store.fold()
+    boot(site, WRONG)
+    site.put(2.0)
+    site.trust(SHIFT.total_seconds() + 86_400)
+    assert site.times() == {1.0: RIGHT + timedelta(days=1), 2.0: RIGHT + timedelta(days=1, microseconds=1)}
+
+
+def test_a_held_stamp_is_no_identity_yet(site: Site) -> None:
+    site.put(1.0)
+    site.put(2.0, WRONG)  # by chance the very time that the wrong clock said
+    assert site.times() == {2.0: WRONG, 1.0: WRONG + timedelta(microseconds=1)}
+    site.trust()
+    assert site.times() == {2.0: WRONG, 1.0: RIGHT + timedelta(microseconds=1)}
+
+
+def take_in(site: Site, *rows: tuple[float, datetime], at: datetime | None) -> None:
+    arrivals = [Arrival(Weather, "a", to_micros(moment), False, Weather.__rows__.make({"temperature": value}))
+                for value, moment in rows]  # fmt: skip
+    unchecked = None if at is None else to_micros(at)
+    intake = Intake("driver", len(rows), len(rows), arrivals=arrivals, unchecked_at=unchecked)
+    site.store.take_in(intake).wait()
+
+
+def test_devices_times_are_checked_once_the_time_is_known(site: Site) -> None:
+    take_in(site, (1.0, datetime(1970, 1, 1, tzinfo=UTC)), (2.0, RIGHT - timedelta(hours=1)), at=WRONG)
+    take_in(site, (3.0, RIGHT + timedelta(days=2)), at=WRONG)
+    site.trust()
+    assert site.times() == {2.0: RIGHT - timedelta(hours=1), 1.0: RIGHT, 3.0: RIGHT + timedelta(microseconds=1)}
+    assert site.qualities() == {1.0: 4, 2.0: None, 3.0: 4}
+
+
+def test_what_a_driver_took_in_just_before_trust_is_checked_too(site: Site) -> None:
+    site.trust()
+    take_in(site, (1.0, datetime(1970, 1, 1, tzinfo=UTC)), (2.0, RIGHT - timedelta(seconds=1)), at=RIGHT)
+    assert site.times() == {2.0: RIGHT - timedelta(seconds=1), 1.0: RIGHT}
+    assert site.qualities() == {1.0: 4, 2.0: None}
+
+
+def test_identities_are_known_while_held(site: Site) -> None:
+    site.trust()
+    site.put(1.0, RIGHT)
+    assert list(site.sent()) == [1.0]
+    boot(site, WRONG)
+    site.put(1.0, RIGHT)
+    site.put(5.0, RIGHT)
+    assert site.times() == {5.0: RIGHT}
+    assert site.sent() == {}
+    site.trust()
+    assert site.sent() == {5.0: RIGHT}
+    assert site.store.ledger().sources["direct"]["duplicates"] == 1
+
+
+def test_held_readings_can_be_deleted(site: Site) -> None:
+    site.put(1.0)
+    site.clock.advance(10)
+    site.put(2.0)
+    site.trust()
+    assert site.store.delete_readings(Weather, start=RIGHT, end=RIGHT + timedelta(seconds=5)) == 1
+    assert list(site.times()) == [2.0]
+    boot(site, WRONG)
+    site.put(3.0)
+    assert site.store.delete_readings(Weather, end=WRONG + timedelta(seconds=1)) == 1
+    assert (site.books()["held"], site.books()["deleted"]) == (0, 2)
+
+
+def test_a_trusted_clock_that_is_set_back_begins_its_stamps_anew(site: Site) -> None:
+    site.trust()
+    site.put(1.0)
+    site.clock.step(-3600)
+    site.put(2.0)
+    site.clock.step(3600)
+    site.put(3.0)
+    assert site.times() == {2.0: RIGHT - timedelta(hours=1), 1.0: RIGHT, 3.0: RIGHT + timedelta(microseconds=1)}
+
+
+def test_what_waited_in_the_queue_when_the_clock_was_set_is_put_right_too(tmp_path: Path) -> None:
+    site = Site(tmp_path / "x.db", flush_interval=1000.0)
+    site.put(1.0)
+    receipt = site.store.store_reading(Weather, "a", None, {"temperature": 2.0})
+    site.trust()
+    receipt.wait()
+    assert site.times() == {1.0: RIGHT, 2.0: RIGHT + timedelta(microseconds=1)}
+    site.audit()
+    site.store.close()
