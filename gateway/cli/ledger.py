@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgedepot.cli.output import console, escape, number, print_section, table
+from edgedepot.cli.output import console, escape, number, print_section, table, terminal_width
 from edgedepot.cli.target import FILE, open_store
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from edgedepot.storage.base import Ledger
 
@@ -38,7 +39,8 @@ Examples:
 def ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
     """Show the books: where everything that came in has gone.
 
-    Exit codes: 0 they balance, 1 they do not, 2 FILE is wrong.
+    For each source how messages became readings, and for each upstream what became of those: columns without a count
+    are left out, and --json has all. Exit codes: 0 they balance, 1 they do not, 2 FILE is wrong.
     """
     with open_store(file) as store:
         books = store.ledger()
@@ -67,7 +69,7 @@ def print_ledger(screen: Console, books: Ledger) -> None:
 
 
 def _upstream_columns(upstreams: Counts) -> list[str]:
-    """Without the rarer ends of a version where there are none: with all of them no table fits a terminal."""
+    """Without the rarer ends of a version where there are none: with all of them no line fits a terminal."""
     known = next(iter(upstreams.values()), {})
     return [name for name in known if name in _USUAL or any(counts[name] for counts in upstreams.values())]
 
@@ -80,13 +82,41 @@ def _print_account(screen: Console, what: str, columns: Sequence[str], rows: Cou
 
 
 def _print_counts(screen: Console, title: str, what: str, columns: Sequence[str], rows: Counts) -> None:
+    """A line for each source or upstream; where that is too wide for the terminal, a column for each."""
     grid = table([what, *(_head(column) for column in columns)])
     for name, counts in rows.items():
         grid.add_row(escape(name), *(number(counts[column]) for column in columns))
     if len(rows) > 1 and what == "source":
         grid.add_section()
         grid.add_row("all", *(number(sum(counts[column] for counts in rows.values())) for column in columns))
-    print_section(screen, title, grid)
+    if screen.measure(grid).maximum <= terminal_width():
+        print_section(screen, title, grid)
+        return
+    screen.print(f"\n{title.partition(' = ')[0]}, and where they went", style="bold")
+    _print_turned(screen, what, columns, rows)
+
+
+def _print_turned(screen: Console, what: str, columns: Sequence[str], rows: Counts) -> None:
+    """As many of them beside each other as fit, the others below."""
+    names = list(rows)
+    grid = _turned(what, columns, rows, names[:1])
+    shown = 1
+    while shown < len(names):
+        wider = _turned(what, columns, rows, names[: shown + 1])
+        if screen.measure(wider).maximum > terminal_width():
+            break
+        grid, shown = wider, shown + 1
+    screen.print(grid)
+    if shown < len(names):
+        screen.print()
+        _print_turned(screen, what, columns, {name: rows[name] for name in names[shown:]})
+
+
+def _turned(what: str, columns: Sequence[str], rows: Counts, names: Sequence[str]) -> Table:
+    grid = table([what, *map(escape, names)])
+    for column in columns:
+        grid.add_row(_head(column), *(number(rows[name][column]) for name in names))
+    return grid
 
 
 def _head(column: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,11 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, emoji=False, width=_WIDE)
+
+
+def terminal_width() -> int:
+    """The columns of the terminal, 80 where there is none; what is wider would wrap, and is shown in another way."""
+    return max(80, shutil.get_terminal_size().columns)
 
 
 def table(columns: Sequence[str], *, left: int = 1) -> Table:

@@ -199,6 +199,30 @@ def test_the_ledger_shows_what_is_rare_where_it_happened(tmp_path: Path) -> None
     assert ["central", "3", "1", "0", "2"] in [line.split() for line in text.splitlines()]
 
 
+def test_a_ledger_too_wide_for_a_terminal_is_turned(tmp_path: Path) -> None:
+    """All that can become of a version, at once, for more upstreams than fit beside each other."""
+    ends = ["delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost"]
+    names = [f"upstream-{index}" for index in range(5)]
+    with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof") as store:
+        for name in names:
+            store.add_cursor(name)
+    with sqlite3.connect(tmp_path / "gateway.db") as store_file:
+        counts = ", ".join(f"{end} = 123456789{index}" for index, end in enumerate(ends))
+        store_file.execute(f"UPDATE _cursors SET versions_before = -{sum(1234567890 + i for i in range(8))}, {counts}")
+    store_file.close()
+    text = output("ledger", tmp_path / "gateway.db")
+    table = [line.split() for line in text.splitlines()]
+    assert "Versions, and where they went" in text
+    heads = [row for row in table if row and row[0] == "upstream"]
+    assert [name for _, *found in heads for name in found] == names
+    assert len(heads) == 2
+    for index, end in enumerate(ends):
+        assert [len(row) - 1 for row in table if row and row[0] == end] == [4, 1]
+        assert all(set(row[1:]) == {f"1,234,567,89{index}"} for row in table if row and row[0] == end)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.endswith("\nThe books balance.\n")
+
+
 def test_ledger_as_json(folder: Path) -> None:
     books = json.loads(output("ledger", folder / "gateway.db", "--json"))
     assert (books["balanced"], books["problems"]) == (True, [])
@@ -210,7 +234,7 @@ def test_a_ledger_that_does_not_balance(tmp_path: Path) -> None:
     with SQLiteStorage(tmp_path / "gateway.db") as store:
         store.store_reading(Weather, "mast", START, {"temperature": 20.0})
     with sqlite3.connect(tmp_path / "gateway.db") as store_file:
-        store_file.execute("INSERT INTO _books VALUES (1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0)")  # source 1: 7 duplicates
+        store_file.execute("INSERT INTO _books VALUES (1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0)")  # source 1: 7 duplicates
     store_file.close()
     done = edgedepot("ledger", tmp_path / "gateway.db")
     assert done.returncode == 1
