@@ -6,7 +6,8 @@ A request is an object on a line, ``{"version": 1, "do": "replay", "upstream": "
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
@@ -187,14 +188,27 @@ def encode(request: Request) -> bytes:
     return line
 
 
-def store_request(model: type[Reading], rows: list[Version]) -> StoreReadings:
+def size_of(request: Request) -> int:
+    """The bytes of its line."""
+    return len(msgspec.json.encode(request)) + 1
+
+
+def store_request(model: type[Reading], rows: Sequence[Version]) -> StoreReadings:
     """The request to store these rows."""
     fields = tuple(
         FieldOf(spec.name, spec.type.__name__, spec.required, spec.unit, spec.description, spec.low, spec.high)
         for spec in model.__fields__
     )
-    plain = [(row.device, row.timestamp, dict(row.data), row.quality) for row in rows]
+    plain = [(row.device, _in_utc(row.timestamp), dict(row.data), row.quality) for row in rows]
     return StoreReadings(title=model.__name__, measurement=model.__measurement__, fields=fields, rows=plain)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """The moment as every line can hold it: old zones have offsets with seconds."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # in the calendar's first or last hours; the store will refuse it
+        return moment
 
 
 def remove_cursor(store: Buffer, name: str, was_set_up: bool = False) -> Removed:

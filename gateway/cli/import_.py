@@ -1,4 +1,4 @@
-"""`edgedepot import`: readings from a file into a store that no gateway writes."""
+"""`edgedepot import`: readings from a file into a store, through the gateway where one runs on it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 import click
 
 from edgedepot.cli.export import FORMS, opened
+from edgedepot.cli.intake import Counts, Intake, OwnStore, RunningGateway
 from edgedepot.cli.output import counted, visible
 from edgedepot.cli.progress import Bar, progress
-from edgedepot.cli.target import FILE, is_toml, open_store_to_write
-from edgedepot.storage.errors import ConfigError, InvalidValue, StorageLocked
+from edgedepot.cli.target import FILE, is_toml, open_store, open_store_to_write, running_socket
+from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import zone_of
 from edgedepot.storage.reading import Reading, define_model
 from edgedepot.storage.registry import did_you_mean
@@ -57,9 +58,10 @@ in --tz; of an hour that comes twice, it is the first. In CSV an empty cell is n
 
 A row with anything wrong is not stored: it is listed with its line and the reasons, and the others are stored. What is
 there already is a duplicate, so an import that was interrupted goes on when it is started again. Imported readings are
-forwarded like all others.
+forwarded like all others. A gateway that runs on the store takes them in; it must have been started by this user, or
+this user be root.
 
-Exit codes: 0 all rows are in the store, 1 some are not, or the store failed or is in use,
+Exit codes: 0 all rows are in the store, 1 some are not, or the store failed or cannot be written by this user,
 2 nothing was read, as FILE, SOURCE or an option is wrong, 130 interrupted.""",
 )
 @FILE
@@ -94,7 +96,7 @@ def import_(
 ) -> None:
     """Store readings of MODEL from SOURCE, a CSV or JSON lines file.
 
-    SOURCE may be '-' for standard input. No gateway may run on the store. MODEL is as the store knows it, else as
+    SOURCE may be '-' for standard input. A gateway may run on the store. MODEL is as the store knows it, else as
     FILE.toml declares it, unless --model-from or --field says otherwise. Memory stays constant, however long SOURCE is.
     """
     from edgedepot.cli.columns import Columns
@@ -107,25 +109,28 @@ def import_(
         raise click.UsageError("--create goes with --model-from or --field, as a new store knows no models")
     zone = zone_of(tz) if tz else None
     mapping = dict(_pair("--map", text) for text in renamed)
-    with _source(source) as (readable, size), _writing(file, create) as store:
+    with _source(source) as (readable, size), _opened(file, create) as (store, intake):
         found = declared or _known(store, file, model)
         store.query_readings(found, limit=0)  # raises where the store keeps a field as another type
         columns = Columns(found, mapping, skip, device, zone)
         with progress(f"import {model}", size, in_bytes=True) as bar, _rejects(rejects, str(source), bar) as bad:
             records = _records(form, readable, columns, bar)
-            done = _Import(store, columns, bad).run(records)
-    _report(done, bad, rejects)
-    ctx.exit(_INTERRUPTED if done.interrupted else _SOME_BAD if bad.number else 0)
+            interrupted = _Import(intake, columns, bad).run(records)
+        counts = intake.counts()
+    _report(counts, bad, rejects)
+    if interrupted:
+        click.echo("Interrupted. Start it again to go on: what is there already will count as duplicates.", err=True)
+    ctx.exit(_INTERRUPTED if interrupted else _SOME_BAD if bad.number else 0)
 
 
-def _report(done: _Done, bad: _Rejects, rejects: Path | None) -> None:
-    readings = counted(done.new + done.merged + done.duplicates, "reading")
-    click.echo(f"{readings}: {done.new:,} new, {done.merged:,} merged, {counted(done.duplicates, 'duplicate')}")
+def _report(counts: Counts, bad: _Rejects, rejects: Path | None) -> None:
+    stored, merged, duplicates = counts
+    readings = counted(stored + duplicates, "reading")
+    became = f"{stored:,} new or merged" if merged is None else f"{stored - merged:,} new, {merged:,} merged"
+    click.echo(f"{readings}: {became}, {counted(duplicates, 'duplicate')}")
     if bad.number:
         where = f", listed in {rejects}" if rejects else ""
         click.echo(f"{counted(bad.number, 'bad row')}{where}", err=True)
-    if done.interrupted:
-        click.echo("Interrupted. Start it again to go on: what is there already will count as duplicates.", err=True)
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -181,16 +186,6 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 # -- from the file into the store -------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Done:
-    """What became of the good rows."""
-
-    new: int = 0
-    merged: int = 0
-    duplicates: int = 0
-    interrupted: bool = False
-
-
 class _Rejects:
     """Lists bad rows, on stderr or in a file, and counts them."""
 
@@ -223,27 +218,20 @@ class _Batch:
 class _Import:
     """Stores rows in batches, one being written while the next is read."""
 
-    def __init__(self, store: SQLiteStorage, columns: Columns, bad: _Rejects) -> None:
-        self._store = store
+    def __init__(self, intake: Intake, columns: Columns, bad: _Rejects) -> None:
+        self._intake = intake
         self._columns = columns
         self._bad = bad
 
-    def run(self, records: Iterator[Record]) -> _Done:
-        """Store all records, or those up to Ctrl-C. Raises `StorageError` when the store fails."""
-        before = self._counts()
-        done = _Done()
+    def run(self, records: Iterator[Record]) -> bool:
+        """Store all records, or those up to Ctrl-C; whether that came. Raises `StorageError` when the store fails."""
+        interrupted = False
         try:
             self._store_all(records)
         except KeyboardInterrupt:
-            done.interrupted = True
-        self._store.fold()
-        done.new, done.merged, done.duplicates = (now - then for now, then in zip(self._counts(), before, strict=True))
-        return done
-
-    def _counts(self) -> list[int]:
-        """What the books say of the readings that programs stored."""
-        counts = self._store.ledger().sources.get("direct", {})
-        return [counts.get(column, 0) for column in ("new", "merged", "duplicates")]
+            interrupted = True
+        self._intake.fold()
+        return interrupted
 
     def _store_all(self, records: Iterator[Record]) -> None:
         written = _Batch()
@@ -252,9 +240,9 @@ class _Import:
             if batch is None:
                 break
             if number % _FOLD_BATCHES == 0:
-                self._store.fold()
+                self._intake.fold()
             if batch.rows:
-                batch.receipt = self._store.store_readings(self._columns.model, batch.rows)
+                batch.receipt = self._intake.store_readings(self._columns.model, batch.rows)
             self._settle(written)
             written = batch
         self._settle(written)
@@ -293,15 +281,15 @@ def _source(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
 
 
 @contextlib.contextmanager
-def _writing(file: Path, create: bool) -> Iterator[SQLiteStorage]:
-    try:
-        store = open_store_to_write(file, create)
-    except StorageLocked as exc:
-        raise StorageLocked(
-            f"{exc.args[0].partition(';')[0]}: import needs a store that no gateway writes; stop it first"
-        ) from exc
-    with store:
-        yield store
+def _opened(file: Path, create: bool) -> Iterator[tuple[SQLiteStorage, Intake]]:
+    """The store, for reading at least, and where rows go: through the gateway that runs on it, or straight into it."""
+    socket = running_socket(file) if file.exists() or not create else None
+    if socket is not None:
+        with open_store(file) as store:
+            yield store, RunningGateway(socket)
+        return
+    with open_store_to_write(file, create) as store:
+        yield store, OwnStore(store)
 
 
 @contextlib.contextmanager

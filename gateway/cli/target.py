@@ -27,8 +27,15 @@ def open_store(file: Path) -> SQLiteStorage:
 def open_store_to_write(file: Path, create: bool) -> SQLiteStorage:
     """The local store, for writing; made where there is none, if FILE is the gateway's or `create` says so.
 
-    Raises `ConfigError`, `StoreUnusable`, and `StorageLocked` while a gateway runs on it.
+    Raises `ConfigError`, `StoreUnusable`, and `StorageLocked` while another process writes it.
     """
+    try:
+        return _open_to_write(file, create)
+    except StorageLocked as exc:
+        raise StorageLocked(f"{exc.args[0].partition(';')[0]}, which takes no commands; stop it first") from exc
+
+
+def _open_to_write(file: Path, create: bool) -> SQLiteStorage:
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
     if not is_toml(file) and create and not file.exists():
@@ -48,22 +55,39 @@ def change(file: Path, request: Request) -> tuple[dict[str, Any], bool]:
     Raises what carrying it out raises, `ConfigError`, `StoreUnusable`, and `StorageLocked` where another process writes
     the store and takes no requests, or none from this user.
     """
-    from edgedepot.control import ask, socket_path
+    from edgedepot.control import ask
 
-    with open_store(file) as store:
-        path = store.path
-    answer = ask(socket_path(path), request)
+    with open_store(file):  # or it would be made here
+        socket = socket_of(file)
+    answer = ask(socket, request)
     if answer is not None:
         return answer, True
     try:
         desk = _Desk(open_store_to_write(file, create=False))
-    except StorageLocked as exc:
-        answer = ask(socket_path(path), request)  # it may have been starting
+    except StorageLocked:
+        answer = ask(socket, request)  # it may have been starting
         if answer is None:
-            raise StorageLocked(f"{exc.args[0].partition(';')[0]}, which takes no commands; stop it first") from exc
+            raise
         return answer, True
     with desk.store:
         return request.run(desk), False
+
+
+def running_socket(file: Path) -> Path | None:
+    """Where the gateway answers that runs on the store; None where none does. Raises as `change` does."""
+    from edgedepot.control import ask
+    from edgedepot.requests import Status
+
+    socket = socket_of(file)
+    return None if ask(socket, Status()) is None else socket
+
+
+def socket_of(file: Path) -> Path:
+    """Where a gateway that runs on the store would answer. Raises `ConfigError` and `StoreUnusable`."""
+    from edgedepot.control import socket_path
+
+    path = _store_path(file)
+    return socket_path(path.resolve() if path.is_symlink() else path)
 
 
 class _Desk:

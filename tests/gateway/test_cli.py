@@ -234,7 +234,8 @@ def test_a_ledger_that_does_not_balance(tmp_path: Path) -> None:
     with SQLiteStorage(tmp_path / "gateway.db") as store:
         store.store_reading(Weather, "mast", START, {"temperature": 20.0})
     with sqlite3.connect(tmp_path / "gateway.db") as store_file:
-        store_file.execute("INSERT INTO _books VALUES (1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0)")  # source 1: 7 duplicates
+        duplicates = 7
+        store_file.execute(f"INSERT INTO _books VALUES (1, 0, 0, 0, 0, 0, 0, 0, {duplicates}, 0, 0, 0, 0)")
     store_file.close()
     done = edgedepot("ledger", tmp_path / "gateway.db")
     assert done.returncode == 1
