@@ -13,7 +13,7 @@ from tests.crash.disk import KINDS, Disk, Files, Kind, digest, disks
 from tests.crash.judge import BrokenPromise, Found, compare, examine, put
 from tests.crash.promises import Promises
 from tests.crash.recording import NOT_RECORDED, Mark, Operation, Recording, RecordingError, build, record
-from tests.crash.themes import THEMES, Between
+from tests.crash.themes import THEMES, UNTIMED, Between
 from tests.crash.workload import PLANTED
 
 _IN_MEMORY = Path("/dev/shm")
@@ -54,7 +54,7 @@ def recording_of(theme: str, seed: int, planted: str = "") -> list[Operation]:
                 files = step.change(recording.operations, random.Random(seed + number))
                 put(files, folder)
                 recording.replace(files)
-                _find(recording, examine(files, place / "looked at"))
+                _find(recording, examine(files, place / "looked at", theme not in UNTIMED))
             else:
                 log = place / f"log{number}"
                 arguments = [theme, str(number), str(folder), str(seed), str(recording.deeds)]
@@ -96,7 +96,7 @@ def judge(theme: str, seed: int, operations: list[Operation], states: int, stop_
             outcome.cuts += 1
             mark = digest(files)
             if mark not in known:
-                known[mark] = _examined(files, place / "store")
+                known[mark] = _examined(files, place / "store", theme not in UNTIMED)
             now = promises.at[cut]
             low = max(now.durable, now.committed) if kind == "kept" else now.durable
             try:
@@ -112,9 +112,9 @@ def judge(theme: str, seed: int, operations: list[Operation], states: int, stop_
     return outcome
 
 
-def _examined(files: Files, folder: Path) -> Found | BrokenPromise:
+def _examined(files: Files, folder: Path, knows_time: bool) -> Found | BrokenPromise:
     try:
-        return examine(files, folder)
+        return examine(files, folder, knows_time)
     except BrokenPromise as exc:
         return exc
 

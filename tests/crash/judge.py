@@ -49,17 +49,26 @@ class Found:
         return {"epoch": self.epoch, "rows": [[*row, data] for row, data in self.rows.items()], "upstreams": upstreams}
 
 
-def examine(files: Files, folder: Path) -> Found:
+def examine(files: Files, folder: Path, knows_time: bool = True) -> Found:
     """Put the files into an empty folder, open them, look at everything, and store one more reading. Raises
-    `BrokenPromise` where the store does not open or contradicts itself."""
+    `BrokenPromise` where the store does not open or contradicts itself. Where the machine does not know the time at
+    first, it learns it in the end."""
+    clock = ManualClock()
+    for _ in range(0 if knows_time else 9):
+        clock.reboot(T0)
     put(files, folder)
     path = folder / "gateway.db"
     stale = zlib.crc32(b"".join(files.values()))
     if stale % 2:  # what SQLite shared between processes may lie there, as of any time
         (folder / "gateway.db-shm").write_bytes(random.Random(stale).randbytes(32768))
     try:
-        with SQLiteStorage(path, gateway_id="roof", clock=ManualClock()) as store:
-            return _look(store)
+        with SQLiteStorage(path, gateway_id="roof", clock=clock) as store:
+            found = _look(store)
+            if not knows_time:
+                clock.advance(10)
+                clock.trusted = True
+                _look_again(store, len(found.rows))
+            return found
     except Exception as exc:  # whatever the product or an audit raises is what is wrong
         raise BrokenPromise(f"the store does not open or is not sound: {exc!r}") from exc
 
@@ -74,6 +83,7 @@ def put(files: Files, folder: Path) -> None:
 
 def _look(store: SQLiteStorage) -> Found:
     audit_file(store.path)
+    _finish_fold(store)
     audit_memory(store)
     rows = _rows(store)
     ledger = store.ledger()
@@ -90,6 +100,21 @@ def _look(store: SQLiteStorage) -> Found:
         upstreams[name] = Owed(pending, books["delivered"], refused)
     assert store.ledger().problems == []
     return Found(store.store_epoch, rows, upstreams)
+
+
+def _finish_fold(store: SQLiteStorage) -> None:
+    """A fold that the power cut ended goes on by itself; nothing may be under way while memory is looked at."""
+    assert store._writing is not None
+    if store._writing.writer._fold.active:
+        store.fold()
+
+
+def _look_again(store: SQLiteStorage, count: int) -> None:
+    """Once the time is known: what was held is there as before, at other times maybe."""
+    store.flush()
+    audit_memory(store)
+    assert len(_rows(store)) == count + 1, f"there were {count} and one more, now {len(_rows(store))}"
+    assert store.ledger().problems == []
 
 
 def _rows(store: SQLiteStorage) -> dict[Identity, dict[str, Any]]:

@@ -106,8 +106,8 @@ class Promises:
         if deed["do"] == "find":
             return _found(number, deed)
         before = self.states[-1]
-        if deed["do"] == "retain":
-            return replace(before, gradual=True)  # until the process says what is left
+        if deed["do"] == "something":
+            return replace(before, gradual=deed["gradual"])  # until the process says what became of it
         after = State(dict(before.rows), dict(before.written), dict(before.upstreams), before.epoch)
         if deed["do"] == "store":
             _store(after, number, deed["rows"])

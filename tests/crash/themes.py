@@ -155,6 +155,38 @@ def retention(work: Work) -> None:
     work.fold()
 
 
+def held(work: Work) -> None:
+    """The machine starts without knowing the time, its clock is set once, and it is killed."""
+    work.open(piece_rows=30)
+    work.add_cursor("central")
+    work.put(Weather, work.weather(work.fresh(10)))
+    work.fold()
+    work.reboot(piece_rows=30)
+    for step in range(3):
+        work.put_unstamped(Mixed, work.mixed(work.fresh(6)))
+        work.put(Weather, work.weather(work.fresh(5)))
+        if step == 1:
+            work.send("central", 20)
+            work.clock.step(7)
+    os._exit(0)
+
+
+def offset(work: Work) -> None:
+    """What was held is placed where it must have been, or right, when the time is known."""
+    work.clock.reboot(T0)
+    work.open(piece_rows=30)
+    work.put_unstamped(Mixed, work.mixed(work.fresh(6)))
+    work.reboot(piece_rows=30)
+    work.put_unstamped(Mixed, work.mixed(work.fresh(6)))
+    work.put(Mixed, work.mixed(work.fresh(5)))
+    work.trust()
+    work.put_unstamped(Weather, work.weather(work.fresh(6)))
+    work.fold()
+    work.send("central", 20)
+    work.put(Weather, work.weather(work.fresh(8)))
+    work.fold()
+
+
 Part = Callable[[Work], None]
 """What a process does."""
 
@@ -180,10 +212,13 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "delete": (delete,),
     "process": (process,),
     "retention": (retention,),
+    "offset": (held, offset),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
 }
 """Each theme is one or several processes, one after the other on the same folder."""
+UNTIMED = {"offset"}
+"""After these the machine does not know the time when it opens the store again."""
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import Lane, Pending, Window
-from edgedepot.storage.clock import ManualClock, to_micros
+from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.receipt import Receipt
 from tests.crash.recording import MARKS
 from tests.models import Mixed, Weather
@@ -73,12 +73,23 @@ class Work:
         if wait:
             self.settle()
 
+    def put_unstamped(self, model: type[Reading], rows: Rows) -> None:
+        """Store readings without a time: the store stamps them."""
+        self._begin("something", gradual=False)
+        there = self._count()
+        self._unawaited = self.store.store_readings(model, [(device, None, data) for device, _, data in rows])
+        self.settle()
+        assert self._count() == there + len(rows)
+        self._mark_what_became()
+
     def settle(self) -> None:
         """Wait for what was stored."""
         if self._unawaited is not None:
             self._unawaited.wait(self._level)
             self._unawaited = None
             self._promised(self._promise)
+            if not self.clock.trusted:  # it is held: owed to nobody yet
+                self._mark_what_became()
 
     def sync(self) -> None:
         """All so far survives a power cut."""
@@ -140,12 +151,15 @@ class Work:
     def retain(self, piece_rows: int, **limits: Any) -> None:
         """Drop what limits do not allow, which hold in between alone: the rest of the time nothing goes by itself."""
         self.close()
-        self._begin("retain")
+        self._begin("something", gradual=True)
         self.open(piece_rows=piece_rows, **limits)
         self.store.retain()
         self._mark_what_became()
         self._promised("durable")
         self.reopen(piece_rows=piece_rows)
+
+    def _count(self) -> int:
+        return sum(len(self.store.query_readings(model, fields=[])) for model in MODELS.values())
 
     def _mark_what_became(self) -> None:
         """For deeds whose outcome is not known before."""
@@ -171,6 +185,23 @@ class Work:
         self.settle()
         self.store.close()
         self._promised("durable")
+
+    def reboot(self, **options: Any) -> None:
+        """The machine starts again and does not know the time."""
+        self.close()
+        self.clock.reboot(T0 - timedelta(days=3650))
+        self.open(**options)
+
+    def trust(self) -> None:
+        """The time is known: what was held is put right and handed on with the next commit."""
+        self._begin("something", gradual=False)
+        there = self._count()
+        self.clock.advance(10)
+        self.clock.step((T0 + timedelta(seconds=self._second) - from_micros(self.clock.now())).total_seconds())
+        self.clock.trusted = True
+        self.sync()
+        assert self._count() == there
+        self._mark_what_became()
 
     def wait(self, days: int) -> None:
         """Time goes by, and readings come after that."""
