@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import SQLiteStorage
-from tests.drivers.running import HeldBuffer
+from tests.drivers.running import HeldInlet
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def store(tmp_path: Path) -> Iterator[SQLiteStorage]:
 
 
 @pytest.fixture
-def held() -> Iterator[HeldBuffer]:
+def held() -> Iterator[HeldInlet]:
     """A store that settles receipts when it is told."""
-    buffer = HeldBuffer()
+    buffer = HeldInlet()
     yield buffer
     buffer.settle()

@@ -12,7 +12,7 @@ from edgedepot import MqttDriver, SQLiteStorage
 from edgedepot.drivers.broker import LONGEST_WAIT
 from edgedepot.storage.errors import StorageError, TransportError
 from tests.drivers.peers import Publisher, unacknowledged
-from tests.drivers.running import HeldBuffer, Running, file_numbers_from
+from tests.drivers.running import HeldInlet, Running, file_numbers_from
 from tests.models import Weather
 from tests.servers.mosquitto import Mosquitto
 from tests.servers.process import wait_until
@@ -41,7 +41,7 @@ def timed(count: int) -> str:
     return reading(count, timestamp=1_780_000_000 + count)
 
 
-def counts(held: HeldBuffer) -> list[object]:
+def counts(held: HeldInlet) -> list[object]:
     return [arrival.row[5] for arrival in held.arrivals]
 
 
@@ -160,7 +160,7 @@ class TestMessages:
 
 
 class TestAcknowledgement:
-    def test_follows_the_receipt_never_precedes_it(self, held: HeldBuffer, talkative: Mosquitto) -> None:
+    def test_follows_the_receipt_never_precedes_it(self, held: HeldInlet, talkative: Mosquitto) -> None:
         with Publisher(talkative.port) as publisher, Running(driver(talkative), held).wait_for("connected"):
             publisher.send("weather/mast/data", *map(timed, range(10)))
             held.wait_messages(10)
@@ -173,7 +173,7 @@ class TestAcknowledgement:
             assert len(wait_acknowledged(talkative, 10)) == 10
             held.settle()
 
-    def test_keeps_the_order_whatever_becomes_durable_first(self, held: HeldBuffer, talkative: Mosquitto) -> None:
+    def test_keeps_the_order_whatever_becomes_durable_first(self, held: HeldInlet, talkative: Mosquitto) -> None:
         with Publisher(talkative.port) as publisher, Running(driver(talkative), held).wait_for("connected"):
             for count in range(5):
                 publisher.send("weather/mast/data", timed(count))
@@ -189,7 +189,7 @@ class TestAcknowledgement:
         assert len(mids) == 6
 
     def test_never_came_so_a_new_process_gets_the_messages_again(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher, proxy: Callable[[str, int], TcpProxy]
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher, proxy: Callable[[str, int], TcpProxy]
     ) -> None:
         link = proxy("127.0.0.1", mosquitto.port)
         running = Running(driver(link), held).wait_for("connected")
@@ -199,7 +199,7 @@ class TestAcknowledgement:
         assert isinstance(running.wait_error(), TransportError)
         held.settle()  # too late: the connection that could have acknowledged them is gone
         link.mend()
-        again = HeldBuffer()
+        again = HeldInlet()
         with Running(driver(link), again).wait_for("connected"):
             again.wait_messages(10)
             again.settle()
@@ -207,7 +207,7 @@ class TestAcknowledgement:
         assert unacknowledged(mosquitto.port, "edgedepot-test-garden", FILTER) == []
 
     def test_of_an_earlier_connection_is_dropped_as_its_packet_ids_mean_other_messages_now(
-        self, held: HeldBuffer
+        self, held: HeldInlet
     ) -> None:
         with Mosquitto(settings={"persistence": "false"}) as broker:
             garden = driver(broker)
@@ -232,7 +232,7 @@ class TestAcknowledgement:
         assert [json.loads(payload)["count"] for payload in broker_holds] == [5, 6, 7, 8, 9, 10]
 
     def test_of_what_comes_again_waits_for_the_receipt_it_has(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher, proxy: Callable[[str, int], TcpProxy]
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher, proxy: Callable[[str, int], TcpProxy]
     ) -> None:
         link = proxy("127.0.0.1", mosquitto.port)
         garden = driver(link)
@@ -251,7 +251,7 @@ class TestAcknowledgement:
         assert unacknowledged(mosquitto.port, "edgedepot-test-garden", FILTER) == []
 
     def test_is_not_given_for_what_the_store_gave_up(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher
     ) -> None:
         running = Running(driver(mosquitto), held).wait_for("connected")
         publisher.send("weather/mast/data", timed(1))
@@ -261,7 +261,7 @@ class TestAcknowledgement:
         assert len(unacknowledged(mosquitto.port, "edgedepot-test-garden", FILTER)) == 1
 
     def test_waits_until_a_full_store_has_room(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher
     ) -> None:
         held.busy = 3
         with Running(driver(mosquitto), held).wait_for("connected") as running:
@@ -275,7 +275,7 @@ class TestAcknowledgement:
         assert unacknowledged(mosquitto.port, "edgedepot-test-garden", FILTER) == []
 
     def test_and_a_stop_meanwhile_leaves_them_to_the_broker(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher
     ) -> None:
         held.busy = 10**9
         running = Running(driver(mosquitto), held).wait_for("connected")
@@ -287,7 +287,7 @@ class TestAcknowledgement:
 
 class TestEarlyCommit:
     def test_is_not_asked_for_while_the_brokers_window_is_wide(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher
     ) -> None:
         with Running(driver(mosquitto, receive_maximum=100), held).wait_for("connected"):
             publisher.send("weather/mast/data", *map(timed, range(49)))
@@ -299,7 +299,7 @@ class TestEarlyCommit:
             held.settle()
 
     def test_is_asked_for_again_so_a_backlog_drains_without_waiting(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher
     ) -> None:
         garden = driver(mosquitto, receive_maximum=10)
         Running(garden, held).wait_for("connected").stop()
@@ -311,7 +311,7 @@ class TestEarlyCommit:
         assert unacknowledged(mosquitto.port, "edgedepot-test-garden", FILTER) == []
 
     def test_over_3_1_1_is_asked_for_when_messages_pause_and_once_for_each_pause(
-        self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher
     ) -> None:
         with Running(driver(mosquitto, protocol="3.1.1"), held).wait_for("connected"):
             for count in range(3):
@@ -320,7 +320,7 @@ class TestEarlyCommit:
                 held.settle()
         assert held.hastened == 3
 
-    def test_over_3_1_1_is_asked_for_when_the_brokers_window_is_full(self, held: HeldBuffer) -> None:
+    def test_over_3_1_1_is_asked_for_when_the_brokers_window_is_full(self, held: HeldInlet) -> None:
         held.settles_when_hastened = True
         with Mosquitto(settings={"max_inflight_messages": "20"}) as broker, Publisher(broker.port) as publisher:
             with Running(driver(broker, protocol="3.1.1"), held).wait_for("connected"):
@@ -379,7 +379,7 @@ class TestStop:
         running.stop()
         assert running.error is None
 
-    def test_with_receipts_that_never_come(self, held: HeldBuffer, mosquitto: Mosquitto, publisher: Publisher) -> None:
+    def test_with_receipts_that_never_come(self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher) -> None:
         running = Running(driver(mosquitto), held).wait_for("connected")
         publisher.send("weather/mast/data", timed(1))
         held.wait_messages(1)

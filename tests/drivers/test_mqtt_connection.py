@@ -9,7 +9,7 @@ from paho.mqtt.client import MQTTv5, MQTTv311
 from edgedepot import MqttDriver, SQLiteStorage
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from tests.drivers.peers import HANG_UP, ScriptedBroker, connack, publish, suback, taking_over
-from tests.drivers.running import HeldBuffer, Running, error_of
+from tests.drivers.running import HeldInlet, Running, error_of
 from tests.models import Weather
 from tests.servers.mosquitto import Mosquitto
 from tests.servers.process import free_port, wait_until
@@ -24,15 +24,15 @@ def driver(port: int, **settings: Any) -> MqttDriver:
 
 
 class TestRefused:
-    def test_nobody_listens(self, held: HeldBuffer) -> None:
+    def test_nobody_listens(self, held: HeldInlet) -> None:
         port = free_port()
         assert f"cannot connect to mqtt://127.0.0.1:{port}: " in error_of(driver(port), held)
 
-    def test_no_such_host(self, held: HeldBuffer) -> None:
+    def test_no_such_host(self, held: HeldInlet) -> None:
         garden = MqttDriver("mqtt://no-such-host.invalid", TOPIC, Weather)
         assert "cannot connect to mqtt://no-such-host.invalid:1883" in error_of(garden, held)
 
-    def test_wrong_password(self, held: HeldBuffer) -> None:
+    def test_wrong_password(self, held: HeldInlet) -> None:
         with Mosquitto(settings={"allow_anonymous": "false"}) as broker:
             with_user = error_of(driver(broker.port, username="roof", password="secret"), held)
             without = error_of(driver(broker.port), held)
@@ -42,16 +42,16 @@ class TestRefused:
         assert "refuses a client without username: Not authorized" in without
         assert "refuses a client without username: Not authorized" in over_3
 
-    def test_a_subscription_that_is_not_allowed(self, held: HeldBuffer) -> None:
+    def test_a_subscription_that_is_not_allowed(self, held: HeldInlet) -> None:
         with ScriptedBroker([connack(), suback(0x87)]) as broker:
             text = error_of(driver(broker.port), held)
         assert "refuses the subscription to 'weather/+/data': Not authorized" in text
 
-    def test_a_broker_without_mqtt_5(self, held: HeldBuffer) -> None:
+    def test_a_broker_without_mqtt_5(self, held: HeldInlet) -> None:
         with ScriptedBroker([b"\x20\x03\x00\x84\x00"]) as broker:
             assert "does not speak MQTT 5; set protocol to '3.1.1'" in error_of(driver(broker.port), held)
 
-    def test_who_never_answers(self, held: HeldBuffer) -> None:
+    def test_who_never_answers(self, held: HeldInlet) -> None:
         with ScriptedBroker([]) as broker:
             text = error_of(driver(broker.port, keepalive="1s"), held)
         assert "does not answer CONNECT; is it a broker for MQTT 5 (if it speaks 3.1.1 alone, set protocol)?" in text
@@ -59,7 +59,7 @@ class TestRefused:
             assert "does not answer SUBSCRIBE" in error_of(driver(broker.port, keepalive="1s"), held)
 
     @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\xff\xff\xff\xff\xff", b"\xf0\x00"])
-    def test_what_is_no_broker(self, held: HeldBuffer, answer: bytes) -> None:
+    def test_what_is_no_broker(self, held: HeldInlet, answer: bytes) -> None:
         with ScriptedBroker([answer]) as broker:
             assert f"127.0.0.1:{broker.port}" in error_of(driver(broker.port, keepalive="1s"), held)
 
@@ -68,11 +68,11 @@ class TestLost:
     @pytest.mark.parametrize(
         "packet", [b"\x32\x00", b"\x36\x05\x00\x01ax\x00", b"\x32\x04\x00\xff\x00\x00", b"\x32\x80\x80\x80\x80\x80"]
     )
-    def test_a_broken_packet(self, held: HeldBuffer, packet: bytes) -> None:
+    def test_a_broken_packet(self, held: HeldInlet, packet: bytes) -> None:
         with ScriptedBroker([connack(), suback(1) + packet]) as broker:
             assert f"mqtt://127.0.0.1:{broker.port}" in error_of(driver(broker.port), held)
 
-    def test_a_topic_that_is_no_text_is_rejected_and_acknowledged(self, held: HeldBuffer) -> None:
+    def test_a_topic_that_is_no_text_is_rejected_and_acknowledged(self, held: HeldInlet) -> None:
         held.settles_when_hastened = True
         messages = publish(b"weather/\xff/data", READING.encode(), 7) + publish(b"weather/a/data", READING.encode(), 8)
         with (
@@ -86,7 +86,7 @@ class TestLost:
         assert (reject.kind, reject.reason, reject.raw) == ("message", "its topic is not UTF-8", READING.encode())
         assert [arrival.device_id for arrival in held.arrivals] == ["a"]
 
-    def test_the_broker_says_why(self, held: HeldBuffer) -> None:
+    def test_the_broker_says_why(self, held: HeldInlet) -> None:
         with ScriptedBroker([connack(), suback(1) + b"\xe0\x02\x8b\x00"]) as broker:
             assert "the broker ended it: Server shutting down" in error_of(driver(broker.port), held)
         with ScriptedBroker([connack(), suback(1) + b"\xe0\x02\x8e\x00"]) as broker:
@@ -124,7 +124,7 @@ class TestLost:
         assert "does another client" not in texts[0]
 
 
-def test_what_came_just_before_the_end_is_taken_in(held: HeldBuffer) -> None:
+def test_what_came_just_before_the_end_is_taken_in(held: HeldInlet) -> None:
     messages = publish(b"weather/a/data", READING.encode(), 7) + publish(b"weather/b/data", READING.encode(), 8)
     with ScriptedBroker([connack(), suback(1) + messages, HANG_UP]) as broker:
         Running(driver(broker.port), held).wait_error()
@@ -136,7 +136,7 @@ class TestRedelivery:
 
     A, B = (b"weather/%s/data" % name for name in (b"a", b"b"))
 
-    def taken_in(self, held: HeldBuffer, again: bytes, later: bytes = b"", session_present: bool = True) -> list[str]:
+    def taken_in(self, held: HeldInlet, again: bytes, later: bytes = b"", session_present: bool = True) -> list[str]:
         """The devices of what is taken in from a second connection, after messages 7 and 8 on a first one: `again` and
         message 9, and `later` and message 10, sent once the former were acknowledged."""
         first = publish(self.A, READING.encode(), 7) + publish(self.B, READING.encode(), 8)
@@ -157,22 +157,22 @@ class TestRedelivery:
                     broker.wait_for(acknowledgement)
         return [arrival.device_id for arrival in held.arrivals[2:]]
 
-    def test_it_is_not_taken_in_again(self, held: HeldBuffer) -> None:
+    def test_it_is_not_taken_in_again(self, held: HeldInlet) -> None:
         again = [publish(self.A, READING.encode(), 7, dup=True), publish(self.B, READING.encode(), 8, dup=True)]
         assert self.taken_in(held, b"".join(again)) == ["middle", "last"]
 
-    def test_unless_the_broker_forgot_the_session(self, held: HeldBuffer) -> None:
+    def test_unless_the_broker_forgot_the_session(self, held: HeldInlet) -> None:
         again = publish(self.A, READING.encode(), 7, dup=True)
         assert self.taken_in(held, again, session_present=False) == ["a", "middle", "last"]
 
-    def test_unless_it_is_sent_as_new(self, held: HeldBuffer) -> None:
+    def test_unless_it_is_sent_as_new(self, held: HeldInlet) -> None:
         assert self.taken_in(held, publish(self.A, READING.encode(), 7)) == ["a", "middle", "last"]
 
-    def test_unless_it_differs(self, held: HeldBuffer) -> None:
+    def test_unless_it_differs(self, held: HeldInlet) -> None:
         other = publish(self.A, b'{"temperature": 21}', 7, dup=True)
         assert self.taken_in(held, other) == ["a", "middle", "last"]
 
-    def test_unless_something_else_came_before_it(self, held: HeldBuffer) -> None:
+    def test_unless_something_else_came_before_it(self, held: HeldInlet) -> None:
         again = publish(self.B, READING.encode(), 8, dup=True)
         assert self.taken_in(held, b"", later=again) == ["middle", "b", "last"]
 

@@ -11,7 +11,7 @@ import pytest
 from edgedepot import MqttDriver, SQLiteStorage
 from edgedepot.storage.errors import ConfigError
 from tests.drivers.peers import Publisher
-from tests.drivers.running import HeldBuffer, Running, error_of
+from tests.drivers.running import HeldInlet, Running, error_of
 from tests.models import Weather
 from tests.servers import FOLDER
 from tests.servers.mosquitto import Mosquitto, fetch_mosquitto
@@ -78,7 +78,7 @@ def test_with_certificates_on_both_sides(store: SQLiteStorage, broker: Mosquitto
     assert store.ledger().sources["garden"]["new"] == 3
 
 
-def test_a_server_that_is_not_trusted(held: HeldBuffer, broker: Mosquitto, certificates: Path) -> None:
+def test_a_server_that_is_not_trusted(held: HeldInlet, broker: Mosquitto, certificates: Path) -> None:
     text = error_of(driver(broker, certificates, authority="other"), held)
     assert "its certificate is not trusted" in text
     assert "ca_file" in text
@@ -86,12 +86,12 @@ def test_a_server_that_is_not_trusted(held: HeldBuffer, broker: Mosquitto, certi
 
 @pytest.mark.parametrize("client", [None, "stranger"])
 def test_a_client_that_is_not_trusted(
-    held: HeldBuffer, broker: Mosquitto, certificates: Path, client: str | None
+    held: HeldInlet, broker: Mosquitto, certificates: Path, client: str | None
 ) -> None:
     assert f"mqtts://127.0.0.1:{broker.port}" in error_of(driver(broker, certificates, client=client), held)
 
 
-def test_a_server_without_tls(held: HeldBuffer, mosquitto: Mosquitto) -> None:
+def test_a_server_without_tls(held: HeldInlet, mosquitto: Mosquitto) -> None:
     garden = MqttDriver(f"mqtts://127.0.0.1:{mosquitto.port}", TOPIC, Weather)
     assert f"cannot connect to mqtts://127.0.0.1:{mosquitto.port}" in error_of(garden, held)
 

@@ -15,7 +15,7 @@ from edgedepot import SerialLineDriver, SQLiteStorage
 from edgedepot.drivers.port import Port, PortSettings
 from edgedepot.drivers.wake import Wake
 from edgedepot.storage.errors import ConfigError, InvalidValue, StorageClosed, TransportError
-from tests.drivers.running import HeldBuffer, Running, file_numbers_from
+from tests.drivers.running import HeldInlet, Running, file_numbers_from
 from tests.models import Weather
 from tests.servers.process import wait_until
 from tests.servers.socat import PtyPair
@@ -105,7 +105,7 @@ def test_lines_in_pieces_of_a_byte(store: SQLiteStorage, wire: Wire) -> None:
     assert rows(store) == [(0, 20.5), (1, 20.5), (2, 20.5)]
 
 
-def test_what_a_chunk_holds_is_taken_in_together(held: HeldBuffer, wire: Wire) -> None:
+def test_what_a_chunk_holds_is_taken_in_together(held: HeldInlet, wire: Wire) -> None:
     with Running(driver(wire.name), held).wait_for("reading"):
         wire.send(b"".join(b"%d,20.5\n" % number for number in range(100)))
         held.wait_messages(100)
@@ -124,7 +124,7 @@ def test_a_line_that_is_too_long_is_rejected_and_the_next_is_read(store: SQLiteS
 class TestFirstLine:
     """After the open the first line may lack its beginning."""
 
-    def read(self, held: HeldBuffer, wire: Wire, lines: list[bytes], **settings: Any) -> list[object]:
+    def read(self, held: HeldInlet, wire: Wire, lines: list[bytes], **settings: Any) -> list[object]:
         """The counts of what is read, when the first line is there as soon as the port is open."""
         with sent_at_open(wire, lines[0]), Running(driver(wire.name, **settings), held).wait_for("reading"):
             held.wait_messages(1)
@@ -132,21 +132,21 @@ class TestFirstLine:
             held.wait_messages(len(lines))
         return [arrival.row[5] for arrival in held.arrivals]
 
-    def test_csv_cannot_tell_so_it_is_left_aside(self, held: HeldBuffer, wire: Wire) -> None:
+    def test_csv_cannot_tell_so_it_is_left_aside(self, held: HeldInlet, wire: Wire) -> None:
         assert self.read(held, wire, [b"1,20\n", b"2,20\n", b"3,20\n"]) == [2, 3]
         assert sum(intake.ignored for intake in held.intakes) == 1
 
-    def test_json_can_tell_so_a_whole_one_is_kept(self, held: HeldBuffer, wire: Wire) -> None:
+    def test_json_can_tell_so_a_whole_one_is_kept(self, held: HeldInlet, wire: Wire) -> None:
         lines = [b'{"count": %d, "temperature": 20}\n' % number for number in (1, 2)]
         assert self.read(held, wire, lines, format="json") == [1, 2]
 
-    def test_and_a_fragment_is_ignored_not_rejected(self, held: HeldBuffer, wire: Wire) -> None:
+    def test_and_a_fragment_is_ignored_not_rejected(self, held: HeldInlet, wire: Wire) -> None:
         lines = [b'unt": 1, "temperature": 20}\n', b'{"count": 2, "temperature": 20}\n']
         assert self.read(held, wire, lines, format="json") == [2]
         assert sum(intake.ignored for intake in held.intakes) == 1
         assert [reject for intake in held.intakes for reject in intake.rejects] == []
 
-    def test_after_a_pause_it_is_whole(self, held: HeldBuffer, wire: Wire) -> None:
+    def test_after_a_pause_it_is_whole(self, held: HeldInlet, wire: Wire) -> None:
         with Running(driver(wire.name), held).wait_for("reading"):
             wire.send(b"1,20\n")
             held.wait_messages(1)
@@ -173,7 +173,7 @@ class TestUnplug:
             pty_pair.replug()
         assert rows(store) == [(0, 20.5), (1, 20.5), (2, 20.5)]
 
-    def test_the_half_line_before_it_is_no_reading(self, held: HeldBuffer, wire: Wire) -> None:
+    def test_the_half_line_before_it_is_no_reading(self, held: HeldInlet, wire: Wire) -> None:
         running = Running(driver(wire.name), held).wait_for("reading")
         wire.send(b"1,20\n2,2")
         held.wait_messages(1)
@@ -197,7 +197,7 @@ class TestStop:
         wait_until(lambda: running.ended, "the run ends")
         assert (running.error, mast.status().state) == (None, "stopped")
 
-    def test_a_full_store_keeps_no_one_from_stopping(self, held: HeldBuffer, wire: Wire) -> None:
+    def test_a_full_store_keeps_no_one_from_stopping(self, held: HeldInlet, wire: Wire) -> None:
         held.busy = 10**9
         running = Running(driver(wire.name), held).wait_for("reading")
         wire.send(b"1,20\n")
@@ -205,7 +205,7 @@ class TestStop:
         assert held.intakes == []
 
 
-def test_a_full_store_delays_and_loses_nothing(held: HeldBuffer, wire: Wire) -> None:
+def test_a_full_store_delays_and_loses_nothing(held: HeldInlet, wire: Wire) -> None:
     held.busy = 3
     with Running(driver(wire.name), held).wait_for("reading") as running:
         wire.send(b"1,20\n")

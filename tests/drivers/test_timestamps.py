@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedepot.drivers.timestamps import DAY, EARLIEST, read_timestamp
-from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.drivers.timestamps import read_timestamp
+from edgedepot.storage.clock import DAY, EARLIEST, from_micros, to_micros
 from edgedepot.storage.errors import DecodeError
 
 NOW = to_micros(datetime(2026, 7, 1, 12, 0, tzinfo=UTC))
