@@ -320,6 +320,43 @@ def test_status_of_an_upstream_that_is_away(site: Path, start: Start) -> None:
     assert run.end() == 0
 
 
+@pytest.mark.parametrize(
+    ("misconfigured", "state", "expected"),
+    [
+        (
+            "true",
+            "misconfigured",
+            ["far: 42501: permission denied for table weather", "    Mend that. Nothing is lost: its readings wait"],
+        ),
+        (
+            "false",
+            "waiting",
+            ["far: KeyError: 'weather'", "    Waiting may not mend that. Nothing is lost, and it is tried again in"],
+        ),
+    ],
+)
+def test_status_of_an_upstream_that_somebody_has_to_look_after(
+    site: Path, start: Start, misconfigured: str, state: str, expected: list[str]
+) -> None:
+    engine = "tests.gateway.choosy.Barred"
+    site.write_text(
+        site.read_text() + f'[upstreams.far]\nengine = "{engine}"\npath = "far.db"\nmisconfigured = {misconfigured}\n'
+    )
+    run = start(site)
+    run.wait_for("upstream far")
+
+    def upstream() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(output("upstream", "list", site, "--json"))["far"]
+        return found
+
+    eventually(lambda: upstream()["live"]["alarm"] is not None)
+    eventually(lambda: upstream()["live"]["state"] == state)
+    eventually(lambda: expected[1] in output("status", site))  # for a moment it is tried, and waits for nothing
+    assert f"{expected[0]}\n" in output("status", site)
+    assert upstream()["books"]["pending"] == 12
+    assert run.end() == 0
+
+
 def test_two_at_once(site: Path, gateway: Run) -> None:
     """Whoever comes second finds nothing left; nothing is counted twice."""
     (site.parent / "mended").touch()
@@ -416,7 +453,7 @@ def test_another_user_hears_whom_the_gateway_listens_to(start: Start) -> None:
             path.chmod(0o666)
         words = "the gateway that is running takes commands from root only, and this is nobody: try it as that user"
         code = (
-            "import os, sys, sqlite3, click, rich.console\n"  # now: an interpreter may lie where nobody may read
+            "import os, sys, sqlite3, click, rich.console, rich.table\n"  # now: an interpreter may lie where nobody may read
             "import edgedepot.config, edgedepot.storage.sqlite.storage\n"
             "from edgedepot.cli import main\n"
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -426,6 +463,11 @@ def test_another_user_hears_whom_the_gateway_listens_to(start: Start) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(words)
+        command[3:] = ["status", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"Gateway roof does not answer: {words}")
+        assert "central" in done.stdout
         assert books(file)["quarantined"] == 2
         assert run.end() == 0
     finally:

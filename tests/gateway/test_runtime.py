@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from edgedepot import ConfigError, Gateway, SQLiteStorage, StorageError
+from edgedepot import ConfigError, Gateway, InvalidValue, SQLiteStorage, StorageBusy, StorageError
 from edgedepot.control import ask, socket_path
 from edgedepot.drivers.base import Sink
 from edgedepot.requests import Status
 from edgedepot.storage.base import EVERYTHING, Choice, Start
+from edgedepot.storage.errors import NotSupported
 from tests.gateway.scripted import ScriptedDriver, Weather, eventually
 from tests.gateway.third_party import ListStorage
 
@@ -187,6 +188,57 @@ def test_status_while_it_runs(tmp_path: Path) -> None:
     central = status["upstreams"]["central"]
     assert (central["pending"], central["delivered"], central["last_error"]) == (0, 1, None)
     assert json.loads(json.dumps(gateway.status()))["upstreams"]["central"]["state"] == "stopped"
+
+
+def test_an_upstream_that_does_not_answer_is_not_removed_before_it_does(tmp_path: Path) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(ListStorage):
+        def store_reading(self, *arguments: object) -> None:
+            asked.set()
+            assert answer.wait(60)
+
+    gateway = Gateway(tmp_path / "gateway.db", gateway_id="roof")
+    gateway.forward_to("central", Slow())
+    with gateway:
+        gateway.store.store_reading(Weather, "mast", None, {"temperature": 20.0})
+        assert asked.wait(20)
+        with pytest.raises(StorageBusy, match="upstream central: its answer to the last request is awaited still"):
+            gateway.remove_upstream("central")
+        assert gateway.status()["upstreams"]["central"]["pending"] == 1
+        answer.set()
+        assert gateway.remove_upstream("central") == (0, 0, True)
+        assert gateway.status()["upstreams"] == {}
+        with pytest.raises(InvalidValue, match='no upstream "central"; the store knows none'):
+            gateway.remove_upstream("central")
+
+
+def test_an_upstream_that_is_removed_is_closed_and_the_others_go_on(tmp_path: Path) -> None:
+    closed: list[str] = []
+
+    class Upstream(ListStorage):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    gateway = Gateway(tmp_path / "gateway.db", gateway_id="roof")
+    for name in ("one", "two"):
+        gateway.forward_to(name, Upstream(name))
+    with gateway:
+        assert gateway.remove_upstream("one") == (0, 0, True)
+        assert closed == ["one"]
+        gateway.store.store_reading(Weather, "mast", None, {"temperature": 20.0})
+        eventually(lambda: gateway.status()["upstreams"]["two"]["delivered"] == 1)
+    assert closed == ["one", "two"]
+
+
+def test_a_store_without_upstreams_has_none_to_remove() -> None:
+    gateway = Gateway(ListStorage())
+    with gateway, pytest.raises(NotSupported, match="a ListStorage has no upstreams"):
+        gateway.remove_upstream("central")
 
 
 def two_drivers(gateway: Gateway) -> None:
