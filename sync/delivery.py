@@ -15,6 +15,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import DataRefused, Misconfigured, StorageClosed, Unreachable
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.receipt import Refusal
+from edgedepot.storage.versions import versions_of
 
 ANSWER_TIMEOUT = 60.0
 """Seconds for which an upstream's receipt may take to become durable; after that the rows are sent again."""
@@ -145,8 +146,7 @@ class Delivery:
         """The rows that the upstream listed as refused, once the others are durable there."""
         if not self._go_on():
             raise Interrupted
-        epoch = self._store.store_epoch
-        versions = [row.version(epoch) for row in rows]
+        versions = versions_of(rows, self._store.store_epoch)
         self.requests += 1
         try:
             receipt = self._upstream.store_readings(rows[0].model, versions)

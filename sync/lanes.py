@@ -46,6 +46,7 @@ class Lanes:
         self._live_running = 0
         self._live_at = -LIVE_PAUSE
         self._unresolved: tuple[Lane, _Order] | None = None
+        self._before: tuple[Lane, _Order] | None = None  # as it was before the latest window
 
     def next(self, limit: int) -> tuple[Lane, Window] | None:
         """The next window, of at most `limit` rows, and its lane; None when nothing is pending."""
@@ -84,12 +85,13 @@ class Lanes:
 
     def sending(self, lane: Lane, window: Window) -> None:
         """A window is about to be sent: what becomes of it is not known from now on."""
+        self._before = self._unresolved
         if self._unresolved is None or _order_of(window) > self._unresolved[1]:
             self._unresolved = (lane, _order_of(window))
 
     def turned_away(self) -> None:
-        """The upstream took nothing of what was sent last, and will not: other rows may go first."""
-        self._unresolved = None
+        """The upstream took nothing of what was sent last, and will not: that holds nothing else up."""
+        self._unresolved = self._before
 
     def taken(self, lane: Lane, window: Window) -> None:
         """A window was resolved and acknowledged."""

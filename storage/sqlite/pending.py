@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from typing import Any
 
@@ -50,17 +50,18 @@ class PendingReader:
         layouts = self._catalogue.layouts()
         width = max((len(layout.stored) for layout in layouts.values()), default=0)
         condition, values = self._chosen(view, position)
-        found: list[tuple[Any, ...]] = []
+        rows: list[Pending] = []
         for piece in view.shape.pieces_between(low, high):
-            if len(found) < limit:
+            if len(rows) < limit:
                 cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
-                found += view.connection.execute(
+                found = view.connection.execute(
                     f"SELECT seq, series, ts, quality{cells} FROM {rows_of(view.shape, piece)}"
                     f" WHERE seq BETWEEN ? AND ? AND series > 0{condition} ORDER BY seq LIMIT ?",
-                    (low, high, *values, limit - len(found)),
-                ).fetchall()
-        end = found[-1][0] if len(found) == limit else self._end(view, low, high, high == last)
-        return None if end is None else Window(low, end, self._rows(view, layouts, found))
+                    (low, high, *values, limit - len(rows)),
+                )
+                rows += self._rows(view, layouts, found)
+        end = rows[-1].seq if len(rows) == limit else self._end(view, low, high, high == last)
+        return None if end is None else Window(low, end, rows)
 
     @staticmethod
     def _end(view: View, low: int, high: int, is_open: bool) -> int | None:
@@ -104,26 +105,27 @@ class PendingReader:
                 return Window(0, 0, rows, place_of(layout.id, partition, series, ts))
         return None
 
-    def _rows(self, view: View, layouts: dict[int, Layout], found: list[tuple[Any, ...]]) -> list[Pending]:
-        if any(row[1] not in self._series for row in found):
-            self._load_series(view)
+    def _rows(self, view: View, layouts: dict[int, Layout], found: Iterable[tuple[Any, ...]]) -> Iterator[Pending]:
+        """Rows as the journal or history has them. One by one, as there are thousands: what SQLite gave is let go of,
+        and a `Pending` made by `tuple` is the same without a call in Python."""
+        new, made = tuple.__new__, Pending
         shapes: dict[int, tuple[type[Reading], str, Callable[[tuple[Any, ...]], Row]]] = {}
-        rows: list[Pending] = []
         for row in found:
-            shape = shapes.get(row[1])
-            if shape is None:
-                shape = shapes[row[1]] = self._shape(layouts, row[1])
-            rows.append(Pending(row[0], shape[0], shape[1], row[2], shape[2](row)))
-        return rows
+            if row[1] not in shapes:
+                shapes[row[1]] = self._shape(view, layouts, row[1])
+            model, device, pick = shapes[row[1]]
+            yield new(made, (row[0], model, device, row[2], pick(row)))
 
     def _load_series(self, view: View) -> None:
         for series, model_id, device in view.connection.execute("SELECT id, model, device_id FROM _series"):
             self._series[series] = (model_id, device)
 
     def _shape(
-        self, layouts: dict[int, Layout], series: int
+        self, view: View, layouts: dict[int, Layout], series: int
     ) -> tuple[type[Reading], str, Callable[[tuple[Any, ...]], Row]]:
         """Model, device, and what picks a series' row out of the journal's columns."""
+        if series not in self._series:
+            self._load_series(view)
         model_id, device = self._series[series]
         layout = layouts[model_id]
         model = layout.whole()

@@ -8,6 +8,7 @@
     python -m tests.benchmarks.influx_writing       readings into a server that speaks InfluxDB's protocol
     python -m tests.benchmarks.timescale_writing    readings into a TimescaleDB
     python -m tests.benchmarks.timescale_aggregate  an hourly average over a million rows in a TimescaleDB
+    python -m tests.benchmarks.sync_drain           a backlog into a TimescaleDB while fresh readings come in
     python -m tests.benchmarks.store_write          dicts and JSON to durable in the local store
     python -m tests.benchmarks.store_ingest         the same at a million rows and at none
     python -m tests.benchmarks.store_latency        from put to durable at 20,000 readings a second

@@ -14,6 +14,7 @@ from tests.benchmarks import (
     store_others,
     store_read,
     store_write,
+    sync_drain,
     timescale_aggregate,
     timescale_writing,
 )
@@ -26,6 +27,7 @@ for benchmark in (
     influx_writing,
     timescale_writing,
     timescale_aggregate,
+    sync_drain,
     store_write,
     store_ingest,
     store_latency,

@@ -1,0 +1,52 @@
+"""Rows made into versions by the thousand are what each would be by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedepot import Reading
+from edgedepot.storage.base import Pending
+from edgedepot.storage.versions import versions_of
+
+
+class Plain(Reading):
+    volts: float
+    amperes: float
+
+
+class Sparse(Reading):
+    count: int | None = None
+    level: float
+    note: str | None = None
+    open: bool | None = None
+
+
+class Empty(Reading):
+    nothing: float | None = None
+
+
+VALUES: dict[type[Reading], tuple[st.SearchStrategy[Any], ...]] = {
+    Plain: (st.floats(allow_nan=False), st.floats(allow_nan=False)),
+    Sparse: (
+        st.none() | st.integers(-(2**63), 2**63 - 1),
+        st.floats(allow_nan=False),
+        st.none() | st.text(),
+        st.none() | st.booleans(),
+    ),
+    Empty: (st.none() | st.just(0.0),),
+}
+times = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
+qualities = st.none() | st.integers(0, 31)
+
+
+@given(st.data(), st.sampled_from(list(VALUES)), st.integers(1, 9))
+def test_they_are_equal(data: st.DataObject, model: type[Reading], epoch: int) -> None:
+    row = st.tuples(qualities, *VALUES[model])
+    pending = st.builds(Pending, st.integers(1, 2**62), st.just(model), st.text(), times, row)
+    rows = data.draw(st.lists(pending, max_size=20))
+    made = versions_of(rows, epoch)
+    assert made == [row.version(epoch) for row in rows]
+    assert [type(version) for version in made] == [type(row.version(epoch)) for row in rows]
