@@ -38,16 +38,17 @@ class _Program(InOrder):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 A first gateway:
-  edgedepot demo                                     see one at work on simulated devices
-  edgedepot check gateway.toml                       every mistake in the file, one line each
-  edgedepot run gateway.toml                         until SIGTERM or Ctrl-C
+  edgedepot demo                  see one at work on simulated devices
+  edgedepot check gateway.toml    every mistake in the file, one line each
+  edgedepot run gateway.toml      until SIGTERM or Ctrl-C
 
 \b
 From another terminal:
   edgedepot status gateway.toml
   edgedepot query gateway.toml weatherstation --last 1h
   edgedepot tail gateway.toml
-  edgedepot ledger gateway.toml""",
+  edgedepot ledger gateway.toml
+  edgedepot quarantine list gateway.toml""",
 )
 @click.version_option(package_name="edgedepot", message="%(prog)s %(version)s")
 def program() -> None:

@@ -56,10 +56,10 @@ zone. JSON lines have an object on each line.
     "--format", "form", type=click.Choice(["csv", "jsonl"]), help="[default: as the file's name ends, else csv]"
 )
 def export(file: Path, model: str, span: Span, fields: str | None, output: Path | None, form: Form | None) -> None:
-    """Write the readings of MODEL as CSV or JSON lines, oldest first.
+    """Write readings of MODEL as CSV or JSON lines.
 
-    Works beside a running gateway, and without one, in constant memory. `edgedepot import` reads back exactly what was
-    written.
+    The oldest comes first. Works beside a running gateway, and without one, in constant memory. `edgedepot import`
+    reads back exactly what was written.
     """
     form = form or FORMS.get(output.suffix.lower() if output else "", "csv")
     with open_store(file) as store:

@@ -86,7 +86,7 @@ def quarantine() -> None:
 Examples:
   edgedepot quarantine list gateway.toml
   edgedepot quarantine list gateway.toml --upstream central --last 1d
-  edgedepot quarantine list gateway.toml --json | jq -r .[].reason | sort | uniq -c
+  edgedepot quarantine list gateway.toml --json | jq -r '.[].reason' | sort | uniq -c
 
 {TIMES}""",
 )

@@ -32,9 +32,10 @@ Examples:
 @FILE
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 def status(file: Path, as_json: bool) -> None:
-    """Show how a gateway stands: its sources, its upstreams, what is pending.
+    """Show how a gateway stands.
 
-    Works whether it runs or not; what only a running gateway knows (states, last errors) comes from the gateway itself.
+    Its sources, its upstreams and what is pending for them, what went wrong, and what to do about it. Works whether
+    it runs or not; what only a running gateway knows (states, last errors) comes from the gateway itself.
     """
     with open_store(file) as store:
         found = read_status(store)

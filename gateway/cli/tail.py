@@ -58,10 +58,11 @@ def tail(
     every: str,
     as_json: bool,
 ) -> None:
-    """Show new readings as they come, of MODEL or of all models, until Ctrl-C.
+    """Show new readings as they come.
 
-    Reads beside the gateway, and only when its store has changed. A reading that is merged with a later one is shown
-    again. One whose time lies more than 30 seconds before the newest of its model does not appear here: `query` has it.
+    Of MODEL or of all models, until Ctrl-C. Reads beside the gateway, and only when its store has changed. A
+    reading that is merged with a later one is shown again. One whose time lies more than 30 seconds before the
+    newest of its model does not appear here: `query` has it.
     """
     if fields is not None and model is None:
         raise click.UsageError("--fields goes with MODEL")
