@@ -1,5 +1,6 @@
 """The local store against a pure model: whatever is done in whatever order, queries are exact and the books balance."""
 
+import os
 import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from edgedepot.storage.base import EVERYTHING, Choice, Lane
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from tests.models import Weather
+from tests.storage.sqlite.crashing import Deed, work_until_killed
 
 T0 = datetime(2026, 3, 28, 22, tzinfo=UTC)
 # Few moments, so that identities meet: around hours' edges, a change to summer time, and partitions' edges.
@@ -37,6 +39,12 @@ readings = st.tuples(devices, moments, data)
 spans = st.tuples(st.none() | moments, st.none() | moments)
 
 
+deeds = st.one_of(
+    st.tuples(st.just("put"), st.lists(readings, min_size=1, max_size=8)),
+    st.tuples(st.just("put"), st.lists(readings, min_size=1, max_size=8)),
+    st.tuples(st.just("delete"), st.none() | devices, st.none() | moments, st.none() | moments),
+    st.just(("fold",)),
+)
 MICROSECOND = timedelta(microseconds=1)
 LANES: list[Lane] = ["backlog", "live"]
 RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")
@@ -120,6 +128,9 @@ class Store(RuleBasedStateMachine):
     @rule(rows=st.lists(readings, min_size=1, max_size=8))
     def put(self, rows: list[tuple[str, datetime, dict[str, Any]]]) -> None:
         self.store.store_readings(Weather, rows)
+        self.arrive_together(rows)
+
+    def arrive_together(self, rows: list[tuple[str, datetime, Values]]) -> None:
         for device, moment, values in rows:
             self.counts["readings"] += 1
             if (device, moment) in self.moving:
@@ -208,11 +219,41 @@ class Store(RuleBasedStateMachine):
     def delete(self, device: str | None, span: tuple[datetime | None, datetime | None]) -> None:
         gone = [key for key in self.rows if self.is_in(key, device, *span)]
         assert self.store.delete_readings(Weather, device, *span) == len(gone)
+        self.forget(gone)
+
+    def forget(self, gone: list[Key]) -> None:
         for key in gone:
             del self.rows[key]
             self.moving.pop(key, None)
             for upstream in self.upstreams.values():
                 upstream.counts["deleted"] += upstream.pending.pop(key, None) is not None
+
+    @precondition(lambda self: self.clock.trusted)
+    @rule(deeds=st.lists(deeds, min_size=1, max_size=4), done=st.integers(0, 4))
+    def crash(self, deeds: list[Deed], done: int) -> None:
+        """Another process does things and is killed: what it said is done is done, and the next thing is, or is not."""
+        self.store.close()
+        said = work_until_killed(self.folder / "x.db", from_micros(self.clock.now()), deeds, min(done, len(deeds)))
+        self.reopened()
+        for deed in deeds[:said]:
+            self.do(deed)
+        if not self.is_as_it_should_be() and said < len(deeds):
+            self.do(deeds[said])
+        assert self.is_as_it_should_be()
+
+    def do(self, deed: Deed) -> None:
+        """What a deed comes to."""
+        if deed[0] == "put":
+            self.arrive_together(deed[1])
+        elif deed[0] == "delete":
+            self.forget([key for key in self.rows if self.is_in(key, *deed[1:])])
+
+    def is_as_it_should_be(self) -> bool:
+        books = self.store.ledger().sources.get("direct", dict.fromkeys(self.counts, 0))
+        rows = self.store.query_readings(Weather)
+        found = {(row.pop("device_id"), row.pop("timestamp")): without_nulls(row) for row in rows}
+        counts = {name: books[name] for name in self.counts}
+        return counts == self.counts and found == {key: values for key, (_, values) in self.rows.items()}
 
     @staticmethod
     def is_in(key: tuple[str, datetime], device: str | None, start: datetime | None, end: datetime | None) -> bool:
@@ -400,4 +441,4 @@ def without_nulls(data: Values) -> Values:
 
 TestStore = Store.TestCase
 
-TestStore.settings = settings(max_examples=60, stateful_step_count=40)
+TestStore.settings = settings(max_examples=int(os.environ.get("STATES", "60")), stateful_step_count=40)
