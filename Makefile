@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
 
-.PHONY: help venv install demo test test-influxdb crash check servers peers bench bench-long comparison bench-small clean
+.PHONY: help venv install demo test test-influxdb states crash check servers peers bench bench-long comparison bench-small clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,6 +36,10 @@ test: servers ## run all tests, against the installed package and real servers
 
 test-influxdb: install ## run the storage contract against a real InfluxDB 2: INFLUXDB_URL, _TOKEN, _ORG, _BUCKET
 	EDGEDEPOT_TEST_INFLUXDB=1 $(BIN)/python -m pytest tests/storage/conformance/test_influxdb.py $(PYTEST)
+
+states: install ## compare the local store with a model in random states; STATES=1500, SEED=n repeats a run
+	STATES=$(or $(STATES),1500) $(BIN)/python -m pytest tests/storage/sqlite/test_states.py \
+		--hypothesis-seed=$(or $(SEED),$(shell date +%s))
 
 crash: install ## rebuild 20,000 states that power cuts may leave of the store, and open each (minutes)
 	$(BIN)/python -m tests.crash $(CRASH)
