@@ -119,10 +119,19 @@ class ControlServer:
                 time.sleep(1.0)
                 self._slots.release()
                 continue
-            thread = threading.Thread(target=self._attend, args=(client,), name="edgedepot-control-client", daemon=True)
-            with self._lock:
-                self._clients[thread] = client
-            thread.start()
+            self._admit(client)
+
+    def _admit(self, client: socket.socket) -> None:
+        thread = threading.Thread(target=self._attend, args=(client,), name="edgedepot-control-client", daemon=True)
+        with self._lock:
+            try:
+                thread.start()
+            except RuntimeError as exc:  # no memory, or no threads left
+                log.warning("control socket: %s", exc)
+                client.close()
+                self._slots.release()
+                return
+            self._clients[thread] = client  # before it can be forgotten, which needs the lock
 
     def _attend(self, client: socket.socket) -> None:
         try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
+_PATIENCE = 5.0  # seconds for a gateway to say how it stands
 _SOURCE_COUNTS = ("messages", "new", "duplicates", "rejected")
 _UPSTREAM_COUNTS = ("pending", "quarantined", "delivered")
 
@@ -53,7 +54,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
 
     live, unheard = None, None
     try:
-        live = ask(socket_path(store.path), Status())
+        live = ask(socket_path(store.path), Status(), _PATIENCE)
     except StorageError as exc:
         unheard = str(exc)
     books = store.ledger()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -355,6 +357,37 @@ def test_status_of_an_upstream_that_somebody_has_to_look_after(
     assert f"{expected[0]}\n" in output("status", site)
     assert upstream()["books"]["pending"] == 12
     assert run.end() == 0
+
+
+def test_status_of_a_gateway_that_hangs(site: Path, gateway: Run) -> None:
+    gateway.process.send_signal(signal.SIGSTOP)
+    try:
+        text = output("status", site)
+    finally:
+        gateway.process.send_signal(signal.SIGCONT)
+    assert text.startswith(f"Gateway roof does not answer: {site.parent}/gateway.db.sock: no answer within 5 s")
+    assert "Upstreams" in text
+    assert output("status", site).startswith("Gateway roof is running")
+
+
+def test_a_gateway_that_is_told_nonsense_by_many_goes_on(site: Path, gateway: Run) -> None:
+    """Clients that flood it, hang and vanish, while others ask for what makes sense."""
+    path = str(site.parent / "gateway.db.sock")
+    hanging = []
+    for number in range(60):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(path)
+        with contextlib.suppress(OSError):  # it does not read to the end what is too long
+            client.sendall((b"[" * 500_000, b'{"version": 1, "do": "drop"', b"\xff\n", b"")[number % 4])
+        if number % 2:
+            client.close()
+        else:
+            hanging.append(client)
+    assert output("quarantine", "drop", site, "--number", "4", "--yes") == "central: 1 reading dropped\n"
+    for client in hanging:
+        client.close()
+    assert [row["number"] for row in listed(site)] == [11]
+    assert not gateway.said("Traceback")
 
 
 def test_two_at_once(site: Path, gateway: Run) -> None:
