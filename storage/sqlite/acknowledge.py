@@ -125,12 +125,12 @@ def _acknowledge_journal(
         passed = count_rows(journal.connection, journal.shape, first, last)
         held = [aside[seq] for seq in aside if first <= seq <= last and _is_in_journal(journal, aside[seq][0])]
         quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in held)
-        skipped = _count_skipped(journal, first, last, book.since, choice)
+        skipped = count_skipped(journal, first, last, book.since, choice)
         delivered = passed - quarantined - skipped
         journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
 
 
-def _count_skipped(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> int:
+def count_skipped(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> int:
     """How many of the readings ``low..high`` are from before a time, or outside a choice."""
     conditions, values = [], list[object]()
     if since is not None:

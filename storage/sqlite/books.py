@@ -173,10 +173,11 @@ class Books:
         self._walked(name, change, rows)
         self._add(name, change, counts)
 
-    def out_of_the_way(self, seq: int, why: str, place: Place | None) -> None:
-        """A row is gone: count it for the upstreams that are still owed it. `place` is where it was in history."""
+    def out_of_the_way(self, seq: int, why: str, place: Place | None, *, in_journal: bool) -> None:
+        """A row is gone: count it for the upstreams that are still owed it. `place` is where it was in history. One
+        that the journal had no more is counted already, where it was not acknowledged."""
         for name, book in self.cursors.items():
-            if book.awaits(seq, place):
+            if (in_journal or seq < book.walk.before) and book.awaits(seq, place):
                 change = self._touch(name)
                 if seq < book.walk.before:
                     self._walked(name, change, 1)

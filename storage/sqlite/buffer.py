@@ -59,7 +59,7 @@ class SQLiteBuffer(Buffer):
     def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
         writing = self._writer_parts()
         position = writing.cursors.position(cursor)
-        with self._reading(False) as (view, _):
+        with writing.cursors.hands, self._reading(False) as (view, _):
             return writing.pending_reader.next(view, cursor, position, writing.writer.durable_seq, limit, lane)
 
     def split(self, cursor: str) -> None:

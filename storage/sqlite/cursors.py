@@ -6,7 +6,7 @@ The file follows with the next commit; what a crash forgets of it is sent once m
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
@@ -76,6 +76,7 @@ class Cursors:
     def __init__(self, books: Books, replays: set[int]) -> None:
         """`replays` are the ids of the cursors that have quarantined rows to send once more."""
         self._lock = threading.Lock()
+        self.hands = threading.RLock()  # who holds it sees all windows that are out, and none goes out
         self._positions: dict[str, Position] = {}
         for book in books.cursors.values():
             self.added(book, EVERYTHING, book.id in replays)
@@ -112,6 +113,23 @@ class Cursors:
             if name not in self._positions:
                 raise InvalidValue(f"there is no cursor {name!r}; there are {sorted(self._positions)}")
             return self._positions[name]
+
+    def hold_hands(self) -> Callable[[], None]:
+        """Have no window go out; returns what ends that."""
+        self.hands.acquire()
+        return self.hands.release
+
+    def choice(self, name: str) -> Choice:
+        """What a cursor gets, as far as it said so."""
+        position = self._positions.get(name)
+        return EVERYTHING if position is None else position.choice
+
+    def has_none(self, name: str, low: int, high: int) -> bool:
+        """Whether a cursor has none of the rows ``low..high``: none acknowledged, none in hand."""
+        position = self._positions.get(name)
+        if position is None or position.acknowledged.gaps(low, high) != [(low, high)]:
+            return False
+        return not any(window.low <= high and window.high >= low for window in position.in_hand.values())
 
     def split(self, name: str, last: int) -> None:
         """Have the rows up to `last` be backlog, where they are not acknowledged."""

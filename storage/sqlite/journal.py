@@ -19,7 +19,7 @@ Everything here runs on the writer's thread, inside its transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgedepot.storage.base import Arrival, Intake, Reject
@@ -61,6 +61,7 @@ class Journal:
         self._is_held = False
         self._reshaped = False
         self._stale = False
+        self._at_the_end: list[Callable[[], None]] = []
         self.replays = connection.execute("SELECT 1 FROM _quarantined WHERE replay = 1").fetchone() is not None
 
     def _last_seq(self) -> int:
@@ -130,9 +131,19 @@ class Journal:
         self.catalogue.committed()
         self._reshaped = False
         self.tail.show(self.shape.generation)
+        self._end()
+
+    def until_the_end(self, callback: Callable[[], None]) -> None:
+        """Call back when the open transaction is committed or undone."""
+        self._at_the_end.append(callback)
+
+    def _end(self) -> None:
+        while self._at_the_end:
+            self._at_the_end.pop()()
 
     def rolled_back(self) -> None:
         """Forget what the undone transaction did."""
+        self._end()
         self._seq = self.committed_seq
         self._rows.clear()
         self._series.clear()
@@ -301,23 +312,24 @@ class Journal:
         self.connection.executemany(
             "INSERT INTO _replaced (series, ts, field, value, at) VALUES (?, ?, ?, ?, ?)", changed
         )
+        place = None
         if series.find(ts) is None:
             place = self.history.take_out(self.catalogue.layout(model), series.id, ts)
-            self.books.out_of_the_way(seq, "superseded", place)
         else:
             self.tail.remove(series, ts)
-            self.books.out_of_the_way(seq, "superseded", None)
-        self._delete_from_piece([seq])
+        self.books.out_of_the_way(seq, "superseded", place, in_journal=self._delete_from_piece(seq))
         if self.replays:
             self.books.supersede_replayed(self.connection, seq)
         return 1 if changed else 0
 
-    def _delete_from_piece(self, seqs: Sequence[int]) -> None:
-        for seq in seqs:
-            piece = self.shape.piece_of(seq)
-            if piece is not None:
-                gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq = ?", (seq,)).rowcount
-                self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
+    def _delete_from_piece(self, seq: int) -> bool:
+        """Whether the row was there: it may be acknowledged by all, thinned or evicted."""
+        piece = self.shape.piece_of(seq)
+        if piece is None:
+            return False
+        gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq = ?", (seq,)).rowcount
+        self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
+        return gone > 0
 
     def settled_layout(self, model: type[Reading]) -> Layout:
         """The layout of a model, written down, with room for all its fields in the journal."""
@@ -395,13 +407,13 @@ class Journal:
         # History goes first: a row that is there and in the journal too is one row, owed through the journal.
         oldest = self.shape.pieces[0].first
         for seq, place in self.history.places_before(layout, scope, oldest):
-            self.books.out_of_the_way(seq, "deleted", place)
+            self.books.out_of_the_way(seq, "deleted", place, in_journal=False)
         count = self.history.delete(layout, scope)
         condition, values = scope_condition(scope)
         for piece in self.shape.pieces:
             doomed = f"SELECT seq FROM {rows_of(self.shape, piece)} WHERE {condition}"
             for (seq,) in self.connection.execute(doomed, values).fetchall():
-                self.books.out_of_the_way(seq, "deleted", None)
+                self.books.out_of_the_way(seq, "deleted", None, in_journal=True)
             gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq IN ({doomed})", values).rowcount
             self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
         series = [series_id for (series_id,) in self.connection.execute(*series_of(scope))]

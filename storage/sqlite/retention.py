@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
-from edgedepot.storage.sqlite.acknowledge import count_rows
+from edgedepot.storage.sqlite.acknowledge import count_rows, count_skipped
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.downsampled import is_kept, keep_more, kept_table
 from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces
 from edgedepot.storage.sqlite.journal import Journal
@@ -34,12 +34,14 @@ from edgedepot.storage.sqlite.tables import (
     rows_end,
     rows_of,
 )
+from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.walk import END, NEVER, owed
 
 SWEPT = 2_000
 """So many hours are deleted at a time."""
 _KEPT_STEP = 24 * HOUR
 """What is kept downsampled goes by days."""
+_LAST_MINUTE = 2**62
 _HEADROOM = 8_000_000
 """Room left below the limit for what comes in until the next look, where the limit is not small."""
 
@@ -51,8 +53,11 @@ class Retention:
     """`next` says what to do, for as long as there is something. What it could not help stands in `is_over`; `full`
     tells why the store takes no readings."""
 
-    def __init__(self, connection: sqlite3.Connection, journal: Journal, limits: Limits) -> None:
+    def __init__(self, connection: sqlite3.Connection, journal: Journal, cursors: Cursors, limits: Limits) -> None:
         self._connection = connection
+        self._cursors = cursors
+        self._thinned: set[int] = set()
+        self._batches: list[Batch] = []
         self._journal = journal
         self._limits = limits
         self._unswept = set(journal.shape.horizons)
@@ -108,7 +113,7 @@ class Retention:
         young = " OR ".join(
             f"model = {model}" + ("" if age is None else f" AND ts >= {now - age}") for model, age in ages.items()
         )
-        closed = self._closed()
+        closed = closed_pieces(self._journal.shape)
         if not closed or not young:
             return None
         table = rows_of(self._journal.shape, closed[0][0])
@@ -221,12 +226,6 @@ class Retention:
 
     # -- the journal ----------------------------------------------------------------------------------------------
 
-    def _closed(self) -> list[tuple[Piece, int]]:
-        """The pieces that get no more rows and are in history, each with its last number."""
-        shape = self._journal.shape
-        pairs = [(piece, after.first - 1) for piece, after in pairwise(shape.pieces)]
-        return [(piece, last) for piece, last in pairs if last <= shape.folded.low and not piece.aside]
-
     def _acknowledged(self) -> Deed | None:
         """Pieces that were acknowledged since the fold looked."""
         pieces = acknowledged_pieces(self._journal)
@@ -239,10 +238,21 @@ class Retention:
             deed = self._drop_oldest(layout, mine, now)
             if deed is not None:
                 return deed
-        closed = self._closed()
+        closed = closed_pieces(self._journal.shape)
         if closed and not self._limits.block:
-            return self._eviction(*closed[0])
+            return self._thinning(closed) or self._eviction(*closed[0])
         return None if closed else self._closing()
+
+    def _thinning(self, closed: list[tuple[Piece, int]]) -> Deed | None:
+        """The next batch to thin; each piece is gone through once."""
+        for piece, _ in closed:
+            if not self._batches and piece.id not in self._thinned:
+                self._thinned.add(piece.id)
+                self._batches = list(batches(self._connection, self._journal.shape, piece, _LAST_MINUTE))
+        if not self._batches:
+            return None
+        batch = self._batches.pop(0)
+        return lambda journal: thin(journal, self._cursors, batch)
 
     def _closing(self) -> Deed | None:
         """End the last piece early, so that it can be dropped as soon as it is acknowledged."""
@@ -268,11 +278,7 @@ class Retention:
         for name, book in journal.books.cursors.items():
             for low, high in book.acknowledged.gaps(piece.first, last):
                 rows = count_rows(self._connection, journal.shape, low, high)
-                older = (
-                    f"SELECT count(series) FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND ts < ?"
-                )
-                since = NEVER if book.since is None else book.since
-                skipped = self._connection.execute(older, (low, high, since)).fetchone()[0]
+                skipped = count_skipped(journal, low, high, book.since, self._cursors.choice(name))
                 journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
         self._drop_pieces([piece])
 

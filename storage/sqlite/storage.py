@@ -42,6 +42,7 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.select import read_devices, select_readings
+from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
@@ -265,6 +266,25 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         """Drop now what is older or more than `keep` and `keep_bytes` allow, and return when that is done. The store
         does so by itself, after each fold and every five minutes."""
         self._writer_parts().writer.retain()
+
+    def thin(self, before: datetime) -> int:
+        """Of what upstreams still await, put each device's readings of a minute into one; how many went. The last of
+        the minute stays, flagged in its quality, with the averages of its float fields; the books count the others as
+        thinned. Only minutes that end by `before`, and of which no upstream has received anything. History keeps all.
+        The store does so by itself where `keep_bytes` demands it. Returns when that is committed."""
+        writing, end = self._writer_parts(), micros_of(before, "before")
+        self.fold()
+        found: list[Batch] = []
+
+        def plan(journal: Journal) -> int:
+            closed = closed_pieces(journal.shape)
+            found[:] = [
+                batch for piece, _ in closed for batch in batches(journal.connection, journal.shape, piece, end)
+            ]
+            return 0
+
+        self._do(plan)
+        return sum(self._do(lambda journal: thin(journal, writing.cursors, batch)) or 0 for batch in found)  # noqa: B023
 
     def release_held(self) -> None:
         """Hand on what is held as nobody knows when it came, at estimated times (flagged 16 in `quality`); returns when

@@ -20,6 +20,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.connection import sync_wal
+from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.fold import Fold
 from edgedepot.storage.sqlite.items import Item, Write
 from edgedepot.storage.sqlite.journal import Journal
@@ -30,6 +31,7 @@ from edgedepot.storage.sqlite.retention import Deed, Retention
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 RETAIN_SECONDS = 300.0
+ROOM_SECONDS = 0.05
 PRESSED_SECONDS = 10.0
 """How soon the store looks again for room where it found too little."""
 # What the data of an item can cause; any other error of SQLite lies in the disk or the file.
@@ -55,6 +57,7 @@ class Writer:
         clock: Clock,
         pace: Pace,
         limits: Limits,
+        cursors: Cursors,
         full_sync: bool,
     ) -> None:
         self._connection = connection
@@ -80,7 +83,7 @@ class Writer:
         self._fold = Fold(connection, journal, pace.piece_rows, limits)
         self._fold_at = clock.monotonic() + pace.fold_interval
         self._folds = Calls()
-        self._retention = Retention(connection, journal, limits)
+        self._retention = Retention(connection, journal, cursors, limits)
         self._retains = Calls()
         self._retain_at = clock.monotonic() if limits else None
         self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
@@ -286,10 +289,11 @@ class Writer:
             self._retain_at = self._clock.monotonic()
 
     def _retain_on(self) -> None:
-        """One step of retention, where it is due; more where there is no room."""
+        """One step of retention, where it is due; some more where there is no room."""
+        until = self._clock.monotonic() + ROOM_SECONDS
         while self._retain_due():
             self._retain_step()
-            if not self._retention.exceeds(headroom=False):
+            if self._clock.monotonic() >= until or not self._retention.exceeds(headroom=False):
                 return
 
     def _retain_step(self) -> None:

@@ -59,7 +59,7 @@ class Writing:
         self.books = journal.books
         self.cursors = Cursors(journal.books, replaying_cursors(self._connection))
         self.pending_reader = PendingReader(self.catalogue)
-        self.writer = Writer(self._connection, journal, path, clock, pace, limits, full_sync)
+        self.writer = Writer(self._connection, journal, path, clock, pace, limits, self.cursors, full_sync)
         self._closed = False
 
     def held(self) -> list[tuple[int, int]]:

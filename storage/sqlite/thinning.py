@@ -1,0 +1,161 @@
+"""Thinning: of what upstreams still await, whole minutes become one row each, before anything is given up for good.
+
+    _j_4   | a . a . a . b . a . b ...        rows of a minute of one series that no upstream has received
+                          |   v
+           |              b   a               the last keeps its identity and number: floats are the minute's averages,
+                                              other values the last there were; the others count as thinned
+
+Only rows that are in history, of pieces that get no more rows. History is left as it is. Rows of a minute that came in
+much later than the others are thinned by themselves. Runs on the writer's thread, inside its transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Any
+
+from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.cursors import Cursors
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.shape import Piece, Shape
+from edgedepot.storage.sqlite.tables import cell, rows_of, value_columns
+from edgedepot.storage.values import Quality
+
+MINUTE = 60_000_000
+_BATCH = 5_000
+_NEAR = 5_000
+"""So many rows before and behind a piece are looked at for the rest of a minute."""
+_HEAD = 4
+Cells = tuple[Any, ...]
+"""Series, timestamp, number, quality, and the values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to thin in one transaction: of these series, with ``low <= ts < high``."""
+
+    piece: int
+    series: list[int]
+    low: int
+    high: int
+
+
+def closed_pieces(shape: Shape) -> list[tuple[Piece, int]]:
+    """The pieces that get no more rows and are in history, each with its last number."""
+    pairs = [(piece, after.first - 1) for piece, after in pairwise(shape.pieces)]
+    return [(piece, last) for piece, last in pairs if last <= shape.folded.low and not piece.aside]
+
+
+def batches(connection: sqlite3.Connection, shape: Shape, piece: Piece, before: int) -> Iterator[Batch]:
+    """What to thin in a piece, of the minutes that end by `before`, so much at a time that commits can wait for it."""
+    before -= before % MINUTE
+    query = f"SELECT series, count(*), min(ts), max(ts) FROM {rows_of(shape, piece)} WHERE series > 0 AND ts < ?"
+    together: list[int] = []
+    rows = 0
+    low, high = before, before
+    for series, count, first, last in connection.execute(f"{query} GROUP BY series", (before,)).fetchall():
+        parts = -(-count // _BATCH)
+        if parts > 1:
+            width = ((last - first) // parts // MINUTE + 1) * MINUTE
+            for start in range(first - first % MINUTE, last + 1, width):
+                yield Batch(piece.id, [series], start, min(start + width, before))
+            continue
+        if rows + count > _BATCH:
+            yield Batch(piece.id, together, low, high)
+            together, rows, low = [], 0, before
+        together = [*together, series]
+        rows += count
+        low = min(low, first - first % MINUTE)
+    if together:
+        yield Batch(piece.id, together, low, high)
+
+
+def thin(journal: Journal, cursors: Cursors, batch: Batch) -> int:
+    """Thin a batch; how many rows went."""
+    place = next((index for index, piece in enumerate(journal.shape.pieces) if piece.id == batch.piece), None)
+    if place is None:
+        return 0
+    journal.until_the_end(cursors.hold_hands())
+    piece, after = journal.shape.pieces[place : place + 2]
+    elsewhere = set(_minutes_near(journal, batch, piece.first - _NEAR, piece.first - 1))
+    elsewhere |= set(_minutes_near(journal, batch, after.first, after.first + _NEAR))
+    doomed: list[int] = []
+    for minute, rows in _minutes(journal, piece, batch):
+        if len(rows) > 1 and minute not in elsewhere:
+            doomed += _thin_minute(journal, cursors, piece, rows)
+    journal.connection.executemany(f"DELETE FROM {piece.table} WHERE seq = ?", [(seq,) for seq in doomed])
+    journal.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (len(doomed), piece.id))
+    return len(doomed)
+
+
+def _minutes(journal: Journal, piece: Piece, batch: Batch) -> Iterator[tuple[tuple[int, int], list[Cells]]]:
+    """The rows of each series and minute, by time."""
+    width = max(len(layout.written) for layout in journal.catalogue.layouts().values())
+    cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
+    found = journal.connection.execute(
+        f"SELECT series, ts, seq, quality{cells} FROM {rows_of(journal.shape, piece)}"
+        " WHERE series IN (SELECT value FROM json_each(?)) AND ts >= ? AND ts < ? ORDER BY series, ts, seq",
+        (json.dumps(batch.series), batch.low, batch.high),
+    ).fetchall()
+    for minute, rows in groupby(found, key=_minute_of):
+        yield minute, list(rows)
+
+
+def _minute_of(row: Cells) -> tuple[int, int]:
+    return row[0], row[1] // MINUTE
+
+
+def _minutes_near(journal: Journal, batch: Batch, low: int, high: int) -> Iterator[tuple[int, int]]:
+    for piece in journal.shape.pieces_between(low, high):
+        query = f"SELECT series, ts FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ?"
+        for row in journal.connection.execute(f"{query} AND ts >= ? AND ts < ?", (low, high, batch.low, batch.high)):
+            yield _minute_of(row)
+
+
+def _thin_minute(journal: Journal, cursors: Cursors, piece: Piece, rows: list[Cells]) -> list[int]:
+    """Put a minute's rows into the last, where upstreams let it; the numbers of the others."""
+    numbers = [row[2] for row in rows]
+    awaiting = _awaiting(journal, cursors, min(numbers), max(numbers))
+    if not awaiting:
+        return []
+    for name in awaiting:
+        journal.books.settle(name, thinned=len(rows) - 1)
+    series = journal.tail.series(rows[0][0])
+    assert series is not None
+    layout = journal.catalogue.layouts()[series.model_id]
+    columns = value_columns(layout)[: piece.width]
+    values = [_value(layout, index, [row[_HEAD + index] for row in rows]) for index in range(len(columns))]
+    quality = int(Quality.THINNED)
+    for row in rows:
+        quality |= row[3] or 0
+    journal.connection.execute(
+        f"UPDATE {piece.table} SET {', '.join(f'{name} = ?' for name in ('quality', *columns))} WHERE seq = ?",
+        (quality, *values, numbers[-1]),
+    )
+    return numbers[:-1]
+
+
+def _awaiting(journal: Journal, cursors: Cursors, low: int, high: int) -> list[str]:
+    """The upstreams that await the rows ``low..high``; none where one has some of them, maybe only in hand."""
+    found = []
+    for name, book in journal.books.cursors.items():
+        if cursors.has_none(name, low, high):
+            found.append(name)
+        elif book.acknowledged.gaps(low, high):
+            return []
+    return found
+
+
+def _value(layout: Layout, index: int, cells: list[Any]) -> Any:
+    values = [value for value in cells if value is not None]
+    if not values or layout.written[index].type is not float:
+        return values[-1] if values else None
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        return math.fsum(value / len(values) for value in values)
