@@ -297,12 +297,12 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.name))
 
 
-def fill(store: SQLiteStorage, first: int, last: int) -> None:
-    """Readings each second, from a number to another, at the time that they say."""
+def fill(store: SQLiteStorage, first: int, last: int, step: int = 1) -> None:
+    """Readings some seconds apart, from a number to another, at the time that they say."""
     clock = clock_of(store)
     for start in range(first, last, 2000):
-        clock.step(to_micros(T0 + timedelta(seconds=start + 2000)) / 1e6 - clock.now() / 1e6)
-        moments = ((number, T0 + timedelta(seconds=number)) for number in range(start, start + 2000))
+        clock.step(to_micros(T0 + timedelta(seconds=step * (start + 2000))) / 1e6 - clock.now() / 1e6)
+        moments = ((number, T0 + timedelta(seconds=step * number)) for number in range(start, start + 2000))
         rows = [(f"d{n % 7}", moment, {"temperature": n / 7, "humidity": n / 3, "count": n}) for n, moment in moments]
         store.store_readings(Weather, rows).wait("committed")
         if start % 10_000 == 0:
@@ -377,14 +377,14 @@ def fill_pending(store: SQLiteStorage, count: int) -> None:
 def test_pending_rows_are_evicted_last_and_oldest_first(path: Path) -> None:
     with opened(path, keep_bytes=1_000_000, piece_rows=1000) as store:
         store.add_cursor("central")
-        store.add_cursor("since", T0 + timedelta(seconds=500))
+        store.add_cursor("since", T0 + timedelta(minutes=500))
         store.store_readings(Weather, days(-2, 0)).wait("committed")
         window = store.pending("central", 10)
         assert window is not None
         store.acknowledge("central", window)
         window = store.pending("central", 10)
         assert window is not None
-        fill(store, 0, 60_000)
+        fill(store, 0, 60_000, 60)
         store.fold()
         store.retain()
         books = store.ledger()
@@ -397,7 +397,7 @@ def test_pending_rows_are_evicted_last_and_oldest_first(path: Path) -> None:
         left = drain(store, "central", 5000)
         assert len(left) == 60_024 - 10 - evicted
         assert [moment for _, _, moment in left] == [
-            T0 + timedelta(seconds=n) for n in range(60_000 - len(left), 60_000)
+            T0 + timedelta(minutes=n) for n in range(60_000 - len(left), 60_000)
         ]
         assert len(drain(store, "since", 5000)) == len(left)
         assert store.ledger().problems == []
