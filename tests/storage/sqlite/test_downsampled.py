@@ -18,7 +18,7 @@ from edgedepot.storage.sqlite.downsampled import keep_more
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.test_failures import Failing, act, state
-from tests.storage.sqlite.test_retention import horizon, opened
+from tests.storage.sqlite.test_retention import clock_of, horizon, opened
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -112,7 +112,7 @@ def test_days_that_a_partition_cuts_are_put_together_again(path: Path) -> None:
             chosen = {
                 key: data for key, data in rows.items() if T0 + day * DAY <= key[1] + 7 * HOUR < T0 + (day + 1) * DAY
             }
-            store._clock.step(86_400)  # type: ignore[attr-defined]
+            clock_of(store).step(86_400)
             put(store, chosen)
             store.fold()
             store.retain()
