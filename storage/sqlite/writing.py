@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -20,11 +21,15 @@ from edgedepot.storage.sqlite.connection import (
 )
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
+from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writer import Writer
+
+log = logging.getLogger(__name__)
 
 
 class Writing:
@@ -53,6 +58,7 @@ class Writing:
                 self.catalogue = Catalogue.load(self._connection)
                 journal = Journal(self._connection, self.catalogue, clock, hold_uncertain)
                 sync_what_was_left(path)
+                _check_books(self._connection, path)
             undo.pop_all()
         self._journal = journal
         self.tail = journal.tail
@@ -89,3 +95,9 @@ def _settled_gateway_id(connection: sqlite3.Connection, path: Path, given: str |
             "upstream they would mix; use a new file, or the same id"
         )
     return given
+
+
+def _check_books(connection: sqlite3.Connection, path: Path) -> None:
+    """Say so where the books do not balance. It takes time with the number of the journal's pieces."""
+    for problem in read_ledger(View(connection, None)).problems:
+        log.error("%s: the books do not balance: %s", path, problem)

@@ -230,3 +230,16 @@ def test_what_a_late_cursor_skips_of_history_is_not_counted_when_it_is_deleted(p
         store.add_cursor("central", T0 + timedelta(seconds=3))
         store.delete_readings(Weather, end=T0 + timedelta(seconds=2))
         assert (store.count_pending("central"), store.ledger().problems) == (1, [])
+
+
+def test_books_that_do_not_balance_are_said_when_the_store_is_opened(
+    store: SQLiteStorage, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store, 1, 2)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM _j_1 WHERE seq = 1")
+    connection.close()
+    with SQLiteStorage(path):
+        pass
+    assert "the books do not balance: upstream central: 2 versions were written, 1 are accounted for" in caplog.text
