@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby, pairwise
+from operator import itemgetter
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.hours import Span, add_hours
@@ -41,7 +42,8 @@ from edgedepot.storage.sqlite.tables import (
 )
 from edgedepot.storage.sqlite.tail import Series
 
-CHUNK = 3_000
+CHUNK, LEAST = 3_000, 500
+"""Rows of a step at most, and where commits are in a hurry."""
 CLEANED = 300
 LARGER = 8
 """So many times larger are a journal's pieces in an outage, when they cannot go, so that there are few."""
@@ -58,6 +60,7 @@ class Fold:
         self._limits = limits
         self._journal = journal
         self._piece_rows = piece_rows
+        self._rows = CHUNK
 
     @property
     def active(self) -> bool:
@@ -88,16 +91,26 @@ class Fold:
             journal.rolled_back()
             raise
         journal.tail.hide()
-        for series, group in groupby(rows, key=lambda row: row[0]):
+        for series, group in groupby(rows, key=itemgetter(0)):
             journal.tail.forget(series, [seq for _, _, seq in group])
         journal.tail.show(journal.shape.generation)
 
+    def took(self, seconds: float, flush_interval: float) -> None:
+        """How long the last step took. The next is so large that commits wait for it a quarter of their interval."""
+        if seconds > 0:
+            wanted = int(self._rows * flush_interval / 4 / seconds)
+            self._rows = max(LEAST, min(CHUNK, 2 * self._rows, wanted))
+
     def _next_rows(self) -> Iterator[Unfolded]:
         wanted = self._wanted()
-        left = CHUNK
+        spans = list(wanted)
+        if not spans:
+            return
+        first, last, whole = spans[0][0], spans[-1][1], len(spans) == 1
+        left = self._rows
         for series in self._journal.tail.from_series(self._journal.shape.folded.series):
             for ts, seq in zip(series.times, series.seqs, strict=True):
-                if seq in wanted:
+                if first <= seq <= last and (whole or seq in wanted):
                     yield series, ts, seq
                     left -= 1
                     if not left:
@@ -119,8 +132,12 @@ class Fold:
         return shape.spans([piece for piece in shape.pieces if piece.id == folded.piece])[0]
 
     def _fold_rows(self, rows: list[Unfolded]) -> None:
-        for model_id, group in groupby(sorted(rows, key=lambda row: row[0].model_id), key=lambda row: row[0].model_id):
-            self._fold_model(self._journal.catalogue.layouts()[model_id], list(group))
+        layouts = self._journal.catalogue.layouts()
+        by_model: dict[int, list[Unfolded]] = {}
+        for series, group in groupby(rows, key=itemgetter(0)):
+            by_model.setdefault(series.model_id, []).extend(group)
+        for model_id, those in by_model.items():
+            self._fold_model(layouts[model_id], those)
         newest = {series.id: series.newest for series, _, _ in rows}
         self._connection.executemany(
             "UPDATE _series SET newest = ? WHERE id = ?", [(ts, series) for series, ts in newest.items()]

@@ -130,6 +130,11 @@ class Tail:
 
     def forget(self, series: Series, seqs: list[int]) -> None:
         """These rows are in history now. When the rows are hidden."""
+        if series.seqs[: len(seqs)] == array("q", seqs):
+            del series.seqs[: len(seqs)]
+            del series.times[: len(seqs)]
+            self.rows -= len(seqs)
+            return
         gone = set(seqs)
         keep = [place for place, seq in enumerate(series.seqs) if seq not in gone]
         series.times = array("q", [series.times[place] for place in keep])

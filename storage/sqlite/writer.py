@@ -268,7 +268,9 @@ class Writer:
             self._folds.begun = self._folds.wanted
             self._fold.begin()
         if self._fold.active:
+            began = self._clock.monotonic()
             self._fold.step()
+            self._fold.took(self._clock.monotonic() - began, self._pace.flush_interval)
         if not self._fold.active:
             self._fold_at = self._clock.monotonic() + self._pace.fold_interval
             self._retain_at = None if self._retain_at is None else self._clock.monotonic()

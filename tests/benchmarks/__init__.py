@@ -13,6 +13,7 @@
     python -m tests.benchmarks.store_ingest         the same at a million rows and at none
     python -m tests.benchmarks.store_latency        from put to durable at 20,000 readings a second
     python -m tests.benchmarks.store_card           bytes that reach the device (needs root)
+    python -m tests.benchmarks.store_retention      letting 600,000 old readings go beside a writer
     python -m tests.benchmarks.store_read           the newest readings, and a range
     python -m tests.benchmarks.store_aggregate      a year of one device by hour, day and month
     python -m tests.benchmarks.store_open           opening after SIGKILL; a long backlog in 64 MiB

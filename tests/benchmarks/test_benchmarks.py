@@ -47,6 +47,12 @@ def test_bytes_to_the_card_are_measured_or_the_reason_is_said() -> None:
         assert names == ["1 s commits, 1 model", "1 s commits, 5 models", "10 s commits, 1 model", *ACKNOWLEDGING]
 
 
+def test_retention_is_measured() -> None:
+    found = run("store_retention")
+    written = [] if "bytes_not_measured" in found else ["written by retention"]
+    assert [result["name"] for result in found["results"]] == ["longest commit", *written]
+
+
 def test_other_libraries_run_or_are_named() -> None:
     found = run("store_others")
     measured = {result["name"].partition(",")[0] for result in found["results"]}
