@@ -6,6 +6,7 @@ A request is an object on a line, ``{"version": 1, "do": "replay", "upstream": "
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +27,8 @@ SIZE_LIMIT = 1 << 20
 """Bytes of a request."""
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+_Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_counting = threading.Lock()  # what is counted first must not be changed by another request before it is
 _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 _EXAMPLE = json.dumps({"version": VERSION, "do": "status"})
 
@@ -75,7 +78,7 @@ class Which(Request, frozen=True, kw_only=True):
     start: Moment | None = None
     end: Moment | None = None
     reason: str | None = None
-    number: int | None = None
+    number: _Number | None = None
 
     def filters(self) -> dict[str, Any]:
         """As the arguments of the store's methods."""
@@ -95,9 +98,10 @@ class Replay(Which, frozen=True, kw_only=True):
     def run(self, desk: Desk) -> dict[str, Any]:
         store = _sqlite(desk)
         found = {}
-        for name, (count, filters) in self._of_each(store).items():
-            replayed = store.replay_quarantined(**filters)
-            found[name] = {"replayed": replayed, "superseded": max(0, count - replayed)}
+        with _counting:
+            for name, (count, filters) in self._of_each(store).items():
+                replayed = store.replay_quarantined(**filters)
+                found[name] = {"replayed": replayed, "superseded": max(0, count - replayed)}
         return {"upstreams": found}
 
 
@@ -106,8 +110,9 @@ class Drop(Which, frozen=True, kw_only=True):
 
     def run(self, desk: Desk) -> dict[str, Any]:
         store = _sqlite(desk)
-        each = self._of_each(store).items()
-        return {"upstreams": {name: store.drop_quarantined(**filters) for name, (_, filters) in each}}
+        with _counting:
+            each = self._of_each(store).items()
+            return {"upstreams": {name: store.drop_quarantined(**filters) for name, (_, filters) in each}}
 
 
 class RemoveUpstream(Request, frozen=True, kw_only=True, tag="remove_upstream"):

@@ -33,6 +33,7 @@ _FILTERS = (
     click.option("--model", metavar="MODEL", help="Only readings of this model."),
     click.option("--reason", metavar="TEXT", help="Only what was refused with words that hold this text."),
 )
+_MOST = 2**63 - 1  # what the store can count to
 _NUMBER = click.option("--number", type=click.IntRange(1), metavar="N", help="Only the one that `list` numbers so.")
 
 
@@ -51,7 +52,7 @@ def _filtered(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         which = {
             **{"upstream": upstream, "measurement": model and model.lower(), "device": span.device},
-            **{"start": span.start, "end": span.end, "reason": reason, "number": number},
+            **{"start": span.start, "end": span.end, "reason": reason, "number": number and min(number, _MOST)},
         }
         for text in (upstream, model, reason, span.device):
             if text is not None and text_problem(text):
@@ -101,7 +102,7 @@ def list_(file: Path, which: dict[str, Any], zone: tzinfo, limit: int, as_json: 
     """
     with open_store(file) as store:
         _check_upstream(store, which)
-        found = store.quarantined(**which, limit=limit)
+        found = store.quarantined(**which, limit=min(limit, _MOST))
         total = sum(store.count_quarantined(**which).values()) if len(found) == limit else len(found)
         others = sum(store.count_quarantined().values())
     if as_json:
@@ -132,7 +133,7 @@ def show(file: Path, number: int, upstream: str | None, tz: str, as_json: bool) 
     """
     zone = zone_of(tz)
     with open_store(file) as store:
-        which: dict[str, Any] = {"upstream": upstream, "number": number}
+        which: dict[str, Any] = {"upstream": upstream, "number": min(number, _MOST)}
         _check_upstream(store, which)
         found, models = store.quarantined(**which), store.models()
     if not found:

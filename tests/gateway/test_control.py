@@ -38,6 +38,7 @@ NONSENSE = [
     b'{"version": 1, "do": "x"}\n',
     b'{"version": 1, "do": "status", "loudly": true}\n',
     b'{"version": 1, "do": "replay", "upstream": 3}\n',
+    b'{"version": 1, "do": "drop", "number": 9223372036854775808}\n',
     b'{"version": 1, "do": "replay", "start": "2026-01-01T00:00:00"}\n',
     b'{"version": 1, "do": "replay", "reason": "\xff"}\n',
     b'{"version": "1", "do": "status"}\n',

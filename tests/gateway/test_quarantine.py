@@ -205,6 +205,7 @@ def test_show(quiet: Path) -> None:
         (["quarantine", "replay", "FILE", "--device", "\udcff"], r"'\udcff' holds a lone surrogate"),
         (["quarantine", "replay", "FILE", "--wait", "long"], "--wait: found 'long', expected a duration"),
         (["quarantine", "replay", "FILE", "--number", "0"], "Invalid value for '--number'"),
+        (["quarantine", "show", "FILE", "9" * 30], f"reading {'9' * 30} is not quarantined"),
         (["upstream", "remove", "FILE", "centrall"], 'no upstream "centrall" (did you mean "central"?)'),
     ],
 )
@@ -397,6 +398,7 @@ def test_two_at_once(site: Path, gateway: Run) -> None:
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
+    assert "superseded" not in "".join(said)
     assert sum(int(found) for text in said for found in re.findall(r"(\d+) readings? to be sent", text)) == 2
     eventually(lambda: books(site)["delivered"] == 12)
 
