@@ -378,6 +378,8 @@ from edgedepot.storage.sqlite import downsampled
 from tests.models import Weather
 
 class Clock:
+    trusted = True
+    boot = "boot"
     monotonic = staticmethod(time.monotonic)
     micros = 0
     def now(self): return self.micros
