@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from edgedepot.storage.base import Ledger
 from edgedepot.storage.sqlite.acknowledge import count_held, count_pending
 from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
+from edgedepot.storage.sqlite.missing import where_missing
 from edgedepot.storage.sqlite.view import View
 
 
@@ -33,10 +34,10 @@ def read_ledger(view: View) -> Ledger:
         }
         for name, book in sorted(books.cursors.items())
     }
-    return Ledger(dict(sorted(sources.items())), upstreams, _problems(sources, upstreams))
+    return Ledger(dict(sorted(sources.items())), upstreams, [*_of_sources(sources), *_of_upstreams(upstreams, view)])
 
 
-def _problems(sources: Mapping[str, Mapping[str, int]], upstreams: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _of_sources(sources: Mapping[str, Mapping[str, int]]) -> list[str]:
     found: list[str] = []
     for name, n in sources.items():
         accounted = n["decoded"] + n["ignored"] + n["rejected"]
@@ -45,8 +46,15 @@ def _problems(sources: Mapping[str, Mapping[str, int]], upstreams: Mapping[str, 
         accounted = n["new"] + n["merged"] + n["duplicates"] + n["rejected_readings"]
         if n["readings"] != accounted:
             found.append(f"source {name}: {n['readings']} readings were decoded, {accounted} are accounted for")
+    return found
+
+
+def _of_upstreams(upstreams: Mapping[str, Mapping[str, int]], view: View) -> list[str]:
+    found: list[str] = []
     for name, n in upstreams.items():
         accounted = sum(count for column, count in n.items() if column != "versions")
         if n["versions"] != accounted:
-            found.append(f"upstream {name}: {n['versions']} versions were written, {accounted} are accounted for")
+            where = where_missing(view)
+            text = f"upstream {name}: {n['versions']} versions were written, {accounted} are accounted for; {where}"
+            found.append(text)
     return found
