@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.crash.disk import KINDS, Disk, Files, Kind, digest, disks
 from tests.crash.judge import BrokenPromise, Found, compare, examine, put
 from tests.crash.promises import Promises
-from tests.crash.recording import NOT_RECORDED, Mark, Operation, Recording, RecordingError, build, record
+from tests.crash.recording import NOT_RECORDED, Mark, Operation, Recording, RecordingError, Replace, build, record
 from tests.crash.themes import THEMES, UNTIMED, Between
 from tests.crash.workload import PLANTED
 
@@ -140,6 +140,6 @@ def _cuts_at(
     operations: list[Operation], moments: set[int], seed: str, kinds: tuple[Kind, ...]
 ) -> Iterator[tuple[int, Kind, Files]]:
     for done, disk in disks(operations):
-        if done in moments:
+        if done in moments and not isinstance(operations[done - 1], Replace):  # what is promised then comes next
             for kind in kinds:
                 yield done, kind, disk.cut(kind, random.Random(f"{seed}/{done}/{kind}"))
