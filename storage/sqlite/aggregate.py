@@ -1,7 +1,7 @@
 """`aggregate` on the store's tables: parts that are added up.
 
     |..|========================================================|...|  ~~~~~~
-     raw               whole hours: _hour_<model>                raw    rows that are not in history yet
+     raw               whole hours: _hour_<model>_<n>            raw    rows that are not in history yet
 
 Each part gives rows of (series, bucket, partial result); partial results of one bucket are combined here. Hours that a
 bucket's edge cuts, and hours out of which a row was taken (`_dirty`), are read raw. So the answer is exact, always.
@@ -20,7 +20,7 @@ from edgedepot.storage.query import Aggregation
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.downsampled import kept_spans, kept_table, why_not
 from edgedepot.storage.sqlite.select import converter
-from edgedepot.storage.sqlite.shape import Rule
+from edgedepot.storage.sqlite.shape import Partition, Rule
 from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table
 from edgedepot.storage.sqlite.view import View, places
 
@@ -116,8 +116,12 @@ class _Question:
         self._column = places(layout, asked.scope.model)[asked.field.name]
         index = int(self._column[1:]) if self._column[1:].isdigit() else None
         self.method = _method(asked, index)
-        # Before a field's first fold there is nothing of it in history.
-        self._in_history = layout.id in view.shape.hours and (index is None or index < view.shape.hours[layout.id])
+        # Of partitions without rows that may have the field there is nothing to ask.
+        self._hours = [
+            (partition, hour_table(layout, partition))
+            for partition, _ in view.partitions(layout, asked.scope)
+            if partition.hours is not None and (index is None or index < partition.hours)
+        ]
         self._view = view
         self._layout = layout
         self._asked = asked
@@ -144,7 +148,7 @@ class _Question:
     def _rows(self) -> Iterator[tuple[Any, ...]]:
         yield from self._unfolded()
         yield from self._kept()
-        bounds = self._bounds() if self._in_history else None
+        bounds = self._bounds()
         if bounds is None:
             return
         hours: list[Span] = []
@@ -210,19 +214,14 @@ class _Question:
         """As `_ranges`, of what is kept."""
         table = kept_table(self._layout, rule)
         days = f"SELECT DISTINCT t.start / {HOUR} - ((t.start / {HOUR} % 24) + 24) % 24 FROM json_each(?) AS one"
-        return self._days(f"{days} CROSS JOIN {table} AS t ON t.series = one.value", low, high)
+        return self._days([f"{days} CROSS JOIN {table} AS t ON t.series = one.value"], low, high)
 
     def _bounds(self) -> tuple[int, int] | None:
         """From when to when history has rows of the scope, to the hour where the scope is open."""
-        low, high = self._view.connection.execute(
-            f"SELECT min((SELECT min(hour) FROM {hour_table(self._layout)} WHERE series = value)),"
-            f" max((SELECT max(hour) FROM {hour_table(self._layout)} WHERE series = value)) FROM json_each(?)",
-            (self._ids,),
-        ).fetchone()
-        if low is None:
+        low, high = self._edge("min", self._hours), self._edge("max", self._hours[::-1])
+        if low is None or high is None:
             return None
-        # What retention took is gone at once, its hours a little later.
-        low, high = max(low * HOUR, self._view.shape.horizon(self._layout.id)), (high + 1) * HOUR
+        low, high = low * HOUR, (high + 1) * HOUR
         scope = self._asked.scope
         low = low if scope.start is None else max(low, scope.start)
         high = high if scope.end is None else min(high, scope.end)
@@ -232,13 +231,24 @@ class _Question:
         """Where to look for calendar buckets. A reading with a wrong year must not cost all the days of centuries:
         then only days that have rows."""
         days = "SELECT DISTINCT hour - ((hour % 24) + 24) % 24 FROM json_each(?) AS one"
-        return self._days(f"{days} CROSS JOIN {hour_table(self._layout)} ON series = one.value", low, high)
+        queries = [f"{days} CROSS JOIN {table} ON series = one.value" for _, table in self._hours]
+        return self._days(queries, low, high)
 
-    def _days(self, query: str, low: int, high: int) -> Iterator[tuple[int, int]]:
+    def _edge(self, which: str, tables: list[tuple[Partition, str]]) -> int | None:
+        """The first hour or the last, of the first of these tables that has one."""
+        for _, table in tables:
+            query = f"SELECT {which}((SELECT {which}(hour) FROM {table} WHERE series = value)) FROM json_each(?)"
+            (hour,) = self._view.connection.execute(query, (self._ids,)).fetchone()
+            if hour is not None:
+                return int(hour)
+        return None
+
+    def _days(self, queries: list[str], low: int, high: int) -> Iterator[tuple[int, int]]:
         if not self._is_calendar or high - low < _CENTURY:
             yield low, high
             return
-        for (hour,) in self._view.connection.execute(query, (self._ids,)):
+        found = chain.from_iterable(self._view.connection.execute(query, (self._ids,)) for query in queries)
+        for (hour,) in found:
             since, until = max(low, hour * HOUR), min(high, hour * HOUR + _DAY)
             if since < until:
                 yield since, until
@@ -281,13 +291,16 @@ class _Question:
         connection, bound = self._view.connection, (json.dumps(spans), self._ids)
         heads, grouping = self._keys("span.bucket" if self._is_calendar else self._hour_bucket)
         dirty = "EXISTS (SELECT 1 FROM _dirty AS d WHERE d.series = t.series AND d.hour = {})"
-        yield from connection.execute(
-            f"SELECT {heads}, {self.method.hours} FROM {_SPANS} CROSS JOIN json_each(?) AS one"
-            f" CROSS JOIN {hour_table(self._layout)} AS t"
-            " ON series = one.value AND hour >= span.since AND hour < span.until"
-            f" WHERE NOT {dirty.format('t.hour')}{grouping}",
-            bound,
-        )
+        for partition, table in self._hours:
+            start, stop = partition.start // HOUR, partition.stop // HOUR
+            inside = [span for span in spans if span[1] < stop and span[2] > start]
+            if inside:
+                yield from connection.execute(
+                    f"SELECT {heads}, {self.method.hours} FROM {_SPANS} CROSS JOIN json_each(?) AS one"
+                    f" CROSS JOIN {table} AS t ON series = one.value AND hour >= span.since AND hour < span.until"
+                    f" WHERE NOT {dirty.format('t.hour')}{grouping}",
+                    (json.dumps(inside), self._ids),
+                )
         again = connection.execute(
             f"SELECT DISTINCT bucket, hour * {HOUR}, (hour + 1) * {HOUR} FROM {_SPANS} CROSS JOIN json_each(?) AS one"
             " CROSS JOIN _dirty ON series = one.value AND hour >= span.since AND hour < span.until",

@@ -3,7 +3,7 @@
     journal  _j_3 | . . . . . . . . . . . |        up to `high`, by series and time, at most CHUNK rows a transaction:
                     | | | | | | | |                a fold in one piece would hold up commits
                     v v v v v v v v
-    history  _h_weather_1 (series, ts)   and   _hour_weather (series, hour): rows, n, sum, min, max, first, last
+    history  _h_weather_1 (series, ts)   and   _hour_weather_1 (series, hour): rows, n, sum, min, max, first, last
 
 When all rows up to `high` are there, the books are written down, the journal gets a new piece if the last is large
 enough, and pieces are dropped that nobody needs any more. Runs on the writer's thread.
@@ -164,12 +164,12 @@ class Fold:
             pieces[piece.id] = piece
             places.setdefault((piece.id, partition.id), []).append(seq)
             folded.setdefault(partition.id, []).append((series.id, ts))
-        widen_hours(self._connection, shape, layout)
         for (piece_id, partition_id), seqs in places.items():
             with self._counted(partitions[partition_id]):
                 self._copy(layout, pieces[piece_id], partitions[partition_id], json.dumps(seqs))
         for partition_id, those in folded.items():
             with self._counted(partitions[partition_id]):
+                widen_hours(self._connection, layout, partitions[partition_id])
                 add_hours(self._connection, layout, partitions[partition_id], _spans(those, *self._numbers()))
         if len(partitions) > known:
             refresh_view(self._connection, shape, layout)
@@ -201,10 +201,11 @@ class Fold:
         layouts = self._journal.catalogue.layouts()
         for model_id, series, hour in dirty:
             layout = layouts[model_id]
-            self._connection.execute(f"DELETE FROM {hour_table(layout)} WHERE series = ? AND hour = ?", (series, hour))
             partition = self._journal.shape.partition_of(model_id, hour * HOUR)
             if partition is not None:
-                widen_hours(self._connection, self._journal.shape, layout)
+                widen_hours(self._connection, layout, partition)
+                doomed = f"DELETE FROM {hour_table(layout, partition)} WHERE series = ? AND hour = ?"
+                self._connection.execute(doomed, (series, hour))
                 whole = Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1)
                 add_hours(self._connection, layout, partition, [whole])
             self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))

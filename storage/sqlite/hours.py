@@ -29,7 +29,7 @@ def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partiti
     Each span is read along the table's key, which is several times cheaper than to have SQLite sort and group them.
     First and last values are looked up once their times are known.
     """
-    table, hours = history_table(layout, partition), hour_table(layout)
+    table, hours = history_table(layout, partition), hour_table(layout, partition)
     columns, values, updates, edges = [*HOUR_COLUMNS], ["count(*)", "min(ts)", "max(ts)"], [], []
     updates += ["rows = rows + excluded.rows", "low = min(low, excluded.low)", "high = max(high, excluded.high)"]
     for index, spec in enumerate(layout.written):

@@ -6,8 +6,7 @@
     journal   _j_4  _j_5  _j_6                                 whole pieces, when no history is left to take
 
 It looks for one thing to do at a time, small enough for commits to wait for it, and each is a transaction of its own:
-after a crash it goes on. To drop a partition writes a few pages, however many rows it has; only its hours are deleted,
-a little at a time afterwards, for queries go by the horizon. Runs on the writer's thread.
+after a crash it goes on. To drop a partition writes a few pages, however many rows it has. Runs on the writer's thread.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thi
 from edgedepot.storage.sqlite.walk import END, NEVER, owed
 
 SWEPT = 2_000
-"""So many hours are deleted at a time."""
+"""So many rows are deleted at a time, of what is not dropped with its table."""
 _KEPT_STEP = 24 * HOUR
 """What is kept downsampled goes by days."""
 _LAST_MINUTE = 2**62
@@ -172,6 +171,8 @@ class Retention:
         shape.keeping = None
         refresh_view(self._connection, shape, layout)
         self._connection.execute(f"DROP TABLE {history_table(layout, partition)}")
+        if partition.hours is not None:
+            self._connection.execute(f"DROP TABLE {hour_table(layout, partition)}")
         self._connection.execute(
             "DELETE FROM _dirty WHERE hour >= ? AND hour < ? AND series IN (SELECT id FROM _series WHERE model = ?)",
             (start // HOUR, end // HOUR, layout.id),
@@ -204,17 +205,9 @@ class Retention:
         self._journal.reshape()
 
     def _sweep(self) -> Deed | None:
-        """Hours and replaced values from before the horizon."""
-        layouts = self._journal.catalogue.layouts()
-        for model_id in sorted(self._unswept & set(self._journal.shape.hours)):
+        """Replaced values from before the horizon."""
+        for model_id in sorted(self._unswept):
             first = self._journal.shape.horizon(model_id)
-            hours = (
-                f"SELECT s.id, h.hour FROM _series AS s CROSS JOIN {hour_table(layouts[model_id])} AS h"
-                f" ON h.series = s.id AND h.hour < {first // HOUR} WHERE s.model = {model_id} LIMIT {SWEPT}"
-            )
-            if self._connection.execute(hours).fetchone():
-                doomed = f"DELETE FROM {hour_table(layouts[model_id])} WHERE (series, hour) IN ({hours})"
-                return _executing(self._connection, doomed)
             replaced = (
                 "SELECT r.id FROM _replaced AS r JOIN _series AS s ON s.id = r.series"
                 f" WHERE s.model = {model_id} AND r.ts < {first} LIMIT {SWEPT}"

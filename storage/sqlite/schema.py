@@ -5,7 +5,7 @@ for people who open the file with another tool.
 
     _j_<n>            a piece of the journal: rows in the order of arrival, of all models; see journal.py
     _h_<model>_<n>    a partition of a model's history: rows clustered by series and time; see history.py
-    _hour_<model>     what its whole hours come to, per series; see fold.py
+    _hour_<model>_<n> what its whole hours come to, per series; see hours.py
 
 In all three the values of a model's fields lie in columns c0, c1, ... that the catalogue assigns.
 """

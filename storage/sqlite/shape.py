@@ -56,13 +56,14 @@ class Piece(msgspec.Struct, array_like=True):
 
 class Partition(msgspec.Struct, array_like=True):
     """A history table of one model: the rows with ``start <= ts < stop``; `width` is its value columns; `pages` is what
-    the fold took for it, hours included."""
+    the fold took for it, hours included; `hours` says of how many fields, None where there are none."""
 
     id: int
     start: int
     stop: int
     width: int
     pages: int = 0
+    hours: int | None = None
 
 
 class Folded(msgspec.Struct, array_like=True):
@@ -109,13 +110,12 @@ class Keeping(msgspec.Struct, array_like=True):
 
 
 class Shape(msgspec.Struct):
-    """The tables, pieces and partitions each in order. `hours` says for how many of its fields a model's hours have
-    columns; it is missing while there are none. Before its time in `horizons` retention has taken a model's history."""
+    """The tables, pieces and partitions each in order. Before its time in `horizons` retention has taken a model's
+    history."""
 
     generation: int = 0
     pieces: list[Piece] = msgspec.field(default_factory=list)
     partitions: dict[int, list[Partition]] = msgspec.field(default_factory=dict)
-    hours: dict[int, int] = msgspec.field(default_factory=dict)
     folded: Folded = msgspec.field(default_factory=Folded)
     bases: list[Base] = msgspec.field(default_factory=list)
     horizons: dict[int, int] = msgspec.field(default_factory=dict)

@@ -24,8 +24,8 @@ def history_table(layout: Layout, partition: Partition) -> str:
     return f"_h_{layout.name}_{partition.id}"
 
 
-def hour_table(layout: Layout) -> str:
-    return f"_hour_{layout.name}"
+def hour_table(layout: Layout, partition: Partition) -> str:
+    return f"_hour_{layout.name}_{partition.id}"
 
 
 OWN_STAMP = 0
@@ -106,17 +106,16 @@ def widen_partition(connection: sqlite3.Connection, layout: Layout, partition: P
     partition.width = len(layout.written)
 
 
-def widen_hours(connection: sqlite3.Connection, shape: Shape, layout: Layout) -> None:
-    """Give a model's hours the columns of all its fields."""
-    width = shape.hours.get(layout.id)
-    if width is None:
+def widen_hours(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> None:
+    """Give a partition's hours the columns of all fields."""
+    if partition.hours is None:
         connection.execute(
-            f"CREATE TABLE {hour_table(layout)} (series INTEGER, hour INTEGER,"
+            f"CREATE TABLE {hour_table(layout, partition)} (series INTEGER, hour INTEGER,"
             f" {', '.join((*HOUR_COLUMNS, *hour_columns(layout, 0)))}, PRIMARY KEY (series, hour)) WITHOUT ROWID"
         )
-    for column in [] if width is None else hour_columns(layout, width):
-        connection.execute(f"ALTER TABLE {hour_table(layout)} ADD COLUMN {column}")
-    shape.hours[layout.id] = len(layout.written)
+    for column in [] if partition.hours is None else hour_columns(layout, partition.hours):
+        connection.execute(f"ALTER TABLE {hour_table(layout, partition)} ADD COLUMN {column}")
+    partition.hours = len(layout.written)
 
 
 def value_columns(layout: Layout) -> list[str]:

@@ -95,7 +95,7 @@ def _tables(connection: sqlite3.Connection, prefix: str) -> set[str]:
 
 def _shape(connection: sqlite3.Connection) -> dict[str, Any]:
     text = connection.execute("SELECT value FROM _meta WHERE key = 'shape'").fetchone()
-    return {"pieces": [], "partitions": {}, "hours": {}} if text is None else json.loads(text[0])
+    return {"pieces": [], "partitions": {}} if text is None else json.loads(text[0])
 
 
 def _models(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
@@ -125,23 +125,22 @@ def _audit_hours(
     rows: list[tuple[Any, ...]],
 ) -> int:
     """Compute each hour again from its rows; the number of those that say that they have to be."""
-    width = shape["hours"].get(str(model))
-    if width is None:
-        assert not rows
-        return 0
     dirty = set(connection.execute("SELECT series, hour FROM _dirty"))
-    cursor = connection.execute(f"SELECT * FROM _hour_{name}")
-    names = [column[0] for column in cursor.description]
-    hours = {row[:2]: dict(zip(names, row, strict=True)) for row in cursor}
+    hours: dict[Identity, dict[str, Any]] = {}
+    for number, start, stop, _, _, width in shape["partitions"].get(str(model), []):
+        if width is not None:
+            cursor = connection.execute(f"SELECT * FROM _hour_{name}_{number}")
+            names = [column[0] for column in cursor.description]
+            found = {row[:2]: dict(zip(names, row, strict=True)) for row in cursor}
+            assert all(start <= hour * HOUR < stop for _, hour in found)
+            hours |= found
     expected = {key: list(group) for key, group in groupby(rows, key=lambda row: (row[0], row[1] // HOUR))}
-    horizon = shape.get("horizons", {}).get(str(model), -math.inf)
-    there = {key for key in hours if key[1] * HOUR >= horizon}  # the others are swept by and by
-    assert there - dirty == set(expected) - dirty
+    assert set(hours) - dirty == set(expected) - dirty
     for key in set(expected) - dirty:
         hour, inside = hours[key], expected[key]
         times = [row[1] for row in inside]
         assert (hour["rows"], hour["low"], hour["high"]) == (len(inside), min(times), max(times))
-        for index, field in enumerate(fields[:width]):
+        for index, field in enumerate(field for index, field in enumerate(fields) if f"n{index}" in hour):
             _audit_field(
                 hour, index, field["type"], [(row[1], row[4 + index]) for row in inside if len(row) > 4 + index]
             )
