@@ -35,8 +35,10 @@ def fill(settings: Mapping[str, Any]) -> None:
 
 
 def drain(settings: Mapping[str, Any]) -> None:
-    """Forward the backlog, `rate` fresh readings a second coming in. The link is down until the benchmark says go; the
-    memory just before is that of an idle gateway."""
+    """Forward the backlog, or the first `measured` readings of it, `rate` fresh ones a second coming in.
+
+    The link is down until the benchmark says go; the memory just before is that of an idle gateway.
+    """
     from edgedepot import SQLiteStorage, SyncWorker, TimescaleDBStorage
 
     inverter, rate, stop = model(), settings["rate"], threading.Event()
@@ -69,8 +71,8 @@ def drain(settings: Mapping[str, Any]) -> None:
         say(idle=idle)
         listen("go")
         began = time.perf_counter()
-        while store.waiting("central", "backlog") > rate * 5 and worker.status().delivered < settings["readings"]:
-            time.sleep(0.02)
+        while worker.status().delivered < settings["measured"]:
+            time.sleep(0.05)
             most = max(most, resident())
         seconds = time.perf_counter() - began
         delivered = worker.status().delivered
@@ -78,8 +80,9 @@ def drain(settings: Mapping[str, Any]) -> None:
         if rate:
             producer.join()
         store.flush()
-        while store.count_pending("central"):
+        while settings["measured"] == settings["readings"] and store.count_pending("central"):
             time.sleep(0.05)
+        worker.stop(None)
         status, balanced = worker.status(), store.ledger().balanced
         for other in others:
             other.stop()
