@@ -143,15 +143,15 @@ class RowMaker:
         self._model_name = model_name
         self._fields = tuple(fields)
         self._names = frozenset(spec.name for spec in fields)
-        self._all_required = all(spec.required for spec in fields)
         self._fast = _compile_fast(self._fields)
+        self.quick = _compile_fast(self._fields, exact=True)
+        """As `make`, for a dict in the ordinary case; None for anything else, which `make` then has to look at."""
 
     def make(self, data: Mapping[str, Any]) -> Row:
         """The row of a reading from Python code. Raises `InvalidValue` that names the field, or the unknown name."""
-        row = self._fast(data) if type(data) is dict else None
-        # Where all are required and there, their number tells that there is no other name among them.
-        if row is not None and len(data) <= len(self._fields) and (self._all_required or self._names.issuperset(data)):
-            return row
+        quick = self.quick(data)
+        if quick is not None:
+            return quick
         if not isinstance(data, Mapping):
             raise InvalidValue(f"{self._model_name}: data is {_shown(data)}, expected a mapping of fields to values")
         row, flaws = self._convert_all(data, convert)
@@ -219,13 +219,19 @@ def _is_outside(spec: Spec, value: Any) -> bool:
     return (spec.low is not None and value < spec.low) or (spec.high is not None and value > spec.high)
 
 
-def _compile_fast(fields: Sequence[Spec]) -> Callable[[Data], Row | None]:
-    """Straight-line code for the ordinary case: every value present has its type. None for anything else.
+def _compile_fast(fields: Sequence[Spec], exact: bool = False) -> Callable[[Data], Row | None]:
+    """Straight-line code for the ordinary case: every value present has its type. None for anything else; where `exact`
+    also for what is no dict, or has other names.
 
     A loop over the fields costs five times as much for four floats. Only names checked at declaration, and numbers by
     repr, get into the source.
     """
-    lines = ["def fast(data):", "    get = data.get"]
+    lines = ["def fast(data):"]
+    if exact:
+        # Where all are required and there, their number tells that there is no other name among them.
+        is_more = f"len(data) > {len(fields)}" if all(spec.required for spec in fields) else "not data.keys() <= names"
+        lines.append(f"    if data.__class__ is not dict or {is_more}: return None")
+    lines.append("    get = data.get")
     outside: list[str] = []
     for index, spec in enumerate(fields):
         cell = f"v{index}"
@@ -238,7 +244,7 @@ def _compile_fast(fields: Sequence[Spec]) -> Callable[[Data], Row | None]:
         lines.append(f"    if {' and '.join(f'v{i} is None' for i in range(len(fields))) or 'True'}: return None")
     quality = f"1 if {' or '.join(outside)} else None" if outside else "None"
     lines.append(f"    return ({quality}, {cells})")
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"names": frozenset(spec.name for spec in fields)}
     exec(compile("\n".join(lines), "<row maker>", "exec"), namespace)
     made: Callable[[Data], Row | None] = namespace["fast"]
     return made

@@ -20,19 +20,23 @@ def check_rows(
 
     Where the model clashes with what is stored all are refused.
     """
-    make, good, refused = model.__rows__.make, list[Arrival](), list[Refusal]()
+    quick, make, new = model.__rows__.quick, model.__rows__.make, tuple.__new__
+    good, refused = list[Arrival](), list[Refusal]()
     devices: set[object] = set()  # that were checked: many rows have few devices
     for index, row in enumerate(rows):
         try:
             device, timestamp, data = row[:3]
-            cells = make(data)
-            if isinstance(row, Version) and row.quality:
+            cells = quick(data)
+            if cells is None:
+                cells = make(data)
+            if row.__class__ is not tuple and isinstance(row, Version) and row.quality:
                 cells = (row.quality | (cells[0] or 0), *cells[1:])
             micros = clock.now() if timestamp is None else micros_of(timestamp)
-            if not isinstance(device, str) or device not in devices:
+            if device.__class__ is not str or device not in devices:
                 device = device_id_of(device)
                 devices.add(device)
-            good.append(Arrival(model, device, micros, timestamp is None, cells))
+            # As Arrival(...), which takes three times as long.
+            good.append(new(Arrival, (model, device, micros, timestamp is None, cells)))
         except (ValueError, TypeError) as exc:
             refused.append(Refusal(index, str(exc)))
     try:

@@ -53,7 +53,7 @@ class Journal:
         self.history = History(connection, self.shape)
         self._seq = self.committed_seq = self._last_seq()
         self._rows: dict[type[Reading], list[tuple[Any, ...]]] = {}
-        self._series: dict[tuple[type[Reading], str], Series] = {}
+        self._series: dict[type[Reading], dict[str, Series]] = {}
         self._statements: dict[tuple[str, tuple[str, ...]], str] = {}
         self.times = TimeKeeper(clock)
         self.at = 0
@@ -178,10 +178,15 @@ class Journal:
         if self.times.moved or (unchecked_at is not None and not held):
             arrivals = [self.times.put_right(arrival, unchecked_at) for arrival in arrivals]
         merged = duplicates = replaced = 0
-        known = self._series
         seq = self._seq
+        added = 0
+        latest: type[Reading] | None = None  # most arrivals are of the model of the one before
         for model, device, ts, stamped, row in arrivals:
-            series = known.get((model, device)) or self._series_of(model, device)
+            if model is not latest:
+                latest = model
+                known = self._series.setdefault(model, {})
+                rows = self._rows.setdefault(model, [])
+            series = known.get(device) or self._series_of(model, device)
             if stamped:
                 ts = self._free_stamp(model, series, ts)
             if ts <= series.newest:
@@ -196,6 +201,7 @@ class Journal:
                     merged += 1
                     replaced += self._replace(model, series, ts, old, row)
                     row = merge
+                    latest, rows = None, self._rows.setdefault(model, [])
                 seq += 1
                 self.tail.add(series, ts, seq)
             else:
@@ -203,15 +209,13 @@ class Journal:
                 series.seqs.append(seq)
                 series.times.append(ts)
                 series.newest = ts
-                self.tail.rows += 1
-                self.tail.held += held
-            rows = self._rows.get(model)
-            if rows is None:
-                rows = self._rows[model] = []
+                added += 1
             rows.append((seq, series.id, ts, *row))
             if held:
                 rows[-1] += (OWN_STAMP if stamped else unchecked_at,)
         self._seq = seq
+        self.tail.rows += added
+        self.tail.held += added if held else 0
         self.books.count(
             source,
             readings=len(arrivals),
@@ -237,7 +241,7 @@ class Journal:
         layout = self.catalogue.layout(model)
         series_id = self.catalogue.series(layout, device)
         series = self.tail.series(series_id) or self.tail.new_series(series_id, layout.id)
-        self._series[model, device] = series
+        self._series.setdefault(model, {})[device] = series
         return series
 
     def _free_stamp(self, model: type[Reading], series: Series, ts: int) -> int:
