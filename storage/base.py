@@ -330,7 +330,15 @@ class Buffer(abc.ABC):
     """
 
     gateway_id: str | None
-    store_epoch: int
+
+    @property
+    @abc.abstractmethod
+    def store_epoch(self) -> int:
+        """Rises whenever numbers that were given out may be given out again."""
+
+    def epoch_of(self, seq: int) -> int:
+        """The epoch in which a row was written: of two versions the one with the greater ``(epoch, seq)`` is newer."""
+        return self.store_epoch
 
     @abc.abstractmethod
     def take_in(self, intake: Intake) -> Receipt:

@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from edgedepot.storage.base import BaseStorage, Buffer, Pending, Window
+from edgedepot.storage.base import BaseStorage, Buffer, Pending, Version, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import DataRefused, Misconfigured, StorageClosed, Unreachable
 from edgedepot.storage.reading import Reading
@@ -146,13 +146,21 @@ class Delivery:
         """The rows that the upstream listed as refused, once the others are durable there."""
         if not self._go_on():
             raise Interrupted
-        versions = versions_of(rows, self._store.store_epoch)
+        versions = self._versions(rows)
         self.requests += 1
         try:
             receipt = self._upstream.store_readings(rows[0].model, versions)
             return () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
         except StorageClosed as exc:  # not to be taken for the local store's
             raise Unreachable(f"the upstream storage was closed: {exc}") from exc
+
+    def _versions(self, rows: list[Pending]) -> list[Version]:
+        """The rows as storages take them, each of the epoch in which it was written: nearly always one."""
+        epoch_of = self._store.epoch_of
+        epoch = epoch_of(min(row.seq for row in rows))
+        if epoch == epoch_of(max(row.seq for row in rows)):
+            return versions_of(rows, epoch)
+        return [row.version(epoch_of(row.seq)) for row in rows]
 
     def _note_acceptance(self, seqs: list[int]) -> None:
         self._accepted.update(seqs)

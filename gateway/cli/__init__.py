@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgedepot.cli.backup import backup, restore
 from edgedepot.cli.demo import demo
 from edgedepot.cli.devices import devices
 from edgedepot.cli.export import export
@@ -59,7 +60,8 @@ def program() -> None:
     """
 
 
-for command in (run, check, status, ledger, query, tail, devices, export, import_, upstream, quarantine, demo):
+_VIEWS = (status, ledger, query, tail, devices)
+for command in (run, check, *_VIEWS, export, import_, upstream, quarantine, backup, restore, demo):
     program.add_command(command)
 
 

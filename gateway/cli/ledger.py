@@ -43,12 +43,15 @@ def ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
     are left out, and --json has all. Exit codes: 0 they balance, 1 they do not, 2 FILE is wrong.
     """
     with open_store(file) as store:
-        books = store.ledger()
+        books, salvaged = store.ledger(), store.salvaged
     if as_json:
         plain = {"balanced": books.balanced, "problems": books.problems}
         click.echo(json.dumps(plain | {"sources": books.sources, "upstreams": books.upstreams}))
     else:
-        print_ledger(console(), books)
+        screen = console()
+        print_ledger(screen, books)
+        if salvaged is not None:
+            screen.print(f"[yellow]Salvaged {salvaged.at:%Y-%m-%d %H:%M}Z, {escape(str(salvaged))}[/]")
     ctx.exit(0 if books.balanced else _UNBALANCED)
 
 

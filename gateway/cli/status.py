@@ -57,7 +57,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
         live = ask(socket_path(store.path), Status(), _PATIENCE)
     except StorageError as exc:
         unheard = str(exc)
-    books = store.ledger()
+    books, salvaged = store.ledger(), store.salvaged
     devices = store.devices()
     newest = max((device.last_seen for device in devices if device.last_seen), default=None)
     return {
@@ -77,6 +77,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
         "sources": _beside(books.sources, live["drivers"] if live else {}),
         "upstreams": _beside(books.upstreams, live["upstreams"] if live else {}),
         "problems": books.problems,
+        "salvaged": None if salvaged is None else {"at": salvaged.at.isoformat(), "report": str(salvaged)},
     }
 
 
@@ -97,6 +98,9 @@ def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None
     screen.print(_store_line(found["store"]))
     if found["store"]["trouble"]:
         screen.print(f"[bold red]{escape(found['store']['trouble'])}[/]")
+    if found["salvaged"]:
+        at = found["salvaged"]["at"][:16].replace("T", " ")
+        screen.print(f"[yellow]Salvaged {at}Z, {escape(found['salvaged']['report'])}[/]")
     if found["sources"]:
         _print_sources(screen, found["sources"], found["running"])
     if found["upstreams"]:

@@ -21,7 +21,7 @@ def open_store(file: Path) -> SQLiteStorage:
     """The local store, for reading, whether a gateway writes it or not. Raises `ConfigError` and `StoreUnusable`."""
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
-    return SQLiteStorage(_store_path(file), read_only=True)
+    return SQLiteStorage(store_path(file), read_only=True)
 
 
 def open_store_to_write(file: Path, create: bool) -> SQLiteStorage:
@@ -40,7 +40,7 @@ def _open_to_write(file: Path, create: bool) -> SQLiteStorage:
 
     if not is_toml(file) and create and not file.exists():
         return SQLiteStorage(file)
-    path = _store_path(file)
+    path = store_path(file)
     if not is_toml(file):
         return SQLiteStorage(path)
     from edgedepot.config import load_storage
@@ -86,7 +86,7 @@ def socket_of(file: Path) -> Path:
     """Where a gateway that runs on the store would answer. Raises `ConfigError` and `StoreUnusable`."""
     from edgedepot.control import socket_path
 
-    path = _store_path(file)
+    path = store_path(file)
     return socket_path(path.resolve() if path.is_symlink() else path)
 
 
@@ -110,7 +110,12 @@ def is_toml(file: Path) -> bool:
     return file.suffix.lower() == ".toml"
 
 
-def _store_path(file: Path) -> Path:
+def store_path(file: Path, *, must_exist: bool = True) -> Path:
+    """The database file of a store. Raises `ConfigError` and `StoreUnusable`."""
+    if not must_exist and not file.exists() and not is_toml(file):
+        return file
+    if not must_exist and is_toml(file):
+        return _path_in(file)
     try:
         with file.open("rb") as opened:
             head = opened.read(len(_SQLITE_HEADER))

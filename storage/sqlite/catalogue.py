@@ -105,6 +105,8 @@ class Catalogue:
         self._new_series: list[tuple[int, int, str]] = []
         self._new_sources: list[tuple[int, str]] = []
         self._uncommitted: list[tuple[Layout, tuple[FieldSpec, ...]]] = []
+        self._last_layout = self._last_series = self._last_source = 0
+        self._news: list[tuple[Any, ...]] = []
 
     @classmethod
     def load(cls, connection: sqlite3.Connection) -> Catalogue:
@@ -116,7 +118,28 @@ class Catalogue:
         for series, model_id, device in connection.execute("SELECT id, model, device_id FROM _series"):
             self._series[model_id, device] = series
         self._sources = {name: source for source, name in connection.execute("SELECT id, name FROM _sources")}
+        # Not their count: a salvaged store may lack some, and their numbers stand in rows.
+        self._last_layout = max((layout.id for layout in self._layouts.values()), default=0)
+        self._last_series = max(self._series.values(), default=0)
+        self._last_source = max(self._sources.values(), default=0)
         return self
+
+    @staticmethod
+    def check_row(name: str, text: str) -> None:
+        """Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` where `load` would."""
+        _model_from("Checked", name, tuple(_spec_from(entry) for entry in json.loads(text)))
+
+    def lines(self) -> list[tuple[Any, ...]]:
+        """All that the file knows, as the sidecar keeps it."""
+        with self._lock:
+            models = [
+                ("model", one.id, one.name, one.model.__name__, _fields_text(one.written))
+                for one in self._layouts.values()
+                if one.written
+            ]
+        new = {series for series, _, _ in self._new_series}
+        series = [("series", one, model, device) for (model, device), one in self._series.items() if one not in new]
+        return [*models, *series, *(("source", one, name) for name, one in self._sources.items())]
 
     def models(self) -> dict[str, type[Reading]]:
         """The models by measurement: the classes that this process uses, or ones made from the file."""
@@ -145,7 +168,8 @@ class Catalogue:
             known = self._layouts.get(model.__measurement__)
             if known is None:
                 stored = _checked(model, model.__fields__)
-                known = self._layouts[model.__measurement__] = Layout(len(self._layouts) + 1, model, stored)
+                self._last_layout += 1
+                known = self._layouts[model.__measurement__] = Layout(self._last_layout, model, stored)
             elif not known.has(model):
                 known.check(model)
                 stored = _checked(model, known.widened(model))
@@ -160,7 +184,7 @@ class Catalogue:
         key = (layout.id, device)
         series = self._series.get(key)
         if series is None:
-            series = len(self._series) + 1
+            series = self._last_series = self._last_series + 1
             self._series[key] = series
             self._new_series.append((series, layout.id, device))
         return series
@@ -173,7 +197,7 @@ class Catalogue:
         """The number of a source. For the writer's thread."""
         source = self._sources.get(name)
         if source is None:
-            source = len(self._sources) + 1
+            source = self._last_source = self._last_source + 1
             self._sources[name] = source
             self._new_sources.append((source, name))
         return source
@@ -198,9 +222,18 @@ class Catalogue:
 
     def committed(self) -> None:
         """The transaction that wrote things down is committed."""
+        self._news += [("model", one.id, one.name, one.model.__name__, _fields_text(one.written))
+                       for one, _ in self._uncommitted]  # fmt: skip
+        self._news += [("series", *row) for row in self._new_series]
+        self._news += [("source", *row) for row in self._new_sources]
         self._new_series.clear()
         self._new_sources.clear()
         self._uncommitted.clear()
+
+    def take_news(self) -> list[tuple[Any, ...]]:
+        """What was written down since the last call, as the sidecar keeps it."""
+        news, self._news = self._news, []
+        return news
 
     def rolled_back(self) -> None:
         """The transaction is undone: the next writes everything down again."""

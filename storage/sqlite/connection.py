@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 
+log = logging.getLogger(__name__)
 _BUSY_SECONDS = 10.0
 WAL_PAGES = 4000
+_LOCK_BYTES = 64
 
 
 @contextlib.contextmanager
@@ -27,6 +30,13 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
             raise StoreUnusable(f"{path} cannot be opened: no such file, or no right to use its folder") from exc
         raise StorageError(f"{path}: {exc}") from exc
+
+
+def is_damage(exc: BaseException) -> bool:
+    """Whether an error of SQLite lies in the file's structure, or in a sector that cannot be read. Full disks and locks
+    do not."""
+    code = getattr(exc, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_IOERR_READ
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -68,11 +78,14 @@ def sync_what_was_left(path: Path) -> None:
 class Readers:
     """Read-only connections, lent to one thread at a time and kept for the next. Thread-safe."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_damage: Callable[[str], None] | None = None) -> None:
         self._path = path
+        self._on_damage = on_damage
         self._uri = path.absolute().as_uri() + "?mode=ro"
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
+        self._retired: set[sqlite3.Connection] = set()
+        self._lent: set[sqlite3.Connection] = set()
         self._closed = False
 
     @contextlib.contextmanager
@@ -83,6 +96,10 @@ class Readers:
             try:
                 connection.execute("BEGIN")
                 yield connection
+            except sqlite3.DatabaseError as exc:
+                if is_damage(exc) and self._on_damage is not None and connection not in self._retired:
+                    self._on_damage(str(exc))
+                raise
             finally:
                 with contextlib.suppress(sqlite3.Error):  # where BEGIN itself failed
                     connection.execute("ROLLBACK")
@@ -93,19 +110,33 @@ class Readers:
             if self._closed:
                 raise StorageClosed(f"{self._path} was closed")
             if self._idle:
-                return self._idle.pop()
+                connection = self._idle.pop()
+                self._lent.add(connection)
+                return connection
         connection = sqlite3.connect(
             self._uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA temp_store = MEMORY")
+        with self._lock:
+            self._lent.add(connection)
         return connection
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lock:
-            if not self._closed:
+            self._lent.discard(connection)
+            if not self._closed and connection not in self._retired:
                 self._idle.append(connection)
                 return
+            self._retired.discard(connection)
         connection.close()
+
+    def renew(self) -> None:
+        """The file is another from now on: connections to the old one are lent no more."""
+        with self._lock:
+            self._retired |= self._lent
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def close(self) -> None:
         with self._lock:
@@ -127,13 +158,29 @@ class StoreLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
-            holder = os.read(self._file, 20).decode("ascii", "replace").strip() or "unknown"
+            holder = self._read()[0] or "unknown"
             os.close(self._file)
             raise StorageLocked(
                 f"{path} is being written by process {holder}; stop it first, or open the store read-only"
             ) from exc
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
+        self.found = self._read()[1]
+        """What was noted last; at first by the last holder: "" where it closed the store for good."""
+        self.note(self.found)
+
+    def _read(self) -> list[str]:
+        lines = os.pread(self._file, _LOCK_BYTES, 0).decode("ascii", "replace").split("\n")
+        return [line.strip() for line in (*lines, "", "")[:2]]
+
+    def note(self, text: str, *, sync: bool = False) -> None:
+        """Leave a word for the next holder. Always of one size: that works on a full disk too."""
+        self.found = text
+        line = f"{os.getpid():<10}\n{text[: _LOCK_BYTES - 12]:<{_LOCK_BYTES - 12}}\n".encode()
+        try:
+            os.pwrite(self._file, line, 0)
+            if sync:
+                os.fsync(self._file)
+        except OSError as exc:
+            log.warning("%s cannot be written, the store does without: %s", self.path, exc)
 
     def release(self) -> None:
         os.close(self._file)
@@ -147,7 +194,7 @@ def writing_process(path: Path) -> int | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except BlockingIOError:
-        text = lock.read_bytes().strip()
+        text = lock.read_bytes().split(b"\n")[0].strip()
         return int(text) if text.isdigit() else None
     except OSError:
         return None

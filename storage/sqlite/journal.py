@@ -71,6 +71,17 @@ class Journal:
         found = self.connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()[0]
         return piece.first - 1 if found is None else int(found)
 
+    def skip_to(self, seq: int) -> None:
+        """Give out no number up to `seq`, in the open transaction, which changes nothing else."""
+        if seq > self._seq:
+            add_piece(self.connection, self.shape, seq + 1)
+            for layout in self.catalogue.layouts().values():
+                if layout.written:
+                    refresh_view(self.connection, self.shape, layout)
+            write_shape(self.connection, self.shape)
+            self.tail.show(self.shape.generation)
+            self._seq = self.committed_seq = seq
+
     @property
     def last_seq(self) -> int:
         """The last number given out, in the open transaction too."""

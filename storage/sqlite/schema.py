@@ -12,10 +12,13 @@ In all three the values of a model's fields lie in columns c0, c1, ... that the 
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import uuid
 from pathlib import Path
 
 from edgedepot.storage.errors import StoreUnusable
+from edgedepot.storage.sqlite.migrations import migrate
 
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
 VERSION = 1
@@ -60,16 +63,24 @@ CREATE TABLE _dirty (series INTEGER NOT NULL, hour INTEGER NOT NULL, PRIMARY KEY
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables in a new file. Raises `StoreUnusable` for a file that is not ours or from a newer program."""
+    """Make the tables in a new file, and bring an old one up to date. Raises `StoreUnusable` for a file that is not
+    ours or from a newer program."""
     if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _TABLES.split(";\n"):
             connection.execute(statement)
         connection.execute("INSERT INTO _meta VALUES ('store_epoch', 1), ('books_seq', 0), ('last_cursor', 0)")
+        set_meta(connection, "store_id", new_id())
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     check(connection, path)
+    migrate(connection)
+
+
+def new_id() -> str:
+    """Tells one store from another."""
+    return uuid.uuid4().hex
 
 
 def check(connection: sqlite3.Connection, path: Path) -> None:
@@ -93,3 +104,21 @@ def set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:
         "INSERT INTO _meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, value),
     )
+
+
+def raise_epoch(connection: sqlite3.Connection, epoch: int, first: int) -> int:
+    """Rows from number `first` on are of this epoch, earlier ones of that in which they were written."""
+    earlier = [(low, old) for low, old in epochs(connection) if low < first]
+    set_meta(connection, "epochs", json.dumps([*earlier, (first, epoch)]))
+    set_meta(connection, "store_epoch", epoch)
+    return epoch
+
+
+def epochs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+    """From which row number on which epoch holds, in order."""
+    text = meta(connection, "epochs")
+    try:
+        found = [(int(low), int(epoch)) for low, epoch in json.loads(text)] if isinstance(text, str) else []
+    except (ValueError, TypeError):
+        found = []
+    return found or [(0, 1)]

@@ -33,6 +33,7 @@ from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aggregate import aggregate
 from edgedepot.storage.sqlite.arrivals import check_rows
+from edgedepot.storage.sqlite.backup import Progress, copy_store
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
@@ -41,6 +42,7 @@ from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
+from edgedepot.storage.sqlite.report import Salvaged, read_report
 from edgedepot.storage.sqlite.select import read_devices, select_readings
 from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.view import View
@@ -111,9 +113,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         if self.path.is_symlink():
             self.path = self.path.resolve()  # lock, WAL and socket lie beside the file itself, whatever leads to it
         self.gateway_id = gateway_id
-        self.store_epoch = 0
         self.clock: Clock = clock or SystemClock()
-        self._readers = Readers(self.path)
+        self._readers = Readers(self.path, self._suspect)
         self._writing: Writing | None = None
         self._close_lock = threading.Lock()
         if read_only:
@@ -121,9 +122,9 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         else:
             self._writing = Writing(
                 *(self.path, self.clock, pace, limits),
-                *(durability == "power", gateway_id, uncertain_times == "hold"),
+                *(durability == "power", gateway_id, uncertain_times == "hold", self._readers),
             )
-            self.gateway_id, self.store_epoch = self._writing.gateway_id, self._writing.store_epoch
+            self.gateway_id = self._writing.opened.gateway_id
             atexit.register(self.close)
 
     def _check_readable(self) -> None:
@@ -136,6 +137,24 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
                 stored = schema.meta(connection, "gateway_id")
             undo.pop_all()
         self.gateway_id = stored if isinstance(stored, str) else None
+
+    @property
+    def store_epoch(self) -> int:
+        """Rises each time that a salvage or a restore may have taken away numbers that were given out."""
+        return 0 if self._writing is None else self._writing.opened.store_epoch
+
+    def epoch_of(self, seq: int) -> int:
+        return 0 if self._writing is None else self._writing.epoch_of(seq)
+
+    @property
+    def salvaged(self) -> Salvaged | None:
+        """How this file was made out of a damaged one, the last time; None where it never was."""
+        with self._reading(False) as (view, _):
+            return read_report(view.connection)
+
+    def _suspect(self, reason: str) -> None:
+        if self._writing is not None:
+            self._writing.writer.suspect(reason)
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -255,6 +274,15 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         task = Task(Receipt(writer), action)
         writer.submit(task).wait("committed")
         return task.result
+
+    def backup(self, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
+        """Copy the store, with everything stored before, to a file that is not there yet; its size in bytes.
+
+        The copy is the store at one moment; writing goes on meanwhile. Blocks until it is on the device. `progress` is
+        told how many bytes of how many. Raises `ConfigError` and `StorageError`.
+        """
+        self.flush()
+        return copy_store(self.path, Path(path), self.clock.now(), progress)
 
     def fold(self) -> None:
         """Move what is committed into history now, and return when that is done. The store does so by itself every

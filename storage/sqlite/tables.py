@@ -78,12 +78,17 @@ def widen_piece(connection: sqlite3.Connection, shape: Shape, width: int) -> Non
 def add_partition(connection: sqlite3.Connection, shape: Shape, layout: Layout, ts: int, period: int) -> Partition:
     """A partition of a model's history for a timestamp that none holds yet."""
     partition = shape.new_partition(layout.id, ts, len(layout.written), period)
+    create_partition(connection, layout, partition)
+    return partition
+
+
+def create_partition(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> None:
+    """The table of a partition, with columns for all the model's fields."""
     values = "".join(f", {value}" for value in value_columns(layout))
     connection.execute(
         f"CREATE TABLE {history_table(layout, partition)} (series INTEGER, ts INTEGER, seq INTEGER, quality INTEGER"
         f"{values}, PRIMARY KEY (series, ts)) WITHOUT ROWID"
     )
-    return partition
 
 
 def rows_end(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> int:

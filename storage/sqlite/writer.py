@@ -19,17 +19,20 @@ from pathlib import Path
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
-from edgedepot.storage.sqlite.connection import sync_wal
+from edgedepot.storage.sqlite.connection import is_damage, sync_wal
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.fold import Fold
 from edgedepot.storage.sqlite.items import Item, Write
-from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Calls, Pace
 from edgedepot.storage.sqlite.retention import Deed, Retention
+from edgedepot.storage.sqlite.sidecar import Sidecar
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
+SALVAGE_SECONDS = 600.0
+NOTE_SECONDS = 60.0
 RETAIN_SECONDS = 300.0
 ROOM_SECONDS = 0.05
 PRESSED_SECONDS = 10.0
@@ -51,17 +54,22 @@ class Writer:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
-        journal: Journal,
+        opened: Opened,
         path: Path,
         clock: Clock,
         pace: Pace,
         limits: Limits,
         cursors: Cursors,
         full_sync: bool,
+        sidecar: Sidecar,
+        salvage: Callable[[str], Opened],
     ) -> None:
-        self._connection = connection
-        self._journal = journal
+        self._connection = opened.connection
+        self._journal = opened.journal
+        self._sidecar = sidecar
+        self._salvage = salvage
+        self._suspicion: str | None = None
+        self._salvage_at = self._note_at = clock.monotonic()
         self._path = path
         self._clock = clock
         self._pace = pace
@@ -78,12 +86,14 @@ class Writer:
         self._callbacks: list[tuple[Receipt, Callable[[], None]]] = []
         self._watchers: list[Callable[[], None]] = []
         self._closing = False
-        self.durable_seq = journal.committed_seq
+        self.durable_seq = self._journal.committed_seq
         self.trouble: StorageError | None = None
-        self._fold = Fold(connection, journal, pace.piece_rows, limits)
+        self._fold = Fold(self._connection, self._journal, pace.piece_rows, limits)
         self._fold_at = clock.monotonic() + pace.fold_interval
         self._folds = Calls()
-        self._retention = Retention(connection, journal, cursors, limits)
+        self._limits = limits
+        self._cursors = cursors
+        self._retention = Retention(self._connection, self._journal, cursors, limits)
         self._retains = Calls()
         self._retain_at = clock.monotonic() if limits else None
         self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
@@ -165,6 +175,12 @@ class Writer:
         if last is not None:
             self.await_receipt(last, COMMITTED, None)
 
+    def suspect(self, reason: str) -> None:
+        """Somebody found the file damaged: it is salvaged, and the store goes on with what that leaves."""
+        with self._condition:
+            self._suspicion = self._suspicion or reason
+            self._condition.notify_all()
+
     def fold(self) -> None:
         """Fold what is committed, and return when that is done. Raises `StorageClosed` when the store closes first."""
         self._call(self._folds)
@@ -216,6 +232,7 @@ class Writer:
                 closing = self._closing
             started_at = self._clock.monotonic()
             try:
+                self._salvage_where_needed()
                 self._journal.recover()
                 if items:
                     self._commit(items)
@@ -226,11 +243,29 @@ class Writer:
                 if not closing:
                     self._fold_on()
                     self._retain_on()
-            except (sqlite3.Error, OSError) as exc:
+            except (sqlite3.Error, OSError, StorageError) as exc:
+                if is_damage(exc):
+                    self.suspect(str(exc))
                 self._note_trouble(exc)
             else:
                 self._end_trouble()
             closing = closing and (not self._queue or self.trouble is not None)
+
+    def _salvage_where_needed(self) -> None:
+        """Where the file is damaged, go on with a new one. Not again and again: a card that loses what was just written
+        is beyond help, and what waits here is safer where it is."""
+        if self._suspicion is None:
+            return
+        if self._clock.monotonic() < self._salvage_at:
+            raise StorageError(f"damaged again, right after it was salvaged: {self._suspicion}")
+        opened = self._salvage(self._suspicion)
+        self._connection, self._journal = opened.connection, opened.journal
+        self._fold = Fold(self._connection, self._journal, self._pace.piece_rows, self._limits)
+        self._retention = Retention(self._connection, self._journal, self._cursors, self._limits)
+        self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
+        with self._condition:
+            self.durable_seq = self._journal.committed_seq
+            self._suspicion = None
 
     def _committed_within(self, started_at: float) -> None:
         with self._condition:
@@ -241,6 +276,8 @@ class Writer:
         if self.trouble is not None and not self._closing:
             return self._clock.monotonic() >= self._retry_at
         left = self._time_left()
+        if self._suspicion is not None:
+            return True
         return self._commit_due() or self._fold_due() or self._retain_due() or (left is not None and left <= 0)
 
     def _commit_due(self) -> bool:
@@ -274,6 +311,7 @@ class Writer:
         if not self._fold.active:
             self._fold_at = self._clock.monotonic() + self._pace.fold_interval
             self._retain_at = None if self._retain_at is None else self._clock.monotonic()
+            self._sidecar.note(("seq", self.durable_seq))
             self._answer(self._folds)
 
     def _answer(self, calls: Calls) -> None:
@@ -361,6 +399,7 @@ class Writer:
     def _done(self, items: list[Item]) -> None:
         """Items are out of the queue, for good or ill."""
         self._end_trouble()
+        self._note_progress()
         with self._condition:
             del self._queue[: len(items)]
             self._queued_rows -= sum(item.weight for item in items)
@@ -371,6 +410,13 @@ class Writer:
                     self._sync_at = self._clock.monotonic() + self._pace.sync_interval
                 self._unsynced += [item.receipt for item in items]
         self._tell()
+
+    def _note_progress(self) -> None:
+        """Have the sidecar know what is new in the catalogue, and now and then how far the numbers are."""
+        self._sidecar.note(*self._journal.catalogue.take_news())
+        if self._clock.monotonic() >= self._note_at:
+            self._note_at = self._clock.monotonic() + NOTE_SECONDS
+            self._sidecar.note(("seq", self.durable_seq))
 
     def _sync(self) -> None:
         """Put the commits so far on the device. Only with `durability="process"`, where a commit does not."""

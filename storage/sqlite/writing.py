@@ -8,25 +8,20 @@ import sqlite3
 from pathlib import Path
 
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.errors import ConfigError
-from edgedepot.storage.reading import device_id_of
-from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.connection import (
-    StoreLock,
-    open_writer,
-    prepare_writer,
-    sqlite_errors,
-    sync_what_was_left,
-)
+from edgedepot.storage.sqlite.connection import Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
-from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
+from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.tail import Tail
 from edgedepot.storage.sqlite.view import View
+from edgedepot.storage.sqlite.wal import wal_of
 from edgedepot.storage.sqlite.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -44,33 +39,63 @@ class Writing:
         full_sync: bool,
         gateway_id: str | None,
         hold_uncertain: bool,
+        readers: Readers,
     ) -> None:
+        self._path = path
+        self._readers = readers
         self._lock = StoreLock(path)
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
-            with sqlite_errors(path):
-                self._connection = open_writer(path)
-                undo.callback(self._connection.close)
-                prepare_writer(self._connection, full_sync, limits.wal_pages)
-                schema.prepare(self._connection, path)
-                self.gateway_id = _settled_gateway_id(self._connection, path, gateway_id)
-                self.store_epoch = int(str(schema.meta(self._connection, "store_epoch")))
-                self.catalogue = Catalogue.load(self._connection)
-                journal = Journal(self._connection, self.catalogue, clock, hold_uncertain)
-                sync_what_was_left(path)
-                _check_books(self._connection, path)
+            self._sidecar = Sidecar(path)
+            self._opening = Opening(
+                *(path, self._lock, self._sidecar, clock, full_sync, gateway_id), limits.wal_pages, hold_uncertain
+            )
+            self._opened = self._opening.open()
+            _check_books(self._opened.connection, path)
             undo.pop_all()
-        self._journal = journal
-        self.tail = journal.tail
-        self.books = journal.books
-        self.cursors = Cursors(journal.books, replaying_cursors(self._connection))
+        self.cursors = Cursors(self.books, replaying_cursors(self._opened.connection))
         self.pending_reader = PendingReader(self.catalogue)
-        self.writer = Writer(self._connection, journal, path, clock, pace, limits, self.cursors, full_sync)
+        self.writer = Writer(
+            *(self._opened, path, clock, pace, limits, self.cursors, full_sync), self._sidecar, self._salvage
+        )
         self._closed = False
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._opened.connection
+
+    @property
+    def opened(self) -> Opened:
+        """The store as it was opened last: a salvage opens another file."""
+        return self._opened
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self._opened.catalogue
+
+    @property
+    def tail(self) -> Tail:
+        return self._opened.journal.tail
+
+    @property
+    def books(self) -> Books:
+        return self._opened.journal.books
+
+    def epoch_of(self, seq: int) -> int:
+        """The epoch in which a row was written."""
+        return next((epoch for low, epoch in reversed(self._opened.epochs) if low <= seq), 1)
+
+    def _salvage(self, reason: str) -> Opened:
+        """Go on with what can be read of the file, which is damaged. On the writer's thread."""
+        self._opened.connection.close()
+        self._opened = self._opening.salvage(reason)
+        self._readers.renew()
+        self.pending_reader = PendingReader(self.catalogue)
+        return self._opened
 
     def held(self) -> list[tuple[int, int]]:
         """The row numbers that wait for somebody to know the time."""
-        return self._journal.shape.held()
+        return self._opened.journal.shape.held()
 
     def close(self) -> None:
         if self._closed:
@@ -79,22 +104,12 @@ class Writing:
         try:
             self.writer.close()
         finally:
-            self._connection.close()
+            self._sidecar.note(("seq", self._opened.journal.committed_seq))
+            state = self._lock.found
+            self._lock.note("closing", sync=True)  # SQLite removes the log, and that it is gone is no damage then
+            self._opened.connection.close()
+            self._lock.note(state if wal_of(self._path).exists() else "")
             self._lock.release()
-
-
-def _settled_gateway_id(connection: sqlite3.Connection, path: Path, given: str | None) -> str | None:
-    stored = schema.meta(connection, "gateway_id")
-    if stored is None or given is None:
-        if given is not None:
-            schema.set_meta(connection, "gateway_id", device_id_of(given))
-        return given if stored is None else str(stored)
-    if stored != given:
-        raise ConfigError(
-            f"{path} holds the readings of gateway {stored!r}, found gateway_id {given!r}: "
-            "upstream they would mix; use a new file, or the same id"
-        )
-    return given
 
 
 def _check_books(connection: sqlite3.Connection, path: Path) -> None:

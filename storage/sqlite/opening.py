@@ -1,0 +1,286 @@
+"""Opening a store to write: the checks that take no longer for a large one, and what is done about what they find.
+
+Before SQLite sees the file: is it there, is it as long as it says, is its log the one that it had, is it this store?
+SQLite makes an empty file where there is none, drops a log that has no file, and reads any log over any file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedepot.storage.clock import Clock, from_micros
+from edgedepot.storage.errors import ConfigError, StoreUnusable
+from edgedepot.storage.reading import device_id_of
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.backup import MARK
+from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.connection import (
+    StoreLock,
+    open_writer,
+    prepare_writer,
+    sqlite_errors,
+    sync_what_was_left,
+)
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.report import Salvaged, write_report
+from edgedepot.storage.sqlite.salvage import Damage, finding_damage, put_aside_log, salvage
+from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.wal import PAGE, Log, frames, salt_of, wal_of
+
+log = logging.getLogger(__name__)
+_MAGIC = b"SQLite format 3\0"
+_MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
+_ROUNDS = 1 << 20
+"""A log begins anew at most so often between the note of its salt and now."""
+_VERSIONS = 1_000
+"""No schema will ever have a version beyond that: it is damage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A store that can be written."""
+
+    connection: sqlite3.Connection
+    catalogue: Catalogue
+    journal: Journal
+    gateway_id: str | None
+    store_epoch: int
+    epochs: list[tuple[int, int]]
+    """From which row number on which epoch holds, in order."""
+
+
+class Opening:
+    """One store to open; keep the lock."""
+
+    def __init__(
+        self,
+        path: Path,
+        lock: StoreLock,
+        sidecar: Sidecar,
+        clock: Clock,
+        full_sync: bool,
+        gateway_id: str | None,
+        wal_pages: int,
+        hold_uncertain: bool,
+    ) -> None:
+        self._path = path
+        self._lock = lock
+        self._sidecar = sidecar
+        self._clock = clock
+        self._full_sync = full_sync
+        self._gateway_id = gateway_id
+        self._wal_pages = wal_pages
+        self._hold_uncertain = hold_uncertain
+        self._before: str | None = None
+
+    def open(self) -> Opened:
+        """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
+        self._look_from_outside()
+        try:
+            return self._load()
+        except Damage as exc:
+            if not self._was_a_store():
+                raise StoreUnusable(f"{self._path} cannot be read as a store: {exc}") from exc
+            self._salvage(str(exc))
+        try:
+            return self._load()
+        except Damage as exc:
+            raise StoreUnusable(f"{self._path} cannot be read, also after its salvage: {exc}") from exc
+
+    def salvage(self, reason: str) -> Opened:
+        """Salvage the file of an open store, whose connection is closed, and open the new one."""
+        self._salvage(reason)
+        return self._load()
+
+    def _salvage(self, reason: str, *, use_log: bool = True) -> None:
+        salvage(self._path, self._sidecar, reason, self._clock.now(), use_log=use_log)
+        self._lock.note("", sync=True)
+
+    # -- before SQLite --------------------------------------------------------------------------------------------
+
+    def _look_from_outside(self) -> None:
+        reason, use_log = self._look_at_file(), True
+        if reason is None and self._path.exists() and self._sidecar.store_id:
+            reason = self._look_whose()
+        word, _, noted = self._lock.found.partition(" ")
+        if word == "open":  # the process ended in the middle, and each of its commits was synced
+            flaw, use_log = self._look_at_log(int(noted) if noted.isdigit() else None)
+            reason = reason or flaw
+        if reason is not None:
+            self._salvage(reason, use_log=use_log)
+
+    def _look_at_file(self) -> str | None:
+        """What is wrong with the file, as far as SQLite need not be asked."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if self._sidecar.salvaging:
+            return "its salvage was interrupted"
+        if size == 0:
+            if self._sidecar.known or salt_of(wal_of(self._path)) is not None:
+                return "the file is empty" if self._path.exists() else "the file is missing"
+            return None
+        return self._flaw(size) if self._was_a_store() else None
+
+    def _look_at_log(self, noted: int | None) -> tuple[str | None, bool]:
+        """What is wrong with the log, and whether it is this store's. One that is damaged and needed no more is put
+        aside: SQLite would read as much of it as it can over the newer pages in the file."""
+        salt = salt_of(wal_of(self._path))
+        if salt is not None and noted is not None and (salt - noted) % 2**32 >= _ROUNDS:
+            return "its log is another store's", False
+        found = Log(self._path)
+        if salt is None and not found.is_copied:
+            if found.missing:
+                return "its log is missing", True
+            self._before = "its log is missing: what was in it is lost, unless another program has put it in"
+        if not found.missing:
+            return None, True
+        if not found.is_copied:
+            pages = "a page" if found.missing == 1 else f"{found.missing} pages"
+            return f"{pages} in its log cannot be read", True
+        if salt is not None:
+            log.warning("%s: a damaged log was put aside, all of it is in the file as well", self._path)
+            put_aside_log(self._path, self._clock.now())
+        return None, True
+
+    def _flaw(self, size: int) -> str | None:
+        """What is wrong with the file's head or length."""
+        with self._path.open("rb") as file:
+            head = file.read(100)
+        if head[:16] != _MAGIC or head[16:18] != b"\x10\0":
+            return "its header is not that of an SQLite file"
+        short = range(size // PAGE + 1, int.from_bytes(head[28:32], "big") + 1)
+        if short:
+            wal = wal_of(self._path)
+            logged = {frame.page for frame in frames(wal.read_bytes())} if wal.exists() else set[int]()
+            if not logged.issuperset(short):
+                return f"it has {size // PAGE} pages of {short[-1]}"
+        return None
+
+    def _look_whose(self) -> str | None:
+        """Where the file is another store's: go on with that, or without it where it is of another gateway."""
+        uri = self._path.absolute().as_uri() + "?mode=ro&immutable=1"
+        found: dict[str, object] = {}
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+            found = dict(file.execute("SELECT key, value FROM _meta"))
+        if found.get("store_id") in (None, self._sidecar.store_id):
+            return None
+        theirs, own = found.get("gateway_id"), self._sidecar.gateway_id
+        if theirs is not None and own is not None and theirs != own == (self._gateway_id or own):
+            self._path.rename(self._path.with_name(f"{self._path.name}.of-{found['store_id']}"))
+            return f"the file was that of another gateway's store, {theirs}"
+        if salt_of(wal_of(self._path)) is not None:
+            put_aside_log(self._path, self._clock.now())
+        self._lock.note("")
+        self._lock.found = ""
+        self._before = "the file is another store's than before"
+        return None
+
+    def _was_a_store(self) -> bool:
+        if self._sidecar.known:
+            return True
+        for path in (self._path, wal_of(self._path)):
+            if path.exists():
+                with path.open("rb") as file:
+                    head = file.read(1 << 18)
+                if (head[:16] == _MAGIC and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")) or _MARK in head:
+                    return True
+        return False
+
+    # -- with SQLite ----------------------------------------------------------------------------------------------
+
+    def _load(self) -> Opened:
+        path = self._path
+        self._lock.note("opening", sync=True)
+        with contextlib.ExitStack() as undo:
+            with sqlite_errors(path), finding_damage():
+                connection = open_writer(path)
+                undo.callback(connection.close)
+                prepare_writer(connection, self._full_sync, self._wal_pages)
+                self._prepare_schema(connection)
+            gateway_id = self._settled_gateway_id(connection)
+            with sqlite_errors(path), finding_damage():
+                catalogue = Catalogue.load(connection)
+                journal = Journal(connection, catalogue, self._clock, self._hold_uncertain)
+                self._check_age(connection, journal)
+                opened = Opened(
+                    connection, catalogue, journal, gateway_id,
+                    int(str(schema.meta(connection, "store_epoch"))), schema.epochs(connection),
+                )  # fmt: skip
+                self._note(opened)
+            undo.pop_all()
+        return opened
+
+    def _prepare_schema(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if self._sidecar.known:
+            mark = connection.execute("PRAGMA application_id").fetchone()[0]
+            if mark != schema.APPLICATION_ID or version > _VERSIONS:
+                raise Damage("it does not bear the mark of a store")
+        schema.prepare(connection, self._path)
+
+    def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> None:
+        """An older state of the file, put back by hand: numbers it has given out since must not be used again."""
+        sidecar, last = self._sidecar, journal.committed_seq
+        top = max(last, sidecar.seq)
+        epoch = max(int(str(schema.meta(connection, "store_epoch"))), sidecar.store_epoch) + 1
+        copied_at = schema.meta(connection, MARK)
+        reason: str | None = "restored from a backup"
+        if copied_at is None:
+            reason = self._before or ("the file is older than it was" if last < sidecar.seq else None)
+        if reason is None:
+            return
+        if sidecar.store_id != schema.meta(connection, "store_id"):
+            sidecar.forget()
+        gone = ((last + 1, sidecar.seq),) if sidecar.seq > last else ()
+        report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, ())
+        connection.execute("BEGIN IMMEDIATE")
+        journal.begin()
+        schema.raise_epoch(connection, epoch, top + 1)
+        journal.skip_to(top)
+        write_report(connection, report)
+        connection.execute("DELETE FROM _meta WHERE key = ?", (MARK,))
+        connection.execute("COMMIT")
+        self._before = None
+        log.log(logging.ERROR if copied_at is None else logging.WARNING, "%s: %s", self._path, report)
+
+    def _settled_gateway_id(self, connection: sqlite3.Connection) -> str | None:
+        given = self._gateway_id
+        with sqlite_errors(self._path):
+            stored = schema.meta(connection, "gateway_id")
+            if stored is None and given is not None:
+                schema.set_meta(connection, "gateway_id", device_id_of(given))
+        if stored is None or given is None:
+            return given if stored is None else str(stored)
+        if stored != given:
+            raise ConfigError(
+                f"{self._path} holds the readings of gateway {stored!r}, found gateway_id {given!r}: "
+                "upstream they would mix; use a new file, or the same id"
+            )
+        return given
+
+    def _note(self, opened: Opened) -> None:
+        """Write down what the next opening wants to know."""
+        connection = opened.connection
+        if schema.meta(connection, "store_id") is None:
+            schema.set_meta(connection, "store_id", schema.new_id())
+        if salt_of(wal_of(self._path)) is None:  # SQLite makes the log with its first write
+            schema.set_meta(connection, "store_epoch", opened.store_epoch)
+        sync_what_was_left(self._path)
+        sidecar = self._sidecar
+        known = sidecar.known
+        lines = [
+            ("store_id", str(schema.meta(connection, "store_id"))),
+            ("epoch", max(opened.store_epoch, sidecar.store_epoch)),
+            ("seq", max(opened.journal.committed_seq, sidecar.seq)),
+            *opened.catalogue.lines(),
+        ]
+        if opened.gateway_id is not None:
+            lines.append(("gateway_id", opened.gateway_id))
+        sidecar.note(*lines)
+        if not known or sidecar.grown:
+            sidecar.write()
+        salt = salt_of(wal_of(self._path))
+        self._lock.note(f"{'open' if self._full_sync else 'loose'} {salt}" if salt is not None else "")

@@ -1,0 +1,83 @@
+"""What a salvage found: kept in the store, shown by `edgedepot status` and `ledger`."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+
+import msgspec
+
+from edgedepot.storage.clock import from_micros
+from edgedepot.storage.sqlite import schema
+
+_SHOWN = 3
+
+
+class LostSpan(msgspec.Struct, frozen=True):
+    """So many readings of a model between two times (aware, in UTC; whole hours) are lost."""
+
+    measurement: str
+    device_id: str
+    start: datetime
+    end: datetime
+    count: int
+
+
+class Salvaged(msgspec.Struct, frozen=True):
+    """How a new store was made out of a damaged one.
+
+    `kept` readings are in the new store; None where the file was left as it is. Of those that are not, `spans` are
+    known from the sums of their hours: exact up to the last fold. `numbers` are those of rows that came after it and
+    are not there: each was a reading, or a record of a commit. `put_aside` names the damaged file, in the store's
+    folder, None where there was none.
+    """
+
+    at: datetime
+    reason: str
+    put_aside: str | None
+    kept: int | None
+    spans: tuple[LostSpan, ...]
+    numbers: tuple[tuple[int, int], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def lost(self) -> int:
+        """How many readings are lost, at most."""
+        return sum(span.count for span in self.spans) + sum(last - first + 1 for first, last in self.numbers)
+
+    def __str__(self) -> str:
+        kept = "" if self.kept is None else f"{self.kept} readings kept, "
+        parts = [f"{self.reason}: {kept}{self.lost} lost"]
+        spans = [
+            f"{one.measurement} {one.device_id} {one.start:%Y-%m-%dT%HZ} to {one.end:%Y-%m-%dT%HZ}: {one.count}"
+            for one in self.spans
+        ]
+        ranges = [f"rows {first} to {last}" for first, last in self.numbers]
+        for found in (spans, ranges):
+            if found:
+                more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+                parts.append(f"{', '.join(found[:_SHOWN])}{more}")
+        parts += self.notes
+        if self.put_aside:
+            parts.append(f"the damaged file is {self.put_aside}")
+        return "; ".join(parts)
+
+
+def span(measurement: str, device_id: str, first_hour: int, last_hour: int, count: int) -> LostSpan:
+    """From hours since 1970 UTC."""
+    hour = 3_600_000_000
+    return LostSpan(measurement, device_id, from_micros(first_hour * hour), from_micros((last_hour + 1) * hour), count)
+
+
+def write_report(connection: sqlite3.Connection, report: Salvaged) -> None:
+    """Inside the writer's transaction."""
+    schema.set_meta(connection, "salvaged", msgspec.json.encode(report).decode())
+
+
+def read_report(connection: sqlite3.Connection) -> Salvaged | None:
+    """The store's last salvage, None where it never had one."""
+    text = schema.meta(connection, "salvaged")
+    try:
+        return msgspec.json.decode(text, type=Salvaged) if isinstance(text, str) else None
+    except msgspec.MsgspecError:
+        return None

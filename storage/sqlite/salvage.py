@@ -1,0 +1,161 @@
+"""Salvage: what happens when the store's file is damaged.
+
+    gateway.db       is renamed to  gateway.db.damaged-20260101T120000Z          1. the sidecar says that, synced
+    gateway.db-wal                  gateway.db.damaged-20260101T120000Z-wal      2. both are renamed
+                                    gateway.db.salvaging                         3. made out of them (rebuild.py)
+                                    gateway.db                                   4. which it is from then on
+                                                                                 5. the sidecar says that it is done
+Interrupted anywhere, all of it from step 2 on is done again: until step 5 nothing is written to the new file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from edgedepot.storage.clock import from_micros
+from edgedepot.storage.errors import StorageError
+from edgedepot.storage.sqlite.connection import is_damage
+from edgedepot.storage.sqlite.pages import Pages
+from edgedepot.storage.sqlite.rebuild import Rebuild
+from edgedepot.storage.sqlite.report import Salvaged
+from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
+from edgedepot.storage.sqlite.wal import PAGE, Log, mended, wal_of
+
+log = logging.getLogger(__name__)
+
+
+class Damage(Exception):
+    """The store's file, or a record in it, cannot be read. The text says what and where."""
+
+
+@contextlib.contextmanager
+def finding_damage() -> Iterator[None]:
+    """What the store's own reading of its file stumbles over."""
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        if not is_damage(exc) and exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # as for a table that is not there
+            raise
+        raise Damage(str(exc)) from exc
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError) as exc:
+        raise Damage(f"a record cannot be read: {exc!r}") from exc
+
+
+def salvage(path: Path, sidecar: Sidecar, reason: str, now: int, *, use_log: bool = True) -> Salvaged:
+    """Make a new store out of a damaged one, which is put aside. `now` is in microseconds since 1970 UTC; without
+    `use_log` the write-ahead log is another store's. Nobody may have the file open for writing.
+
+    Raises `StorageError` where there is no room for even an empty store.
+    """
+    log.error("%s is damaged (%s): reading what can be read of it into a new file", path, reason)
+    try:
+        aside = _put_aside(path, sidecar, now, use_log)
+        report = _rebuilt(path, sidecar, aside, reason, now, use_log)
+        sidecar.note(("salvaging", ""), ("epoch", report[1]), sync=True)
+    except OSError as exc:
+        raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
+    log.error("%s was salvaged: %s", path, report[0])
+    return report[0]
+
+
+def _put_aside(path: Path, sidecar: Sidecar, now: int, use_log: bool) -> Path:
+    """The damaged file under its new name; also one whose salvage was interrupted."""
+    aside = path.with_name(sidecar.salvaging) if sidecar.salvaging else _free_name(path, now)
+    sidecar.note(("salvaging", aside.name), sync=True)
+    log_aside = wal_of(aside) if use_log else aside.with_name(aside.name + "-foreign-wal")
+    shm, shm_aside = (one.with_name(one.name + "-shm") for one in (path, aside))
+    for one, other in ((path, aside), (wal_of(path), log_aside), (shm, shm_aside)):
+        if one.exists():
+            if other.exists():
+                one.unlink()  # the new file of an interrupted salvage
+            else:
+                one.rename(other)
+    sync_folder(path)
+    return aside
+
+
+def put_aside_log(path: Path, now: int) -> Path:
+    """Rename the log of a file that is not its; the new name."""
+    aside = wal_of(_free_name(path, now))
+    wal_of(path).rename(aside)
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    return aside
+
+
+def _free_name(path: Path, now: int) -> Path:
+    stem = f"{path.name}.damaged-{from_micros(now):%Y%m%dT%H%M%SZ}"
+    names = (stem if not number else f"{stem}-{number}" for number in range(1_000))
+    return next(path.with_name(name) for name in names if not path.with_name(name).exists())
+
+
+def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, use_log: bool) -> tuple[Salvaged, int]:
+    """Put the new file in place: with all partitions of history, or as many of the latest as there is room for."""
+    target = path.with_name(path.name + ".salvaging")
+    found = _mended(aside)
+    partitions: int | None = None
+    while True:
+        for name in (target.name, target.name + "-wal", target.name + "-shm", target.name + "-journal"):
+            path.with_name(name).unlink(missing_ok=True)
+        pages = Pages(aside, found.data, found.wanted)
+        old = aside if aside.exists() and aside.stat().st_size >= PAGE else _stand_in(path, pages)
+        rebuild = Rebuild(target, old, pages, sidecar, partitions, complete=not (found.missing and found.good))
+        try:
+            rebuild.run()
+            there = aside.exists() or wal_of(aside).exists()
+            notes = rebuild.notes
+            if found.missing or not use_log:
+                notes.append("what was in its log alone is lost as far as it cannot be read")
+            if partitions is not None:
+                notes.append("there was no room for more, free some and salvage the damaged file again")
+            report = Salvaged(
+                from_micros(now), reason, aside.name if there else None, rebuild.kept, tuple(rebuild.spans),
+                tuple(rebuild.numbers), tuple(notes),
+            )  # fmt: skip
+            rebuild.finish(msgspec.json.encode(report).decode())
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_FULL or partitions == 0:
+                raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
+            partitions = rebuild.partitions // 2
+        else:
+            break
+        finally:
+            rebuild.close()
+            pages.close()
+    descriptor = os.open(target, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    target.replace(path)
+    path.with_name(path.name + ".salvaging-pages").unlink(missing_ok=True)
+    sync_folder(path)
+    return report, rebuild.store_epoch
+
+
+def _stand_in(path: Path, pages: Pages) -> Path:
+    """A file of the pages in the log, where there is no other: no larger than a log becomes."""
+    file = path.with_name(path.name + ".salvaging-pages")
+    with file.open("wb") as opened:
+        opened.writelines(pages.page(number) for number in range(1, pages.count + 1))
+    return file
+
+
+def _mended(aside: Path) -> Log:
+    """The damaged file's log. Where some of it cannot be read, the rest of it is put in its place, as SQLite reads it;
+    the log as it was lies beside that."""
+    wal = wal_of(aside)
+    original = wal.with_name(wal.name + "-found")
+    if original.exists():  # of a salvage that was interrupted
+        original.replace(wal)
+    log_found = Log(aside)
+    if log_found.missing and wal.exists():
+        wal.rename(original)
+        if log_found.wanted:
+            wal.write_bytes(mended(log_found.data, log_found.wanted))
+    aside.with_name(aside.name + "-shm").unlink(missing_ok=True)
+    return log_found

@@ -1,0 +1,142 @@
+"""Stores at several stages, as a killed process leaves them, and what can happen to their files."""
+
+import random
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from edgedepot import SQLiteStorage
+from tests.models import Weather
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+PAGE = 4096
+SUFFIXES = ("", "-wal", "-shm")
+Identity = tuple[str, datetime]
+
+
+def rows(first: int, last: int, minutes: int = 1) -> list[tuple[str, datetime, dict[str, Any]]]:
+    return [
+        (f"d{n % 4}", T0 + timedelta(minutes=n * minutes), {"temperature": n / 7, "count": n, "note": f"reading {n}"})
+        for n in range(first, last)
+    ]
+
+
+def empty(store: SQLiteStorage) -> None:
+    store.add_cursor("central")
+
+
+def unfolded(store: SQLiteStorage) -> None:
+    """600 readings in the journal, 200 of them delivered."""
+    store.add_cursor("central")
+    for first in range(0, 600, 50):
+        store.store_readings(Weather, rows(first, first + 50)).wait()
+    deliver(store, 200)
+
+
+def folded(store: SQLiteStorage) -> None:
+    """600 readings in history, and 60 that came since."""
+    unfolded(store)
+    store.fold()
+    store.store_readings(Weather, rows(600, 660)).wait()
+
+
+def partitioned(store: SQLiteStorage) -> None:
+    """1,200 readings in four partitions, 100 of them merged since, a piece that is gone, one that is not, and 60 that
+    came since."""
+    store.add_cursor("central")
+    for first in range(0, 1200, 100):
+        store.store_readings(Weather, rows(first, first + 100, minutes=120)).wait()
+        if first in (400, 800):
+            deliver(store, first)
+            store.fold()
+    store.fold()
+    store.store_readings(Weather, [(d, t, {**data, "temperature": -1.0}) for d, t, data in rows(0, 100, minutes=120)])
+    store.delete_readings(Weather, "d1", T0, T0 + timedelta(hours=100))
+    store.store_readings(Weather, rows(1200, 1260, minutes=120)).wait()
+
+
+STAGES: dict[str, Callable[[SQLiteStorage], None]] = {
+    "empty": empty,
+    "unfolded": unfolded,
+    "folded": folded,
+    "partitioned": partitioned,
+}
+
+
+def deliver(store: SQLiteStorage, limit: int) -> None:
+    store.flush()
+    window = store.pending("central", limit)
+    if window is not None:
+        store.acknowledge("central", window)
+    store.flush()
+
+
+def leave(folder: Path, stage: str, gateway_id: str = "roof", checkpointed: bool = False) -> Path:
+    """The files that a store of that stage leaves when its process is killed."""
+    path = folder / "x.db"
+    (folder / "live").mkdir()
+    with SQLiteStorage(folder / "live" / "x.db", gateway_id=gateway_id, piece_rows=300) as store:
+        STAGES[stage](store)
+        if checkpointed and store._writing is not None:
+            store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            store.store_readings(Weather, rows(3000, 3010, minutes=121)).wait()
+        for file in store.path.parent.iterdir():
+            shutil.copy(file, folder / file.name)
+    shutil.rmtree(folder / "live")
+    return path
+
+
+def readings(store: SQLiteStorage) -> dict[Identity, dict[str, Any]]:
+    found = {(row.pop("device_id"), row.pop("timestamp")): row for row in store.query_readings(Weather)}
+    return found
+
+
+# -- what can happen to a file --------------------------------------------------------------------------------------
+
+
+def truncate(file: Path) -> None:
+    """To half its pages."""
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size // 2 // PAGE * PAGE)
+
+
+def zero_a_page(file: Path) -> None:
+    """In the middle, behind a frame's header where it is the log."""
+    with file.open("r+b") as opened:
+        opened.seek(file.stat().st_size // 2 // PAGE * PAGE)
+        opened.write(bytes(PAGE))
+
+
+def flip_a_byte(file: Path) -> None:
+    place = file.stat().st_size // 2 // PAGE * PAGE + 3  # of a page's head: how many rows it has
+    with file.open("r+b") as opened:
+        opened.seek(place)
+        byte = opened.read(1)[0]
+        opened.seek(place)
+        opened.write(bytes([byte ^ 0x41]))
+
+
+def fill_with_junk(file: Path) -> None:
+    file.write_bytes(random.Random(1).randbytes(file.stat().st_size))
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def resize(file: Path) -> None:
+    """By some bytes that make no whole page."""
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 1000)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "truncated": truncate,
+    "zeroed page": zero_a_page,
+    "flipped byte": flip_a_byte,
+    "junk": fill_with_junk,
+    "missing": remove,
+    "wrong size": resize,
+}

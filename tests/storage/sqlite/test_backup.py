@@ -1,0 +1,155 @@
+"""Copies of a store that is being written, and stores out of copies."""
+
+import shutil
+import threading
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.errors import ConfigError, NotSupported, StorageLocked, StoreUnusable
+from edgedepot.storage.sqlite.backup import restore
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import deliver, readings, rows
+
+NOW = 1_767_225_600_000_000
+
+
+def test_a_copy_is_the_store_at_one_moment_while_it_is_written(quick_folder: Path) -> None:
+    """Batches of 100 are stored and folded meanwhile; the copy has some of them, each whole."""
+    stop = threading.Event()
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", piece_rows=300) as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 20_000)).wait()
+        store.fold()
+
+        def write() -> None:
+            for first in count(20_000, 100):
+                if stop.is_set():
+                    return
+                store.store_readings(Weather, rows(first, first + 100)).wait()
+                deliver(store, 70)
+                if first % 500 == 0:
+                    store.fold()
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        told: list[tuple[int, int]] = []
+        try:
+            for number in range(5):
+                before = len(store.query_readings(Weather, fields=["count"]))
+                size = store.backup(quick_folder / f"copy {number}.db", lambda done, total: told.append((done, total)))
+                assert size == (quick_folder / f"copy {number}.db").stat().st_size
+                audit_file(quick_folder / f"copy {number}.db")
+                with SQLiteStorage(quick_folder / f"copy {number}.db", read_only=True) as copy:
+                    found = len(copy.query_readings(Weather, fields=["count"]))
+                    assert found % 100 == 0
+                    assert found >= before
+                    assert copy.ledger().problems == []
+        finally:
+            stop.set()
+            writing.join()
+        assert told[-1][0] == told[-1][1] == size
+        assert store.health_check()["status"] == "pass"
+        audit_memory(store)
+    assert not [file for file in quick_folder.iterdir() if ".part" in file.name]
+
+
+def store_with_copy(folder: Path) -> tuple[Path, Path]:
+    """A store of 300 readings, 100 of them delivered before the copy, 100 after it, and 50 that came after it."""
+    path, copy = folder / "x.db", folder / "copy.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 300)).wait()
+        deliver(store, 100)
+        store.backup(copy)
+        deliver(store, 100)
+        late = [(device, moment, {"temperature": -1.0}) for device, moment, _ in rows(150, 160)]
+        store.store_readings(Weather, [*rows(300, 350), *late]).wait()
+    return path, copy
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_restored_store_has_what_was_pending_and_sends_it_as_old(quick_folder: Path, by_hand: bool) -> None:
+    """Also where somebody copied the file over the store."""
+    path, copy = store_with_copy(quick_folder)
+    if by_hand:
+        shutil.copy(copy, path)
+    else:
+        aside = restore(copy, path, NOW, force=True)
+        assert aside == path.with_name("x.db.replaced-20260101T000000Z")
+        with SQLiteStorage(aside, read_only=True) as store:
+            assert len(readings(store)) == 350
+    for _ in range(2):
+        with SQLiteStorage(path) as store:
+            assert store.store_epoch == 2
+            assert store.salvaged is not None
+            assert store.salvaged.reason == "restored from a backup"
+            assert len(readings(store)) == 300
+            assert store.count_pending("central") == 200
+            assert store.ledger().problems == []
+            audit_memory(store)
+    with SQLiteStorage(path) as store:
+        store.store_readings(Weather, rows(400, 401)).wait()
+        window = store.pending("central", 1000)
+        assert window is not None
+        versions = [(store.epoch_of(row.seq), row.seq) for row in window.rows]
+        # What the upstream has since the copy, (1, 301) and more, is newer than all of the old, and older than the new.
+        assert [epoch for epoch, _ in versions] == [1] * 200 + [2]
+        assert max(seq for epoch, seq in versions if epoch == 1) == 300
+        assert versions[-1][1] > 360
+    audit_file(path)
+
+
+def test_a_copy_on_a_new_card_raises_the_epoch_once(quick_folder: Path) -> None:
+    _, copy = store_with_copy(quick_folder)
+    path = quick_folder / "new" / "gateway.db"
+    path.parent.mkdir()
+    assert restore(copy, path, NOW, force=False) is None
+    for _ in range(2):
+        with SQLiteStorage(path, gateway_id="roof") as store:
+            assert store.store_epoch == 2
+            assert store.count_pending("central") == 200
+
+
+def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
+    path, copy = store_with_copy(quick_folder)
+    with pytest.raises(ConfigError, match="--force"):
+        restore(copy, path, NOW, force=False)
+    with SQLiteStorage(path) as store:
+        with pytest.raises(ConfigError, match=r"copy.db exists"):
+            store.backup(copy)
+        with pytest.raises(StorageLocked):
+            restore(copy, path, NOW, force=True)
+        assert len(readings(store)) == 350
+    (quick_folder / "text").write_text("no store")
+    with pytest.raises(StoreUnusable):
+        restore(quick_folder / "text", path, NOW, force=True)
+    with pytest.raises(StoreUnusable, match="does not exist"):
+        restore(quick_folder / "nothing", path, NOW, force=True)
+    with SQLiteStorage(path) as store:
+        assert len(readings(store)) == 350
+        assert store.store_epoch == 1
+
+
+def test_a_store_of_another_gateway_can_be_restored_in_place(quick_folder: Path) -> None:
+    _, copy = store_with_copy(quick_folder)
+    path = quick_folder / "other.db"
+    with SQLiteStorage(path, gateway_id="cellar") as store:
+        store.store_readings(Weather, rows(0, 5))
+    restore(copy, path, NOW, force=True)
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        assert len(readings(store)) == 300
+        assert store.gateway_id == "roof"
+
+
+def test_a_reader_copies_too(quick_folder: Path) -> None:
+    path, _ = store_with_copy(quick_folder)
+    with SQLiteStorage(path, read_only=True) as store:
+        store.backup(quick_folder / "again.db")
+        with pytest.raises(NotSupported):
+            store.fold()
+    with SQLiteStorage(quick_folder / "again.db", read_only=True) as store:
+        assert len(readings(store)) == 350

@@ -1,0 +1,333 @@
+"""A damaged file never stops the store and never silently empties it: each damage by name, at each stage."""
+
+import logging
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.errors import StorageError, StoreUnusable
+from edgedepot.storage.sqlite.report import Salvaged
+from edgedepot.storage.sqlite.sidecar import Sidecar
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import DAMAGES, PAGE, STAGES, SUFFIXES, T0, deliver, leave, readings, rows
+
+Key = tuple[str, str, str]
+"""Stage, file, damage."""
+
+LOST_IN_LOG: dict[Key, int] = {
+    # Nothing but the log has them, and the log is gone.
+    **{
+        (stage, "-wal", damage): number
+        for damage in ("junk", "missing", "swapped")
+        for stage, number in (("unfolded", 600), ("folded", 660), ("partitioned", 1247))
+    },
+    # Of half a log what was committed in it.
+    ("unfolded", "-wal", "truncated"): 600,
+    ("folded", "-wal", "truncated"): 510,
+    ("partitioned", "-wal", "truncated"): 360,
+    # The last commit: of an acknowledgement, of 60 readings, of 60 readings.
+    ("folded", "-wal", "wrong size"): 60,
+    ("partitioned", "-wal", "wrong size"): 60,
+}
+"""How many readings are lost of a store whose log was never put into the file; of all other cases none."""
+
+LOST_IN_FILE: dict[Key, int] = {
+    **{
+        (stage, "-wal", damage): 10
+        for damage in ("truncated", "junk", "missing", "swapped", "wrong size")
+        for stage in STAGES
+    },
+    **{(stage, "-wal", "zeroed page"): 10 for stage in ("unfolded", "folded", "partitioned")},
+}
+"""The same of a store whose log holds only the last ten readings."""
+
+LOST_WITH_FILE: dict[Key, int] = {
+    **{
+        (stage, "", damage): number
+        for damage in ("junk", "missing")
+        for stage, number in (("unfolded", 560), ("folded", 620), ("partitioned", 1250))
+    },
+    ("unfolded", "", "truncated"): 560,
+    ("folded", "", "truncated"): 620,
+    ("partitioned", "", "truncated"): 900,
+}
+"""At most; what exactly lies in half a file, or in the few pages of the log, is SQLite's affair."""
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["in the log", "in the file"])
+def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The files of each stage, and what another store of the gateway left; whether most is in the log or the file."""
+    folders: dict[str, Any] = {"in file": request.param}
+    for stage in STAGES:
+        folders[stage] = tmp_path_factory.mktemp(stage)
+        leave(folders[stage], stage, checkpointed=request.param)
+    folders["other"] = tmp_path_factory.mktemp("other")
+    leave(folders["other"], "folded", checkpointed=request.param)
+    return folders
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "edgedepot")
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "swapped"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_can_be_read_is_kept(
+    left: dict[str, Any], quick_folder: Path, stage: str, suffix: str, damage: str
+) -> None:
+    before = contents(left[stage], quick_folder / "before")
+    folder = quick_folder / "damaged"
+    shutil.copytree(left[stage], folder)
+    file = folder / f"x.db{suffix}"
+    if damage == "swapped":
+        shutil.copy(left["other"] / file.name, file)
+    else:
+        DAMAGES[damage](file)
+    key = (stage, suffix, damage)
+    with SQLiteStorage(folder / "x.db", gateway_id="roof") as store:
+        after, report = readings(store), store.salvaged
+        if (suffix, damage) == ("", "swapped"):
+            judge_another(report, left)
+        else:
+            lost = (LOST_IN_FILE if left["in file"] else LOST_IN_LOG).get(key, 0)
+            at_most = LOST_WITH_FILE.get(key, lost) if left["in file"] else lost
+            assert lost <= len(set(before) - set(after)) <= at_most
+            judge(before, after, report)
+        assert store.ledger().problems == []
+        assert (report is not None) == (store.store_epoch > 1)
+        after |= goes_on(store)
+    if suffix == "" and damage in ("zeroed page", "flipped byte") and not is_sound(folder / "x.db"):
+        return  # the page is of a table that nobody has read: `edgedepot verify` finds it, or who reads it
+    audit_file(folder / "x.db")
+    with SQLiteStorage(folder / "x.db") as store:
+        assert readings(store) == after
+        audit_memory(store)
+        assert store.ledger().problems == []
+
+
+def is_sound(path: Path) -> bool:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as file:
+        try:
+            return bool(file.execute("PRAGMA integrity_check").fetchone() == ("ok",))
+        except sqlite3.DatabaseError:
+            return False
+
+
+def contents(folder: Path, copy: Path) -> dict[Any, Any]:
+    shutil.copytree(folder, copy)
+    with SQLiteStorage(copy / "x.db") as store:
+        assert store.salvaged is None
+        return readings(store)
+
+
+def judge(before: dict[Any, Any], after: dict[Any, Any], report: Salvaged | None) -> None:
+    gone = set(before) - set(after)
+    assert report is not None or not gone
+    if report is not None:
+        assert report.kept is None or report.kept == len(after)
+    # Where the log lost the commit of a merge or a deletion there is what was before.
+    for identity in after:
+        if after[identity] != before.get(identity):
+            assert report is not None
+            assert after[identity]["temperature"] == after[identity]["count"] / 7
+            assert before.get(identity, {"temperature": -1.0})["temperature"] == -1.0
+
+
+def judge_another(report: Salvaged | None, left: dict[str, Any]) -> None:
+    """It is a store like any other. In the file of one that was never checkpointed there is nothing yet."""
+    if left["in file"]:
+        assert report is not None
+        assert report.reason == "the file is another store's than before"
+
+
+def goes_on(store: SQLiteStorage) -> dict[Any, Any]:
+    """It takes readings, folds and forwards, if need be after it has been salvaged."""
+    store.add_cursor("central")
+    store.store_readings(Weather, rows(5000, 5010)).wait()
+    store.fold()
+    deliver(store, 100)
+    assert store.health_check()["status"] == "pass"
+    return {(device, moment): {"humidity": None, "raining": None, **data} for device, moment, data in rows(5000, 5010)}
+
+
+# -- one by one -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_names_reasons_counts_and_files(quick_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of history is zeros: what is lost is known by model, device and hour, and the upstream is told."""
+    path = store_with_history(quick_folder)
+    caplog.set_level(logging.ERROR, "edgedepot")
+    pages = pages_of(path, "_h_weather_1")
+    with path.open("r+b") as file:
+        for page in pages[len(pages) // 2 :]:
+            file.seek((page - 1) * PAGE)
+            file.write(bytes(PAGE))
+    with SQLiteStorage(path) as store:
+        with pytest.raises(StoreUnusable, match="malformed"):
+            store.query_readings(Weather)
+        store.flush()  # the writer has been told, and is done with it
+        found, report = readings(store), store.salvaged
+        ledger = store.ledger()
+    assert report is not None
+    assert 0 < len(found) < 3000
+    assert report.kept == len(found)
+    assert report.lost == sum(span.count for span in report.spans) == 3000 - len(found)
+    gone = {(device, moment) for device, moment, _ in rows(0, 3000)} - set(found)
+    for device, moment in gone:
+        assert any(span.device_id == device and span.start <= moment < span.end for span in report.spans)
+    assert report.put_aside is not None
+    assert (path.parent / report.put_aside).exists()
+    assert ledger.problems == []
+    upstream = ledger.upstreams["central"]
+    assert upstream["lost"] == sum(data["count"] >= 1000 for d, t, data in rows(0, 3000) if (d, t) in gone)
+    assert upstream["pending"] == 2000 - upstream["lost"]
+    assert f"{len(found)} readings kept, {report.lost} lost; weather d1" in caplog.text
+
+
+def store_with_history(folder: Path) -> Path:
+    """3,000 readings, folded, closed; 1,000 of them delivered. The journal holds none of them."""
+    path = folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=1000) as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 1000)).wait()
+        deliver(store, 1000)
+        store.fold()
+        store.store_readings(Weather, rows(1000, 3000)).wait()
+        store.fold()
+    with sqlite3.connect(path) as file:
+        for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE name LIKE '\\_j\\_%' ESCAPE '\\'").fetchall():
+            file.execute(f"DELETE FROM {name}")  # as if these pages were damaged too
+    file.close()
+    return path
+
+
+def pages_of(path: Path, table: str) -> list[int]:
+    """The leaf pages of a table."""
+    with sqlite3.connect(path) as file:
+        found = file.execute(
+            "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf' ORDER BY path", (table,)
+        ).fetchall()
+    file.close()
+    return [page for (page,) in found]
+
+
+def test_damage_found_while_it_runs_is_salvaged_without_a_restart(quick_folder: Path) -> None:
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof") as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 600)).wait()
+        store.fold()
+        assert store._writing is not None
+        store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = pages_of(store.path, "_h_weather_1")[2]
+        with store.path.open("r+b") as file:
+            file.seek((page - 1) * PAGE)
+            file.write(b"\xff" * PAGE)
+        store._writing._connection.execute("PRAGMA shrink_memory")  # it remembers pages
+        late = [(device, moment, {"temperature": -5.0, "count": 7}) for device, moment, _ in rows(0, 600)]
+        store.store_readings(Weather, late).wait()
+        assert store.salvaged is not None
+        assert store.store_epoch == 2
+        found = readings(store)
+        assert {row["temperature"] for row in found.values()} == {-5.0}
+        assert len(found) == 600
+        assert store.ledger().problems == []
+        store.fold()
+        audit_memory(store)
+    audit_file(quick_folder / "x.db")
+
+
+def test_rows_keep_the_epoch_in_which_they_were_written(quick_folder: Path) -> None:
+    """So that what is sent again loses against what was sent before."""
+    path = leave(quick_folder, "unfolded")
+    path.unlink()
+    with SQLiteStorage(path) as store:
+        store.store_readings(Weather, rows(700, 710)).wait()
+        window = store.pending("central", 1000)
+        assert window is not None
+        epochs = [store.epoch_of(row.seq) for row in window.rows]
+        assert epochs == [1] * 400 + [2] * 10
+        assert [row.seq for row in window.rows] == sorted({row.seq for row in window.rows})
+
+
+def test_a_file_of_another_gateway_is_put_aside(quick_folder: Path) -> None:
+    for gateway in ("roof", "cellar"):
+        with SQLiteStorage(quick_folder / f"{gateway}.db", gateway_id=gateway) as store:
+            store.store_readings(Weather, rows(0, 10))
+    (quick_folder / "cellar.db").replace(quick_folder / "roof.db")
+    with SQLiteStorage(quick_folder / "roof.db", gateway_id="roof") as store:
+        assert readings(store) == {}
+        assert store.salvaged is not None
+        assert "another gateway's store, cellar" in store.salvaged.reason
+        store.store_readings(Weather, rows(0, 10)).wait()
+    (theirs,) = quick_folder.glob("roof.db.of-*")
+    with SQLiteStorage(theirs, gateway_id="cellar") as store:
+        assert len(readings(store)) == 10
+
+
+def test_an_older_copy_put_back_is_noticed(quick_folder: Path) -> None:
+    """Its numbers were given out again otherwise, and upstreams would take what is new for what is old."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.store_readings(Weather, rows(0, 10))
+    copy = path.read_bytes()
+    with SQLiteStorage(path) as store:
+        store.store_readings(Weather, rows(10, 100))
+    path.write_bytes(copy)
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert store.salvaged.reason == "the file is older than it was"
+        assert store.store_epoch == 2
+        store.add_cursor("central")
+        store.store_reading(Weather, "new", T0, {"temperature": 1.0}).wait()
+        window = store.pending("central", 100)
+        assert window is not None
+        assert [store.epoch_of(row.seq) for row in window.rows] == [1] * 10 + [2]
+        assert window.rows[-1].seq > 100
+        audit_memory(store)
+    audit_file(path)
+
+
+def test_a_salvage_that_was_interrupted_is_done_again(quick_folder: Path) -> None:
+    """After each of its steps: both files renamed or one, the new file half made, made, and in its place."""
+    folder = quick_folder / "left"
+    folder.mkdir()
+    original = leave(folder, "folded")
+    with SQLiteStorage(shutil.copytree(folder, quick_folder / "whole") / "x.db") as store:
+        expected = readings(store)
+    aside = "x.db.damaged-20260101T000000Z"
+    for step in range(5):
+        path = shutil.copytree(folder, quick_folder / f"step {step}") / original.name
+        Sidecar(path).note(("salvaging", aside))
+        if step >= 1:
+            path.rename(path.with_name(aside))
+        if step >= 2:
+            path.with_name("x.db-wal").rename(path.with_name(aside + "-wal"))
+        if step == 3:
+            path.with_name("x.db.salvaging").write_bytes(b"half of it")
+        if step == 4:
+            SQLiteStorage(quick_folder / "new.db").close()
+            shutil.copy(quick_folder / "new.db", path)
+        with SQLiteStorage(path) as store:
+            assert readings(store) == expected
+            assert store.salvaged is not None
+            assert store.salvaged.put_aside == aside
+            assert store.ledger().problems == []
+        with SQLiteStorage(path) as store:
+            assert store.store_epoch == 2
+
+
+def test_a_reader_is_told_and_changes_nothing(quick_folder: Path) -> None:
+    path = store_with_history(quick_folder)
+    path.write_bytes(path.read_bytes()[: 10 * PAGE])
+    content = path.read_bytes()
+    with pytest.raises(StorageError, match="malformed"), SQLiteStorage(path, read_only=True) as store:
+        store.query_readings(Weather)
+    assert path.read_bytes() == content

@@ -1,0 +1,100 @@
+"""Files of every released schema open, are brought up to date once, and hold what they held."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.errors import InvalidValue
+from edgedepot.storage.reading import define_model
+from edgedepot.storage.sqlite import migrations, schema
+from edgedepot.storage.sqlite.migrations import migrate
+from tests.models import Mixed, Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import T0, readings, rows
+
+RELEASED = sorted(Path(__file__).with_name("released").glob("*.sql"))
+
+
+def test_every_version_has_its_dump_and_its_step() -> None:
+    assert [int(dump.stem) for dump in RELEASED] == list(range(1, schema.VERSION + 1))
+    assert sorted(migrations.STEPS) == list(range(2, schema.VERSION + 1))
+
+
+@pytest.mark.parametrize("dump", RELEASED, ids=lambda dump: dump.stem)
+def test_a_file_of_a_released_schema_opens_twice(quick_folder: Path, dump: Path) -> None:
+    path = quick_folder / "x.db"
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript(dump.read_text())
+    for _ in range(2):
+        with SQLiteStorage(path, gateway_id="roof", piece_rows=10) as store:
+            assert store.salvaged is None
+            expected = {(device, moment): data for device, moment, data in rows(0, 30)}
+            found = {key: {name: row[name] for name in expected[key]} for key, row in readings(store).items()}
+            assert found == expected
+            mixed = {"a": 1.5, "b": None, "text": "x'y", "number": 7, "flag": True}
+            assert store.query_readings(Mixed) == [{"device_id": "m", "timestamp": T0, **mixed}]
+            ledger = store.ledger()
+            assert ledger.problems == []
+            assert ledger.upstreams["central"]["quarantined"] == 1
+            assert store.count_pending("central") == 31 - 8
+            store.fold()
+            audit_memory(store)
+        audit_file(path)
+        with closing(sqlite3.connect(path)) as file:
+            assert file.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+            assert _shape_of(file) == _shape_of_a_new_file(quick_folder)
+
+
+def _shape_of(file: sqlite3.Connection) -> list[tuple[str, str]]:
+    """The columns of the tables that every store has."""
+    tables = [name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    own = sorted(name for name in tables if not name.startswith(("_j_", "_h_", "_hour_", "sqlite_")))
+    return [(name, str(file.execute(f"PRAGMA table_info({name})").fetchall())) for name in own]
+
+
+def _shape_of_a_new_file(folder: Path) -> list[tuple[str, str]]:
+    path = folder / "new.db"
+    with SQLiteStorage(path):
+        pass
+    with closing(sqlite3.connect(path)) as file:
+        return _shape_of(file)
+
+
+def add_a_column(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE _devices ADD COLUMN place TEXT")
+
+
+def fail_half_way(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE _devices ADD COLUMN lost TEXT")
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_a_step_is_committed_with_its_record_once_or_not_at_all(quick_folder: Path) -> None:
+    path = quick_folder / "x.db"
+    SQLiteStorage(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        steps = {3: fail_half_way, 2: add_a_column}
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(file, steps)
+        assert file.execute("PRAGMA user_version").fetchone() == (2,)
+        columns = [row[1] for row in file.execute("PRAGMA table_info(_devices)")]
+        assert columns[-1] == "place"
+        migrate(file, {**steps, 3: lambda connection: None})
+        migrate(file, {**steps, 3: fail_half_way})
+        assert file.execute("PRAGMA user_version").fetchone() == (3,)
+
+
+def test_models_that_gain_and_lose_fields_read_old_rows(quick_folder: Path) -> None:
+    """The rest of it is in test_evolution.py."""
+    with SQLiteStorage(quick_folder / "x.db") as store:
+        store.store_readings(Weather, rows(0, 10)).wait()
+        store.fold()
+        other = define_model("Weather", {"temperature": (float, True, None), "wind": (float, False, None)})
+        found = store.query_readings(other, limit=1)
+        assert found == [{"device_id": "d1", "timestamp": rows(9, 10)[0][1], "temperature": 9 / 7, "wind": None}]
+        retyped = define_model("Weather", {"temperature": (str, True, None)})
+        with pytest.raises(InvalidValue, match=r"temperature is str, but this store keeps .* as float"):
+            store.query_readings(retyped)
