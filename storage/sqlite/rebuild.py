@@ -366,34 +366,41 @@ class Rebuild:
 
     def _add_all_hours(self) -> None:
         for layout, partition, table in self._partitions():
-            widen_hours(self._new, self._shape, layout)
+            widen_hours(self._new, layout, partition)
             found = self._new.execute(f"SELECT DISTINCT series, {hour_of('ts')} FROM main.{table}").fetchall()
             spans = (Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1, 0) for series, hour in found)
             add_hours(self._new, layout, partition, spans)
 
     def _compare_hours(self) -> None:
         """Which hours have fewer readings than they had."""
+        old = self._old_shape
+        unknown = {}
+        for model, mine in old.partitions.items() if old else ():
+            layout = self._layouts.get(model)
+            for partition in mine if layout is not None else ():
+                assert layout is not None
+                if partition.hours is not None and not self._compared(layout, partition):
+                    unknown[layout.name] = True
+        for name in unknown:
+            self.notes.append(f"how many old readings of {name} are lost is not known")
+
+    def _compared(self, layout: Layout, old: Partition) -> bool:
+        table = hour_table(layout, old)
+        mine = "0"
+        if (layout.id, old.start) not in self._left_out:
+            same = f"main.{table} AS n WHERE n.series = o.series AND n.hour = o.hour"
+            mine = f"coalesce((SELECT rows FROM {same}), 0)"
         dirty = "SELECT 1 FROM old._dirty AS d WHERE d.series = o.series AND d.hour = o.hour"
-        for layout in self._layouts.values():
-            if self._old_shape is None or layout.id not in self._old_shape.hours:
-                continue
-            mine = "0"
-            if layout.id in self._shape.hours:
-                same = f"main.{hour_table(layout)} AS n WHERE n.series = o.series AND n.hour = o.hour"
-                mine = f"coalesce((SELECT rows FROM {same}), 0)"
-            query = (
-                f"SELECT device_id, o.hour, o.rows - {mine} AS missing FROM old.{hour_table(layout)} AS o"
-                f" JOIN main._series AS s ON s.id = o.series WHERE missing > 0 AND NOT EXISTS ({dirty})"
-                " ORDER BY device_id, o.hour"
-            )
-            found = None
-            if self._is_sound(hour_table(layout)) and self._is_sound("_dirty"):
-                with _ReadingOld():
-                    found = self._new.execute(query).fetchall()
-            if found is None:
-                self.notes.append(f"how many old readings of {layout.name} are lost is not known")
-            else:
-                self._note_missing(layout, found)
+        query = (
+            f"SELECT device_id, o.hour, o.rows - {mine} AS missing FROM old.{table} AS o"
+            f" JOIN main._series AS s ON s.id = o.series WHERE missing > 0 AND NOT EXISTS ({dirty})"
+            " ORDER BY device_id, o.hour"
+        )
+        if self._is_sound(table) and self._is_sound("_dirty"):
+            with _ReadingOld():
+                self._note_missing(layout, self._new.execute(query).fetchall())
+                return True
+        return False
 
     def _note_missing(self, layout: Layout, hours: list[tuple[str, int, int]]) -> None:
         open_spans: dict[str, list[int]] = {}
@@ -409,18 +416,17 @@ class Rebuild:
 
     def _put_unfolded(self) -> None:
         self._put(self._unfolded)
-        for layout in self._layouts.values():  # those that have no hours yet
-            if layout.id in self._shape.partitions:
-                widen_hours(self._new, self._shape, layout)
+        for layout, partition, _ in self._partitions():  # those that came just now
+            widen_hours(self._new, layout, partition)
         hours = sorted({(row[1], row[2] // HOUR) for row in self._unfolded})
         for series, hour in hours:
             model = self._models[series]
-            partition = self._shape.partition_of(model, hour * HOUR)
-            if partition is not None:
+            place = self._shape.partition_of(model, hour * HOUR)
+            if place is not None:
                 layout = self._layouts[model]
                 where = "WHERE series = ? AND hour = ?"
-                self._new.execute(f"DELETE FROM main.{hour_table(layout)} {where}", (series, hour))
-                add_hours(self._new, layout, partition, [Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1, 0)])
+                self._new.execute(f"DELETE FROM main.{hour_table(layout, place)} {where}", (series, hour))
+                add_hours(self._new, layout, place, [Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1, 0)])
 
     def _settle_series(self) -> None:
         with contextlib.suppress(sqlite3.OperationalError):  # it is not attached
