@@ -254,9 +254,10 @@ def test_age_leaves_what_a_late_upstream_is_still_owed(with_a_late_upstream: Pat
 
 def test_age_takes_it_where_that_is_wanted(with_a_late_upstream: Path) -> None:
     rows = days(-200, 0) + days(0, 10)
-    with opened(with_a_late_upstream, T0 + 60 * DAY, keep="80 days", keep_pending=False) as store:
+    with opened(with_a_late_upstream, T0 - 121 * DAY, keep="80 days", keep_pending=False) as store:
         window = store.pending("late", 40)  # handed out before it goes, acknowledged afterwards
         assert window is not None
+        clock_of(store).step(181 * 86_400)
         store.retain()
         first = horizon(store)
         assert first is not None
