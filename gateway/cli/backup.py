@@ -16,7 +16,7 @@ from edgedepot.cli.target import FILE, open_store, store_path
     epilog="""\b
 Examples:
   edgedepot backup gateway.toml /mnt/usb/gateway-$(date +%F).db
-  edgedepot backup gateway.db copy.db && edgedepot verify copy.db"""
+  edgedepot backup gateway.db copy.db && edgedepot ledger copy.db"""
 )
 @FILE
 @click.argument("target", type=click.Path(path_type=Path), metavar="TARGET")

@@ -40,11 +40,11 @@ for n in itertools.count(first):
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])
-def test_ten_kills_lose_nothing_that_was_committed_and_store_nothing_twice(tmp_path: Path, durability: str) -> None:
+def test_fifty_kills_lose_nothing_that_was_committed_and_store_nothing_twice(tmp_path: Path, durability: str) -> None:
     path = tmp_path / "gateway.db"
     rng = random.Random(20260101)
     promised = -1
-    for _ in range(10):
+    for _ in range(50):
         command = [sys.executable, "-c", WRITER, str(path), str(promised + 1), durability]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None

@@ -105,7 +105,7 @@ def test_what_can_be_read_is_kept(
         assert (report is not None) == (store.store_epoch > 1)
         after |= goes_on(store)
     if suffix == "" and damage in ("zeroed page", "flipped byte") and not is_sound(folder / "x.db"):
-        return  # the page is of a table that nobody has read: `edgedepot verify` finds it, or who reads it
+        return  # the page is of a table that nobody has read yet
     audit_file(folder / "x.db")
     with SQLiteStorage(folder / "x.db") as store:
         assert readings(store) == after
