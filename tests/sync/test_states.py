@@ -326,6 +326,7 @@ class Forwarding(RuleBasedStateMachine):
         model.counts["superseded"] += len(gone)
         model.quarantined.clear()
         model.replayed |= current
+        self.upstreams[which].gone -= current.keys()  # a person may send again what was deleted here
         assert self.store.replay_quarantined(which) == len(current)
 
     @rule(which=WHICH, first=st.integers(0, 200), few=st.integers(0, 3), times=st.integers(5, 25))
@@ -363,6 +364,7 @@ class Forwarding(RuleBasedStateMachine):
                 if not self.store.count_pending(name):
                     break
                 self.step(name, 1)
+                self.store.flush()
             model = self.models[name]
             assert not model.pending | model.replayed
             assert self.store.count_pending(name) == 0
