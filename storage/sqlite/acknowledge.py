@@ -76,7 +76,8 @@ def remove_cursor(journal: Journal, name: str) -> int:
     journal.write_rows()
     pending = count_pending(journal.connection, journal.shape, book)
     journal.connection.execute("DELETE FROM _cursors WHERE id = ?", (book.id,))
-    journal.connection.execute("DELETE FROM _quarantined WHERE cursor = ?", (book.id,))
+    for table in ("_quarantined", "_withheld"):
+        journal.connection.execute(f"DELETE FROM {table} WHERE cursor = ?", (book.id,))
     journal.books.remove_cursor(name)
     return pending
 

@@ -59,7 +59,7 @@ class PendingReader:
                     f" WHERE seq BETWEEN ? AND ? AND series > 0{condition} ORDER BY seq LIMIT ?",
                     (low, high, *values, limit - len(rows)),
                 )
-                rows += self._rows(view, layouts, found)
+                rows += self.rows(view, layouts, found)
         end = rows[-1].seq if len(rows) == limit else self._end(view, low, high, high == last)
         return None if end is None else Window(low, end, rows)
 
@@ -101,11 +101,11 @@ class PendingReader:
             ).fetchall()
             if found:
                 _, series, ts, *_ = found[-1]
-                rows = [row for row in self._rows(view, layouts, found) if takes(layout.name, row.device_id)]
+                rows = [row for row in self.rows(view, layouts, found) if takes(layout.name, row.device_id)]
                 return Window(0, 0, rows, place_of(layout.id, partition, series, ts))
         return None
 
-    def _rows(self, view: View, layouts: dict[int, Layout], found: Iterable[tuple[Any, ...]]) -> Iterator[Pending]:
+    def rows(self, view: View, layouts: dict[int, Layout], found: Iterable[tuple[Any, ...]]) -> Iterator[Pending]:
         """Rows as the journal or history has them. One by one, as there are thousands: what SQLite gave is let go of,
         and a `Pending` made by `tuple` is the same without a call in Python."""
         new, made = tuple.__new__, Pending

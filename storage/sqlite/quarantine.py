@@ -16,6 +16,7 @@ from edgedepot.storage.clock import from_micros
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.view import View
+from edgedepot.storage.sqlite.withheld import withhold_quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,9 @@ def drop(journal: Journal, which: Refused) -> int:
     """Give one upstream's quarantined rows up; how many. They count as deleted."""
     assert which.upstream is not None
     condition, values = which.condition()
-    count = journal.connection.execute(f"DELETE FROM _quarantined WHERE {condition} AND replay = 0", values).rowcount
+    condition += " AND replay = 0"
+    withhold_quarantined(journal.connection, condition, values)
+    count = journal.connection.execute(f"DELETE FROM _quarantined WHERE {condition}", values).rowcount
     journal.books.settle(which.upstream, quarantined=-count, deleted=count)
     return count
 

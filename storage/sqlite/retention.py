@@ -35,6 +35,7 @@ from edgedepot.storage.sqlite.tables import (
 )
 from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.walk import END, NEVER, owed
+from edgedepot.storage.sqlite.withheld import withhold_piece
 
 SWEPT = 2_000
 """So many rows are deleted at a time, of what is not dropped with its table."""
@@ -273,6 +274,7 @@ class Retention:
                 rows = count_rows(self._connection, journal.shape, low, high)
                 skipped = count_skipped(journal, low, high, book.since, self._cursors.choice(name))
                 journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
+                withhold_piece(self._connection, journal.shape, book.id, piece, low, high)
         self._drop_pieces([piece])
 
     def _drop_pieces(self, pieces: list[Piece]) -> None:

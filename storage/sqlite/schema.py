@@ -50,6 +50,10 @@ CREATE TABLE _quarantined (
   PRIMARY KEY (cursor, seq)
 );
 CREATE INDEX _replayed ON _quarantined (cursor, seq) WHERE replay = 1;
+CREATE TABLE _withheld (
+  cursor INTEGER NOT NULL, series INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+  low INTEGER NOT NULL, high INTEGER NOT NULL, PRIMARY KEY (cursor, series, start, low)
+) WITHOUT ROWID;
 CREATE TABLE _rejected (
   id INTEGER PRIMARY KEY, source INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
   raw BLOB NOT NULL

@@ -24,6 +24,7 @@ from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import cell, rows_of, value_columns
+from edgedepot.storage.sqlite.withheld import Stretch, withhold
 from edgedepot.storage.values import Quality
 
 MINUTE = 60_000_000
@@ -120,11 +121,13 @@ def _minutes_near(journal: Journal, batch: Batch, low: int, high: int) -> Iterat
 def _thin_minute(journal: Journal, cursors: Cursors, piece: Piece, rows: list[Cells]) -> list[int]:
     """Put a minute's rows into the last, where upstreams let it; the numbers of the others."""
     numbers = [row[2] for row in rows]
-    awaiting = _awaiting(journal, cursors, min(numbers), max(numbers))
+    awaiting = _awaiting(journal, cursors, *_ends(numbers))
     if not awaiting:
         return []
+    minute = Stretch(rows[0][0], rows[0][1] // MINUTE * MINUTE, (rows[0][1] // MINUTE + 1) * MINUTE, *_ends(numbers))
     for name in awaiting:
         journal.books.settle(name, thinned=len(rows) - 1)
+        withhold(journal.connection, journal.books.cursors[name].id, minute)
     series = journal.tail.series(rows[0][0])
     assert series is not None
     layout = journal.catalogue.layouts()[series.model_id]
@@ -138,6 +141,10 @@ def _thin_minute(journal: Journal, cursors: Cursors, piece: Piece, rows: list[Ce
         (quality, *values, numbers[-1]),
     )
     return numbers[:-1]
+
+
+def _ends(numbers: list[int]) -> tuple[int, int]:
+    return min(numbers), max(numbers)
 
 
 def _awaiting(journal: Journal, cursors: Cursors, low: int, high: int) -> list[str]:

@@ -1,0 +1,84 @@
+"""What an upstream has acknowledged without getting it: evicted, thinned, dropped from quarantine.
+
+The books count these; history still has the rows themselves, maybe for years. So that nobody takes them for delivered
+they are noted here, as stretches of a series: the rows ``start <= ts < stop`` that are numbered ``low..high``. All that
+writes runs on the writer's thread, inside its transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+from edgedepot.storage.sqlite.shape import Piece, Shape
+from edgedepot.storage.sqlite.tables import rows_of
+
+_COLUMNS = "(cursor, series, start, stop, low, high)"
+_TOGETHER = (
+    " ON CONFLICT (cursor, series, start, low) DO UPDATE SET stop = max(stop, excluded.stop),"
+    " high = max(high, excluded.high)"
+)
+
+
+class Stretch(NamedTuple):
+    """Rows of a series."""
+
+    series: int
+    start: int
+    stop: int
+    low: int
+    high: int
+
+
+def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch) -> None:
+    """Note rows. A stretch that goes on where the one before ended is put together with that."""
+    series, start, stop, low, high = stretch
+    joined = connection.execute(
+        "UPDATE _withheld SET stop = ?, low = min(low, ?), high = max(high, ?)"
+        " WHERE cursor = ? AND series = ? AND stop = ?",
+        (stop, low, high, cursor, series, start),
+    ).rowcount
+    if not joined:
+        connection.execute(
+            f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?){_TOGETHER}",
+            (cursor, series, start, stop, low, high),
+        )
+
+
+def withhold_piece(
+    connection: sqlite3.Connection, shape: Shape, cursor: int, piece: Piece, low: int, high: int
+) -> None:
+    """Note the rows ``low..high`` of a piece that is about to go, as far as history has them; and forget what history
+    has no more."""
+    for model, horizon in shape.horizons.items():
+        connection.execute(
+            "DELETE FROM _withheld WHERE stop <= ? AND series IN (SELECT id FROM _series WHERE model = ?)",
+            (horizon, model),
+        )
+    connection.execute(
+        f"INSERT INTO _withheld {_COLUMNS} SELECT ?, series, min(ts), max(ts) + 1, ?, ?"
+        f" FROM {rows_of(shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0 GROUP BY series{_TOGETHER}",
+        (cursor, low, high, low, high),
+    )
+
+
+def withhold_quarantined(connection: sqlite3.Connection, condition: str, values: list[object]) -> None:
+    """Note the quarantined rows of a condition on `_quarantined`."""
+    series = (
+        "(SELECT s.id FROM _series AS s JOIN _models AS m ON m.id = s.model"
+        " WHERE m.name = q.model AND s.device_id = q.device_id)"
+    )
+    connection.execute(
+        f"INSERT INTO _withheld {_COLUMNS} SELECT cursor, {series}, ts, ts + 1, seq, seq FROM _quarantined AS q"
+        f" WHERE {condition}{_TOGETHER}",
+        values,
+    )
+
+
+def read_withheld(connection: sqlite3.Connection, cursor: int) -> dict[int, list[Stretch]]:
+    """What an upstream has not, by series."""
+    found: dict[int, list[Stretch]] = {}
+    query = "SELECT series, start, stop, low, high FROM _withheld WHERE cursor = ? ORDER BY series, start"
+    for row in connection.execute(query, (cursor,)):
+        found.setdefault(row[0], []).append(Stretch(*row))
+    return found
