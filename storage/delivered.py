@@ -43,9 +43,9 @@ def rows_in(tally: Tally) -> int:
 class Delivered(Protocol):
     """The readings in local history that one upstream had received when this was made, as they stand now.
 
-    Without those that it is still owed, that it refused, that it does not get, or that were given up: all that the books
-    count as anything but delivered. A reading that has changed since is left out too. Times are microseconds since 1970
-    UTC, ``start <= ts < end``, None for open. Each call is one read transaction.
+    Without those that it is still owed, that it refused, that it does not get, or that were given up: all that the
+    books count as anything but delivered. A reading that has changed since is left out too. Times are microseconds
+    since 1970 UTC, ``start <= ts < end``, None for open. Each call is one read transaction.
     """
 
     def models(self) -> list[type[Reading]]:

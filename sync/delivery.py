@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
-from edgedepot.storage.base import BaseStorage, Buffer, Pending, Version, Window
+from edgedepot.storage.base import BaseStorage, Pending, Version, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import DataRefused, Misconfigured, StorageClosed, Unreachable
 from edgedepot.storage.reading import Reading
@@ -30,6 +31,14 @@ class Interrupted(Exception):
     """The worker was told to stop between two requests."""
 
 
+class Source(Protocol):
+    """Where the rows come from that are sent, and what is told what became of them: of a `Buffer`, these."""
+
+    def epoch_of(self, seq: int) -> int: ...
+    def acknowledge(self, cursor: str, window: Window) -> None: ...
+    def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None: ...
+
+
 class Delivery:
     """Sends windows and remembers, until a window is acknowledged, what became of its rows.
 
@@ -40,7 +49,7 @@ class Delivery:
     """
 
     def __init__(
-        self, store: Buffer, cursor: str, upstream: BaseStorage, clock: Clock, go_on: Callable[[], bool]
+        self, store: Source, cursor: str, upstream: BaseStorage, clock: Clock, go_on: Callable[[], bool]
     ) -> None:
         self._store = store
         self._cursor = cursor

@@ -10,12 +10,15 @@ from datetime import datetime
 from typing import Any
 
 from edgedepot.storage.base import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
+from edgedepot.storage.delivered import Delivered
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_pending, remove_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.delivered import DeliveredRows
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
@@ -159,6 +162,15 @@ class SQLiteBuffer(Buffer):
         self._writer_parts().cursors.position(upstream)
         which = _refused(upstream, measurement, device, start, end, reason, number)
         return self._do(lambda journal: drop(journal, which)) or 0
+
+    def delivered(self, cursor: str, choice: Choice = EVERYTHING) -> Delivered:
+        """What an upstream has received by now, of what it gets by its choice. Raises `InvalidValue`."""
+        with self._reading(True) as (view, _):
+            books = Books.load(view.connection, view.shape)
+            if cursor not in books.cursors:
+                raise InvalidValue(f"there is no cursor {cursor!r}; there are {sorted(books.cursors)}")
+            epochs = schema.epochs(view.connection)
+        return DeliveredRows(lambda: self._reading(False), books.cursors[cursor], choice, epochs)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._writer_parts().writer.watch(callback)

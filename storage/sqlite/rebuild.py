@@ -49,8 +49,8 @@ from edgedepot.storage.sqlite.tables import (
 )
 from edgedepot.storage.sqlite.walk import END, START, Walk, count_owed
 
-_SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_rejected",
-          "_replaced")  # fmt: skip
+_SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_withheld",
+          "_rejected", "_replaced")  # fmt: skip
 _BATCH = 10_000
 Row = tuple[Any, ...]
 """A reading: seq, series, ts, quality, values."""

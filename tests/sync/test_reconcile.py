@@ -1,0 +1,203 @@
+"""Reconcile: what an upstream lost comes back, nothing else is touched, and nothing is sent that the books exclude."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edgedepot import Reading, SQLiteStorage
+from edgedepot.storage.base import Data
+from edgedepot.storage.delivered import measures_of
+from edgedepot.storage.errors import InvalidValue, Misconfigured, Unreachable
+from edgedepot.storage.rows import make_row
+from edgedepot.sync.reconcile import Finding, Reconciliation, Report, reconcile
+from tests.sync.reconciling import (
+    DAYS,
+    LOSSES,
+    PER_DAY,
+    STEP,
+    Own,
+    Power,
+    Weather,
+    fill,
+    forward,
+    lose,
+    moment,
+    readings,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SQLiteStorage]:
+    with SQLiteStorage(tmp_path / "local.db", gateway_id="roof", piece_rows=1000) as store:
+        store.add_cursor("central")
+        yield store
+
+
+@pytest.fixture
+def own(store: SQLiteStorage) -> Own:
+    """An upstream that has all that the store has, most of it in history here."""
+    own = Own()
+    rows = readings()
+    fill(store, rows[:-300])
+    forward(store, own)
+    store.fold()
+    fill(store, rows[-300:])
+    forward(store, own)
+    own.stored.clear()
+    return own
+
+
+def quiet(report: Report) -> bool:
+    return report.total() == Finding() and report.read == report.written == 0
+
+
+# -- a custom storage -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost(store: SQLiteStorage, own: Own) -> None:
+    report = reconcile(store, "central", own)
+    assert quiet(report)
+    assert report.compared == own.calls == len(measures_of(Weather)) + len(measures_of(Power)) == 8
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("can_aggregate", [True, False])
+def test_all_is_back_and_nothing_else_touched(store: SQLiteStorage, own: Own, loss: str, can_aggregate: bool) -> None:
+    before = dict(own.kept)
+    own.can_aggregate = can_aggregate
+    lost = lose(own, LOSSES[loss])
+    assert lost
+    dry = reconcile(store, "central", own, dry_run=True)
+    assert (dry.total(), own.stored) == (Finding(missing=len(lost)), [])
+    report = reconcile(store, "central", own)
+    assert report.total() == Finding(missing=len(lost), sent=len(lost))
+    assert sorted(own.stored) == lost
+    assert own.kept == before
+    days = {(name, device, at.date()) for name, device, at in lost}
+    assert report.days.keys() == days
+    assert reconcile(store, "central", own).total() == Finding()
+    assert store.ledger().problems == []
+
+
+def requests_for(folder: Path, count: int, lost: int) -> int:
+    with SQLiteStorage(folder / f"{count}.db", gateway_id="roof") as store:
+        store.add_cursor("central")
+        own = Own()
+        fill(store, readings(count))
+        forward(store, own)
+        store.fold()
+        for identity in random.Random(count).sample(sorted(own.kept), lost):
+            del own.kept[identity]
+        report = reconcile(store, "central", own)
+        assert report.total() == Finding(missing=lost, sent=lost)
+        return report.requests
+
+
+def test_requests_grow_with_what_is_lost_and_not_with_what_is_there(tmp_path: Path) -> None:
+    """One lost reading among a day's or among two months': as many requests, and a few for each that is lost."""
+    one = [requests_for(tmp_path, days * PER_DAY, 1) for days in (1, 8, 64)]
+    assert max(one) == min(one) <= 8 + 5 + 2
+    several = requests_for(tmp_path, 65 * PER_DAY, 4)
+    assert several <= 8 + 4 * (5 + 2)
+
+
+def test_one_device_and_a_part_of_the_time(store: SQLiteStorage, own: Own) -> None:
+    lose(own, lambda identity: True)
+    start, end = moment(50), moment(200) + timedelta(microseconds=1)
+    report = reconcile(store, "central", own, device="mast", start=start, end=end)
+    assert sorted(own.stored) == [("weather", "mast", moment(number)) for number in range(50, 201)]
+    assert report.total() == Finding(missing=151, sent=151)
+    report = reconcile(store, "central", own, models=["power"])
+    assert {identity[0] for identity in own.stored[151:]} == {"power"}
+    assert report.total().sent == DAYS * PER_DAY // 2
+
+
+def test_what_is_there_alone_or_beyond_stays(store: SQLiteStorage, own: Own) -> None:
+    identity = ("weather", "mast", moment(300))
+    alien = ("weather", "mast", moment(300) + timedelta(seconds=1))
+    stranger = ("weather", "stranger", moment(3))
+    own.kept[alien] = own.kept[stranger] = make_row(Weather, "mast", alien[2], {"temperature": 99.0})
+    own.kept[stranger] = make_row(Weather, "stranger", moment(3), {"temperature": 99.0})
+    own.kept[identity] |= {"note": "seen by a person"}
+    before = dict(own.kept)
+    report = reconcile(store, "central", own)
+    assert report.total().missing == report.total().sent == 0
+    assert report.total().only_there == 2
+    assert own.kept == before
+
+
+def test_another_value_is_put_right(store: SQLiteStorage, own: Own) -> None:
+    """As in a copy from before the reading was merged."""
+    before = dict(own.kept)
+    for number, change in ((300, {"temperature": -300.0}), (301, {"raining": None}), (700, {"temperature": 1e300})):
+        own.kept["weather", "mast", moment(number)] = own.kept["weather", "mast", moment(number)] | change
+    report = reconcile(store, "central", own)
+    changed = 2 + (before["weather", "mast", moment(301)]["raining"] is not None)
+    assert report.total() == Finding(different=changed, sent=changed)
+    assert own.kept == before
+
+
+def test_an_upstream_that_keeps_its_own(store: SQLiteStorage, own: Own) -> None:
+    class Rounding(Own):
+        def store_reading(
+            self, reading_model: type[Reading], device: object, timestamp: datetime | None, data: Data
+        ) -> None:
+            super().store_reading(reading_model, device, timestamp, data)
+            for row in self.kept.values():
+                row["temperature"] = round(row["temperature"])
+
+    rounding = Rounding()
+    rounding.kept = {identity: dict(row) for identity, row in own.kept.items() if identity[0] == "weather"}
+    rounding.kept["weather", "mast", moment(300)]["temperature"] = 200.0
+    part = {"models": ["weather"], "device": "mast", "start": moment(300), "end": moment(301)}
+    report = reconcile(store, "central", rounding, **part)
+    assert report.total() == Finding(different=1, kept=1)
+
+
+# -- refusals and trouble ---------------------------------------------------------------------------------------------
+
+
+def test_refusals_are_reported_and_the_others_sent(store: SQLiteStorage, own: Own) -> None:
+    lost = lose(own, lambda identity: identity[2] < moment(144))
+    bad = {("weather", "mast", moment(number)) for number in (3, 70, 71)}
+    values = {store.query_readings(Weather, device, at, at + STEP)[0]["temperature"] for _, device, at in bad}
+    own.refuses = lambda data: data.get("temperature") in values
+    report = reconcile(store, "central", own)
+    assert report.total() == Finding(missing=len(lost), sent=len(lost) - 3, refused=3)
+    assert sorted(set(own.stored)) == [one for one in lost if one not in bad]
+    assert sum(report.reasons.values()) == 3
+    assert all(reason.startswith("will not have") for reason in report.reasons)
+    assert store.quarantined() == []
+    assert report.written < 60
+
+
+def test_an_upstream_that_refuses_all_is_set_up_wrongly(store: SQLiteStorage, own: Own) -> None:
+    lose(own, lambda identity: True)
+    own.refuses = lambda data: True
+    with pytest.raises(Misconfigured, match="every reading is refused"):
+        reconcile(store, "central", own)
+
+
+def test_it_goes_on_where_the_link_broke(store: SQLiteStorage, own: Own) -> None:
+    lost = lose(own, lambda identity: True)
+    broken = Reconciliation(store, "central", own)
+    stretches = broken.find()
+    broken.mend(stretches[0])
+    own.error = Unreachable("gone")
+    with pytest.raises(Unreachable):
+        broken.mend(stretches[1])
+    done = broken.report.total().sent
+    assert 0 < done == len(own.stored) < len(lost)
+    own.error = None
+    assert reconcile(store, "central", own).total().sent == len(lost) - done
+    assert sorted(own.stored) == lost
+
+
+def test_a_name_that_the_store_does_not_know(store: SQLiteStorage) -> None:
+    with pytest.raises(InvalidValue, match="there is no cursor 'cantral'; there are \\['central'\\]"):
+        reconcile(store, "cantral", Own())
