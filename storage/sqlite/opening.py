@@ -26,9 +26,11 @@ from edgedepot.storage.sqlite.connection import (
     sync_what_was_left,
 )
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.report import Salvaged, write_report
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage, put_aside_log, salvage
 from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.wal import PAGE, Log, frames, salt_of, wal_of
 
 log = logging.getLogger(__name__)
@@ -205,6 +207,7 @@ class Opening:
                 catalogue = Catalogue.load(connection)
                 journal = Journal(connection, catalogue, self._clock, self._hold_uncertain)
                 self._check_age(connection, journal)
+                _check_books(connection, path)
                 opened = Opened(
                     connection, catalogue, journal, gateway_id,
                     int(str(schema.meta(connection, "store_epoch"))), schema.epochs(connection),
@@ -284,3 +287,9 @@ class Opening:
             sidecar.write()
         salt = salt_of(wal_of(self._path))
         self._lock.note(f"{'open' if self._full_sync else 'loose'} {salt}" if salt is not None else "")
+
+
+def _check_books(connection: sqlite3.Connection, path: Path) -> None:
+    """Say so where the books do not balance. It takes time with the number of the journal's pieces."""
+    for problem in read_ledger(View(connection, None)).problems:
+        log.error("%s: the books do not balance: %s", path, problem)

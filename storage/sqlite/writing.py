@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
-from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
@@ -20,11 +18,8 @@ from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.tail import Tail
-from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.wal import wal_of
 from edgedepot.storage.sqlite.writer import Writer
-
-log = logging.getLogger(__name__)
 
 
 class Writing:
@@ -51,7 +46,6 @@ class Writing:
                 *(path, self._lock, self._sidecar, clock, full_sync, gateway_id), limits.wal_pages, hold_uncertain
             )
             self._opened = self._opening.open()
-            _check_books(self._opened.connection, path)
             undo.pop_all()
         self.cursors = Cursors(self.books, replaying_cursors(self._opened.connection))
         self.pending_reader = PendingReader(self.catalogue)
@@ -110,9 +104,3 @@ class Writing:
             self._opened.connection.close()
             self._lock.note(state if wal_of(self._path).exists() else "")
             self._lock.release()
-
-
-def _check_books(connection: sqlite3.Connection, path: Path) -> None:
-    """Say so where the books do not balance. It takes time with the number of the journal's pieces."""
-    for problem in read_ledger(View(connection, None)).problems:
-        log.error("%s: the books do not balance: %s", path, problem)

@@ -87,7 +87,7 @@ INSERT INTO "_meta" VALUES('gateway_id','roof');
 INSERT INTO "_meta" VALUES('last_cursor',1);
 INSERT INTO "_meta" VALUES('shape','{"generation":5,"pieces":[[1,1,5,0,false],[2,23,5,0,false]],"partitions":{"1":[[1,1765152000000000,1767744000000000,5,1,5]]},"folded":[22,22,0,-9223372036854775808,0],"bases":[],"horizons":{},"rules":[],"keeping":null}');
 INSERT INTO "_meta" VALUES('store_epoch',1);
-INSERT INTO "_meta" VALUES('store_id','0c91503264bf41b497d08ec82c651b88');
+INSERT INTO "_meta" VALUES('store_id','4ce0ee04cfc540c0b90c223e92408423');
 CREATE TABLE _models (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, title TEXT NOT NULL, fields TEXT NOT NULL);
 INSERT INTO "_models" VALUES(1,'weather','Weather','[{"type": "float", "name": "temperature", "required": true, "unit": "\u00b0C", "description": null, "low": -40, "high": 80}, {"type": "float", "name": "humidity", "required": false, "unit": null, "description": null, "low": null, "high": null}, {"type": "bool", "name": "raining", "required": false, "unit": null, "description": null, "low": null, "high": null}, {"type": "str", "name": "note", "required": false, "unit": null, "description": null, "low": null, "high": null}, {"type": "int", "name": "count", "required": false, "unit": null, "description": null, "low": 0, "high": null}]');
 INSERT INTO "_models" VALUES(2,'mixed','Mixed','[{"type": "float", "name": "a", "required": false, "unit": null, "description": null, "low": null, "high": 100}, {"type": "float", "name": "b", "required": false, "unit": null, "description": null, "low": null, "high": null}, {"type": "str", "name": "text", "required": false, "unit": null, "description": null, "low": null, "high": null}, {"type": "int", "name": "number", "required": false, "unit": null, "description": null, "low": null, "high": null}, {"type": "bool", "name": "flag", "required": false, "unit": null, "description": null, "low": null, "high": null}]');
@@ -116,6 +116,10 @@ INSERT INTO "_series" VALUES(4,1,'d3',1767226740000000);
 INSERT INTO "_series" VALUES(5,2,'m',NULL);
 CREATE TABLE _sources (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 INSERT INTO "_sources" VALUES(1,'direct');
+CREATE TABLE _withheld (
+  cursor INTEGER NOT NULL, series INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+  low INTEGER NOT NULL, high INTEGER NOT NULL, PRIMARY KEY (cursor, series, start, low)
+) WITHOUT ROWID;
 CREATE INDEX _replayed ON _quarantined (cursor, seq) WHERE replay = 1;
 CREATE INDEX _rejected_by_source ON _rejected (source, id);
 CREATE VIEW "weather" AS WITH _r (series, ts, quality, c0, c1, c2, c3, c4) AS (SELECT series, ts, quality, c0, c1, c2, c3, c4 FROM _h_weather_1 UNION ALL SELECT series, ts, quality, c0, c1, c2, c3, c4 FROM _j_2 WHERE series > 0 AND seq > (SELECT json_extract(value, '$.folded[0]') FROM _meta WHERE key = 'shape') AND (seq > (SELECT json_extract(value, '$.folded[1]') FROM _meta WHERE key = 'shape') OR (series > (SELECT json_extract(value, '$.folded[2]') FROM _meta WHERE key = 'shape') OR series = (SELECT json_extract(value, '$.folded[2]') FROM _meta WHERE key = 'shape') AND ts > (SELECT json_extract(value, '$.folded[3]') FROM _meta WHERE key = 'shape'))) AND series IN (SELECT id FROM _series WHERE model = 1)) SELECT device_id, strftime('%Y-%m-%dT%H:%M:%S', (r.ts - ((r.ts % 1000000 + 1000000) % 1000000)) / 1000000, 'unixepoch') || printf('.%06dZ', ((r.ts % 1000000 + 1000000) % 1000000)) AS timestamp, r.quality, r.c0 AS "temperature", r.c1 AS "humidity", r.c2 AS "raining", r.c3 AS "note", r.c4 AS "count" FROM _r AS r JOIN _series ON _series.id = r.series;
