@@ -1,0 +1,322 @@
+"""Reconcile sends nothing that the books count as anything but delivered, whatever came together."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgedepot import Reading, SQLiteStorage, Version
+from edgedepot.storage.base import Choice, Data
+from edgedepot.storage.clock import ManualClock
+from edgedepot.sync.reconcile import Finding, reconcile
+from tests.sync.reconciling import Identity, Own, Weather, fill, forward, lose, moment, readings
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SQLiteStorage]:
+    with SQLiteStorage(tmp_path / "local.db", gateway_id="roof", piece_rows=200) as store:
+        yield store
+
+
+def weather(store: SQLiteStorage, numbers: range, step: timedelta = timedelta(seconds=20), value: float = 0.0) -> None:
+    rows: list[Any] = [("mast", T0 + number * step, {"temperature": number + value}) for number in numbers]
+    store.store_readings(Weather, rows).wait()
+
+
+def at(number: int, step: timedelta = timedelta(seconds=20)) -> Identity:
+    return ("weather", "mast", T0 + number * step)
+
+
+def lost_and_found(store: SQLiteStorage, own: Own, name: str = "central", **more: Any) -> list[Identity]:
+    """What comes back when all is lost: what the store takes for delivered. Afterwards nothing is missing."""
+    had = dict(own.kept)
+    own.kept.clear()
+    own.stored.clear()
+    report = reconcile(store, name, own, **more)
+    assert own.kept == {identity: had[identity] for identity in own.kept}, "a value that was never there"
+    assert report.total() == Finding(missing=len(own.kept), sent=len(own.kept))
+    assert reconcile(store, name, own, **more).total() == Finding()
+    assert store.ledger().problems == []
+    return sorted(own.kept)
+
+
+def delivered(store: SQLiteStorage, name: str = "central") -> int:
+    return store.ledger().upstreams[name]["delivered"]
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_what_is_pending_is_left_to_the_worker(store: SQLiteStorage, folded: bool) -> None:
+    store.add_cursor("central")
+    own = Own()
+    weather(store, range(300))
+    forward(store, own, limit=100)
+    if folded:
+        store.fold()
+    assert lost_and_found(store, own) == [at(number) for number in range(100)]
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_merged_reading_is_left_until_its_new_version_is_there(store: SQLiteStorage, folded: bool) -> None:
+    store.add_cursor("central")
+    own = Own()
+    weather(store, range(300))
+    forward(store, own)
+    store.fold()
+    weather(store, range(100, 110), value=0.5)
+    if folded:
+        store.fold()
+    before = dict(own.kept)
+    own.stored.clear()
+    assert reconcile(store, "central", own).total() == Finding(only_there=10)
+    assert (own.kept, own.stored) == (before, [])
+    assert lost_and_found(store, own) == [at(number) for number in range(300) if not 100 <= number < 110]
+    forward(store, own)
+    assert own.kept[at(105)]["temperature"] == 105.5
+    assert len(lost_and_found(store, own)) == 300
+
+
+def test_what_was_deleted_here_stays_there(store: SQLiteStorage) -> None:
+    store.add_cursor("central")
+    own = Own()
+    weather(store, range(300))
+    forward(store, own)
+    store.fold()
+    store.delete_readings(Weather, "mast", T0, at(10)[2])
+    before = dict(own.kept)
+    own.stored.clear()
+    assert reconcile(store, "central", own).total().only_there == 10
+    assert (own.kept, own.stored) == (before, [])
+
+
+def test_thinned_minutes(store: SQLiteStorage) -> None:
+    """History has all their readings; the upstream got one of each, or is to get it."""
+    store.add_cursor("central")
+    own = Own()
+    weather(store, range(900))
+    forward(store, own, limit=150)
+    store.fold()
+    assert store.thin(T0 + timedelta(days=1)) > 400
+    forward(store, own)
+    books = store.ledger().upstreams["central"]
+    assert books["delivered"] + books["thinned"] == 900
+    found = lost_and_found(store, own)
+    assert set(found) >= {at(number) for number in range(150)}
+    before = delivered(store)
+    assert len(found) < before < 900
+    own.stored.clear()
+    forward(store, own)
+    assert own.stored == []
+
+
+def test_evicted_readings_that_history_still_has(tmp_path: Path) -> None:
+    """As of devices whose clocks are ahead: history ends in the future, so nothing of it is dropped yet."""
+    clock = ManualClock(T0 - timedelta(days=2))
+    options: dict[str, Any] = {"gateway_id": "roof", "piece_rows": 1000, "clock": clock}
+    with SQLiteStorage(tmp_path / "local.db", keep_bytes=1_000_000, **options) as store:
+        store.add_cursor("central")
+        own = Own()
+        weather(store, range(700), timedelta(minutes=5))
+        forward(store, own, limit=300)
+        for start in range(700, 20_000, 700):
+            weather(store, range(start, start + 700), timedelta(minutes=5))
+            store.fold()
+            store.retain()
+        forward(store, own)
+        books = store.ledger().upstreams["central"]
+        assert (books["delivered"], books["evicted"]) == (300, 20_000)
+        assert store.readings(Weather).count() == 20_300
+        assert len(lost_and_found(store, own)) == 300
+
+
+def oldest(store: SQLiteStorage) -> datetime:
+    found = store.aggregate(Weather, "timestamp", "min")
+    assert isinstance(found, dict)
+    moment: datetime = found["result"]
+    return moment
+
+
+def test_quarantined_replayed_and_dropped(store: SQLiteStorage) -> None:
+    store.add_cursor("central")
+    weather(store, range(100))
+    refused = {at(30), at(40), at(50)}
+    everything = {at(number) for number in range(100)}
+    own = Own()
+    own.refuses = lambda data: data["temperature"] in (30, 40, 50)
+    forward(store, own)
+    store.fold()
+    assert store.count_quarantined() == {"central": 3}
+    own.refuses = lambda data: False
+    assert set(lost_and_found(store, own)) == everything - refused
+    numbers = {row["data"]["temperature"]: row["number"] for row in store.quarantined()}
+    store.drop_quarantined("central", number=numbers[30])
+    store.replay_quarantined("central", number=numbers[40])
+    assert set(lost_and_found(store, own)) == everything - refused, "one given up, one pending, one refused"
+    forward(store, own)
+    assert set(lost_and_found(store, own)) == everything - refused | {at(40)}
+    weather(store, range(30, 31), value=0.25)
+    forward(store, own)
+    assert set(lost_and_found(store, own)) == everything - {at(50)}
+
+
+def test_skipped_as_older_than_the_start_or_not_chosen(store: SQLiteStorage) -> None:
+    fill(store, readings(300))
+    store.fold()
+    choice = Choice(frozenset({"weather"}), ("roof*",))
+    store.add_cursor("late", moment(100), choice)
+    own = Own()
+    forward(store, own, name="late")
+    assert len(own.kept) == 200
+    assert len(lost_and_found(store, own, "late", choice=choice)) == 200
+
+
+def test_an_upstream_that_began_with_now(store: SQLiteStorage) -> None:
+    weather(store, range(300))
+    store.fold()
+    weather(store, range(300, 400))
+    store.add_cursor("central", "now")
+    own = Own()
+    weather(store, range(400, 500))
+    forward(store, own)
+    assert lost_and_found(store, own) == [at(number) for number in range(400, 500)]
+    store.fold()
+    assert lost_and_found(store, own) == [at(number) for number in range(400, 500)]
+
+
+def test_an_upstream_that_is_on_its_way_through_history(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "local.db", gateway_id="roof", piece_rows=200) as store:
+        for start in range(0, 1500, 300):
+            fill(store, readings(1500)[start * 2 : start * 2 + 600])
+            store.fold()
+        store.add_cursor("central")
+        own = Own()
+        forward(store, own, limit=1400)
+        sent = sorted(own.kept)
+        assert 1000 < len(sent) < len(readings(1500)) - 300
+        assert lost_and_found(store, own) == sent
+
+
+def test_what_is_gone_from_here_is_not_looked_at(tmp_path: Path) -> None:
+    clock = ManualClock(T0)
+    path = tmp_path / "local.db"
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=200, clock=clock) as store:
+        store.add_cursor("central")
+        own = Own()
+        for start in range(0, 3000, 250):
+            weather(store, range(start, start + 250), timedelta(minutes=5))
+            store.fold()
+            forward(store, own)
+    clock.advance(15 * 86_400)
+    with SQLiteStorage(path, keep="8 days", clock=clock) as store:
+        store.retain()
+        there = store.readings(Weather).count()
+        assert 0 < there < 3000
+        own.stored.clear()
+        report = reconcile(store, "central", own)
+        assert (report.total(), report.read) == (Finding(), 0)
+        before = dict(own.kept)
+        lose(own, lambda identity: identity[2].hour == 3)
+        gone_for_good = {identity for identity in before if identity[2].hour == 3 and identity[2] < oldest(store)}
+        assert gone_for_good
+        reconcile(store, "central", own)
+        assert before.keys() - own.kept.keys() == gone_for_good
+
+
+class Remembering(Own):
+    """Knows which versions it was ever given; refuses some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[tuple[Identity, int]] = set()
+        self.refused: set[int] = set()
+
+    def store_reading(
+        self,
+        reading_model: type[Reading],
+        device: object,
+        timestamp: datetime | None,
+        data: Data,
+        *,
+        version: Version | None = None,
+    ) -> None:
+        assert version is not None
+        assert timestamp is not None
+        if version.gateway_seq in self.refused:
+            raise ValueError("will not have it")
+        super().store_reading(reading_model, device, timestamp, data)
+        self.given.add((("weather", str(device), timestamp), version.gateway_seq))
+
+
+devices, places = st.sampled_from(["a", "b"]), st.integers(0, 60)
+steps = st.one_of(
+    st.tuples(st.just("write"), devices, places, st.integers(1, 30)),
+    st.tuples(st.just("delete"), devices, places, st.integers(1, 4)),
+    st.tuples(st.just("forward"), st.integers(1, 60)),
+    st.tuples(st.just("refuse"), st.integers(1, 200)),
+    st.tuples(st.just("replay")),
+    st.tuples(st.just("drop")),
+    st.tuples(st.just("fold")),
+    st.tuples(st.just("thin")),
+)
+
+
+FIRST = [("write", "a", 0, 30), ("forward", 25)]
+
+
+def take(store: SQLiteStorage, own: Remembering, step: tuple[Any, ...], turn: int) -> None:
+    """No value comes twice: a value says which version it is."""
+    match step:
+        case ("write", device, first, count):
+            numbers = range(first, first + count)
+            rows: list[Any] = [(device, at(number)[2], {"temperature": turn * 1000.0 + number}) for number in numbers]
+            store.store_readings(Weather, rows).wait()
+        case ("delete", device, first, count):
+            store.delete_readings(Weather, device, at(first)[2], at(first + count)[2])
+        case ("forward", rows):
+            forward(store, own, limit=rows)
+        case ("refuse", seq):
+            own.refused ^= {seq}
+        case ("replay",):
+            store.replay_quarantined("central")
+        case ("drop",):
+            store.drop_quarantined("central")
+        case ("fold",):
+            store.fold()
+        case ("thin",):
+            store.thin(T0 + timedelta(days=1))
+
+
+@settings(max_examples=80)
+@given(st.lists(steps, min_size=3, max_size=25), st.integers(0, 5))
+def test_any_mixture(taken: list[tuple[Any, ...]], kept_every: int) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        SQLiteStorage(Path(folder) / "local.db", gateway_id="roof", piece_rows=20, flush_interval="1ms") as store,
+    ):
+        store.add_cursor("central")
+        own = Remembering()
+        for turn, step in enumerate([*FIRST, *taken]):
+            take(store, own, step, turn)
+        had, given_before, books = dict(own.kept), set(own.given), store.ledger()
+        lost = set(lose(own, lambda identity: kept_every == 0 or (identity[2].second // 20) % 3 != kept_every % 3))
+        own.refused.clear()
+        own.stored.clear()
+        report = reconcile(store, "central", own).total()
+        assert set(own.stored) <= lost, "what was there is left alone"
+        assert own.given <= given_before, "only versions that it was given before"
+        assert own.kept == {identity: had[identity] for identity in own.kept}, "just as they were"
+        assert report.sent == len(own.stored) == len(set(own.stored))
+        assert store.ledger() == books
+        assert reconcile(store, "central", own).total().missing == 0
+        if not books.upstreams["central"]["thinned"]:  # thinning may withhold a little more than it took
+            here = {("weather", row["device_id"], row["timestamp"]): row for row in store.query_readings(Weather)}
+            current = {one for one in lost if one in here and here[one]["temperature"] == had[one]["temperature"]}
+            assert current == set(own.stored), "all is back that did not change since"
