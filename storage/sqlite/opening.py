@@ -109,7 +109,8 @@ class Opening:
         if reason is None and self._path.exists() and self._sidecar.store_id:
             reason = self._look_whose()
         word, _, noted = self._lock.found.partition(" ")
-        if word == "open":  # the process ended in the middle, and each of its commits was synced
+        # The process ended in the middle, and each of its commits was synced. A salvage has put the log aside.
+        if word == "open" and not self._sidecar.salvaging:
             flaw, use_log = self._look_at_log(int(noted) if noted.isdigit() else None)
             reason = reason or flaw
         if reason is not None:
@@ -271,6 +272,11 @@ class Opening:
             schema.set_meta(connection, "store_id", schema.new_id())
         if salt_of(wal_of(self._path)) is None:  # SQLite makes the log with its first write
             schema.set_meta(connection, "store_epoch", opened.store_epoch)
+        if Log(self._path).is_torn:
+            # What a power cut tore may be of several commits that were not synced. Once it is behind commits that are,
+            # it would look like damage: so the log begins anew.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            schema.set_meta(connection, "store_epoch", opened.store_epoch)  # SQLite makes the log with its first write
         sync_what_was_left(self._path)
         sidecar = self._sidecar
         known = sidecar.known

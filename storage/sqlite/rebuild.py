@@ -92,6 +92,8 @@ class Rebuild:
         new.execute("PRAGMA journal_mode = MEMORY")  # were it interrupted, all of it is done again
         new.execute("PRAGMA synchronous = OFF")
         schema.prepare(new, target)
+        if self._sidecar.store_id is not None:  # it is the same store, also where its own record of that is lost
+            schema.set_meta(new, "store_id", self._sidecar.store_id)
         new.execute("PRAGMA writable_schema = ON")  # SQLite reads what it can of a file that is too short
         new.execute("PRAGMA cell_size_check = ON")
         with _ReadingOld():

@@ -108,6 +108,11 @@ class Log:
         return count
 
     @property
+    def is_torn(self) -> bool:
+        """Whether frames of this round lie behind those that SQLite reads."""
+        return self.readable < len(self._current)
+
+    @property
     def missing(self) -> int:
         """How many frames were safe once and cannot be read now. Each commit is synced before the next begins: one that
         the next goes on from was safe. What power cuts leave of commits that were never done is nothing to worry about:
