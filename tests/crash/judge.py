@@ -2,17 +2,20 @@
 
 import random
 import shutil
+import sqlite3
 import zlib
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
+from edgedepot.storage.sqlite.schema import VERSION
 from tests.crash.disk import Files
 from tests.crash.promises import Identity, State
-from tests.crash.workload import MODELS, T0
+from tests.crash.workload import ADDED, ADDED_ROWS, MODELS, T0
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 
@@ -83,6 +86,7 @@ def put(files: Files, folder: Path) -> None:
 
 def _look(store: SQLiteStorage) -> Found:
     audit_file(store.path)
+    _audit_version(store.path)
     _finish_fold(store)
     audit_memory(store)
     rows = _rows(store)
@@ -100,6 +104,16 @@ def _look(store: SQLiteStorage) -> Found:
         upstreams[name] = Owed(pending, books["delivered"], refused)
     assert store.ledger().problems == []
     return Found(store.store_epoch, rows, upstreams)
+
+
+def _audit_version(path: Path) -> None:
+    """A schema step and its record are there, or neither."""
+    with closing(sqlite3.connect(path)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        is_added = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (ADDED,)).fetchone()[0]
+        if is_added:
+            assert version == VERSION, "half a schema step is there"
+            assert connection.execute(f"SELECT count(*) FROM {ADDED}").fetchone() == (ADDED_ROWS,)
 
 
 def _finish_fold(store: SQLiteStorage) -> None:

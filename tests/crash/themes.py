@@ -4,15 +4,19 @@
 
 import os
 import random
+import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from edgedepot.storage.sqlite.connection import open_writer, prepare_writer
+from edgedepot.storage.sqlite.migrations import migrate
+from edgedepot.storage.sqlite.schema import VERSION
 from tests.crash.disk import Files, disks
 from tests.crash.recording import Operation
-from tests.crash.workload import T0, Work
+from tests.crash.workload import ADDED, ADDED_ROWS, T0, Work
 from tests.models import Mixed, Weather
 
 
@@ -187,6 +191,21 @@ def offset(work: Work) -> None:
     work.fold()
 
 
+def upgrade(work: Work) -> None:
+    """A schema step on a file of an earlier version, and the program that wanted it."""
+    connection = open_writer(work.path)
+    prepare_writer(connection, full_sync=True)
+    migrate(connection, {VERSION: _step})
+    connection.close()
+    fold(work)
+
+
+def _step(connection: sqlite3.Connection) -> None:
+    connection.execute(f"CREATE TABLE {ADDED} (n INTEGER PRIMARY KEY, text)")
+    connection.executemany(f"INSERT INTO {ADDED} VALUES (?, ?)", [(n, "n" * 500) for n in range(ADDED_ROWS)])
+    connection.execute("ALTER TABLE _devices ADD COLUMN added")
+
+
 Part = Callable[[Work], None]
 """What a process does."""
 
@@ -204,6 +223,22 @@ def _power_cut(operations: list[Operation], rng: random.Random) -> Files:
     return next(disk.cut("worst", rng) for done, disk in disks(operations) if done == last)
 
 
+def _damage(operations: list[Operation], rng: random.Random) -> Files:
+    """The first pages of the file are junk."""
+    *_, (_, last) = disks(operations)
+    files = last.cut("kept", rng)
+    lost = 4096 * rng.randint(1, 4)
+    return {**files, "gateway.db": rng.randbytes(lost) + files["gateway.db"][lost:]}
+
+
+def _of_an_earlier_version(operations: list[Operation], rng: random.Random) -> Files:
+    """The header's version is one less: of a file that was closed."""
+    *_, (_, last) = disks(operations)
+    files = last.cut("kept", rng)
+    content = files["gateway.db"]
+    return {**files, "gateway.db": content[:60] + (VERSION - 1).to_bytes(4, "big") + content[64:]}
+
+
 THEMES: dict[str, tuple[Part | Between, ...]] = {
     "ingest": (ingest,),
     "merge": (merge,),
@@ -213,6 +248,8 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "process": (process,),
     "retention": (retention,),
     "offset": (held, offset),
+    "migration": (ingest, Between(_of_an_earlier_version), upgrade),
+    "salvage": (until_killed, Between(_damage), fold),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
 }

@@ -20,6 +20,8 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS: dict[str, type[Reading]] = {model.__measurement__: model for model in (Weather, Mixed)}
 PLANTED = "EDGEDEPOT_CRASH_PLANTED"
 """The environment variable that plants a fault: with "promise at commit" the process calls durable what is not."""
+ADDED, ADDED_ROWS = "_added_by_a_step", 200
+"""The table that a schema step of the tests makes, with so many rows."""
 Durability = Literal["power", "process"]
 Rows = list[tuple[str, datetime, dict[str, Any]]]
 
@@ -31,7 +33,7 @@ class Work:
         """`deeds` is how many there were before."""
         self.rng = random.Random(seed)
         self.clock = ManualClock()
-        self._path = folder / "gateway.db"
+        self.path = folder / "gateway.db"
         self._deeds = deeds
         self._marks = os.open(folder / MARKS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._unawaited: Receipt | None = None
@@ -43,7 +45,7 @@ class Work:
         self._level: Literal["committed", "durable"] = "committed" if durability == "process" or early else "durable"
         self._promise = "durable" if early else self._level
         self.store = SQLiteStorage(
-            self._path,
+            self.path,
             gateway_id="roof",
             durability="process" if early else durability,
             piece_rows=piece_rows,
