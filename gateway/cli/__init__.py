@@ -13,6 +13,7 @@ from edgedepot.cli.import_ import import_
 from edgedepot.cli.ledger import ledger
 from edgedepot.cli.quarantine import quarantine
 from edgedepot.cli.query import query
+from edgedepot.cli.reconcile import reconcile
 from edgedepot.cli.run import check, run
 from edgedepot.cli.status import status
 from edgedepot.cli.tail import tail
@@ -61,7 +62,7 @@ def program() -> None:
 
 
 _VIEWS = (status, ledger, query, tail, devices)
-for command in (run, check, *_VIEWS, export, import_, upstream, quarantine, backup, restore, demo):
+for command in (run, check, *_VIEWS, export, import_, upstream, quarantine, reconcile, backup, restore, demo):
     program.add_command(command)
 
 
