@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -50,6 +50,7 @@ class Server:
     shown: str
     statement_timeout: float
     patience: float
+    """The server ends a statement that takes too long. Where not even that arrives, we stop waiting after so long."""
     place: Place
     conninfo: str = field(repr=False)
     _warned: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -66,9 +67,12 @@ class Server:
             **_DEAD_LINK,
             **parts,
         }
-        # The server ends a statement that takes too long. Where not even that arrives, we stop waiting.
         patience = statement_timeout + connect_timeout
         return cls(_shown(parts), statement_timeout, patience, place, make_conninfo("", **settings))
+
+    def with_timeout(self, statement_timeout: float, connect_timeout: float) -> Server:
+        """The same server, whose statements may take another time."""
+        return replace(self, statement_timeout=statement_timeout, patience=statement_timeout + connect_timeout)
 
     @property
     def user(self) -> str | None:

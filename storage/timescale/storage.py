@@ -34,7 +34,8 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
     `url` is ``postgresql://user:password@host:5432/database``, with libpq's options behind ``?``; these go before the
     arguments here. Durations are texts such as "10s", seconds, or timedeltas. Connecting takes at most
     `connect_timeout` for each address of the host (in whole seconds, at least 2); the server ends a statement after
-    `statement_timeout`; where no answer comes at all, a call gives up after both together.
+    `statement_timeout`, one that writes after `write_timeout`; where no answer comes at all, a call gives up after that
+    and `connect_timeout` together.
 
     Tables are in `schema` (the first of the user's search_path unless given), and their names begin with
     `table_prefix`. They are made, and widened by new fields, when a reading model is first written; a user who may not
@@ -54,6 +55,7 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
         gateway_id: str | None = None,
         connect_timeout: str | float | timedelta = "10s",
         statement_timeout: str | float | timedelta = "60s",
+        write_timeout: str | float | timedelta = "20s",
         schema: str | None = None,
         table_prefix: str = "",
         copy: bool = True,
@@ -63,12 +65,13 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
                 seconds_of(connect_timeout, "connect_timeout"),
                 seconds_of(statement_timeout, "statement_timeout"),
             )
+            writing = seconds_of(write_timeout, "write_timeout")
         except InvalidValue as exc:
             raise ConfigError(str(exc)) from exc
         self._server = Server.of(url, *timeouts, Place.of(schema, table_prefix))
         self.gateway_id = gateway_id
         self._confinement()
-        self._writing = Link(self._server)
+        self._writing = Link(self._server.with_timeout(writing, timeouts[0]))
         self._reading = Link(self._server)
         self._writer = Writer(copy)
         self._clock = SystemClock()
@@ -169,7 +172,7 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
     ) -> int:
         """Delete this gateway's readings; returns their number. Without a `gateway_id` it is a `ConfigError`."""
         scope, gateway_id = Scope.of(reading_model, device, start, end), self._own_gateway()
-        with self._writing.transaction() as session:
+        with self._reading.transaction() as session:  # it may take long, and holds up no write there
             return read.delete_readings(session, gateway_id, scope)
 
     def devices(self) -> list[Device]:

@@ -100,7 +100,7 @@ def test_a_link_that_swallows_everything_is_noticed_and_what_went_into_it_is_not
     """Both ends take the connection for whole. The storage's own times end that: here 2 s and 3 s, together."""
     url = timescale_url.replace(timescale_url.rpartition("@")[2].partition("/")[0], f"127.0.0.1:{link.port}")
     with (
-        TimescaleDBStorage(url, connect_timeout="2s", statement_timeout="3s") as upstream,
+        TimescaleDBStorage(url, connect_timeout="2s", write_timeout="3s") as upstream,
         SyncWorker(store, "central", upstream, backoff=BACKOFF) as worker,
     ):
         first_delivered(worker)

@@ -44,7 +44,7 @@ def through(
 ) -> TimescaleDBStorage:
     """A storage behind the proxy, that has written already."""
     url = timescale_url.replace(f":{timescale_server.port}/", f":{link.port}/")
-    storage = connect(url=url, connect_timeout="2s", statement_timeout="1s")
+    storage = connect(url=url, connect_timeout="2s", statement_timeout="1s", write_timeout="1s")
     storage.store_readings(Weather, batch(0))
     return storage
 
@@ -128,7 +128,7 @@ def test_a_server_that_says_nothing_any_more_is_given_up(through: TimescaleDBSto
 
 
 def test_a_statement_that_takes_too_long_is_ended_by_the_server(connect: Connect, look: Look) -> None:
-    storage = connect(statement_timeout="300 ms")
+    storage = connect(write_timeout="300 ms")
     storage.store_readings(Weather, batch(0))
     other = connect("cellar")
     other.store_readings(Weather, batch(0))
@@ -258,3 +258,7 @@ def test_a_closed_storage_says_so_and_lets_go_of_its_connections(connect: Connec
 def test_the_server_says_what_time_it_is(storage: TimescaleDBStorage) -> None:
     before = datetime.now(UTC)
     assert before <= storage.server_time() <= datetime.now(UTC)
+
+
+def test_a_link_that_swallows_a_write_is_given_up_within_30_seconds(connect: Connect) -> None:
+    assert connect()._writing._server.patience == 30
