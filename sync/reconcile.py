@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Protocol
 
-from edgedepot.storage.base import EVERYTHING, BaseStorage, Choice, Pending, Window
+from edgedepot.storage.base import BaseStorage, Pending, Window
 from edgedepot.storage.clock import Clock, SystemClock, from_micros, to_micros
 from edgedepot.storage.delivered import HOUR, Delivered, measures_of
 from edgedepot.storage.query import micros_of
@@ -80,7 +80,7 @@ class Report:
 class History(Protocol):
     """The local store, as far as this needs it."""
 
-    def delivered(self, cursor: str, choice: Choice = EVERYTHING) -> Delivered:
+    def delivered(self, cursor: str) -> Delivered:
         """What an upstream has received. Raises `InvalidValue` where it has no such upstream."""
         ...
 
@@ -102,7 +102,6 @@ class Reconciliation:
         name: str,
         upstream: BaseStorage,
         *,
-        choice: Choice = EVERYTHING,
         models: Sequence[str] | None = None,
         device: str | None = None,
         start: datetime | None = None,
@@ -113,7 +112,7 @@ class Reconciliation:
     ) -> None:
         check_ends(store, name, upstream)
         self._upstream = upstream
-        self._delivered = store.delivered(name, choice)
+        self._delivered = store.delivered(name)
         self._models = models
         self._limits = Limits(
             device,

@@ -23,7 +23,7 @@ from edgedepot.storage.registry import did_you_mean
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgedepot.storage.base import BaseStorage, Choice
+    from edgedepot.storage.base import BaseStorage
     from edgedepot.sync.reconcile import Finding, Reconciliation, Report
 
 _FAILED = 1
@@ -87,12 +87,12 @@ def reconcile(
 
     zone_of(tz or "UTC")
     start, end = _since(since, tz), read_time("--until", until, tz)
-    with open_store(file) as store, _opened(file, upstream) as (storage, choice):
+    with open_store(file) as store, _opened(file, upstream) as storage:
         check_upstream(store, upstream)
         names = [model_of(store, name).__measurement__ for name in models] or None
         work = Reconciliation(
             *(store, upstream, storage),
-            choice=choice, models=names, device=device, start=start, end=end, dry_run=dry_run,
+            models=names, device=device, start=start, end=end, dry_run=dry_run,
         )  # fmt: skip
         is_whole = False
         try:
@@ -116,10 +116,9 @@ def _since(text: str | None, tz: str | None) -> datetime | None:
 
 
 @contextlib.contextmanager
-def _opened(file: Path, name: str) -> Iterator[tuple[BaseStorage, Choice]]:
-    """The upstream that FILE describes, and what of all readings it gets. Raises `ConfigError`."""
+def _opened(file: Path, name: str) -> Iterator[BaseStorage]:
+    """The upstream that FILE describes. Raises `ConfigError`."""
     from edgedepot.config import load
-    from edgedepot.sync.settings import choice_of
 
     settings = load(file)
     part = settings.upstreams.get(name)
@@ -127,10 +126,8 @@ def _opened(file: Path, name: str) -> Iterator[tuple[BaseStorage, Choice]]:
         known = ", ".join(settings.upstreams) or "none"
         cure = did_you_mean(name, settings.upstreams)
         raise ConfigError(f"{file}: found no upstream {name!r}{cure}; upstreams there: {known}")
-    forwarding = settings.forwarding[name]
-    choice = choice_of(forwarding.get("models"), forwarding.get("devices"), name)
     with part.make() as storage:
-        yield storage, choice
+        yield storage
 
 
 def _do(work: Reconciliation) -> None:

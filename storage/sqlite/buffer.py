@@ -18,6 +18,7 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_pending, remove_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.choices import forget_choice, note_choice, read_choice
 from edgedepot.storage.sqlite.delivered import DeliveredRows
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
@@ -45,13 +46,23 @@ class SQLiteBuffer(Buffer):
         if isinstance(start, str) and start not in ("oldest", "now"):
             raise InvalidValue(f"start is {start!r}, expected 'oldest', 'now' or an aware datetime")
         since = None if isinstance(start, str) else micros_of(start, "start")
-        self._do(lambda journal: add_cursor(journal, name, since, start == "now"))
+
+        def add(journal: Journal) -> None:
+            add_cursor(journal, name, since, start == "now")
+            note_choice(journal, name, choice)
+
+        self._do(add)
         writing = self._writer_parts()
         writing.cursors.added(writing.books.cursors[name], choice)
 
     def remove_cursor(self, name: str) -> int:
         self._writer_parts().cursors.position(name)
-        pending = self._do(lambda journal: remove_cursor(journal, name))
+
+        def remove(journal: Journal) -> int:
+            forget_choice(journal.connection, journal.books.cursors[name].id)
+            return remove_cursor(journal, name)
+
+        pending = self._do(remove)
         self._writer_parts().cursors.removed(name)
         return pending or 0
 
@@ -163,14 +174,15 @@ class SQLiteBuffer(Buffer):
         which = _refused(upstream, measurement, device, start, end, reason, number)
         return self._do(lambda journal: drop(journal, which)) or 0
 
-    def delivered(self, cursor: str, choice: Choice = EVERYTHING) -> Delivered:
-        """What an upstream has received by now, of what it gets by its choice. Raises `InvalidValue`."""
+    def delivered(self, cursor: str) -> Delivered:
+        """What an upstream has received by now. Raises `InvalidValue`."""
         with self._reading(True) as (view, _):
             books = Books.load(view.connection, view.shape)
             if cursor not in books.cursors:
                 raise InvalidValue(f"there is no cursor {cursor!r}; there are {sorted(books.cursors)}")
-            epochs = schema.epochs(view.connection)
-        return DeliveredRows(lambda: self._reading(False), books.cursors[cursor], choice, epochs)
+            book, epochs = books.cursors[cursor], schema.epochs(view.connection)
+            choice = read_choice(view.connection, book.id)
+        return DeliveredRows(lambda: self._reading(False), book, choice, epochs)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._writer_parts().writer.watch(callback)

@@ -46,8 +46,8 @@ class _Source(NamedTuple):
 
 
 class DeliveredRows:
-    """As `edgedepot.storage.delivered.Delivered` says, of one cursor as its book stood. `reading` begins a read
-    transaction; `epochs` says from which row on which epoch holds. For one thread."""
+    """As `edgedepot.storage.delivered.Delivered` says, of one cursor as its book and its choice stood. `reading` begins
+    a read transaction; `epochs` says from which row on which epoch holds. For one thread."""
 
     def __init__(self, reading: Begin, book: CursorBook, choice: Choice, epochs: list[tuple[int, int]]) -> None:
         self._reading = reading

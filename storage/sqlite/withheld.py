@@ -1,4 +1,5 @@
-"""What an upstream has acknowledged without getting it: evicted, thinned, dropped from quarantine.
+"""What an upstream has acknowledged without getting it: evicted, thinned, dropped from quarantine, or skipped by a
+choice that it has made no more.
 
 The books count these; history still has the rows themselves, maybe for years. So that nobody takes them for delivered
 they are noted here, as stretches of a series: the rows ``start <= ts < stop`` that are numbered ``low..high``. All that
@@ -31,7 +32,8 @@ class Stretch(NamedTuple):
 
 
 def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch) -> None:
-    """Note rows. A stretch that goes on where the one before ended is put together with that."""
+    """Note rows. A stretch that goes on where the one before ended is put together with that, or each minute that is
+    thinned would be one; the numbers of both may take in a row more, which came late."""
     series, start, stop, low, high = stretch
     joined = connection.execute(
         "UPDATE _withheld SET stop = ?, low = min(low, ?), high = max(high, ?)"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedepot import Reading, SQLiteStorage, Version
-from edgedepot.storage.base import Choice, Data
+from edgedepot.storage.base import EVERYTHING, Choice, Data
 from edgedepot.storage.clock import ManualClock
 from edgedepot.sync.reconcile import Finding, reconcile
 from tests.sync.reconciling import Identity, Own, Weather, fill, forward, lose, moment, readings
@@ -175,7 +175,31 @@ def test_skipped_as_older_than_the_start_or_not_chosen(store: SQLiteStorage) -> 
     own = Own()
     forward(store, own, name="late")
     assert len(own.kept) == 200
-    assert len(lost_and_found(store, own, "late", choice=choice)) == 200
+    assert len(lost_and_found(store, own, "late")) == 200
+
+
+def test_a_choice_that_changes(store: SQLiteStorage) -> None:
+    """What an earlier one skipped stays skipped, and what an earlier one took was delivered."""
+    own = Own()
+    rows = readings(400)
+
+    def choose(choice: Choice, low: int, high: int) -> set[Identity]:
+        store.add_cursor("central", choice=choice)
+        fill(store, rows[low:high])
+        forward(store, own)
+        store.fold()
+        return {(model.__measurement__, device, time) for model, device, time, _ in rows[low:high]}
+
+    expected = choose(Choice(None, ("mast", "inverter")), 0, 200)
+    expected = {one for one in expected if one[1] != "roof (north)"}
+    expected |= choose(EVERYTHING, 200, 400)
+    expected |= {one for one in choose(Choice(frozenset({"power"})), 400, 600) if one[0] == "power"}
+    in_power = {one for one in expected if one[0] == "power"}
+    had = dict(own.kept)
+    assert set(lost_and_found(store, own)) == in_power
+    own.kept = had
+    expected |= choose(EVERYTHING, 600, 1000)
+    assert set(own.kept) == set(lost_and_found(store, own)) == expected
 
 
 def test_an_upstream_that_began_with_now(store: SQLiteStorage) -> None:
