@@ -43,8 +43,8 @@ _COLUMNS = {
     epilog=f"""\b
 Examples:
   edgedepot reconcile gateway.toml central --dry-run
-  edgedepot reconcile gateway.toml central --since 7d
-  edgedepot reconcile gateway.toml central --device mast --since 2026-01-31T12:00:00Z
+  edgedepot reconcile gateway.toml central --since 7d --device mast
+  edgedepot reconcile gateway.toml central --since 2026-01-31T12:00Z
   edgedepot reconcile gateway.toml central --json | jq .total
 
 {TIMES}
