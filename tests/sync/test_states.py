@@ -29,9 +29,11 @@ from edgedepot.storage.errors import (
     Unreachable,
 )
 from edgedepot.storage.receipt import Receipt, Refusal
+from edgedepot.storage.rows import aggregate_rows, select_rows
 from edgedepot.storage.sqlite.storage import SQLiteStorage
 from edgedepot.sync.forwarder import Forwarder
 from edgedepot.sync.lanes import ROUND
+from edgedepot.sync.reconcile import reconcile
 from tests.sync.scripted import Power, Weather
 from tests.sync.simulated import forwarder_to
 
@@ -73,6 +75,8 @@ class Fickle(BaseStorage):
         self.gone: set[int] = set()
         """The versions that are no more to be sent: superseded or deleted."""
         self.bugs = 0
+        self.is_reconciled = False
+        """What is sent now is what it had."""
         self.wrong: list[str] = []
         """What sync did that it must not do."""
         self._newest: dict[Key, int] = {}
@@ -80,6 +84,8 @@ class Fickle(BaseStorage):
     def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt | None:
         name = reading_model.__measurement__
         versions = [row for row in rows if isinstance(row, Version)]
+        if self.is_reconciled:
+            return self._take_again(name, versions)
         self._check(name, versions)
         answer = "lost before" if self.down else self.script.popleft() if self.script else "accept"
         if answer in ("throttle", "wrong set-up"):
@@ -104,6 +110,14 @@ class Fickle(BaseStorage):
         self.open.pop(name, None)
         self.confirmed |= {number_of(row) for row in good}
         return Receipt.settled(len(good), None, tuple(refused))
+
+    def _take_again(self, name: str, versions: Sequence[Version]) -> Receipt:
+        sent = {number_of(row) for row in versions}
+        self.must(sent <= self.acknowledged, "reconciled without having been delivered")
+        self.must(not sent & self.gone, "reconciled although it was superseded or deleted")
+        self.must(not any((name, *row[:2]) in self.kept for row in versions), "reconciled although it was there")
+        self.kept |= {(name, row.device, row.timestamp): row for row in versions}
+        return Receipt.settled(len(versions), None)
 
     def sender_forgets(self) -> None:
         """Whoever sends was started again, and knows only what the store knows: of windows that were acknowledged."""
@@ -137,10 +151,17 @@ class Fickle(BaseStorage):
         raise NotSupported("sync sends many")
 
     def query_readings(self, reading_model: type[Reading], *args: Any, **more: Any) -> list[dict[str, Any]]:
-        raise NotSupported("the tests look into `kept`")
+        return select_rows(self._rows(reading_model), reading_model, *args, **more)
 
-    def aggregate(self, reading_model: type[Reading], *args: Any, **more: Any) -> dict[str, Any]:
-        raise NotSupported("the tests look into `kept`")
+    def aggregate(self, reading_model: type[Reading], *args: Any, **more: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        return aggregate_rows(self._rows(reading_model), reading_model, *args, **more)
+
+    def _rows(self, model: type[Reading]) -> list[dict[str, Any]]:
+        return [
+            {"device_id": device, "timestamp": timestamp, **row.data}
+            for (name, device, timestamp), row in self.kept.items()
+            if name == model.__measurement__
+        ]
 
 
 class Model:
@@ -316,6 +337,19 @@ class Forwarding(RuleBasedStateMachine):
     def loses_its_data(self, which: str) -> None:
         """Restored from an old backup, say: what was acknowledged is not sent again by itself."""
         self.upstreams[which].kept.clear()
+
+    @rule(which=WHICH)
+    def reconcile(self, which: str) -> None:
+        """All that it had and that did not change since is there again, and all else as it was."""
+        upstream = self.upstreams[which]
+        before = dict(upstream.kept)
+        due = {key for key, number in self.rows.items() if number in upstream.acknowledged}
+        upstream.is_reconciled = True
+        report = reconcile(self.store, which, upstream).total()
+        upstream.is_reconciled = False
+        assert upstream.kept.keys() == before.keys() | due
+        assert upstream.kept | before == upstream.kept
+        assert report.sent == len(due - before.keys())
 
     @rule(which=WHICH)
     def replay(self, which: str) -> None:
