@@ -178,6 +178,11 @@ class BaseStorage(abc.ABC):
         """What the backend's own clock says, None where it has none that is worth asking. Raises `StorageError`."""
         return None
 
+    def wire_bytes(self) -> int | None:
+        """The bytes that this object has sent to its backend and received from it so far, by any call; None where it
+        does not count them. Limits of upstreams go by it. Does not block."""
+        return None
+
     def flush(self) -> None:
         """Return when everything stored before is durable."""
         return None

@@ -16,8 +16,10 @@ from influxdb_client.service.ping_service import PingService
 from influxdb_client.service.write_service import WriteService
 
 from edgedepot.storage.errors import DataRefused, StorageClosed, Unreachable
+from edgedepot.storage.influxdb.connections import pools
 from edgedepot.storage.influxdb.errors import mapped
 from edgedepot.storage.influxdb.settings import Settings
+from edgedepot.storage.wire import WireMeter
 
 # Line protocol shrinks to a third, of noise, or an eighth at level 1. The client's level 9 takes 7 to 20 times as long
 # for a tenth to a quarter less.
@@ -31,8 +33,10 @@ class Link:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._writing = _client(settings, compressed_answers=False)
-        self._asking = _client(settings, compressed_answers=True)
+        self.meter = WireMeter()
+        """What went over the wire."""
+        self._writing = _client(settings, self.meter, compressed_answers=False)
+        self._asking = _client(settings, self.meter, compressed_answers=True)
         self._writes = WriteService(self._writing.api_client)
         self._lock = threading.Lock()
         self._under_way = 0
@@ -108,7 +112,7 @@ class Link:
             self._asking.close()
 
 
-def _client(settings: Settings, *, compressed_answers: bool) -> InfluxDBClient:
+def _client(settings: Settings, meter: WireMeter, *, compressed_answers: bool) -> InfluxDBClient:
     options: dict[str, Any] = {"connection_pool_maxsize": 4, "ssl_ca_cert": settings.ca_file, "token": settings.token}
     options["timeout"] = (settings.connect_timeout * 1000, settings.timeout * 1000)
     if settings.proxy:
@@ -116,10 +120,12 @@ def _client(settings: Settings, *, compressed_answers: bool) -> InfluxDBClient:
         if settings.proxy_login:
             options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=settings.proxy_login)
     # Without retries, also without redirects: who calls decides what is tried again.
-    return InfluxDBClient(
+    client = InfluxDBClient(
         settings.url,
         enable_gzip=compressed_answers and settings.gzip,
         org=settings.org,
         retries=False,
         **options,
     )
+    client.api_client.rest_client.pool_manager.pool_classes_by_scheme = pools(meter)
+    return client

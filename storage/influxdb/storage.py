@@ -205,6 +205,10 @@ class InfluxDBStorage(BaseStorage):
         asked = tasks.check_downsampling(scope, fields, interval, function, tz, every, lookback, delay)
         return tasks.create_downsampling_task(self._link, self._settings, self._confinement(), bucket, asked)
 
+    def wire_bytes(self) -> int | None:
+        """What TCP carried, heads and TLS included; None where the system does not tell (not Linux)."""
+        return self._link.meter.total
+
     def health_check(self) -> dict[str, Any]:
         """``{"status", "message", "version"}``: whether the server would take writes with this token, org and bucket.
         Raises `StorageClosed` alone."""

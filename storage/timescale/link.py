@@ -11,6 +11,7 @@ from psycopg.pq import TransactionStatus
 from edgedepot.storage.errors import DataRefused, StorageClosed
 from edgedepot.storage.timescale.errors import mapped
 from edgedepot.storage.timescale.server import Server, Session
+from edgedepot.storage.wire import WireMeter
 
 
 class Link:
@@ -21,6 +22,8 @@ class Link:
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._closed = False
+        self.meter = WireMeter()
+        """What went over the wire, failed attempts to connect included."""
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -32,7 +35,7 @@ class Link:
         with self._lock, mapped(self._server.shown):
             self.check_open()
             if self._session is None:
-                self._session = self._server.connect()
+                self._session = self._connected()
             try:
                 yield self._session
             except DataRefused:
@@ -55,9 +58,17 @@ class Link:
         if self._closed:
             raise StorageClosed("the storage was closed")
 
+    def _connected(self) -> Session:
+        try:
+            return self._server.connect(self.meter)
+        except BaseException:
+            self.meter.release()
+            raise
+
     def _drop(self) -> None:
         if self._session is not None:
             self._session.connection.close()
+            self.meter.release()
             self._session = None
 
     def close(self) -> None:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import psycopg
-from psycopg.abc import PQGen
+from psycopg.abc import PQGen, PQGenConn
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, namedtuple_row
@@ -25,6 +25,7 @@ from edgedepot.storage.timescale.errors import upstream_error
 from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.statements import STATEMENTS
 from edgedepot.storage.values import text_problem
+from edgedepot.storage.wire import WireMeter
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -80,11 +81,16 @@ class Server:
         user = conninfo_to_dict(self.conninfo).get("user")
         return None if user is None else str(user)
 
-    def connect(self) -> Session:
-        """Open a connection and look at the server. Blocks; raises psycopg's errors, and `Misconfigured`."""
+    def connect(self, meter: WireMeter | None = None) -> Session:
+        """Open a connection, the bytes of which `meter` counts, and look at the server. Blocks; raises psycopg's
+        errors, and `Misconfigured`."""
+
+        class Counted(_PatientConnection):
+            wire = meter
+
         # No prepared statements: they are few and large, and a pooler in between may not know them. Transactions are
         # begun by hand, together with their settings.
-        connection = _PatientConnection.connect(self.conninfo, prepare_threshold=None, autocommit=True)
+        connection = Counted.connect(self.conninfo, prepare_threshold=None, autocommit=True)
         try:
             connection.patience = self.patience
             return self._look(connection)
@@ -183,6 +189,22 @@ class _PatientConnection(psycopg.Connection[TupleRow]):
     """A connection that gives up when the server says nothing for `patience` seconds, though the link stands."""
 
     patience = math.inf
+    wire: ClassVar[WireMeter | None] = None
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        """psycopg's steps of connecting, each of which says on which socket it waits: there may be several, one after
+        the other, and a password that is refused costs bytes too."""
+        steps = super()._connect_gen(conninfo)
+        try:
+            step = next(steps)
+            while True:
+                if cls.wire is not None:
+                    cls.wire.watch(step[0])
+                step = steps.send((yield step))
+        except StopIteration as end:
+            connection: Self = end.value
+            return connection
 
     def wait(self, gen: PQGen[_Result], *args: Any, **options: Any) -> _Result:
         return super().wait(_within(gen, self.patience), *args, **options)

@@ -207,6 +207,12 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
             moment: datetime = row[0]
             return moment
 
+    def wire_bytes(self) -> int | None:
+        """What TCP carried on both connections, TLS included, but not of maintenance calls (policies, aggregates, drops);
+        None over a Unix socket, and where the system does not tell (not Linux)."""
+        counts = (self._writing.meter.total, self._reading.meter.total)
+        return None if None in counts else sum(count or 0 for count in counts)
+
     def flush(self) -> None:
         """Nothing to do: what was stored is durable when the call returns."""
 
