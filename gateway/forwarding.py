@@ -1,19 +1,26 @@
-"""What an upstream gets and from where on, from settings: the keys `start`, `models` and `devices` of its table."""
+"""What an upstream gets, from where on and at what cost, from settings: `KEYS` of its table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from edgedepot.storage.base import Start
-from edgedepot.storage.errors import InvalidValue
+from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.hints import shown
 from edgedepot.storage.options import Checker, join
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.registry import did_you_mean
+from edgedepot.sync.limits import read_every, read_per_day, read_rate, read_windows
 
-KEYS = ("start", "models", "devices")
+KEYS = ("start", "models", "devices", "max_rate", "max_per_day", "windows", "every")
+_LIMITS: Mapping[str, Callable[[object, str], object]] = {
+    "max_rate": read_rate,
+    "max_per_day": read_per_day,
+    "windows": read_windows,
+    "every": read_every,
+}
 _TIME = "a time with its zone, such as 2026-01-31T12:00:00+01:00"
 
 
@@ -33,6 +40,13 @@ def read_forwarding(
                 found[key] = read(settings[key])
             except InvalidValue as exc:
                 checker.note(join(path, key), exc)
+    for key, check in _LIMITS.items():
+        if key in settings:
+            try:
+                check(settings[key], "")
+                found[key] = settings[key]
+            except ConfigError as exc:
+                checker.note(join(path, key), str(exc).removeprefix(": "))
     return found
 
 

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -35,6 +36,7 @@ from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, St
 from edgedepot.storage.plain import PlainInlet
 from edgedepot.storage.reading import Reading
 from edgedepot.supervisor import Supervisor
+from edgedepot.sync.limits import Rate, Size
 from edgedepot.sync.settings import Duration
 from edgedepot.sync.worker import SyncWorker
 
@@ -118,6 +120,10 @@ class Gateway:
         models: Iterable[type[Reading] | str] | None = None,
         devices: Iterable[str] | None = None,
         batch_size: int = 5000,
+        max_rate: Rate | None = None,
+        max_per_day: Size | None = None,
+        windows: str | Iterable[str] | None = None,
+        every: str | timedelta | None = None,
         backoff: tuple[Duration, Duration] = ("200 ms", "60s"),
     ) -> None:
         """Forward to a storage; `name` stands for what it has received, also when its address changes later. Raises
@@ -125,8 +131,8 @@ class Gateway:
 
         An upstream that is new to the store begins at `start`: with the oldest reading there is, "now", or with
         readings from an aware datetime on. It gets readings of these `models` (classes, or measurements by name) and of
-        `devices` that are named so or match a pattern such as ``"pump-*"``; None is all. `batch_size` and `backoff` are
-        the `SyncWorker`'s.
+        `devices` that are named so or match a pattern such as ``"pump-*"``; None is all. What it may cost (`max_rate`,
+        `max_per_day`, `windows`, `every`), `batch_size` and `backoff` are the `SyncWorker`'s.
         """
         self._check_new("upstream", name, self._workers, name_problem(name))
         try:
@@ -141,6 +147,10 @@ class Gateway:
             models=models,
             devices=devices,
             batch_size=batch_size,
+            max_rate=max_rate,
+            max_per_day=max_per_day,
+            windows=windows,
+            every=every,
             backoff=backoff,
             clock=self._clock,
             random=self._random,
@@ -318,6 +328,10 @@ class Gateway:
         return {
             "state": found.state,
             "pending": self._pending(name) if self._is_running else None,
+            "lag": round(found.lag, 1),
+            "eta": None if found.eta is None else round(found.eta, 1),
+            "limited_by": found.limited_by,
+            "spent_today": found.spent_today,
             "delivered": found.delivered,
             "last_delivery": _iso(found.last_delivery),
             "last_error": found.last_error,

@@ -287,6 +287,8 @@ class Window:
     rows: list[Pending]
     place: tuple[int, int, int, int] | None = None
     replayed: bool = False
+    skipped: int = 0
+    """How many readings of the stretch others in it stand for, as with averages; the books count them as skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,3 +401,16 @@ class Buffer(abc.ABC):
     @abc.abstractmethod
     def ledger(self) -> Ledger:
         """The books as of the last commit, checked."""
+
+    def between(self, model: type[Reading], device_id: str, low: int, high: int) -> list[tuple[int, Row]]:
+        """A device's committed readings with times in ``[low, high)``, in order: each with its time, both in
+        microseconds since 1970 UTC. For averages."""
+        raise NotSupported(f"{type(self).__name__} cannot look readings up by time, so only all of them are forwarded")
+
+    def remember(self, key: str, text: str) -> None:
+        """Keep a short text, which replaces the one before; persisted with the next commit. Does not block."""
+        raise NotSupported(f"{type(self).__name__} keeps no notes, as a limit of bytes a day needs")
+
+    def recall(self, key: str) -> str | None:
+        """What was remembered, None where nothing was."""
+        raise NotSupported(f"{type(self).__name__} keeps no notes, as a limit of bytes a day needs")

@@ -17,6 +17,7 @@ from edgedepot.storage.errors import DataRefused, Misconfigured, StorageClosed, 
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.receipt import Refusal
 from edgedepot.storage.versions import versions_of
+from edgedepot.sync.budget import Budget
 
 ANSWER_TIMEOUT = 60.0
 """Seconds for which an upstream's receipt may take to become durable; after that the rows are sent again."""
@@ -49,13 +50,20 @@ class Delivery:
     """
 
     def __init__(
-        self, store: Source, cursor: str, upstream: BaseStorage, clock: Clock, go_on: Callable[[], bool]
+        self,
+        store: Source,
+        cursor: str,
+        upstream: BaseStorage,
+        clock: Clock,
+        go_on: Callable[[], bool],
+        budget: Budget | None = None,
     ) -> None:
         self._store = store
         self._cursor = cursor
         self._upstream = upstream
         self._clock = clock
         self._go_on = go_on
+        self._budget = budget
         self._accepted: set[int] = set()
         self._refused: dict[int, str] = {}
         self._latest_reasons: deque[str] = deque(maxlen=GUARD)
@@ -67,8 +75,9 @@ class Delivery:
     def deliver(self, window: Window) -> None:
         """Resolve every row of the window, then acknowledge it. Blocks for as long as the upstream takes.
 
-        Raises what the upstream raised, `Misconfigured` also where every row is refused alike, and `Interrupted`. The
-        window is then not acknowledged and nothing of it is set aside.
+        Raises what the upstream raised, `Misconfigured` also where every row is refused alike, `Interrupted`, and
+        `Held` where the next request would be beyond the budget. The window is then not acknowledged and nothing of it
+        is set aside.
         """
         try:
             self._resolve(window.rows)
@@ -156,12 +165,20 @@ class Delivery:
         if not self._go_on():
             raise Interrupted
         versions = self._versions(rows)
+        if self._budget is not None:
+            self._budget.admit(rows)
         self.requests += 1
+        took_it = False
         try:
             receipt = self._upstream.store_readings(rows[0].model, versions)
-            return () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
+            refused = () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
+            took_it = True
+            return refused
         except StorageClosed as exc:  # not to be taken for the local store's
             raise Unreachable(f"the upstream storage was closed: {exc}") from exc
+        finally:
+            if self._budget is not None:
+                self._budget.settle(rows, took_it)
 
     def _versions(self, rows: list[Pending]) -> list[Version]:
         """The rows as storages take them, each of the epoch in which it was written: nearly always one."""

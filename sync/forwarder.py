@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edgedepot.storage.base import BaseStorage, Buffer
+from edgedepot.storage.base import BaseStorage, Buffer, Lane, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import (
     ConfigError,
@@ -18,11 +18,15 @@ from edgedepot.storage.errors import (
     StorageError,
     UpstreamError,
 )
+from edgedepot.sync.averages import Averages
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.batch import BatchSize
+from edgedepot.sync.budget import Budget, Held
 from edgedepot.sync.delivery import Delivery, Interrupted
 from edgedepot.sync.lanes import Lanes
-from edgedepot.sync.status import State, SyncStatus
+from edgedepot.sync.limits import Limits
+from edgedepot.sync.progress import Progress
+from edgedepot.sync.status import Limit, State, SyncStatus
 
 logger = logging.getLogger("edgedepot.sync")
 
@@ -33,6 +37,9 @@ the upstream takes rows. After one success windows have their full size again.""
 _PATIENCE = 3
 """An upstream that asks for less this many times running is said to be away; once is how it keeps its pace. Other
 trouble that it answers with this often has a person called."""
+_LINGERS = 5.0
+"""Seconds for which what held readings up is said once they go on: it holds them up again soon."""
+_LANES: tuple[Lane, ...] = ("backlog", "live")
 _OVERTAXED = 10.0
 """Seconds. A window that failed after so long may have been too large for the link to carry in the upstream's time."""
 
@@ -61,6 +68,7 @@ class Forwarder:
         poll_interval: float,
         backoff: Backoff,
         go_on: Callable[[], bool] = lambda: True,
+        limits: Limits | None = None,
     ) -> None:
         self._store = store
         self._name = name
@@ -69,7 +77,10 @@ class Forwarder:
         self._batch = BatchSize(batch_size)
         self._lanes = Lanes(store, name, clock)
         self._backoff = backoff
-        self._delivery = Delivery(store, name, upstream, clock, go_on)
+        limits = limits or Limits()
+        self._budget = Budget(limits, store, name, upstream, clock)
+        self._averages = Averages(store, limits.every, clock) if limits.every else None
+        self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
         self._probing = False
         self._said: str | None = None  # the trouble that the log knows of
         self._lock = threading.Lock()  # guards what follows
@@ -78,10 +89,18 @@ class Forwarder:
         self._alarm: str | None = None
         self._retry_at: float | None = None
         self._faults = 0
+        self._oldest: int | None = None
+        self._progress = Progress()
+        self._behind = 0
+        self._is_slow = False
+        self._limit: Limit | None = None
+        self._limit_until = -1.0
 
     def status(self) -> SyncStatus:
         """How it stands. Does not block."""
+        now = self._clock.monotonic()
         with self._lock:
+            waiting = self._behind
             return SyncStatus(
                 self._state,
                 self._delivery.delivered,
@@ -91,6 +110,11 @@ class Forwarder:
                 self._delivery.requests,
                 self._faults,
                 self._alarm,
+                waiting,
+                max(0.0, (self._clock.now() - self._oldest) / 1e6) if self._oldest is not None else 0.0,
+                self._progress.eta(now, waiting),
+                self._limit if now <= self._limit_until else "link" if self._is_slow else None,
+                self._budget.spent_today,
             )
 
     def step(self) -> Wait | None:
@@ -103,6 +127,8 @@ class Forwarder:
             return None if self._forward() else self._rest()
         except (Interrupted, StorageClosed):
             raise
+        except Held as held:
+            return self._on_held(held)
         except (Misconfigured, ConfigError) as exc:
             return self._on_misconfigured(exc)
         except StorageError as exc:
@@ -120,23 +146,88 @@ class Forwarder:
     def _forward(self) -> bool:
         """Deliver the next window; False when there is none."""
         limit = min(self._batch.limit, PROBE) if self._probing else self._batch.limit
-        found = self._lanes.next(limit)
+        found = self._next(limit)
         if found is None:
             return False
         lane, window = found
+        self._note_oldest(lane, window)
         self.note("misconfigured" if self._state == "misconfigured" else "sending")
         self._batch.weigh(window.rows)
         requests, began = self._delivery.requests, self._clock.monotonic()
+        is_unresolved = self._lanes.is_unresolved
         self._lanes.sending(lane, window)
-        self._delivery.deliver(window)
+        try:
+            self._delivery.deliver(window)
+        except Held:
+            if self._delivery.requests == requests and not is_unresolved:
+                self._lanes.turned_away()  # nothing of it went out: fresher rows may come before it
+            raise
         self._lanes.taken(lane, window)
         if self._delivery.requests > requests:
             self._batch.went_through(len(window.rows), self._clock.monotonic() - began)
             self._on_answered()
         return True
 
+    def _next(self, limit: int) -> tuple[Lane, Window] | None:
+        """The next window as it is to be sent, and its lane; None when there is none. Raises `Held`."""
+        try:
+            limit = self._budget.admit_window(self._waiting(), limit)
+        except Held:
+            found = self._lanes.next(limit)
+            if found is None:
+                return None
+            self._note_oldest(*found)
+            raise
+        backlog = self._lanes.backlog(limit)
+        share, limit = self._budget.share(backlog, limit)
+        found = self._lanes.next(limit, share)
+        if found is None:
+            if share == "live only" and backlog:
+                raise self._budget.held_backlog(backlog)
+            return None
+        if self._averages is None:
+            return found
+        lane, window = found
+        try:
+            return lane, self._averages.of(window)
+        except Held:
+            behind = self._lanes.next(limit, "backlog only") if lane == "live" and share != "live only" else None
+            if behind is None:
+                raise
+            return behind[0], self._averages.of(behind[1])
+
+    def close(self) -> None:
+        """Forwarding stops: write down what is not yet."""
+        self._budget.close()
+
+    def _on_held(self, held: Held) -> Wait:
+        self._limited(held.reason, until=held.until)
+        self.note("idle" if held.reason is None else "held", retry_at=None if held.reason is None else held.until)
+        return Wait(held.until, held.for_news)
+
+    def _waiting(self) -> int:
+        return sum(self._store.waiting(self._name, lane) for lane in _LANES)
+
+    def _note_oldest(self, lane: Lane, window: Window) -> None:
+        waiting = self._waiting()
+        is_slow = bool(self._lanes.backlog(self._batch.limit))
+        with self._lock:
+            self._behind, self._is_slow = waiting, is_slow
+            self._progress.note(self._clock.monotonic(), waiting)
+            if window.rows and (lane == "backlog" or self._oldest is None):
+                self._oldest = min(row.timestamp for row in window.rows)
+
+    def _limited(self, limit: Limit | None, until: float | None = None) -> None:
+        """What holds readings up, and for how long that is worth saying."""
+        with self._lock:
+            self._limit = limit
+            self._limit_until = (self._clock.monotonic() if until is None else until) + _LINGERS
+
     def _rest(self) -> Wait:
+        self._limited(None)
         self.note("idle")
+        with self._lock:
+            self._oldest, self._behind, self._is_slow = None, 0, False
         return Wait(self._clock.monotonic() + self._poll, for_news=True)
 
     def _on_answered(self) -> None:
@@ -159,6 +250,7 @@ class Forwarder:
             if took > _OVERTAXED and not self._probing:
                 self._batch.shrink()
             self._probing = True
+        self._limited("server" if isinstance(exc, Overloaded) or _is_strange(exc) else "link", retry_at)
         self.note("waiting", text, retry_at)
         if _is_strange(exc) and self._backoff.tries >= _PATIENCE:
             self._raise_alarm(text)
@@ -173,6 +265,7 @@ class Forwarder:
         self._lanes.turned_away()
         pause = self._backoff.slow(_retry_after(exc))
         retry_at = self._clock.monotonic() + pause
+        self._limited("server", retry_at)
         self.note("misconfigured", _text_of(exc), retry_at)
         self._raise_alarm(_text_of(exc))
         text = f"needs mending: {_text_of(exc)}. Nothing is lost, and it is tried again every {pause:.0f} s"
@@ -183,6 +276,7 @@ class Forwarder:
         retry_at = self._clock.monotonic() + self._backoff.next()
         self._probing = True
         text = f"{type(exc).__name__}: {exc}"
+        self._limited("server", retry_at)
         self.note("waiting", text, retry_at)
         self._raise_alarm(text)
         with self._lock:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from edgedepot.storage.base import Buffer, Lane, Window
 from edgedepot.storage.clock import Clock
+from edgedepot.sync.budget import Share
 
 BEHIND = 2
 """An upstream has fallen behind when more than so many windows wait."""
@@ -48,8 +49,9 @@ class Lanes:
         self._unresolved: tuple[Lane, _Order] | None = None
         self._before: tuple[Lane, _Order] | None = None  # as it was before the latest window
 
-    def next(self, limit: int) -> tuple[Lane, Window] | None:
-        """The next window, of at most `limit` rows, and its lane; None when nothing is pending."""
+    def next(self, limit: int, share: Share = "fair") -> tuple[Lane, Window] | None:
+        """The next window, of at most `limit` rows, and its lane; None when nothing is pending. `share` says whose turn
+        it is where bytes are scarce: with "live only", what little waits of a backlog counts as fresh too."""
         if self._unresolved is not None:
             lane, _ = self._unresolved
             window = self._store.pending(self._cursor, limit, lane)
@@ -57,7 +59,7 @@ class Lanes:
                 return lane, window
             self._unresolved = None  # its rows were superseded or deleted
         self._arrange(limit)
-        for lane in self._turns(limit):
+        for lane in self._turns(limit, share):
             window = self._store.pending(self._cursor, limit, lane)
             if window is not None:
                 return lane, window
@@ -74,12 +76,27 @@ class Lanes:
         elif backlog <= behind:
             self._is_split = False
 
-    def _turns(self, limit: int) -> tuple[Lane, ...]:
+    @property
+    def is_unresolved(self) -> bool:
+        """Whether a window was sent of which nobody knows what became."""
+        return self._unresolved is not None
+
+    def backlog(self, limit: int) -> int:
+        """About how many rows wait behind; 0 where windows of at most `limit` rows keep up."""
+        count = self._store.waiting(self._cursor, "backlog")
+        return count if count > BEHIND * limit else 0
+
+    def _turns(self, limit: int, share: Share) -> tuple[Lane, ...]:
+        if share == "backlog only":
+            return ("backlog",)
+        if share == "live only":
+            return ("live",) if self.backlog(limit) else ("live", "backlog")
         live = self._store.waiting(self._cursor, "live")
         if not live:
             return ("backlog",)
         waited = self._clock.monotonic() - self._live_at >= LIVE_PAUSE
-        if self._live_running >= ROUND - 1 or not (waited or live >= limit):
+        backlogs_turn = share == "fair" and self._live_running >= ROUND - 1
+        if backlogs_turn or not (waited or live >= limit):
             return ("backlog", "live")
         return ("live", "backlog")
 

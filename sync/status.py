@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["idle", "sending", "waiting", "misconfigured", "stopped"]
+State = Literal["idle", "sending", "waiting", "held", "misconfigured", "stopped"]
+Limit = Literal["link", "server", "budget", "window"]
+"""What keeps readings from going out faster: no or a slow link, a server that asks for less or refuses, bytes a second
+or a day, hours of the day."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncStatus:
     """A sync worker at one moment. Counts are since the worker was made.
 
-    `state`: ``idle`` has nothing to send; ``waiting`` will try again at `retry_at`, and so will ``misconfigured``,
-    where first a person has to mend what `last_error` says. `last_error` stays when the trouble is over.
+    `state`: ``idle`` has nothing to send; ``held`` has, but goes on at `retry_at` only, as its limits say; ``waiting``
+    will try again at `retry_at`, and so will ``misconfigured``, where first a person has to mend what `last_error`
+    says. `last_error` stays when the trouble is over.
     """
 
     state: State
@@ -31,3 +35,13 @@ class SyncStatus:
     alarm: str | None = None
     """What a person should look at, since waiting may not mend it: a wrong set-up, a fault, an answer that is not known
     or that keeps coming back. None when the upstream takes readings."""
+    waiting: int = 0
+    """About how many readings it is behind: never fewer than it is."""
+    lag: float = 0.0
+    """Seconds since the time of the oldest of them that is known; 0 where nothing waits."""
+    eta: float | None = None
+    """Seconds until none waits, at the pace of the last minutes; None where they become no fewer."""
+    limited_by: Limit | None = None
+    """What keeps them from going out faster right now; None where it keeps up."""
+    spent_today: int | None = None
+    """Bytes of the day's budget; None without one."""

@@ -22,17 +22,19 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from edgedepot.storage.base import BaseStorage, Buffer, Start
 from edgedepot.storage.clock import Clock, SystemClock
-from edgedepot.storage.errors import ConfigError, StorageBusy, StorageClosed
+from edgedepot.storage.errors import ConfigError, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.delivery import Interrupted
 from edgedepot.sync.forwarder import Forwarder, Wait, logger
+from edgedepot.sync.limits import Limits, Rate, Size
 from edgedepot.sync.settings import Duration, check_ends, choice_of, seconds, wait_bounds
 from edgedepot.sync.status import SyncStatus
 
@@ -48,7 +50,13 @@ class SyncWorker:
     A name that is new to the store begins at `start`: with the oldest reading there is, "now", or with readings from a
     time on. `models` (classes, or measurements by name) and `devices` (ids, or patterns with ``*`` and ``?``) say which
     readings it gets; the others are counted as skipped. `batch_size` is the most rows that go out together; how many do
-    follows from how long they take. `poll_interval` is how often to look for new rows if the store does not say.
+    follows from how long they take.
+
+    `max_rate` ("20 kB/s", bytes a second) and `max_per_day` ("50 MB", from midnight in the first window's zone, or UTC)
+    bound what goes over the wire both ways; `windows` (["22:00-06:00 Europe/Zurich"]) are the hours in which anything
+    may; of `every` ("1 minute") and device only the average is forwarded, once it is over. See docs/upstreams.md.
+
+    `poll_interval` is how often to look for new rows if the store does not say.
     `backoff` is the shortest and the longest wait after a failure. `random` returns numbers in ``[0, 1)``.
 
     All methods may be called from any thread. Raises `ConfigError` for settings that cannot work, among them a store
@@ -65,6 +73,10 @@ class SyncWorker:
         models: Iterable[type[Reading] | str] | None = None,
         devices: Iterable[str] | None = None,
         batch_size: int = 5000,
+        max_rate: Rate | None = None,
+        max_per_day: Size | None = None,
+        windows: str | Iterable[str] | None = None,
+        every: str | timedelta | None = None,
         poll_interval: Duration = "5s",
         backoff: tuple[Duration, Duration] = ("200 ms", "60s"),
         clock: Clock | None = None,
@@ -87,6 +99,7 @@ class SyncWorker:
             poll_interval=seconds(poll_interval, f"upstream {name!r}: poll_interval"),
             backoff=Backoff(*wait_bounds(backoff, name), random),
             go_on=self._may_go_on,
+            limits=Limits.of(name, max_rate, max_per_day, windows, every),
         )
         self._changed = threading.Condition()  # guards what follows; no storage is called while it is held
         self._thread: threading.Thread | None = None
@@ -141,6 +154,7 @@ class SyncWorker:
     def _run(self) -> None:
         with ExitStack() as at_end:
             at_end.callback(self._forwarder.note, "stopped")
+            at_end.callback(self._close_forwarder)
             try:
                 at_end.callback(self._store.watch(self._wake))
                 while self._may_go_on():
@@ -154,6 +168,10 @@ class SyncWorker:
             except StorageClosed as exc:
                 self._forwarder.note("stopped", str(exc))
                 logger.info("upstream %s: forwarding ends, as the local store was closed", self.name)
+
+    def _close_forwarder(self) -> None:
+        with suppress(StorageError):  # the local store was closed, or cannot write: more is taken for spent then
+            self._forwarder.close()
 
     def _sleep(self, wait: Wait) -> None:
         with self._changed:

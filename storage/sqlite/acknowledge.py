@@ -96,13 +96,18 @@ def acknowledge(
     if window.replayed:
         acknowledge_replayed(journal, cursor, window, refused)
     elif window.place is not None:
-        _acknowledge_walk(journal, cursor, window.place, refused, choice)
+        _acknowledge_walk(journal, cursor, window.place, window.skipped, refused, choice)
     else:
         _acknowledge_journal(journal, cursor, window, refused, choice)
 
 
 def _acknowledge_walk(
-    journal: Journal, cursor: str, place: Place, refused: Sequence[tuple[Pending, str]], choice: Choice
+    journal: Journal,
+    cursor: str,
+    place: Place,
+    spared: int,
+    refused: Sequence[tuple[Pending, str]],
+    choice: Choice,
 ) -> None:
     """As `acknowledge`, for rows of history up to a place."""
     book = journal.books.cursors[cursor]
@@ -113,6 +118,7 @@ def _acknowledge_walk(
     skipped = 0 if choice == EVERYTHING else passed - count_owed(*span, _chosen(journal, choice))
     there = [(row, reason) for row, reason in refused if _is_in_history(journal, row)]
     quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in there)
+    skipped += min(spared, passed - quarantined - skipped)
     delivered = passed - quarantined - skipped
     journal.books.walk_on(cursor, place, passed, delivered=delivered, quarantined=quarantined, skipped=skipped)
 
@@ -122,11 +128,14 @@ def _acknowledge_journal(
 ) -> None:
     book = journal.books.cursors[cursor]
     aside = {row.seq: (row, reason) for row, reason in refused}
+    spared = window.skipped
     for first, last in book.acknowledged.gaps(window.low, window.high):
         passed = count_rows(journal.connection, journal.shape, first, last)
         held = [aside[seq] for seq in aside if first <= seq <= last and _is_in_journal(journal, aside[seq][0])]
         quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in held)
         skipped = count_skipped(journal, first, last, book.since, choice)
+        others = min(spared, passed - quarantined - skipped)
+        spared, skipped = spared - others, skipped + others
         delivered = passed - quarantined - skipped
         journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
 

@@ -10,9 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from edgedepot.storage.base import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
+from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.delivered import Delivered
 from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.query import micros_of
+from edgedepot.storage.query import Scope, Selection, micros_of
+from edgedepot.storage.reading import Reading
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_pending, remove_cursor
@@ -24,8 +26,10 @@ from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.quarantine import Refused, count_quarantined, drop, read_quarantined, replay
+from edgedepot.storage.sqlite.select import select_readings
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
+from edgedepot.storage.values import Row
 
 
 class SQLiteBuffer(Buffer):
@@ -184,12 +188,34 @@ class SQLiteBuffer(Buffer):
             choice = read_choice(view.connection, book.id)
         return DeliveredRows(lambda: self._reading(False), book, choice, epochs)
 
+    def between(self, model: type[Reading], device_id: str, low: int, high: int) -> list[tuple[int, Row]]:
+        names = [spec.name for spec in model.__fields__]
+        scope = Scope.of(model, device_id, from_micros(low), from_micros(high))
+        selection = Selection.of(scope, ["quality", *names], None, "timestamp")
+        with self._reading(False) as (view, catalogue):
+            layout = catalogue.find(model)
+            found = [] if layout is None else select_readings(view, layout, selection)
+        return [(to_micros(row["timestamp"]), (row["quality"], *(row[name] for name in names))) for row in found]
+
+    def remember(self, key: str, text: str) -> None:
+        writing = self._writer_parts()
+        writing.writer.submit(Task(Receipt(writing.writer), lambda journal: _remember(journal, key, text)))
+
+    def recall(self, key: str) -> str | None:
+        with self._reading(True) as (view, _):
+            found = schema.meta(view.connection, f"note {key}")
+        return None if found is None else str(found)
+
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._writer_parts().writer.watch(callback)
 
     def ledger(self) -> Ledger:
         with self._reading(True) as (view, _):
             return read_ledger(view)
+
+
+def _remember(journal: Journal, key: str, text: str) -> None:
+    schema.set_meta(journal.connection, f"note {key}", text)
 
 
 def _refused(

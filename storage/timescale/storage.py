@@ -208,7 +208,7 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
             return moment
 
     def wire_bytes(self) -> int | None:
-        """What TCP carried on both connections, TLS included, but not of maintenance calls (policies, aggregates, drops);
+        """What TCP carried on both connections, TLS included; not those of maintenance (policies, drops).
         None over a Unix socket, and where the system does not tell (not Linux)."""
         counts = (self._writing.meter.total, self._reading.meter.total)
         return None if None in counts else sum(count or 0 for count in counts)

@@ -392,6 +392,15 @@ def test_what_a_good_file_becomes(tmp_path: Path) -> None:
         ("", {}),
         ("start = 'oldest'", {"start": "oldest"}),
         ("start = 'now'\ndevices = ['mast', 'pump-*']", {"start": "now", "devices": ["mast", "pump-*"]}),
+        (
+            "max_rate = '20 kB/s'\nmax_per_day = '50 MB'\nwindows = ['22:00-06:00 Europe/Zurich']\nevery = '1 minute'",
+            {
+                "max_rate": "20 kB/s",
+                "max_per_day": "50 MB",
+                "windows": ["22:00-06:00 Europe/Zurich"],
+                "every": "1 minute",
+            },
+        ),
         ("start = 2026-01-31T12:00:00+01:00", {"start": datetime(2026, 1, 31, 11, tzinfo=UTC)}),
         ("start = '2026-01-31T11:00Z'", {"start": datetime(2026, 1, 31, 11, tzinfo=UTC)}),
     ],
@@ -414,6 +423,10 @@ def test_the_page_about_upstreams(tmp_path: Path) -> None:
         "start": datetime(2026, 1, 1, tzinfo=UTC),
         "models": [settings.models["weatherstation"]],
         "devices": ["mast", "pump-*"],
+        "max_rate": "20 kB/s",
+        "max_per_day": "50 MB",
+        "windows": ["22:00-06:00 Europe/Zurich"],
+        "every": "1 minute",
     }
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from edgedepot import InfluxDBStorage, SQLiteStorage, TimescaleDBStorage
+from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.errors import UpstreamError
 from edgedepot.storage.wire import WireMeter
 from tests.servers.proxy import TcpProxy
@@ -18,7 +19,10 @@ from tests.servers.victoria import VictoriaMetrics
 from tests.sync.scripted import Weather, eventually, moment
 
 MakeProxy = Callable[[str, int], TcpProxy]
-ROWS = [("mast", moment(number), {"temperature": number / 7}) for number in range(3000)]
+ROWS = [("mast", moment(number), {"temperature": number / 7}) for number in range(20_000)]
+TWICE = 66_000
+"""The kernel also counts what it sends once more, as on a busy machine, which the proxy does not see: a segment, or few
+per cent."""
 
 
 @pytest.fixture
@@ -43,14 +47,19 @@ def counted(link: TcpProxy) -> int:
     return link.bytes_up + link.bytes_down
 
 
+def assert_counted(storage: BaseStorage, link: TcpProxy, at_least: int) -> None:
+    total = storage.wire_bytes()
+    assert total is not None
+    assert at_least <= counted(link) <= total <= 1.05 * counted(link) + TWICE
+
+
 def test_timescaledb(timescale_url: str, timescale_link: TcpProxy) -> None:
     with TimescaleDBStorage(through(timescale_url, timescale_link), gateway_id="g") as storage:
         assert storage.wire_bytes() == 0
         storage.store_readings(Weather, ROWS)
         storage.query_readings(Weather, limit=100)
-        assert storage.wire_bytes() == counted(timescale_link) > 50_000
-    # Closing says goodbye to the server on each of two connections: message type and length, 5 bytes.
-    eventually(lambda: storage.wire_bytes() == counted(timescale_link))
+        assert_counted(storage, timescale_link, at_least=1_000_000)
+    eventually(lambda: (storage.wire_bytes() or 0) >= counted(timescale_link))
 
 
 def test_timescaledb_over_a_link_that_breaks(timescale_url: str, timescale_link: TcpProxy) -> None:
@@ -63,11 +72,7 @@ def test_timescaledb_over_a_link_that_breaks(timescale_url: str, timescale_link:
                 storage.store_readings(Weather, ROWS)
         timescale_link.mend()
         storage.store_readings(Weather, ROWS)
-        total = storage.wire_bytes()
-        assert total is not None
-        # The kernel also counts what it sent into a cut link: here what one socket takes before the reset is noticed.
-        assert counted(timescale_link) <= total <= counted(timescale_link) + 200_000
-        assert counted(timescale_link) - before > 50_000
+        assert_counted(storage, timescale_link, at_least=before + 1_000_000)
 
 
 def test_timescaledb_counts_connections_that_are_refused(timescale_url: str, timescale_link: TcpProxy) -> None:
@@ -75,7 +80,7 @@ def test_timescaledb_counts_connections_that_are_refused(timescale_url: str, tim
     with TimescaleDBStorage(nobody, gateway_id="g") as storage:
         with pytest.raises(UpstreamError):
             storage.store_readings(Weather, ROWS)
-        eventually(lambda: storage.wire_bytes() == counted(timescale_link) > 0)
+        eventually(lambda: (storage.wire_bytes() or 0) >= counted(timescale_link) > 0)
 
 
 @pytest.mark.parametrize("gzip", [True, False])
@@ -86,7 +91,7 @@ def test_influxdb(victoria_metrics: VictoriaMetrics, proxy: MakeProxy, gzip: boo
         assert storage.wire_bytes() == 0
         for _ in range(3):
             storage.store_readings(Weather, ROWS)
-        assert storage.wire_bytes() == counted(link) > 20_000
+        assert_counted(storage, link, at_least=300_000)
         before = counted(link)
         link.cut()
         with pytest.raises(UpstreamError):

@@ -1,0 +1,85 @@
+"""What of a device's readings goes upstream where only averages do: one for each bucket, once it is over.
+
+    journal:  a1 b1 a2 a3 b2 | a4 b3 ...          a, b: devices      | where the minute ends
+    window:   [a1 b1 a2 a3 b2]                    what follows waits for the next minute's end
+    sent:     a(3) b(2)                           with the numbers of a3 and b2
+
+An average is made of all that the local store has of the bucket, whatever window brings it about. So a reading that
+comes late has the whole bucket sent once more, as a newer version of the same point. In the books the last reading of a
+bucket in a window counts as delivered, as the one that arrived; the others, for which it stands, as skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgedepot.storage.base import Buffer, Pending, Window
+from edgedepot.storage.clock import Clock
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.values import Quality, Row
+from edgedepot.sync.budget import Held
+
+_PATIENCE = 15_000_000
+"""Microseconds at most for which the store may still be about to commit a bucket's last readings; a quarter of it."""
+
+_Bucket = tuple[type[Reading], str, int]
+
+
+class Averages:
+    """Has windows hold averages over `every` microseconds. For one thread."""
+
+    def __init__(self, store: Buffer, every: int, clock: Clock) -> None:
+        self._store = store
+        self._every = every
+        self._clock = clock
+
+    def of(self, window: Window) -> Window:
+        """The window as it is to be sent, or as much of it as can be yet. Raises `Held` where its first reading's
+        bucket is not over."""
+        if window.replayed:
+            return window  # averages, or from before there were any
+        rows = window.rows
+        if window.place is None:
+            rows = self._finished(rows)
+            if len(rows) < len(window.rows):
+                window = replace(window, high=rows[-1].seq, rows=rows)
+        averages = self._averages(rows)
+        return replace(window, rows=averages, skipped=len(rows) - len(averages))
+
+    def _finished(self, rows: list[Pending]) -> list[Pending]:
+        """Those before the first whose bucket is not over. A time that is not here yet is a wrong one: nobody waits."""
+        now, wait = self._clock.now(), self._every + min(self._every // 4, _PATIENCE)
+        for index, row in enumerate(rows):
+            ready = row.timestamp - row.timestamp % self._every + wait
+            if row.timestamp <= now < ready:
+                if not index:
+                    raise Held(self._clock.monotonic() + (ready - now) / 1e6 + 0.001, None)
+                return rows[:index]
+        return rows
+
+    def _averages(self, rows: Sequence[Pending]) -> list[Pending]:
+        last: dict[_Bucket, Pending] = {}
+        for row in rows:
+            last[(row.model, row.device_id, row.timestamp - row.timestamp % self._every)] = row
+        found: list[Pending] = []
+        for (model, device_id, start), row in last.items():
+            there = self._store.between(model, device_id, start, start + self._every)
+            those = [one for _, one in there] or [row.row]
+            found.append(Pending(row.seq, model, device_id, start, _average(model, those)))
+        return found
+
+
+def _average(model: type[Reading], rows: Sequence[Row]) -> Row:
+    """Floats averaged, of others the last; null only where all are."""
+    quality = int(Quality.THINNED)
+    for row in rows:
+        quality |= row[0] or 0
+    values: list[object] = [quality]
+    for place, spec in enumerate(model.__fields__, 1):
+        there = [row[place] for row in rows if row[place] is not None]
+        if spec.type is float and there:
+            values.append(sum(there) / len(there))
+        else:
+            values.append(there[-1] if there else None)
+    return tuple(values)
