@@ -126,6 +126,10 @@ def _opened(file: Path, name: str) -> Iterator[BaseStorage]:
         known = ", ".join(settings.upstreams) or "none"
         cure = did_you_mean(name, settings.upstreams)
         raise ConfigError(f"{file}: found no upstream {name!r}{cure}; upstreams there: {known}")
+    if "every" in settings.forwarding[name]:
+        raise ConfigError(
+            f"{file}: upstreams.{name}.every: it gets averages only, which cannot be compared with readings"
+        )
     with part.make() as storage:
         yield storage
 
