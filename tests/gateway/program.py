@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -38,6 +39,24 @@ def complaint(*arguments: str | Path, code: int = 2, cwd: Path | None = None, gi
     assert (done.returncode, done.stdout) == (code, ""), done
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+def on_terminal(folder: Path, *arguments: str) -> str:
+    """What a command writes to stderr when that is a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    with open(folder / "stdout", "wb") as out:
+        process = subprocess.Popen([str(PROGRAM), *arguments], stdout=out, stderr=theirs, env=environment)
+    os.close(theirs)
+    said = b""
+    try:
+        while part := os.read(ours, 4096):
+            said += part
+    except OSError:  # the terminal is closed at the other end
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0
+    return said.decode()
 
 
 class Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ import pytest
 
 from edgedepot import Field, Reading, SQLiteStorage
 from edgedepot.storage.base import Version
-from tests.gateway.program import PROGRAM, complaint, output, run
+from tests.gateway.program import PROGRAM, complaint, on_terminal, output, run
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TEXTS = [
@@ -435,21 +434,3 @@ def test_a_terminal_gets_progress_bars(store: Path, tmp_path: Path) -> None:
     assert "import everything" in on_terminal(
         tmp_path, "import", str(tmp_path / "copy.db"), "everything", str(file), "--create", *FIELDS
     )
-
-
-def on_terminal(folder: Path, *arguments: str) -> str:
-    """What a command writes to stderr when that is a terminal."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
-    with open(folder / "stdout", "wb") as out:
-        process = subprocess.Popen([PROGRAM, *arguments], stdout=out, stderr=theirs, env=environment)
-    os.close(theirs)
-    said = b""
-    try:
-        while part := os.read(ours, 4096):
-            said += part
-    except OSError:  # the terminal is closed at the other end
-        pass
-    os.close(ours)
-    assert process.wait(60) == 0
-    return said.decode()

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from edgedepot import Reading, SQLiteStorage
-from tests.gateway.program import Run, Start, complaint, output
+from tests.gateway.program import Run, Start, complaint, on_terminal, output
 from tests.gateway.program import run as edgedepot
 from tests.gateway.scripted import eventually
 
@@ -135,7 +135,10 @@ def test_an_upstream_that_is_a_local_file(tmp_path: Path, start: Start) -> None:
     with SQLiteStorage(tmp_path / "central.db") as store:
         store.delete_readings(Weather, "mast")
         store.delete_readings(Weather, "pump [7]", START + timedelta(hours=3), START + timedelta(hours=5))
-    assert output("reconcile", file, "central").splitlines()[-1] == "central lacks 74 readings; 74 were sent."
+    said = on_terminal(tmp_path, "reconcile", str(file), "central")
+    assert "compare" in said
+    assert "look closer" in said
+    assert (tmp_path / "stdout").read_text().splitlines()[-1] == "central lacks 74 readings; 74 were sent."
     with SQLiteStorage(tmp_path / "central.db") as store, SQLiteStorage(tmp_path / "gateway.db") as local:
         assert store.query_readings(Weather) == local.query_readings(Weather)
 
