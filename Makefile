@@ -38,7 +38,7 @@ test-influxdb: install ## run the storage contract against a real InfluxDB 2: IN
 	EDGEDEPOT_TEST_INFLUXDB=1 $(BIN)/python -m pytest tests/storage/conformance/test_influxdb.py $(PYTEST)
 
 states: install ## compare the local store with a model in random states; STATES=1500, SEED=n repeats a run
-	STATES=$(or $(STATES),1500) $(BIN)/python -m pytest tests/storage/sqlite/test_states.py \
+	STATES=$(or $(STATES),1500) $(BIN)/python -m pytest tests/storage/sqlite/test_states.py tests/storage/sqlite/test_room_states.py \
 		--hypothesis-seed=$(or $(SEED),$(shell date +%s))
 
 crash: install ## rebuild 20,000 states that power cuts may leave of the store, and open each (minutes)

@@ -12,45 +12,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import EVERYTHING, Choice, Lane
+from edgedepot.storage.base import EVERYTHING, Choice
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from tests.models import Weather
 from tests.storage.sqlite.crashing import Deed, work_until_killed
-
-T0 = datetime(2026, 3, 28, 22, tzinfo=UTC)
-# Few moments, so that identities meet: around hours' edges, a change to summer time, and partitions' edges.
-OFFSETS = [-1, 0, 1, 1800, 3599, 3600, 3601, 7200, 10_800, 86_400, 90_000, 40 * 86_400, -70 * 86_400]
-moments = st.sampled_from([T0 + timedelta(seconds=offset) for offset in OFFSETS]).flatmap(
-    lambda base: st.sampled_from([base, base + timedelta(microseconds=1), base + timedelta(seconds=7)])
+from tests.storage.sqlite.states import (
+    CHOICES,
+    FIELDS,
+    LANES,
+    MICROSECOND,
+    RESOLVED,
+    T0,
+    Key,
+    Values,
+    data,
+    deeds,
+    devices,
+    is_in,
+    moments,
+    readings,
+    spans,
+    without_nulls,
 )
-devices = st.sampled_from(["a", "b", "c"])
-FIELDS = ("temperature", "humidity", "raining", "note", "count")
-data = st.fixed_dictionaries(
-    {"temperature": st.integers(-50, 90).map(float)},
-    optional={
-        "humidity": st.sampled_from([0.0, 0.25, 55.5]),
-        "raining": st.booleans(),
-        "note": st.sampled_from(["", "wet", "größer"]),
-        "count": st.sampled_from([0, 7, -3, 2**62, -(2**63)]),
-    },
-)
-readings = st.tuples(devices, moments, data)
-spans = st.tuples(st.none() | moments, st.none() | moments)
-
-
-deeds = st.one_of(
-    st.tuples(st.just("put"), st.lists(readings, min_size=1, max_size=8)),
-    st.tuples(st.just("put"), st.lists(readings, min_size=1, max_size=8)),
-    st.tuples(st.just("delete"), st.none() | devices, st.none() | moments, st.none() | moments),
-    st.just(("fold",)),
-)
-MICROSECOND = timedelta(microseconds=1)
-LANES: list[Lane] = ["backlog", "live"]
-RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")
-Key = tuple[str, datetime]
-Values = dict[str, Any]
-CHOICES = [EVERYTHING, EVERYTHING, Choice(devices=("a", "c*")), Choice(frozenset({"weather"})), Choice(frozenset())]
 
 
 class Upstream:
@@ -217,7 +201,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(device=st.none() | devices, span=spans)
     def delete(self, device: str | None, span: tuple[datetime | None, datetime | None]) -> None:
-        gone = [key for key in self.rows if self.is_in(key, device, *span)]
+        gone = [key for key in self.rows if is_in(key, device, *span)]
         assert self.store.delete_readings(Weather, device, *span) == len(gone)
         self.forget(gone)
 
@@ -246,7 +230,7 @@ class Store(RuleBasedStateMachine):
         if deed[0] == "put":
             self.arrive_together(deed[1])
         elif deed[0] == "delete":
-            self.forget([key for key in self.rows if self.is_in(key, *deed[1:])])
+            self.forget([key for key in self.rows if is_in(key, *deed[1:])])
 
     def is_as_it_should_be(self) -> bool:
         books = self.store.ledger().sources.get("direct", dict.fromkeys(self.counts, 0))
@@ -254,14 +238,6 @@ class Store(RuleBasedStateMachine):
         found = {(row.pop("device_id"), row.pop("timestamp")): without_nulls(row) for row in rows}
         counts = {name: books[name] for name in self.counts}
         return counts == self.counts and found == {key: values for key, (_, values) in self.rows.items()}
-
-    @staticmethod
-    def is_in(key: tuple[str, datetime], device: str | None, start: datetime | None, end: datetime | None) -> bool:
-        return (
-            (device is None or key[0] == device)
-            and (start is None or key[1] >= start)
-            and (end is None or key[1] < end)
-        )
 
     @rule()
     def fold(self) -> None:
@@ -433,10 +409,6 @@ class Store(RuleBasedStateMachine):
             assert {d.device_id: (d.first_seen, d.last_seen) for d in self.store.devices()} == {
                 device: (min(times), max(times)) for device, times in seen.items()
             }
-
-
-def without_nulls(data: Values) -> Values:
-    return {name: value for name, value in data.items() if value is not None}
 
 
 TestStore = Store.TestCase

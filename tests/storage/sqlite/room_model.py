@@ -1,0 +1,235 @@
+"""What a store's file says of its tables, read with plain SQL; and a model of what upstreams are owed of them."""
+
+import bisect
+import json
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from edgedepot.storage.base import Choice, Lane, Window
+from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.query import FUNCTIONS
+from tests.storage.sqlite.states import RESOLVED, Key, Values
+
+MINUTE = 60_000_000
+
+
+@dataclass(eq=False)
+class Version:
+    """A row as it was written. `sent` is what upstreams get, other than `values` where it was thinned. Its number and
+    piece are learned from the file."""
+
+    key: Key
+    values: Values
+    order: int
+    held: bool
+    seq: int = 0
+    piece: int = 0
+    thinned: Values | None = None
+
+    @property
+    def sent(self) -> Values:
+        return self.values if self.thinned is None else self.thinned
+
+    @property
+    def micros(self) -> int:
+        return to_micros(self.key[1])
+
+
+@dataclass
+class Rule:
+    """What is kept downsampled; from `low` on, None while nothing is. `rows` are the model's."""
+
+    interval: int
+    low: datetime | None
+    knows_all: bool
+    rows: list[tuple[Key, Values]] = field(default_factory=list)
+
+    def reaches(self, start: datetime | None, end: datetime | None, horizon: datetime | None) -> bool:
+        if self.low is None or horizon is None:
+            return False
+        return max(self.low, start or self.low) < min(horizon, end or horizon)
+
+    def cuts(self, start: datetime | None, end: datetime | None, horizon: datetime | None) -> bool:
+        """Whether a question's edge lies inside of a bucket."""
+        if not self.reaches(start, end, horizon):
+            return False
+        assert self.low is not None
+        assert horizon is not None
+        low, high = max(self.low, start or self.low), min(horizon, end or horizon)
+        return bool(
+            (low > self.low and to_micros(low) % self.interval) or (high < horizon and to_micros(high) % self.interval)
+        )
+
+
+class File:
+    """What a store's file says, at one moment."""
+
+    def __init__(self, path: Path, learned: int) -> None:
+        """`learned` is the highest number of a row that is known by now."""
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            connection.execute("BEGIN")
+            text = connection.execute("SELECT value FROM _meta WHERE key = 'shape'").fetchone()
+            shape: dict[str, Any] = {"pieces": []} if text is None else json.loads(text[0])
+            self.low, high, *_, piece = shape.get("folded", [0, 0, 0, 0, 0])
+            self.is_folding = high > self.low or piece > 0
+            self.firsts: dict[int, int] = {piece: first for piece, first, *_ in shape["pieces"]}
+            self.aside = {piece for piece, _, _, _, aside in shape["pieces"] if aside}
+            self.closed = {
+                piece[0]
+                for piece, after in pairwise(shape["pieces"])
+                if after[1] - 1 <= self.low and piece[0] not in self.aside
+            }
+            horizons = list(shape.get("horizons", {}).values())
+            self.horizon: datetime | None = from_micros(horizons[0]) if horizons else None
+            self.rules = {
+                number: Rule(interval, None if low is None else from_micros(low), len(functions) == len(FUNCTIONS))
+                for number, _, interval, functions, _, _, _, low in shape.get("rules", [])
+            }
+            self.partitions: list[tuple[int, int]] = [
+                (start, stop) for _, start, stop, *_ in next(iter(shape.get("partitions", {}).values()), [])
+            ]
+            self.series: dict[str, int] = dict(connection.execute("SELECT device_id, id FROM _series"))
+            self.journal: set[int] = set()
+            self.new: dict[Key, list[tuple[int, int]]] = defaultdict(list)
+            self.last = 0
+            for piece in self.firsts:
+                self._read_piece(connection, piece, learned)
+            for (table,) in connection.execute(r"SELECT name FROM sqlite_schema WHERE name LIKE '~_h~_%' ESCAPE '~'"):
+                self._read_new(connection, f"{table} AS r", 0, learned)
+
+    def _read_piece(self, connection: sqlite3.Connection, piece: int, learned: int) -> None:
+        table = f"_j_{piece}"
+        self.journal |= {seq for (seq,) in connection.execute(f"SELECT seq FROM {table} WHERE series > 0")}
+        self.last = max(self.last, connection.execute(f"SELECT max(seq) FROM {table}").fetchone()[0] or 0)
+        self._read_new(connection, f"{table} AS r", piece, learned)
+
+    def _read_new(self, connection: sqlite3.Connection, table: str, piece: int, learned: int) -> None:
+        query = f"SELECT seq, device_id, ts FROM {table} JOIN _series ON id = series WHERE seq > ? ORDER BY seq"
+        for seq, device, ts in connection.execute(query, (learned,)):
+            found = self.new[device, from_micros(ts)]
+            if seq not in (number for number, _ in found):
+                bisect.insort(found, (seq, piece))
+
+    @property
+    def first(self) -> int:
+        """The number that the journal begins with."""
+        return min(self.firsts.values(), default=1)
+
+    def is_folded(self, version: Version) -> bool:
+        """Whether a row went to history, or past it."""
+        if version.seq not in self.journal:
+            return True
+        return version.seq <= self.low and version.piece not in self.aside
+
+    def place(self, version: Version) -> tuple[int, int, int]:
+        """Where a row is in history: partition, series and time."""
+        start = next(start for start, stop in self.partitions if start <= version.micros < stop)
+        return start, self.series[version.key[0]], version.micros
+
+
+@dataclass
+class Hand:
+    """A window that an upstream has, and the rows that were in it."""
+
+    window: Window
+    rows: list[Version]
+
+
+class Upstream:
+    """What one cursor is owed, from the journal and from history (`walk`), and what became of the rest."""
+
+    def __init__(self, start: str | datetime, choice: Choice, passed: int) -> None:
+        """It was added when `passed` was the last number that it is not owed."""
+        self.since = start if isinstance(start, datetime) else None
+        self.choice = choice
+        self.owed: set[Version] = set()
+        self.walk: set[Version] = set()
+        self.acknowledged: list[tuple[int, int]] = [(1, passed)]
+        self.hands: dict[Lane, Hand] = {}
+        self.quarantined: dict[Version, Values] = {}
+        self.replayed: dict[Version, Values] = {}
+        self.split: int | None = None
+        self.counts = dict.fromkeys(RESOLVED, 0)
+
+    def takes(self, version: Version) -> bool:
+        is_young = self.since is None or version.key[1] >= self.since
+        return is_young and self.choice.takes("weather", version.key[0])
+
+    @property
+    def pending(self) -> int:
+        return len(self.owed) + len(self.walk) + len(self.replayed)
+
+    def out_of_the_way(self, version: Version, why: str) -> None:
+        """A newer version came, or the row was deleted."""
+        for rows in (self.owed, self.walk):
+            if version in rows:
+                rows.remove(version)
+                self.counts[why] += 1
+        if why == "superseded" and version in self.replayed:
+            del self.replayed[version]
+            self.counts[why] += 1
+
+    def resolve(self, rows: Collection[Version], refused: Collection[Version]) -> None:
+        """It has these rows, in the order in which they were sent or passed over."""
+        for version in rows:
+            pile = self.owed if version in self.owed else self.walk
+            if version in pile:
+                pile.remove(version)
+                if version in refused:
+                    self.quarantined[version] = version.sent if pile is self.owed else version.values
+                    self.counts["quarantined"] += 1
+                else:
+                    self.counts["delivered" if self.takes(version) else "skipped"] += 1
+
+    def has_none(self, low: int, high: int) -> bool:
+        spans = [*self.acknowledged, *((hand.window.low, hand.window.high) for hand in self.hands.values())]
+        return not any(first <= high and last >= low for first, last in spans)
+
+    def has_all(self, low: int, high: int) -> bool:
+        got = {seq for first, last in self.acknowledged for seq in range(max(first, low), min(last, high) + 1)}
+        return len(got) == high - low + 1
+
+
+def minutes_to_thin(
+    journal: Collection[Version], file: File, upstreams: Collection[Upstream], before: datetime | None = None
+) -> list[list[Version]]:
+    """The rows of each minute that may become one row, in the order of time."""
+    minutes: dict[tuple[str, int], list[Version]] = defaultdict(list)
+    for version in journal:
+        minutes[version.key[0], version.micros // MINUTE].append(version)
+    found = []
+    for (_, minute), rows in minutes.items():
+        rows.sort(key=lambda version: (version.key, version.seq))
+        is_past = before is None or (minute + 1) * MINUTE <= to_micros(before)
+        pieces = {version.piece for version in rows}
+        if len(rows) > 1 and is_past and len(pieces) == 1 and pieces <= file.closed and _is_awaited(rows, upstreams):
+            found.append(rows)
+    return found
+
+
+def _is_awaited(rows: list[Version], upstreams: Collection[Upstream]) -> bool:
+    low, high = min(row.seq for row in rows), max(row.seq for row in rows)
+    awaiting = [upstream.has_none(low, high) for upstream in upstreams]
+    return any(awaiting) and all(
+        none or upstream.has_all(low, high) for none, upstream in zip(awaiting, upstreams, strict=True)
+    )
+
+
+def thinned(rows: list[Version]) -> Values:
+    """What a minute's last row is then."""
+    values: Values = {}
+    for version in rows:
+        values |= version.sent
+    for name in ("temperature", "humidity"):
+        known = [version.sent[name] for version in rows if name in version.sent]
+        if known:
+            values[name] = math.fsum(known) / len(known)
+    return values

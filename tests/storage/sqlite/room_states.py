@@ -1,0 +1,331 @@
+"""The model of a store that has limits, step by step: rows, what upstreams are owed, what is kept downsampled."""
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.base import Ledger
+from edgedepot.storage.clock import ManualClock, from_micros
+from edgedepot.storage.interval import seconds_of
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.room_model import File, Upstream, Version, minutes_to_thin, thinned
+from tests.storage.sqlite.states import FIELDS, MICROSECOND, RESOLVED, T0, Key, Values, is_in, without_nulls
+
+NO_TIME = 1e-20
+"""For how long to wait where the store is full: less than the clock, which stands still, can tell once it ran."""
+COUNTED = ("readings", "new", "merged", "duplicates", "late")
+HOUR = timedelta(hours=1)
+FOREVER = timedelta(days=36_500)
+Row = tuple[str, datetime, Values]
+
+
+class Room(RuleBasedStateMachine):
+    """One store, and what is in it. After each step the store has done what it does by itself, and the model looks into
+    its file: how far it is folded, up to when history is gone, which rows the journal has. What went must have been
+    allowed to, and be in the books."""
+
+    @initialize()
+    def open_first(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "x.db"
+        self.clock = ManualClock(T0)
+        self.rows: dict[Key, Version] = {}  # what queries see
+        self.journal: set[Version] = set()
+        self.fresh: list[Version] = []  # their numbers are not known yet
+        self.learned = self.order = 0
+        self.stamps: dict[str, datetime] = {}  # each device's last stamp by the gateway, since the clock was set
+        self.moving: dict[Key, timedelta] = {}  # held rows that the gateway stamped, and what the clock moved since
+        self.counts = dict.fromkeys(COUNTED, 0)
+        self.upstreams: dict[str, Upstream] = {}
+        self.kept_unknown = False
+        self.open({})
+        self.file = File(self.path, self.learned)
+
+    def open(self, limits: dict[str, Any]) -> None:
+        self.limits = limits
+        if not self.clock.monotonic():
+            self.clock.advance(1)
+        settings: dict[str, Any] = {"clock": self.clock, "fold_interval": FOREVER, "busy_timeout": NO_TIME, **limits}
+        self.store = SQLiteStorage(self.path, gateway_id="g", piece_rows=5, **settings)
+
+    def teardown(self) -> None:
+        try:
+            audit_memory(self.store)
+            self.store.close()
+            audit_file(self.path)
+        finally:
+            self.store.close()
+            shutil.rmtree(self.folder)
+
+    # -- what comes in --------------------------------------------------------------------------------------------
+
+    def arrive_together(self, rows: list[Row]) -> None:
+        for device, moment, values in rows:
+            self.counts["readings"] += 1
+            self.counts["late"] += self.is_late(moment)
+            if (device, moment) in self.moving:
+                self.move([((device, moment), self.free(device, moment))])
+            self.arrive((device, moment), values)
+
+    def is_late(self, moment: datetime) -> bool:
+        return self.file.horizon is not None and moment < self.file.horizon
+
+    def arrive(self, key: Key, values: Values) -> None:
+        old = self.rows.get(key)
+        new = {**(old.values if old else {}), **values}
+        if old is not None and old.values == new:
+            self.counts["duplicates"] += 1
+            return
+        self.counts["new" if old is None else "merged"] += 1
+        self.order += 1
+        version = self.rows[key] = Version(key, new, self.order, not self.clock.trusted)
+        for upstream in self.upstreams.values():
+            if old is not None:
+                upstream.out_of_the_way(old, "superseded")
+            upstream.owed.add(version)
+        if old is not None:
+            self.leave(old)
+        self.fresh.append(version)
+
+    def leave(self, version: Version) -> None:
+        self.journal.discard(version)
+        if version in self.fresh:
+            self.fresh.remove(version)
+
+    def free(self, device: str, moment: datetime) -> datetime:
+        while (device, moment) in self.rows:
+            moment += MICROSECOND
+        return moment
+
+    def move(self, keys: list[tuple[Key, datetime]]) -> None:
+        """Held rows get other times."""
+        tables: list[dict[Key, Any]] = [self.rows, self.moving]
+        for table in tables:
+            found = [((key[0], moment), table.pop(key)) for key, moment in keys if key in table]
+            table.update(dict(found))
+        for key, version in self.rows.items():
+            version.key = key
+
+    def release(self) -> None:
+        """What is held is put right: stamps move with the clock, and on where a reading is in the way."""
+        fixed = set(self.rows) - set(self.moving)
+        last: dict[str, datetime] = {}
+        moves = []
+        for key in sorted(self.moving, key=lambda key: (key[1] + self.moving[key], self.rows[key].order)):
+            moment = max(key[1] + self.moving[key], last.get(key[0], datetime.min.replace(tzinfo=UTC)) + MICROSECOND)
+            while (key[0], moment) in fixed:
+                moment += MICROSECOND
+            last[key[0]] = moment
+            moves.append((key, moment))
+        self.move(moves)
+        self.moving.clear()
+        for version in self.rows.values():
+            version.held = False
+
+    @property
+    def holds(self) -> bool:
+        return any(version.held for version in self.rows.values())
+
+    # -- what goes ------------------------------------------------------------------------------------------------
+
+    def forget(self, device: str | None, start: datetime | None, end: datetime | None) -> int:
+        """Rows are deleted, from the journal also those that queries see no more; how many queries saw."""
+        count = 0
+        for version in {*self.rows.values(), *self.journal, *self.fresh}:
+            if is_in(version.key, device, start, end):
+                if self.rows.get(version.key) is version:
+                    del self.rows[version.key]
+                    self.moving.pop(version.key, None)
+                    count += 1
+                self.leave(version)
+                for upstream in self.upstreams.values():
+                    upstream.out_of_the_way(version, "deleted")
+        return count + max([0, *(self.forget_kept(rule.rows, device, start, end) for rule in self.kept())])
+
+    def kept(self) -> list[Any]:
+        return [rule for rule in self.file.rules.values() if rule.low is not None]
+
+    @staticmethod
+    def forget_kept(
+        rows: list[tuple[Key, Values]], device: str | None, start: datetime | None, end: datetime | None
+    ) -> int:
+        left = [row for row in rows if not is_in(row[0], device, start, end)]
+        count = len(rows) - len(left)
+        rows[:] = left
+        return count
+
+    def fold_past(self) -> None:
+        """A fold: what is from before the horizon goes past history."""
+        for key in [key for key, version in self.rows.items() if self.is_late(key[1]) and not version.held]:
+            if not (self.file.is_folded(self.rows[key]) and self.rows[key].seq):
+                del self.rows[key]
+
+    # -- what the store did by itself -------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Have the store do all that is due."""
+        self.store.flush()
+        assert self.store._writing is not None
+        writer = self.store._writing.writer
+        if self.limits:
+            self.store.retain()
+            while writer._retention.is_over and writer._journal.tail.rows > writer._journal.tail.held:
+                self.store.fold()
+                self.store.retain()
+
+    def look(self, before: datetime | None = None, opening: bool = False) -> None:
+        """Compare with the file. `before`: `thin` was called."""
+        old, self.file = self.file, File(self.path, self.learned)
+        fresh = set(self.fresh)
+        self.learn()
+        gone = {version for version in self.journal if version.seq not in self.file.journal}
+        self.explain(gone, before, opening)
+        self.journal -= gone
+        assert {version.seq for version in self.journal} == self.file.journal
+        self.carry_kept(old, fresh)
+
+    def learn(self) -> None:
+        """The numbers of what came in since."""
+        last = self.learned
+        for version in self.fresh:
+            numbers = self.file.new.get(version.key)
+            if numbers:
+                version.seq, version.piece = numbers.pop(0)
+                self.learned = max(self.learned, version.seq)
+                assert version.seq > last, "numbers go by arrival"
+                last = version.seq
+            self.journal.add(version)  # if only for a moment
+        assert not any(self.file.new.values()), "nobody stored that"
+        self.fresh.clear()
+
+    def explain(self, gone: set[Version], before: datetime | None, opening: bool) -> None:
+        """What the journal has no more was acknowledged by all, thinned or evicted."""
+        for group in self.thinned_minutes(gone, before):
+            group[-1].thinned = thinned(group)
+        ledger = self.store.ledger()
+        lost = self.lost_partitions()
+        for name, upstream in self.upstreams.items():
+            self.explain_one(upstream, ledger.upstreams[name], gone, lost, opening)
+
+    def lost_partitions(self) -> list[Version]:
+        """The rows that went with their partition."""
+        horizon = self.file.horizon
+        return [
+            version
+            for version in self.rows.values()
+            if horizon is not None and version.key[1] < horizon and self.file.is_folded(version)
+        ]
+
+    def thinned_minutes(self, gone: set[Version], before: datetime | None) -> list[list[Version]]:
+        """Whole minutes of which all but the last went, and their piece did not."""
+        rest = {version for version in gone if version.piece in self.file.firsts}
+        found = [
+            group
+            for group in minutes_to_thin(self.journal, self.file, self.upstreams.values(), before)
+            if rest.issuperset(group[:-1]) and group[-1] not in gone
+        ]
+        assert rest == {version for group in found for version in group[:-1]}, "that was not to be thinned"
+        assert not found or before is not None or self.may_evict
+        return found
+
+    @property
+    def may_evict(self) -> bool:
+        return "keep_bytes" in self.limits and self.limits.get("when_full") != "block"
+
+    @property
+    def may_lose_pending(self) -> bool:
+        """Whether what upstreams await may go for its age."""
+        return "keep" in self.limits and not self.limits.get("keep_pending", True)
+
+    def explain_one(
+        self, upstream: Upstream, books: dict[str, int], gone: set[Version], lost: list[Version], opening: bool
+    ) -> None:
+        still = {version for version in gone & upstream.owed if version.piece in self.file.firsts}
+        dropped = gone & upstream.owed - still
+        walked = upstream.walk.intersection(lost)
+        change = {why: books[why] - upstream.counts[why] for why in ("thinned", "evicted", "skipped")}
+        before_eviction = change["thinned"] - len(still)  # of pieces that went altogether then
+        assert sum(change.values()) == len(still) + len(dropped) + len(walked)
+        if dropped or walked:
+            assert self.may_evict or self.may_lose_pending
+        if not before_eviction and not opening:
+            assert change["skipped"] == sum(not upstream.takes(version) for version in dropped)
+        assert before_eviction == 0 or (before_eviction > 0 and self.may_evict)
+        for why, count in change.items():
+            upstream.counts[why] += count
+        upstream.owed -= gone
+        upstream.walk -= walked
+
+    def carry_kept(self, old: File, fresh: set[Version]) -> None:
+        """What queries see no more since the horizon moved, and what is kept of it."""
+        horizon = self.file.horizon
+        if horizon != old.horizon:
+            assert horizon is not None
+            assert old.horizon is None or horizon > old.horizon
+            self.check_horizon(horizon)
+        for number, rule in self.file.rules.items():
+            rule.rows = old.rules[number].rows if number in old.rules else []
+        for version in self.lost_partitions():
+            del self.rows[version.key]
+            if old.horizon is None or version.key[1] >= old.horizon:
+                self.kept_unknown |= version in fresh or not old.is_folded(version)
+                for rule in self.file.rules.values():
+                    rule.rows.append((version.key, version.values))
+        for rule in self.kept():
+            rule.rows[:] = [row for row in rule.rows if row[0][1] >= rule.low]
+
+    def check_horizon(self, horizon: datetime) -> None:
+        assert self.limits
+        now = from_micros(self.clock.now())
+        if "keep_bytes" not in self.limits:
+            assert horizon <= now - timedelta(seconds=seconds_of(self.limits["keep"], "keep"))
+        else:
+            assert horizon <= now + HOUR or not self.clock.trusted
+
+    # -- after every step ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_file_is_as_it_should_be(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        self.settle()
+        self.look()
+        ledger = self.store.ledger()
+        assert ledger.problems == []
+        books = ledger.sources.get("direct", dict.fromkeys(COUNTED, 0))
+        assert {name: books[name] for name in COUNTED} == self.counts
+        self.check_upstreams(ledger)
+        self.check_devices()
+
+    def check_upstreams(self, ledger: Ledger) -> None:
+        for name, upstream in self.upstreams.items():
+            found = ledger.upstreams[name]
+            assert {column: found[column] for column in RESOLVED} == upstream.counts
+            assert found["held"] == sum(version.held for version in upstream.owed)
+            assert found["pending"] + found["held"] == self.store.count_pending(name) == upstream.pending
+            kept = [row for row in self.store.quarantined(name, limit=10_000) if not row["replayed"]]
+            expected = [(*version.key, values) for version, values in upstream.quarantined.items()]
+            quarantined = [(row["device_id"], row["timestamp"], without_nulls(row["data"])) for row in kept]
+            assert sorted(quarantined, key=repr) == sorted(expected, key=repr)
+
+    def check_devices(self) -> None:
+        seen: dict[str, list[datetime]] = defaultdict(list)
+        for device, moment in self.rows:
+            seen[device].append(moment)
+        found = {device.device_id: (device.first_seen, device.last_seen) for device in self.store.devices()}
+        assert found == {device: (min(times), max(times)) for device, times in seen.items()}
+
+    def all_rows(self, kept: Collection[tuple[Key, Values]] = ()) -> list[dict[str, Any]]:
+        nothing = dict.fromkeys(FIELDS)
+        there = [(key, version.values) for key, version in self.rows.items()]
+        return [
+            {"device_id": device, "timestamp": moment, **nothing, **values}
+            for (device, moment), values in [*there, *kept]
+        ]

@@ -1,0 +1,49 @@
+"""What the local store's state machines draw, and what they compare it by."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from edgedepot.storage.base import EVERYTHING, Choice, Lane
+
+T0 = datetime(2026, 3, 28, 22, tzinfo=UTC)
+# Few moments, so that identities meet: around hours' edges, a change to summer time, and partitions' edges.
+OFFSETS = [-1, 0, 1, 1800, 3599, 3600, 3601, 7200, 10_800, 86_400, 90_000, 40 * 86_400, -70 * 86_400]
+moments = st.sampled_from([T0 + timedelta(seconds=offset) for offset in OFFSETS]).flatmap(
+    lambda base: st.sampled_from([base, base + timedelta(microseconds=1), base + timedelta(seconds=7)])
+)
+devices = st.sampled_from(["a", "b", "c"])
+FIELDS = ("temperature", "humidity", "raining", "note", "count")
+data = st.fixed_dictionaries(
+    {"temperature": st.integers(-50, 90).map(float)},
+    optional={
+        "humidity": st.sampled_from([0.0, 0.25, 55.5]),
+        "raining": st.booleans(),
+        "note": st.sampled_from(["", "wet", "größer"]),
+        "count": st.sampled_from([0, 7, -3, 2**62, -(2**63)]),
+    },
+)
+readings = st.tuples(devices, moments, data)
+spans = st.tuples(st.none() | moments, st.none() | moments)
+deeds = st.one_of(
+    st.tuples(st.just("put"), st.lists(readings, min_size=1, max_size=8)),
+    st.tuples(st.just("put"), st.lists(readings, min_size=1, max_size=8)),
+    st.tuples(st.just("delete"), st.none() | devices, st.none() | moments, st.none() | moments),
+    st.just(("fold",)),
+)
+MICROSECOND = timedelta(microseconds=1)
+LANES: list[Lane] = ["backlog", "live"]
+RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")
+Key = tuple[str, datetime]
+Values = dict[str, Any]
+CHOICES = [EVERYTHING, EVERYTHING, Choice(devices=("a", "c*")), Choice(frozenset({"weather"})), Choice(frozenset())]
+
+
+def is_in(key: Key, device: str | None, start: datetime | None, end: datetime | None) -> bool:
+    """Whether an identity is in a scope."""
+    return (device is None or key[0] == device) and (start is None or key[1] >= start) and (end is None or key[1] < end)
+
+
+def without_nulls(data: Values) -> Values:
+    return {name: value for name, value in data.items() if value is not None}

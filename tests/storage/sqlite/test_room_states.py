@@ -1,0 +1,451 @@
+"""The local store against a model, with limits: what is too old, too much or late goes in any order with all else, and
+queries, aggregates, upstreams and the books are as they should be."""
+
+import os
+from datetime import datetime, timedelta
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from edgedepot import InvalidValue, SQLiteStorage, StorageBusy
+from edgedepot.storage.base import Choice
+from edgedepot.storage.clock import from_micros
+from edgedepot.storage.query import FUNCTIONS
+from edgedepot.storage.rows import aggregate_rows, select_rows
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_memory
+from tests.storage.sqlite.crashing import Deed, work_until_killed
+from tests.storage.sqlite.room_model import File, Hand, Upstream, Version, minutes_to_thin
+from tests.storage.sqlite.room_states import Room, Row
+from tests.storage.sqlite.states import (
+    CHOICES,
+    LANES,
+    MICROSECOND,
+    T0,
+    Values,
+    data,
+    deeds,
+    devices,
+    moments,
+    readings,
+    spans,
+    without_nulls,
+)
+
+DAY = timedelta(days=1)
+limits = st.fixed_dictionaries(
+    {},
+    optional={
+        "keep": st.sampled_from(["1 day", "20 days", "60 days"]),
+        "keep_bytes": st.sampled_from(["1 MB", {"weather": "1 MB"}]),
+        "when_full": st.sampled_from(["evict", "block"]),
+        "keep_pending": st.booleans(),
+    },
+).map(lambda drawn: drawn if {"keep", "keep_bytes"} & set(drawn) else {})
+which_upstream = st.integers(0, 3)
+
+
+class RoomStates(Room):
+    """What is done to the store."""
+
+    # -- readings -------------------------------------------------------------------------------------------------
+
+    def store_rows(self, rows: list[Row]) -> None:
+        assert self.store._writing is not None
+        try:
+            self.store.store_readings(Weather, rows)
+        except StorageBusy:
+            assert self.store._writing.writer._retention.full
+            assert self.limits["when_full"] == "block"
+            assert "keep_bytes" in self.limits
+        else:
+            self.arrive_together(rows)
+
+    @rule(rows=st.lists(readings, min_size=1, max_size=8))
+    def put(self, rows: list[Row]) -> None:
+        self.store_rows(rows)
+
+    @rule(device=devices, minute=st.integers(0, 3), values=st.lists(data, min_size=2, max_size=9))
+    def put_a_minute(self, device: str, minute: int, values: list[Values]) -> None:
+        start = T0 + timedelta(minutes=minute)
+        self.store_rows([(device, start + timedelta(seconds=6 * n), one) for n, one in enumerate(values)])
+
+    @rule(days=st.sampled_from([-65, -30, -10, 0]), count=st.sampled_from([40, 150]), n=st.integers(0, 9))
+    def fill(self, days: int, count: int, n: int) -> None:
+        start = T0 + days * DAY + timedelta(hours=n)
+        note = "x" * 1000
+        rows = [(start + timedelta(seconds=20 * n), {"temperature": float(n), "note": note}) for n in range(count)]
+        self.store_rows([("fill", moment, values) for moment, values in rows])
+        self.the_file_is_as_it_should_be()
+        self.fold()
+
+    @rule(device=devices, values=data)
+    def put_stamped(self, device: str, values: Values) -> None:
+        now = from_micros(self.clock.now())
+        try:
+            self.store.store_reading(Weather, device, None, values)
+        except StorageBusy:
+            assert self.limits["when_full"] == "block"
+            return
+        moment = max(now, self.stamps[device] + MICROSECOND) if device in self.stamps else now
+        moment = self.stamps[device] = self.free(device, moment)
+        self.counts["readings"] += 1
+        self.counts["late"] += self.is_late(now)
+        self.arrive((device, moment), values)
+        if not self.clock.trusted:
+            self.moving[device, moment] = timedelta(0)
+
+    @rule(device=st.none() | devices, span=spans)
+    def delete(self, device: str | None, span: tuple[datetime | None, datetime | None]) -> None:
+        if any(rule.cuts(*span, self.file.horizon) for rule in self.kept()):
+            try:
+                self.store.delete_readings(Weather, device, *span)
+            except InvalidValue:
+                return
+            raise AssertionError("a bucket that is kept was cut")
+        found = self.store.delete_readings(Weather, device, *span)
+        expected = self.forget(device, *span)
+        assert found == expected or self.kept_unknown, (found, expected)
+
+    @rule()
+    def fold(self) -> None:
+        self.store.fold()
+        self.fold_past()
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([1, 3600]))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @rule(seconds=st.sampled_from([-7200, -2, 2, 1800, 40 * 86_400]), trust=st.booleans())
+    def set_clock(self, seconds: int, trust: bool) -> None:
+        self.clock.step(seconds)
+        released = trust and not self.clock.trusted
+        self.clock.trusted = self.clock.trusted or trust
+        self.stamps.clear()
+        self.moving = {key: moved + timedelta(seconds=seconds) for key, moved in self.moving.items()}
+        if released:
+            self.release()
+
+    @precondition(lambda self: not self.holds)
+    @rule(moment=st.sampled_from([T0 - timedelta(days=100), T0, T0 + timedelta(hours=1)]), limits=limits)
+    def reboot_without_a_clock(self, moment: datetime, limits: dict[str, Any]) -> None:
+        self.store.close()
+        self.clock.reboot(moment)
+        self.reopened(limits)
+
+    @rule(limits=limits)
+    def reopen(self, limits: dict[str, Any]) -> None:
+        audit_memory(self.store)
+        self.store.close()
+        self.reopened(limits)
+        audit_memory(self.store)
+
+    def reopened(self, limits: dict[str, Any]) -> None:
+        self.stamps.clear()
+        self.open(limits)
+        for name, upstream in self.upstreams.items():
+            self.store.add_cursor(name, "oldest", upstream.choice)
+            upstream.split = None  # it goes on where it was, which the model does not know
+            upstream.hands.clear()
+        self.settle()
+        self.look(opening=True)
+
+    @precondition(lambda self: self.clock.trusted)
+    @rule(deeds=st.lists(deeds, min_size=1, max_size=4), done=st.integers(0, 4), limits=limits)
+    def crash(self, deeds: list[Deed], done: int, limits: dict[str, Any]) -> None:
+        """Another process does things and is killed: what it said is done is done, and the next thing is, or is not."""
+        deeds = [deed for deed in deeds if deed[0] != "delete" or not self.kept()]
+        self.store.close()
+        said = work_until_killed(self.path, from_micros(self.clock.now()), deeds, min(done, len(deeds)))
+        is_folding = File(self.path, self.learned).is_folding
+        self.open({})  # without limits nothing goes by itself
+        if is_folding:
+            self.store.fold()
+        for deed in deeds[:said]:
+            self.do(deed)
+        if is_folding or (not self.is_as_it_should_be() and said < len(deeds)):
+            self.do(deeds[said])
+        assert self.is_as_it_should_be()
+        self.look()
+        self.store.close()
+        self.reopened(limits)
+
+    def do(self, deed: Deed) -> None:
+        """What a deed comes to."""
+        if deed[0] == "put":
+            self.arrive_together(deed[1])
+        elif deed[0] == "delete":
+            self.forget(*deed[1:])
+        else:
+            self.fold_past()
+
+    def is_as_it_should_be(self) -> bool:
+        books = self.store.ledger().sources.get("direct", dict.fromkeys(self.counts, 0))
+        rows = self.store.query_readings(Weather)
+        found = {(row.pop("device_id"), row.pop("timestamp")): without_nulls(row) for row in rows}
+        counts = {name: books[name] for name in self.counts}
+        return counts == self.counts and found == {key: version.values for key, version in self.rows.items()}
+
+    # -- room -----------------------------------------------------------------------------------------------------
+
+    @rule()
+    def retain(self) -> None:
+        self.store.retain()
+
+    @rule(days=st.sampled_from([-20, 1, 50]))
+    def thin(self, days: int) -> None:
+        before = T0 + days * DAY
+        for _ in range(2):  # the second finds no piece to end or to drop
+            self.fold()
+            self.the_file_is_as_it_should_be()
+        expected = minutes_to_thin(self.journal, self.file, self.upstreams.values(), before)
+        count = sum(len(rows) - 1 for rows in expected)
+        assert self.store.thin(before) == count
+        self.settle()
+        self.look(before)
+
+    @rule(
+        interval=st.sampled_from(["1 hour", "30 minutes"]),
+        functions=st.sampled_from([FUNCTIONS, FUNCTIONS, ("avg", "max")]),
+        keep=st.sampled_from([None, None, "50 days"]),
+    )
+    def keep_downsampled(self, interval: str, functions: tuple[Any, ...], keep: str | None) -> None:
+        before = dict(self.file.rules)
+        try:
+            self.store.keep_downsampled(Weather, interval, functions=functions, keep=keep)
+        except InvalidValue:
+            assert any(rule.low is not None for rule in before.values())
+
+    # -- upstreams ------------------------------------------------------------------------------------------------
+
+    @rule(
+        start=st.sampled_from(["oldest", "oldest", "now"]) | moments, choice=st.sampled_from(CHOICES), n=which_upstream
+    )
+    def add_upstream(self, start: Any, choice: Choice, n: int) -> None:
+        name = f"upstream-{n}"
+        if name in self.upstreams:
+            return
+        self.store.add_cursor(name, start, choice)
+        passed = self.file.last if start == "now" else self.file.first - 1
+        upstream = self.upstreams[name] = Upstream(start, choice, passed)
+        if start != "now":
+            upstream.owed = set(self.journal)
+            upstream.walk = {version for version in self.rows.values() if self.is_to_walk(version, upstream)}
+
+    def is_to_walk(self, version: Version, upstream: Upstream) -> bool:
+        """What is in history alone. What was thinned away of the journal is not, as long as that goes back so far."""
+        is_young = upstream.since is None or version.key[1] >= upstream.since
+        was_thinned = version.piece in self.file.firsts
+        return version not in self.journal and is_young and not was_thinned
+
+    @rule(which=which_upstream)
+    def remove_upstream(self, which: int) -> None:
+        name, upstream = self.upstream(which)
+        if upstream is not None:
+            assert self.store.remove_cursor(name) == upstream.pending
+            del self.upstreams[name]
+
+    def upstream(self, which: int) -> tuple[str, Upstream | None]:
+        return list(self.upstreams.items())[which] if which < len(self.upstreams) else ("", None)
+
+    @rule(limit=st.integers(1, 30), which=which_upstream, lane=st.sampled_from(LANES))
+    def take(self, limit: int, which: int, lane: Any) -> None:
+        """A window goes out, and stays in hand."""
+        name, upstream = self.upstream(which)
+        if upstream is None or lane in upstream.hands:
+            return
+        window = self.store.pending(name, limit, lane)
+        while window is not None and not window.rows:
+            self.pass_over(name, upstream, window)
+            window = self.store.pending(name, limit, lane)
+        if window is None:
+            if not upstream.hands and all(self.store.pending(name, limit, other) is None for other in LANES):
+                assert not upstream.replayed
+                assert not upstream.walk
+                assert all(version.held for version in upstream.owed)
+            return
+        assert len(window.rows) <= limit
+        upstream.hands[lane] = Hand(window, [self.received(upstream, window, row) for row in window.rows])
+        self.check_window(upstream, upstream.hands[lane], lane)
+
+    def pass_over(self, name: str, upstream: Upstream, window: Any) -> None:
+        """A window without a row that the upstream takes."""
+        passed = self.rows_of(upstream, window)
+        assert not any(upstream.takes(version) for version in passed)
+        upstream.resolve(passed, ())
+        self.acknowledged(name, upstream, window)
+
+    def acknowledged(self, name: str, upstream: Upstream, window: Any) -> None:
+        self.store.acknowledge(name, window)
+        self.store.flush()
+        if window.low:
+            upstream.acknowledged.append((window.low, window.high))
+
+    def rows_of(self, upstream: Upstream, window: Any) -> list[Version]:
+        """What the upstream is owed of a window's stretch."""
+        if window.place is not None:
+            return [version for version in upstream.walk if self.file.place(version) <= window.place[1:]]
+        return [version for version in upstream.owed if window.low <= version.seq <= window.high]
+
+    def received(self, upstream: Upstream, window: Any, row: Any) -> Version:
+        """The row that came, which was owed."""
+        version = row.version(1)
+        pile: Any = upstream.replayed if window.replayed else upstream.walk if window.place else upstream.owed
+        found: Version = next(one for one in pile if one.seq == row.seq)
+        if window.replayed:
+            values = upstream.replayed[found]
+        else:
+            values = found.values if window.place else found.sent
+            assert upstream.takes(found)
+            assert bool((version.quality or 0) & 8) == (window.place is None and found.thinned is not None)
+        assert not found.held
+        assert (found.key, values) == ((version.device, version.timestamp), dict(version.data))
+        return found
+
+    def check_window(self, upstream: Upstream, hand: Hand, lane: Any) -> None:
+        """It is what comes next, whole and in order."""
+        window = hand.window
+        numbers = [version.seq for version in hand.rows]
+        if window.replayed:
+            assert lane == "backlog"
+            assert numbers == sorted(numbers)
+            return
+        expected = [version for version in self.rows_of(upstream, window) if upstream.takes(version)]
+        assert set(hand.rows) == set(expected)
+        if window.place is not None:
+            assert lane == "backlog"
+            places = [self.file.place(version) for version in hand.rows]
+            assert places == sorted(places)
+            return
+        assert numbers == sorted(numbers)
+        split = upstream.split
+        awaited = [version.seq for version in upstream.owed if not version.held and upstream.takes(version)]
+        if lane == "backlog":
+            assert all(seq in numbers for seq in awaited if seq <= window.high and self.is_out_of_hand(upstream, seq))
+        elif split is not None:
+            assert all(seq in numbers for seq in awaited if split < seq <= window.high)
+
+    @staticmethod
+    def is_out_of_hand(upstream: Upstream, seq: int) -> bool:
+        live = upstream.hands.get("live")
+        return live is None or not live.window.low <= seq <= live.window.high
+
+    @rule(which=which_upstream, lane=st.sampled_from(LANES), refused=st.integers(0, 3))
+    def acknowledge(self, which: int, lane: Any, refused: int) -> None:
+        name, upstream = self.upstream(which)
+        if upstream is None or lane not in upstream.hands:
+            return
+        hand = upstream.hands.pop(lane)
+        window = hand.window
+        aside = hand.rows[:refused]
+        self.store.quarantine(name, window.rows[:refused], "refused")
+        if window.replayed:
+            for version in hand.rows:
+                values = upstream.replayed.pop(version, None)
+                if values is not None and version in aside:
+                    upstream.quarantined[version] = values
+                if values is not None:
+                    upstream.counts["quarantined" if version in aside else "delivered"] += 1
+        else:
+            upstream.resolve(self.rows_of(upstream, window), aside)
+        self.acknowledged(name, upstream, window)
+
+    @rule(limit=st.integers(1, 30), which=which_upstream, lane=st.sampled_from(LANES), refused=st.integers(0, 3))
+    def send(self, limit: int, which: int, lane: Any, refused: int) -> None:
+        self.take(limit, which, lane)
+        self.acknowledge(which, lane, refused)
+
+    @rule(which=which_upstream)
+    def split(self, which: int) -> None:
+        name, upstream = self.upstream(which)
+        if upstream is not None and not upstream.hands:
+            self.store.split(name)
+            upstream.split = self.file.last
+            assert self.store.waiting(name, "live") == 0
+
+    @rule(which=which_upstream, device=st.none() | devices, again=st.booleans())
+    def settle_quarantined(self, which: int, device: str | None, again: bool) -> None:
+        """Have quarantined rows sent once more, or drop them."""
+        name, upstream = self.upstream(which)
+        if upstream is None:
+            return
+        chosen = [version for version in upstream.quarantined if device is None or version.key[0] == device]
+        rows = {version: upstream.quarantined.pop(version) for version in chosen}
+        upstream.counts["quarantined"] -= len(rows)
+        if not again:
+            upstream.counts["deleted"] += len(rows)
+            assert self.store.drop_quarantined(name, device=device) == len(rows)
+            return
+        current = {version: values for version, values in rows.items() if not self.has_newer(version)}
+        upstream.counts["superseded"] += len(rows) - len(current)
+        assert self.store.replay_quarantined(name, "weather", device, reason="ref") == len(current)
+        upstream.replayed |= current
+
+    def has_newer(self, version: Version) -> bool:
+        there = self.rows.get(version.key)
+        return there is not None and there.order > version.order
+
+    # -- questions ------------------------------------------------------------------------------------------------
+
+    @rule(
+        device=st.none() | devices,
+        span=spans,
+        order=st.sampled_from(["timestamp", "-timestamp", "humidity", "-note", "device_id", "-count"]),
+        limit=st.none() | st.integers(0, 12),
+    )
+    def query(
+        self, device: str | None, span: tuple[datetime | None, datetime | None], order: str, limit: int | None
+    ) -> None:
+        question: dict[str, Any] = {"device": device, "start": span[0], "end": span[1], "order": order, "limit": limit}
+        expected = select_rows(self.all_rows(), Weather, **question)
+        assert self.store.query_readings(Weather, **question) == expected
+        with SQLiteStorage(self.path, read_only=True) as reader:
+            assert reader.query_readings(Weather, **question) == expected
+
+    @rule(
+        field=st.sampled_from(["temperature", "humidity", "count", "timestamp", "note"]),
+        function=st.sampled_from(FUNCTIONS),
+        device=st.none() | devices,
+        span=spans,
+        interval=st.sampled_from([None, "1h", "30m", "90m", "2h", "1d", "1w", "1mo"]),
+        zone=st.sampled_from(["UTC", "UTC", "Europe/Zurich", "Asia/Kathmandu"]),
+        group_by=st.sampled_from([None, "device"]),
+    )
+    def aggregate(self, field: str, function: Any, zone: str, **question: Any) -> None:
+        if field in ("timestamp", "note") and function not in ("count", "first", "last"):
+            return
+        question["start"], question["end"] = span = question.pop("span")
+        question["tz"] = zone
+        rules = [rule for rule in self.kept() if rule.reaches(*span, self.file.horizon)]
+        expected = [
+            aggregate_rows(self.all_rows(rule.rows if rule else ()), Weather, field, function, **question)
+            for rule in rules or [None]
+        ]
+        sees_twice = function in ("first", "last") and any(key in self.rows for rule in rules for key, _ in rule.rows)
+        with SQLiteStorage(self.path, read_only=True) as reader:
+            for store in (self.store, reader):
+                try:
+                    found = store.aggregate(Weather, field, function, **question)
+                except InvalidValue:
+                    assert rules
+                    assert not any(self.must_answer(rule, span, zone, question["interval"]) for rule in rules)
+                else:
+                    assert found in expected or self.kept_unknown or sees_twice
+
+    def must_answer(self, rule: Any, span: tuple[Any, Any], zone: str, interval: str | None) -> bool:
+        """Whether a rule that keeps all functions has to be able to answer."""
+        return (
+            rule.knows_all
+            and zone == "UTC"
+            and interval in (None, "1h", "2h", "1d")
+            and not rule.cuts(*span, self.file.horizon)
+        )
+
+
+TestRoomStates = RoomStates.TestCase
+
+TestRoomStates.settings = settings(max_examples=int(os.environ.get("STATES", "60")), stateful_step_count=40)
