@@ -11,6 +11,7 @@ from edgedepot.cli.export import export
 from edgedepot.cli.group import InOrder
 from edgedepot.cli.import_ import import_
 from edgedepot.cli.ledger import ledger
+from edgedepot.cli.plan import plan
 from edgedepot.cli.quarantine import quarantine
 from edgedepot.cli.query import query
 from edgedepot.cli.reconcile import reconcile
@@ -62,7 +63,7 @@ def program() -> None:
 
 
 _VIEWS = (status, ledger, query, tail, devices)
-for command in (run, check, *_VIEWS, export, import_, upstream, quarantine, reconcile, backup, restore, demo):
+for command in (run, check, *_VIEWS, export, import_, upstream, quarantine, reconcile, backup, restore, plan, demo):
     program.add_command(command)
 
 

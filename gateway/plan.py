@@ -1,0 +1,108 @@
+"""What a gateway will need, worked out from its load: room on the disk, bytes on the wire, writes to the card, time.
+
+All figures are estimates within some 10 %, for readings of float fields with two decimals. Each constant says where it
+comes from. What the load itself looks like decides more: names of devices, texts, how well values compress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Kind = Literal["timescale", "influxdb"]
+DAY = 86_400.0
+MONTH = 30 * DAY
+BATCH = 5_000
+"""Readings of a request while a backlog drains: `SyncWorker`'s batch_size."""
+
+# Bytes of a store's file for each reading that is still pending for an upstream, so in the journal and in history:
+# the slope from 3 to 9 hours of 4 readings a second, with 1, 4 and 8 fields (61, 118 and 197 bytes);
+# tests/plan/test_plan.py measures the same.
+STORE_EACH, STORE_FIELD = 42.3, 19.3
+STORE_COMMIT = 64.0  # and for each commit, whose books are a row
+# Bytes that reach the card: docs/benchmarks.md, 611 a reading at 50 readings a commit and 293 at 500, of 4 fields. A
+# straight line in commits for each reading: 258 for a reading, 17.7 kB for a commit.
+CARD_EACH, CARD_COMMIT, CARD_FIELDS = 258.0, 17_700.0, 4
+# Bytes on the wire both ways without TLS, of a request and of each reading in it: measured by `wire_bytes` over 40
+# requests each of 4 to 2,000 readings with 1, 4 and 8 fields; InfluxDB with gzip and a token of 88 characters.
+WIRE: dict[Kind, tuple[float, float, float, float]] = {
+    "timescale": (613.0, 13.0, 62.5, 12.0),
+    "influxdb": (570.0, 1.5, 4.6, 4.6),
+}
+CARD_TBW = 16.0
+"""Terabytes: a 32 GB card of 512 program and erase cycles, as of surveillance cards such as WD Purple SC QD101 (512 TB
+for its 1 TB). Ordinary cards state nothing and may take far less; look for yours."""
+FASTEST = 50_000.0
+"""Readings a second that sync drains at most, whatever the link: about half of what TimescaleDB takes on the machine of
+docs/benchmarks.md, writing again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`rate` in readings a second, each with so many `fields`; `flush` in seconds between commits; `disk` and `link`
+    (a second) in bytes; `tbw` in terabytes; `outage` in hours."""
+
+    rate: float
+    fields: float
+    flush: float = 1.0
+    upstream: Kind = "timescale"
+    disk: float = 2e9
+    link: float = 1e6
+    tbw: float = CARD_TBW
+    outage: float = 24.0
+
+    @property
+    def commits(self) -> float:
+        """A second."""
+        return min(1 / self.flush, self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a load comes to."""
+
+    readings_per_second: float
+    store_bytes_per_reading: float
+    outage_hours: float
+    """Of an outage that the disk holds."""
+    wire_bytes_per_month: float
+    card_bytes_per_day: float
+    card_share_per_year: float
+    """Of the card's rated writes; 1 is all of them."""
+    outage_asked: float
+    catch_up_seconds: float | None
+    """After an outage of so many hours; None where the link carries less than comes in."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(load: Load) -> Plan:
+    """What that load comes to. `rate`, `fields` and the others are more than zero."""
+    each = STORE_EACH + STORE_FIELD * load.fields + STORE_COMMIT * load.commits / load.rate
+    wire = wire_rate(load)
+    shape = (STORE_EACH + STORE_FIELD * load.fields) / (STORE_EACH + STORE_FIELD * CARD_FIELDS)
+    card = DAY * (CARD_EACH * shape * load.rate + CARD_COMMIT * load.commits)
+    return Plan(
+        load.rate,
+        each,
+        load.disk / (each * load.rate) / 3600,
+        MONTH * wire,
+        card,
+        card * 365 / (load.tbw * 1e12),
+        load.outage,
+        _catch_up(load, wire),
+    )
+
+
+def wire_rate(load: Load) -> float:
+    """Bytes a second while it keeps up: a request for each commit."""
+    fixed, fixed_field, each, each_field = WIRE[load.upstream]
+    return (fixed + fixed_field * load.fields) * load.commits + (each + each_field * load.fields) * load.rate
+
+
+def _catch_up(load: Load, wire: float) -> float | None:
+    fixed, fixed_field, each, each_field = WIRE[load.upstream]
+    one = each + each_field * load.fields + (fixed + fixed_field * load.fields) / BATCH
+    pace = min((load.link - wire) / one, FASTEST - load.rate)
+    return load.outage * 3600 * load.rate / pace if pace > 0 else None

@@ -1,0 +1,147 @@
+"""What `edgedepot plan` says, against what a run of the same load then takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from click.testing import CliRunner
+
+from edgedepot import InfluxDBStorage, Reading, SQLiteStorage, TimescaleDBStorage
+from edgedepot.cli import program
+from edgedepot.plan import CARD_TBW, Load, plan
+from edgedepot.storage.base import BaseStorage
+from tests.plan import load
+from tests.servers.proxy import TcpProxy
+from tests.servers.victoria import VictoriaMetrics
+
+MakeProxy = Callable[[str, int], TcpProxy]
+
+
+@pytest.fixture(scope="module")
+def victoria_metrics() -> Iterator[VictoriaMetrics]:
+    with VictoriaMetrics() as server:
+        yield server
+
+
+@pytest.fixture
+def timescale(timescale_url: str, proxy: MakeProxy) -> Iterator[tuple[TcpProxy, BaseStorage]]:
+    address = urlsplit(timescale_url)
+    assert address.hostname is not None
+    assert address.port is not None
+    link = proxy(address.hostname, address.port)
+    with TimescaleDBStorage(re.sub(r"@[^/]*/", f"@127.0.0.1:{link.port}/", timescale_url)) as upstream:
+        yield link, upstream
+
+
+@pytest.fixture
+def influxdb(victoria_metrics: VictoriaMetrics, proxy: MakeProxy) -> Iterator[tuple[TcpProxy, BaseStorage]]:
+    link = proxy("127.0.0.1", victoria_metrics.port)
+    with InfluxDBStorage(f"http://127.0.0.1:{link.port}", "t" * 88, "farm", "iot") as upstream:
+        yield link, upstream
+
+
+def planned(*options: str) -> dict[str, float]:
+    result = CliRunner().invoke(program, ["plan", *options, "--json"])
+    assert result.exit_code == 0, result.output
+    found: dict[str, float] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("devices", "every", "fields", "flush"), [(20, 5, 4, 10), (30, 10, 2, 5), (10, 1, 6, 30)])
+def test_the_disk(tmp_path: Path, devices: int, every: int, fields: int, flush: int) -> None:
+    """So many readings as three hours bring take what the plan says, while the upstream is away."""
+    asked = ["--devices", str(devices), "--every", f"{every}s", "--fields", str(fields), "--flush", f"{flush}s"]
+    run = load.Load(tmp_path / "local.db", devices, every, fields, flush)
+    run.run(3 * 3600)
+    run.store.fold()
+    run.store.close()
+    taken = run.path.stat().st_size
+    hours = planned(*asked, "--disk", f"{taken} B")["outage_hours"]
+    assert hours == pytest.approx(3, rel=0.1)
+
+
+@pytest.mark.parametrize("upstream", ["timescale", "influxdb"])
+@pytest.mark.parametrize(("devices", "every", "fields", "flush"), [(20, 5, 4, 1), (40, 2, 2, 10), (100, 5, 6, 2)])
+def test_the_wire(
+    request: pytest.FixtureRequest, tmp_path: Path, upstream: str, devices: int, every: int, fields: int, flush: int
+) -> None:
+    asked = ["--devices", str(devices), "--every", f"{every}s", "--fields", str(fields), "--flush", f"{flush}s"]
+    link, storage = request.getfixturevalue(upstream)
+    run = load.Load(tmp_path / "local.db", devices, every, fields, flush)
+    run.forward(storage)
+    run.run(5 * flush)  # connecting and making tables is no matter of months
+    before = link.bytes_up + link.bytes_down
+    run.run(100 * flush)
+    taken = link.bytes_up + link.bytes_down - before
+    assert run.store.count_pending("central") == 0
+    run.store.close()
+    month = planned(*asked, "--upstream", upstream)["wire_bytes_per_month"]
+    assert month == pytest.approx(taken * 30 * 86_400 / (100 * flush), rel=0.1)
+
+
+@pytest.mark.parametrize(("flush", "bytes_each"), [(1.0, 611), (10.0, 293)])
+def test_the_card_as_measured(flush: float, bytes_each: float) -> None:
+    """docs/benchmarks.md, bytes to the card: 50 readings a second of 4 fields."""
+    found = plan(Load(rate=50, fields=4, flush=flush))
+    assert found.card_bytes_per_day == pytest.approx(bytes_each * 50 * 86_400, rel=0.01)
+    assert found.card_share_per_year == pytest.approx(found.card_bytes_per_day * 365 / (CARD_TBW * 1e12))
+
+
+def test_catching_up() -> None:
+    found = plan(Load(rate=50, fields=4, link=20_000, outage=24))
+    slower = plan(Load(rate=50, fields=4, link=10_000, outage=24))
+    never = plan(Load(rate=50, fields=4, link=5_000, outage=24))
+    assert never.catch_up_seconds is None
+    assert found.catch_up_seconds is not None
+    assert slower.catch_up_seconds is not None
+    backlog = 50 * 86_400 * 110.5
+    assert found.catch_up_seconds == pytest.approx(
+        backlog / (20_000 - found.wire_bytes_per_month / 2_592_000), rel=0.01
+    )
+    assert slower.catch_up_seconds > 2 * found.catch_up_seconds
+
+
+class Tank(Reading):
+    level: float
+    warm: float | None = None
+
+
+def test_from_a_store(tmp_path: Path) -> None:
+    """The rates of the last hour."""
+    with SQLiteStorage(tmp_path / "local.db", gateway_id="g") as store:
+        now = datetime.now(UTC)
+        for number in range(1, 3600, 2):
+            moment = now - timedelta(seconds=number)
+            store.store_reading(Tank, f"tank-{number % 10}", moment, {"level": 1.0, "warm": 2.0})
+        old = [("tank-1", now - timedelta(hours=3, seconds=number), {"level": 1.0}) for number in range(500)]
+        store.store_readings(Tank, old).wait()
+    found = planned(str(tmp_path / "local.db"), "--disk", "1 GB")
+    assert found["readings_per_second"] == pytest.approx(0.5, rel=0.05)
+    described = planned("--devices", "1", "--every", "2s", "--fields", "2", "--disk", "1 GB")
+    assert found["outage_hours"] == pytest.approx(described["outage_hours"], rel=0.05)
+    result = CliRunner().invoke(program, ["plan", str(tmp_path / "local.db")])
+    for word in ("outage that the disk holds", "a month", "of the card's rated writes", "to catch up after 24 hours"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--devices", "20"], "--every, --fields"),
+        (["--devices", "20", "--every", "often", "--fields", "4"], "--every"),
+        (["--devices", "20", "--every", "5s", "--fields", "4", "--disk", "big"], "--disk: found 'big'"),
+        (["--devices", "20", "--every", "5s", "--fields", "4", "--link", "fast"], "--link: found 'fast'"),
+        (["no-such.db"], "no-such.db"),
+        (["no-such.db", "--fields", "4"], "not both"),
+    ],
+)
+def test_mistakes(options: list[str], words: str) -> None:
+    result = CliRunner().invoke(program, ["plan", *options])
+    assert result.exit_code == 2
+    assert words in result.stderr
