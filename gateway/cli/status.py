@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgedepot.cli.behind import say_behind
 from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.errors import StorageError
@@ -181,14 +182,16 @@ def print_upstreams(screen: Console, found: Mapping[str, Any], file: Path) -> No
 def _upstream_state(live: Mapping[str, Any] | None) -> str:
     if live is None:
         return "[dim]not set up[/]"
-    style = {"waiting": "yellow", "misconfigured": "bold red"}.get(live["state"])
+    style = {"waiting": "yellow", "held": "yellow", "misconfigured": "bold red"}.get(live["state"])
     return f"[{style}]{live['state']}[/]" if style else escape(live["state"])
 
 
 def _advice(name: str, upstream: Mapping[str, Any], running: bool, file: Path) -> Iterator[tuple[str, str]]:
     """What there is to say of an upstream, each with its style."""
     live, books = upstream["live"], upstream["books"]
-    if live and live["retry_in"] is not None:
+    if live:
+        yield from say_behind(name, live, books)
+    if live and live["retry_in"] is not None and live["state"] != "held":
         again = duration(live["retry_in"])
         if live["state"] == "misconfigured":
             yield "bold red", f"{name}: {live['last_error']}"
