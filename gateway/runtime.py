@@ -308,7 +308,7 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """How everything stands, as plain values: times as ISO text with zone, ages and waits in seconds.
 
-        ``{"gateway_id", "pid", "started", "clock": {"trusted"}, "store": {"status", "message"},
+        ``{"gateway_id", "pid", "started", "clock": {"trusted"}, "store": {"status", "message"[, "warning"]},
         "drivers": {name: {...}}, "upstreams": {name: {...}}}``
         """
         health = self._store.health_check()
@@ -317,7 +317,7 @@ class Gateway:
             "pid": os.getpid(),
             "started": _iso(self._started_at),
             "clock": {"trusted": self._clock.trusted},
-            "store": {"status": health["status"], "message": health["message"]},
+            "store": {name: health[name] for name in ("status", "message", "warning") if name in health},
             "drivers": {name: supervisor.status() for name, supervisor in self._supervisors.items()},
             "upstreams": {name: self._upstream_status(name, worker) for name, worker in self._workers.items()},
         }

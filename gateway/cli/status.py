@@ -74,6 +74,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
             "devices": len(devices),
             "newest": newest.isoformat() if newest else None,
             "trouble": live["store"]["message"] if live and live["store"]["status"] != "pass" else None,
+            "warning": live["store"].get("warning") if live else None,
         },
         "sources": _beside(books.sources, live["drivers"] if live else {}),
         "upstreams": _beside(books.upstreams, live["upstreams"] if live else {}),
@@ -99,6 +100,8 @@ def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None
     screen.print(_store_line(found["store"]))
     if found["store"]["trouble"]:
         screen.print(f"[bold red]{escape(found['store']['trouble'])}[/]")
+    if found["store"]["warning"]:
+        screen.print(f"[yellow]{escape(found['store']['warning'])}[/]")
     if found["salvaged"]:
         at = found["salvaged"]["at"][:16].replace("T", " ")
         screen.print(f"[yellow]Salvaged {at}Z, {escape(found['salvaged']['report'])}[/]")

@@ -32,6 +32,8 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
     1970 UTC. Blocks until it is on the device. Raises `ConfigError` and `StorageError`."""
     if target.exists():
         raise ConfigError(f"{target} exists; name a file that is not there")
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target.parent} is no folder")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         _copy(source, part, now, progress)

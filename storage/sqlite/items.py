@@ -94,17 +94,26 @@ def _why_unstorable(arrival: Arrival) -> str | None:
 
 
 class Task:
-    """Anything else that the writer does: acknowledge, delete, add a cursor. Its outcome stands in `result`."""
+    """Anything else that the writer does: acknowledge, delete, add a cursor. Its outcome stands in `result`.
+
+    One that `frees_room` may be done out of turn, while the device is full, and once more in its turn."""
 
     weight = 1
 
-    def __init__(self, receipt: Receipt, action: Callable[[Journal], int | None]) -> None:
+    def __init__(self, receipt: Receipt, action: Callable[[Journal], int | None], frees_room: bool = False) -> None:
         self.receipt = receipt
+        self.frees_room = frees_room
         self.result: int | None = None
+        self._early = 0
         self._action = action
 
     def apply(self, journal: Journal) -> None:
-        self.result = self._action(journal)
+        found = self._action(journal)
+        self.result = found if found is None else found + self._early
+
+    def done_early(self) -> None:
+        """Its transaction was committed before its turn."""
+        self._early, self.frees_room = self.result or 0, False
 
     def settle(self, rank: int) -> None:
         self.receipt.settle(rank, 0, 0)

@@ -237,7 +237,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
                 problems[:] = [exc]
                 return 0
 
-        count = self._do(delete) or 0
+        count = self._do(delete, frees_room=True) or 0
         for problem in problems:
             raise problem
         return count
@@ -269,9 +269,9 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         for problem in problems:
             raise InvalidValue(problem)
 
-    def _do(self, action: Callable[[Journal], int | None]) -> int | None:
+    def _do(self, action: Callable[[Journal], int | None], frees_room: bool = False) -> int | None:
         writer = self._writer_parts().writer
-        task = Task(Receipt(writer), action)
+        task = Task(Receipt(writer), action, frees_room)
         writer.submit(task).wait("committed")
         return task.result
 
@@ -406,6 +406,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         ]
 
     def health_check(self) -> dict[str, Any]:
+        """See `BaseStorage`; with a ``"warning"`` while a reader keeps the write-ahead log growing."""
         trouble = None if self._writing is None else self._writing.writer.trouble
         try:
             if trouble is None:
@@ -413,10 +414,12 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
                     pass
         except StorageError as exc:
             trouble = exc
-        status, message = (
-            ("pass", f"{self.path} can be read and written") if trouble is None else ("fail", str(trouble))
-        )
-        return {"status": status, "message": message, "version": sqlite3.sqlite_version}
+        if trouble is not None:
+            return {"status": "fail", "message": str(trouble), "version": sqlite3.sqlite_version}
+        warning = None if self._writing is None else self._writing.writer.room.warning
+        message = f"{self.path} can be read and written" + (f", but {warning}" if warning else "")
+        found = {"status": "pass", "message": message, "version": sqlite3.sqlite_version}
+        return found | ({"warning": warning} if warning else {})
 
     @contextlib.contextmanager
     def _reading(self, fresh: bool) -> Iterator[tuple[View, Catalogue]]:

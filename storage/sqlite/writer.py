@@ -9,34 +9,31 @@ is dropped, receipts stay `queued`, and once the queue is full callers wait (`St
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
+from edgedepot.storage.sqlite.callers import Callers
 from edgedepot.storage.sqlite.connection import is_damage, sync_wal
 from edgedepot.storage.sqlite.cursors import Cursors
-from edgedepot.storage.sqlite.fold import Fold
-from edgedepot.storage.sqlite.items import Item, Write
+from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.opening import Opened
-from edgedepot.storage.sqlite.pace import Calls, Pace
-from edgedepot.storage.sqlite.retention import Deed, Retention
+from edgedepot.storage.sqlite.pace import Pace
+from edgedepot.storage.sqlite.reserve import is_full
+from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.upkeep import Upkeep, transact
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 SALVAGE_SECONDS = 600.0
 NOTE_SECONDS = 60.0
-RETAIN_SECONDS = 300.0
-ROOM_SECONDS = 0.05
-PRESSED_SECONDS = 10.0
-"""How soon the store looks again for room where it found too little."""
 # What the data of an item can cause; any other error of SQLite lies in the disk or the file.
 _DATA_ERRORS = (
     sqlite3.DataError,
@@ -62,6 +59,7 @@ class Writer:
         cursors: Cursors,
         full_sync: bool,
         sidecar: Sidecar,
+        room: Room,
         salvage: Callable[[str], Opened],
     ) -> None:
         self._connection = opened.connection
@@ -83,19 +81,12 @@ class Writer:
         self._retry_at = 0.0
         self._sync_at = 0.0
         self._unsynced: list[Receipt] = []
-        self._callbacks: list[tuple[Receipt, Callable[[], None]]] = []
-        self._watchers: list[Callable[[], None]] = []
+        self._callers = Callers(self._condition)
         self._closing = False
         self.durable_seq = self._journal.committed_seq
         self.trouble: StorageError | None = None
-        self._fold = Fold(self._connection, self._journal, pace.piece_rows, limits)
-        self._fold_at = clock.monotonic() + pace.fold_interval
-        self._folds = Calls()
-        self._limits = limits
-        self._cursors = cursors
-        self._retention = Retention(self._connection, self._journal, cursors, limits)
-        self._retains = Calls()
-        self._retain_at = clock.monotonic() if limits else None
+        self._upkeep = Upkeep(opened, clock, pace, limits, cursors, self._condition, self._note_seq)
+        self.room = room
         self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
         self._thread.start()
 
@@ -119,8 +110,9 @@ class Writer:
 
     def _refuses(self, item: Item) -> bool:
         """Whether there is no room: in the queue, or for readings in the store."""
-        is_full = self._retention.full is not None and isinstance(item, Write)
-        return is_full or self._queued_rows >= self._pace.queue_rows
+        if not isinstance(item, Write):
+            return False  # they are few, whoever asks for one waits for it, and deletions make room
+        return self._upkeep.retention.full is not None or self._queued_rows >= self._pace.queue_rows
 
     def _wait_for_room(self, item: Item) -> None:
         deadline = self._clock.monotonic() + self._pace.busy_timeout
@@ -131,8 +123,8 @@ class Writer:
             self._clock.wait(self._condition, left)
 
     def _why_refused(self) -> str:
-        if self._retention.full is not None:
-            return self._retention.full
+        if self._upkeep.retention.full is not None:
+            return self._upkeep.retention.full
         why = f": {self.trouble}" if self.trouble else ""
         return f"{self._queued_rows} rows wait to be written, as many as may{why}"
 
@@ -141,39 +133,33 @@ class Writer:
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         with self._condition:
             while receipt.rank < rank and receipt.error is None:
-                if self._wanted < rank:
-                    self._wanted = rank
-                    self._condition.notify_all()
+                self._want(rank)
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     why = f": {self.trouble}" if self.trouble else ""
                     raise ReceiptTimeout(f"not {LEVELS[rank]} within {timeout} s, still {receipt.level}{why}")
                 self._clock.wait(self._condition, left)
 
+    def _want(self, rank: int) -> None:
+        if self._wanted < rank:
+            self._wanted = rank
+            self._condition.notify_all()
+
     def call_when_durable(self, receipt: Receipt, callback: Callable[[], None]) -> None:
-        with self._condition:
-            if receipt.rank < DURABLE and receipt.error is None:
-                self._callbacks.append((receipt, callback))
-                return
-        callback()
+        self._callers.call_when_durable(receipt, callback)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back after rows became durable, from the writer's thread; returns what ends that."""
-        with self._condition:
-            self._watchers.append(callback)
-
-        def unwatch() -> None:
-            with self._condition, contextlib.suppress(ValueError):
-                self._watchers.remove(callback)
-
-        return unwatch
+        return self._callers.watch(callback)
 
     def settle_all(self) -> None:
-        """Block until everything submitted before is committed. Returns at once when nothing waits."""
+        """Block until everything submitted before is committed. Returns at once when nothing waits, and when the store
+        cannot be written: what is in it can be read."""
         with self._condition:
             last = self._queue[-1].receipt if self._queue else None
-        if last is not None:
-            self.await_receipt(last, COMMITTED, None)
+            while last is not None and last.rank < COMMITTED and last.error is None and self.trouble is None:
+                self._want(COMMITTED)
+                self._clock.wait(self._condition, None)
 
     def suspect(self, reason: str) -> None:
         """Somebody found the file damaged: it is salvaged, and the store goes on with what that leaves."""
@@ -183,21 +169,11 @@ class Writer:
 
     def fold(self) -> None:
         """Fold what is committed, and return when that is done. Raises `StorageClosed` when the store closes first."""
-        self._call(self._folds)
+        self._upkeep.call(self._upkeep.folds, lambda: self._closing)
 
     def retain(self) -> None:
         """Let go of what the limits do not allow, and return when that is done. Raises `StorageClosed` as `fold`."""
-        self._call(self._retains)
-
-    def _call(self, calls: Calls) -> None:
-        with self._condition:
-            calls.wanted += 1
-            mine = calls.wanted
-            self._condition.notify_all()
-            while calls.done < mine:
-                if self._closing:
-                    raise StorageClosed("the store is closed")
-                self._clock.wait(self._condition, None)
+        self._upkeep.call(self._upkeep.retains, lambda: self._closing)
 
     def close(self) -> None:
         """Commit what is queued and end the thread. Raises `StorageError` when the last commit failed."""
@@ -237,16 +213,19 @@ class Writer:
                 if items:
                     self._commit(items)
                     self._committed_within(started_at)
-                    self._look_for_room()
+                    self._upkeep.look_for_room()
                 if self._unsynced and (wanted == DURABLE or closing or started_at >= self._sync_at):
                     self._sync()
                 if not closing:
-                    self._fold_on()
-                    self._retain_on()
+                    self.room.look(self._connection)
+                    self._upkeep.fold_on()
+                    self._upkeep.retain_on()
             except (sqlite3.Error, OSError, StorageError) as exc:
                 if is_damage(exc):
                     self.suspect(str(exc))
                 self._note_trouble(exc)
+                if is_full(exc):
+                    self._make_room()
             else:
                 self._end_trouble()
             closing = closing and (not self._queue or self.trouble is not None)
@@ -260,8 +239,8 @@ class Writer:
             raise StorageError(f"damaged again, right after it was salvaged: {self._suspicion}")
         opened = self._salvage(self._suspicion)
         self._connection, self._journal = opened.connection, opened.journal
-        self._fold = Fold(self._connection, self._journal, self._pace.piece_rows, self._limits)
-        self._retention = Retention(self._connection, self._journal, self._cursors, self._limits)
+        self._upkeep.renew(opened)
+        self.room.renew()
         self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
         with self._condition:
             self.durable_seq = self._journal.committed_seq
@@ -278,82 +257,19 @@ class Writer:
         left = self._time_left()
         if self._suspicion is not None:
             return True
-        return self._commit_due() or self._fold_due() or self._retain_due() or (left is not None and left <= 0)
+        return self._commit_due() or self._upkeep.due or (left is not None and left <= 0)
 
     def _commit_due(self) -> bool:
         if self._closing or self._wanted > QUEUED or self._queued_rows >= self._pace.commit_rows:
             return True
         return bool(self._queue) and self._clock.monotonic() >= self._flush_at
 
-    def _fold_due(self) -> bool:
-        """Also in the middle of one: it goes on between commits."""
-        if self._fold.active or self._folds.waiting:
-            return True
-        rows = self._journal.tail.rows - self._journal.tail.held
-        return rows >= self._pace.fold_rows or (rows > 0 and self._clock.monotonic() >= self._fold_at)
-
-    def _fold_on(self) -> None:
-        """One step of the fold, where it is due: commits must not wait for the whole. More when it lags behind what
-        comes in: the unfolded rows are in memory, and readers of other processes scan them."""
-        while self._fold_due():
-            self._fold_step()
-            if self._journal.tail.rows - self._journal.tail.held < 2 * self._pace.fold_rows:
-                return
-
-    def _fold_step(self) -> None:
-        if not self._fold.active:
-            self._folds.begun = self._folds.wanted
-            self._fold.begin()
-        if self._fold.active:
-            began = self._clock.monotonic()
-            self._fold.step()
-            self._fold.took(self._clock.monotonic() - began, self._pace.flush_interval)
-        if not self._fold.active:
-            self._fold_at = self._clock.monotonic() + self._pace.fold_interval
-            self._retain_at = None if self._retain_at is None else self._clock.monotonic()
-            self._sidecar.note(("seq", self.durable_seq))
-            self._answer(self._folds)
-
-    def _answer(self, calls: Calls) -> None:
-        with self._condition:
-            calls.done = calls.begun
-            self._condition.notify_all()
-
-    def _retain_due(self) -> bool:
-        return self._retains.waiting or (self._retain_at is not None and self._clock.monotonic() >= self._retain_at)
-
-    def _look_for_room(self) -> None:
-        """Have retention look at once where a commit went beyond the limit; or where one may have made room."""
-        over = self._retention.full is not None or (not self._retention.is_over and self._retention.exceeds())
-        if self._retain_at is not None and over:
-            self._retain_at = self._clock.monotonic()
-
-    def _retain_on(self) -> None:
-        """One step of retention, where it is due; some more where there is no room."""
-        until = self._clock.monotonic() + ROOM_SECONDS
-        while self._retain_due():
-            self._retain_step()
-            if self._clock.monotonic() >= until or not self._retention.exceeds(headroom=False):
-                return
-
-    def _retain_step(self) -> None:
-        self._retains.begun = self._retains.wanted
-        deed = self._retention.next(self._clock.now() if self._clock.trusted else None)
-        if deed is not None:
-            self._transact([deed])
-            return
-        if self._retain_at is not None:
-            now, is_over = self._clock.monotonic(), self._retention.is_over
-            self._retain_at = now + (PRESSED_SECONDS if is_over else RETAIN_SECONDS)
-            self._fold_at = now if is_over else self._fold_at  # what is not in history cannot go
-        self._answer(self._retains)
-
     def _time_left(self) -> float | None:
         if self.trouble is not None:
             return self._retry_at - self._clock.monotonic()
         times = ([self._flush_at] if self._queue else []) + ([self._sync_at] if self._unsynced else [])
-        times += [self._fold_at] if self._journal.tail.rows > self._journal.tail.held else []
-        times += [] if self._retain_at is None else [self._retain_at]
+        times += self._upkeep.times()
+        times += [] if self.room.due_at is None else [self.room.due_at]
         return min(times) - self._clock.monotonic() if times else None
 
     def _flush_after(self, moment: float) -> float:
@@ -365,7 +281,7 @@ class Writer:
     def _commit(self, items: list[Item]) -> None:
         """Commit the items together; where one's data is the obstacle, one by one, so that the others get in."""
         try:
-            self._transact([item.apply for item in items])
+            transact(self._connection, self._journal, [item.apply for item in items])
         except _DATA_ERRORS as exc:
             if len(items) > 1:
                 for item in items:
@@ -380,21 +296,6 @@ class Writer:
             for item in items:
                 item.settle(DURABLE if self._full_sync else COMMITTED)
             self._done(items)
-
-    def _transact(self, deeds: Iterable[Deed]) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._journal.begin()
-            for deed in deeds:
-                deed(self._journal)
-            self._journal.finish()
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self._journal.rolled_back()
-            raise
-        self._journal.committed()
 
     def _done(self, items: list[Item]) -> None:
         """Items are out of the queue, for good or ill."""
@@ -416,7 +317,10 @@ class Writer:
         self._sidecar.note(*self._journal.catalogue.take_news())
         if self._clock.monotonic() >= self._note_at:
             self._note_at = self._clock.monotonic() + NOTE_SECONDS
-            self._sidecar.note(("seq", self.durable_seq))
+            self._note_seq()
+
+    def _note_seq(self) -> None:
+        self._sidecar.note(("seq", self.durable_seq))
 
     def _sync(self) -> None:
         """Put the commits so far on the device. Only with `durability="process"`, where a commit does not."""
@@ -429,18 +333,7 @@ class Writer:
         self._tell()
 
     def _tell(self) -> None:
-        """Wake who waits, and call back for what became durable."""
-        with self._condition:
-            ripe = [call for receipt, call in self._callbacks if receipt.rank == DURABLE or receipt.error]
-            if ripe:
-                self._callbacks = [entry for entry in self._callbacks if entry[0].rank < DURABLE and not entry[0].error]
-            watchers = self._watchers[:] if not self._unsynced else []
-            self._condition.notify_all()
-        for call in ripe + watchers:
-            try:
-                call()
-            except Exception:  # the caller's own: it must not end the thread that writes
-                log.exception("a callback on what became durable failed")
+        self._callers.tell(all_durable=not self._unsynced)
 
     def _note_trouble(self, exc: Exception) -> None:
         with self._condition:
@@ -448,6 +341,27 @@ class Writer:
                 log.error("the store cannot be written, readings wait in memory until it can: %s", exc)
             self.trouble = StorageError(f"the store cannot be written: {exc}")
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
+            self._condition.notify_all()
+
+    def _make_room(self) -> None:
+        """The device is full: what frees room goes before what waits for it, deletions also out of turn. They are done
+        again in their turn, for what came before them in the queue."""
+        self._upkeep.put_fold_off()
+        try:
+            self.room.make(self._connection)
+            with self._condition:
+                deletions = [item for item in self._queue if isinstance(item, Task) and item.frees_room]
+            if not deletions and not self._upkeep.has_limits:
+                return
+            with self.room.lent(self._connection):
+                self._journal.recover()
+                for deletion in deletions:
+                    transact(self._connection, self._journal, [deletion.apply])
+                    deletion.done_early()
+                self._upkeep.retain_soon()
+                self._upkeep.retain_on()
+        except (sqlite3.Error, OSError, StorageError) as exc:
+            log.debug("no room could be made: %s", exc)
 
     def _end_trouble(self) -> None:
         if self.trouble is not None:

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import StorageError
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers, StoreLock
@@ -16,6 +17,8 @@ from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
+from edgedepot.storage.sqlite.reserve import Reserve, is_full
+from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.tail import Tail
 from edgedepot.storage.sqlite.wal import wal_of
@@ -42,17 +45,28 @@ class Writing:
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             self._sidecar = Sidecar(path)
+            reserve = Reserve(path, limits.wal_pages)
             self._opening = Opening(
-                *(path, self._lock, self._sidecar, clock, full_sync, gateway_id), limits.wal_pages, hold_uncertain
+                *(path, self._lock, self._sidecar, clock, full_sync, gateway_id), reserve.wal_pages, hold_uncertain
             )
-            self._opened = self._opening.open()
+            self._opened = self._open(reserve)
             undo.pop_all()
         self.cursors = Cursors(self.books, replaying_cursors(self._opened.connection))
         self.pending_reader = PendingReader(self.catalogue)
         self.writer = Writer(
-            *(self._opened, path, clock, pace, limits, self.cursors, full_sync), self._sidecar, self._salvage
+            *(self._opened, path, clock, pace, limits, self.cursors, full_sync, self._sidecar),
+            *(Room(path, clock, reserve), self._salvage),
         )
         self._closed = False
+
+    def _open(self, reserve: Reserve) -> Opened:
+        """Also on a full device: SQLite makes files."""
+        try:
+            return self._opening.open()
+        except StorageError as exc:
+            if not (is_full(exc.__cause__) and reserve.give_up()):
+                raise
+        return self._opening.open()
 
     @property
     def _connection(self) -> sqlite3.Connection:

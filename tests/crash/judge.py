@@ -119,7 +119,7 @@ def _audit_version(path: Path) -> None:
 def _finish_fold(store: SQLiteStorage) -> None:
     """A fold that the power cut ended goes on by itself; nothing may be under way while memory is looked at."""
     assert store._writing is not None
-    if store._writing.writer._fold.active:
+    if store._writing.writer._upkeep._fold.active:
         store.fold()
 
 

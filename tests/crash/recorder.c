@@ -4,10 +4,10 @@
  *   EDGEDEPOT_CRASH_FOLDER   the folder, absolute
  *   EDGEDEPOT_CRASH_LOG      where to append the records; recording.py reads them
  *
- * One lock is held over each call and its record, so that the records' order is the calls'. Files that end in -shm are
- * left out: SQLite shares them through memory and builds them anew after a reboot. What cannot be recorded (a shared
- * writable mapping, a hard link) becomes a record of its own, at which the reader fails; the calls that copy inside
- * the kernel are refused, and their callers then read and write.
+ * One lock is held over each call and its record, so that the records' order is the calls'. Two kinds of files are left
+ * out: -shm, which SQLite shares through memory and builds anew after a reboot, and .reserve, which nobody reads. What
+ * cannot be recorded (a shared writable mapping, a hard link) becomes a record of its own, at which the reader fails;
+ * the calls that copy inside the kernel are refused, and their callers then read and write.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -67,7 +67,9 @@ static const char *inside(const char *path) {
     if (!*rest) return rest;
     if (*rest++ != '/') return NULL;
     size_t length = strlen(rest);
-    return length > 4 && !strcmp(rest + length - 4, "-shm") ? NULL : rest;
+    int left_out = (length > 4 && !strcmp(rest + length - 4, "-shm")) ||
+                   (length > 8 && !strcmp(rest + length - 8, ".reserve"));
+    return left_out ? NULL : rest;
 }
 
 static int ours(int descriptor) {

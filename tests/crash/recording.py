@@ -13,7 +13,7 @@ SOURCE = Path(__file__).with_name("recorder.c")
 ROOT = Path(__file__).parents[2]
 MARKS = "marks"
 """The file in the folder into which the process writes what it promised; no file of the store."""
-NOT_RECORDED = (MARKS, "-shm")
+NOT_RECORDED = (MARKS, "-shm", ".reserve")
 """How the names end of what is no file that a power cut leaves."""
 _HEAD = struct.Struct("@IiqII")
 

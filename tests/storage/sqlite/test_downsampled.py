@@ -351,7 +351,7 @@ def test_keeping_that_fails_anywhere_is_done_once_in_the_end(path: Path, tmp_pat
         copy.write_bytes(original)
         with opened(copy, NOW) as store:
             assert store._writing is not None
-            retention = store._writing.writer._retention
+            retention = store._writing.writer._upkeep.retention
             retention._limits = type(retention._limits).of("10 days", None, "evict", True)
             with Failing(store, place, 3) as failing:
                 act(store, lambda store: store.retain())

@@ -48,7 +48,10 @@ def opened(path: Path) -> SQLiteStorage:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with something of everything: history in two partitions, pieces, rows to fold, some of them late, an hour
     to compute again, and cursors in the journal and on their way through history."""
-    path = tmp_path_factory.mktemp("original") / "x.db"
+    return make_original(tmp_path_factory.mktemp("original") / "x.db")
+
+
+def make_original(path: Path) -> Path:
     with opened(path) as store:
         store.store_readings(Weather, rows(*range(60)))
         store.store_readings(Weather, rows(-90_000, -89_999))

@@ -453,7 +453,7 @@ def test_retention_that_fails_anywhere_is_done_in_the_end(with_a_late_upstream: 
         path.write_bytes(original)
         settings: dict[str, Any] = {"keep": "80 days", "keep_pending": False}
         with opened(path, T0 + 60 * DAY) as store:
-            store._writing.writer._retention._limits = type(store._writing.writer._retention._limits).of(  # type: ignore[union-attr]
+            store._writing.writer._upkeep.retention._limits = type(store._writing.writer._upkeep.retention._limits).of(  # type: ignore[union-attr]
                 when_full="evict", keep_bytes=None, **settings
             )
             with Failing(store, place, 3) as failing:
@@ -565,7 +565,7 @@ def toml(folder: Path, lines: str) -> Path:
 def test_limits_in_a_file(tmp_path: Path) -> None:
     lines = 'keep_bytes = "2 GB"\nwhen_full = "block"\n[storage.keep]\nweather = "90 days"\n"*" = "1 day"'
     store = load(toml(tmp_path, lines)).storage.make()
-    limits = store._writing.writer._retention._limits
+    limits = store._writing.writer._upkeep.retention._limits
     store.close()
     day = 86_400_000_000
     assert (limits.age("weather"), limits.age("pump"), limits.size, limits.block) == (90 * day, day, 2 * 10**9, True)

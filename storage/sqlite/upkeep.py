@@ -1,0 +1,175 @@
+"""When the writer folds, and when it lets go of what is too old or too much: in steps, between commits."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+
+from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import StorageClosed
+from edgedepot.storage.sqlite.cursors import Cursors
+from edgedepot.storage.sqlite.fold import Fold
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.opening import Opened
+from edgedepot.storage.sqlite.pace import Calls, Pace
+from edgedepot.storage.sqlite.retention import Deed, Retention
+
+RETAIN_SECONDS = 300.0
+ROOM_SECONDS = 0.05
+PRESSED_SECONDS = 10.0
+"""How soon the store looks again for room where it found too little."""
+
+
+def transact(connection: sqlite3.Connection, journal: Journal, deeds: Iterable[Deed]) -> None:
+    """One transaction, or none of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        journal.begin()
+        for deed in deeds:
+            deed(journal)
+        journal.finish()
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        journal.rolled_back()
+        raise
+    journal.committed()
+
+
+class Upkeep:
+    """The fold and retention of one store. `condition` is the writer's; only `folds` and `retains` may be touched by
+    other threads, with that held. `folded` is called after each fold."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        clock: Clock,
+        pace: Pace,
+        limits: Limits,
+        cursors: Cursors,
+        condition: threading.Condition,
+        folded: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._pace = pace
+        self._limits = limits
+        self._cursors = cursors
+        self._condition = condition
+        self._folded = folded
+        self.folds = Calls()
+        self.retains = Calls()
+        self._fold_at = clock.monotonic() + pace.fold_interval
+        self._no_fold_before = 0.0
+        self._retain_at = clock.monotonic() if limits else None
+        self.renew(opened)
+
+    def renew(self, opened: Opened) -> None:
+        """Go on with a store that was opened anew."""
+        self._connection, self._journal = opened.connection, opened.journal
+        self._fold = Fold(self._connection, self._journal, self._pace.piece_rows, self._limits)
+        self.retention = Retention(self._connection, self._journal, self._cursors, self._limits)
+
+    def call(self, calls: Calls, is_closing: Callable[[], bool]) -> None:
+        """From any thread: have it done once more, and return when it is. Raises `StorageClosed`."""
+        with self._condition:
+            calls.wanted += 1
+            mine = calls.wanted
+            self._condition.notify_all()
+            while calls.done < mine:
+                if is_closing():
+                    raise StorageClosed("the store is closed")
+                self._clock.wait(self._condition, None)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether retention ever lets go of anything."""
+        return self._retain_at is not None
+
+    @property
+    def due(self) -> bool:
+        return self._fold_due() or self._retain_due()
+
+    def times(self) -> list[float]:
+        """When something will be due by itself."""
+        times = [max(self._fold_at, self._no_fold_before)] if self._unfolded() else []
+        times += [self._no_fold_before] if self._fold.active or self.folds.waiting else []
+        return times if self._retain_at is None else [*times, self._retain_at]
+
+    def _unfolded(self) -> int:
+        return self._journal.tail.rows - self._journal.tail.held
+
+    def _fold_due(self) -> bool:
+        """Also in the middle of one: it goes on between commits."""
+        if self._clock.monotonic() < self._no_fold_before:
+            return False
+        if self._fold.active or self.folds.waiting:
+            return True
+        rows = self._unfolded()
+        return rows >= self._pace.fold_rows or (rows > 0 and self._clock.monotonic() >= self._fold_at)
+
+    def fold_on(self) -> None:
+        """One step of the fold, where it is due: commits must not wait for the whole. More when it lags behind what
+        comes in: the unfolded rows are in memory, and readers of other processes scan them."""
+        while self._fold_due():
+            self._fold_step()
+            if self._unfolded() < 2 * self._pace.fold_rows:
+                return
+
+    def put_fold_off(self) -> None:
+        """For a while: readings come first on a device that is full."""
+        self._no_fold_before = self._clock.monotonic() + PRESSED_SECONDS
+
+    def _fold_step(self) -> None:
+        if not self._fold.active:
+            self.folds.begun = self.folds.wanted
+            self._fold.begin()
+        if self._fold.active:
+            began = self._clock.monotonic()
+            self._fold.step()
+            self._fold.took(self._clock.monotonic() - began, self._pace.flush_interval)
+        if not self._fold.active:
+            self._fold_at = self._clock.monotonic() + self._pace.fold_interval
+            self._retain_at = None if self._retain_at is None else self._clock.monotonic()
+            self._folded()
+            self._answer(self.folds)
+
+    def _answer(self, calls: Calls) -> None:
+        with self._condition:
+            calls.done = calls.begun
+            self._condition.notify_all()
+
+    def _retain_due(self) -> bool:
+        return self.retains.waiting or (self._retain_at is not None and self._clock.monotonic() >= self._retain_at)
+
+    def look_for_room(self) -> None:
+        """Have retention look at once where a commit went beyond the limit; or where one may have made room."""
+        if self.retention.full is not None or (not self.retention.is_over and self.retention.exceeds()):
+            self.retain_soon()
+
+    def retain_soon(self) -> None:
+        """Have retention look at once, where there are limits."""
+        if self._retain_at is not None:
+            self._retain_at = self._clock.monotonic()
+
+    def retain_on(self) -> None:
+        """One step of retention, where it is due; some more where there is no room."""
+        until = self._clock.monotonic() + ROOM_SECONDS
+        while self._retain_due():
+            self._retain_step()
+            if self._clock.monotonic() >= until or not self.retention.exceeds(headroom=False):
+                return
+
+    def _retain_step(self) -> None:
+        self.retains.begun = self.retains.wanted
+        deed = self.retention.next(self._clock.now() if self._clock.trusted else None)
+        if deed is not None:
+            transact(self._connection, self._journal, [deed])
+            return
+        if self._retain_at is not None:
+            now, is_over = self._clock.monotonic(), self.retention.is_over
+            self._retain_at = now + (PRESSED_SECONDS if is_over else RETAIN_SECONDS)
+            self._fold_at = now if is_over else self._fold_at  # what is not in history cannot go
+        self._answer(self.retains)

@@ -1,0 +1,50 @@
+"""A file system of some megabytes, in memory, that can be filled to the page. To mount one needs root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+PAGE = 4096
+
+
+class SmallDisk:
+    """Mounted from entering to leaving the context. `path` is a folder in it."""
+
+    def __init__(self, size: int = 8_000_000) -> None:
+        self._size = size
+        self._folder = tempfile.TemporaryDirectory()
+        self._mounted = Path(self._folder.name)
+        self.path = self._mounted / "store"
+        self._filler = self._mounted / "filler"
+
+    def __enter__(self) -> Self:
+        options = f"size={self._size}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self._folder.name], check=True)
+        self.path.mkdir()
+        return self
+
+    @property
+    def free(self) -> int:
+        """In pages."""
+        return os.statvfs(self._mounted).f_bavail
+
+    def fill(self, leave: int = 0) -> None:
+        """Leave so many pages."""
+        with self._filler.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, file.tell() + (self.free - leave) * PAGE)
+        assert self.free == leave
+
+    def clear(self) -> None:
+        """Have what was filled free again."""
+        self._filler.unlink(missing_ok=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        subprocess.run(["umount", "--lazy", self._folder.name], check=True)
+        self._folder.cleanup()

@@ -1,0 +1,232 @@
+"""A device without room, at every write: a small file system in memory, filled to the page. Mounting it needs root."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from edgedepot import SQLiteStorage, StorageError
+from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.receipt import Receipt
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import rows as numbered
+from tests.storage.sqlite.small_disk import SmallDisk
+from tests.storage.sqlite.test_failures import ACTIONS, T0, Action, act, make_original, opened, readings, state
+from tests.storage.sqlite.test_writer import advance_until
+
+MOST_PAGES = 200
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_original(tmp_path_factory.mktemp("original") / "x.db")
+
+
+@pytest.fixture
+def disk() -> Iterator[SmallDisk]:
+    with SmallDisk() as mounted:
+        yield mounted
+
+
+def put(original: Path, disk: SmallDisk) -> Path:
+    disk.clear()
+    for old in disk.path.iterdir():
+        old.unlink()
+    return Path(shutil.copy(original, disk.path / "x.db"))
+
+
+def store_and_fold(store: SQLiteStorage) -> None:
+    """What a device does all day."""
+    ACTIONS["store"](store)
+    store.fold()
+
+
+@pytest.mark.parametrize("name", [*ACTIONS, "store and fold"])
+def test_a_device_that_is_full_at_any_write_loses_nothing(original: Path, disk: SmallDisk, name: str) -> None:
+    """With no page left, one, two, ... until the room suffices: the failure falls on each write in turn."""
+    action: Action = ACTIONS.get(name, store_and_fold)
+    path = put(original, disk)
+    with opened(path) as store:
+        before = readings(store)
+        act(store, action)
+        expected, after = state(store), readings(store)
+    failures, successes = 0, 0
+    for pages in count():
+        assert pages < MOST_PAGES
+        failed = attempt(put(original, disk), disk, pages, action, expected, {before, after})
+        failures += failed
+        successes = 0 if failed else successes + 1
+        if successes == 3:
+            break
+    assert failures > 0
+
+
+def attempt(path: Path, disk: SmallDisk, pages: int, action: Action, expected: str, seen: set[str]) -> bool:
+    """Whether the room did not suffice."""
+    with opened(path) as store:
+        clock = store.clock
+        assert isinstance(clock, ManualClock)
+        disk.fill(leave=pages)
+        acting = threading.Thread(target=act, args=(store, action))
+        acting.start()
+        failed = False
+        while acting.is_alive() and not failed:
+            acting.join(0.002)
+            failed = store.health_check()["status"] == "fail"
+        if failed:
+            assert "full" in store.health_check()["message"] or "I/O" in store.health_check()["message"]
+            assert readings(store) in seen
+            assert len(store.query_readings(Weather)) > 0  # with no wait for what cannot be written
+        disk.clear()
+        acting.join(60)
+        assert not acting.is_alive()
+        advance_until(clock, lambda: store.health_check()["status"] == "pass")
+        assert state(store) == expected
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(path)
+    return failed
+
+
+def test_receipts_say_that_a_full_device_keeps_them_waiting(disk: SmallDisk) -> None:
+    clock = ManualClock(T0)
+    with SQLiteStorage(disk.path / "x.db", gateway_id="roof", clock=clock) as store:
+        store.store_readings(Weather, numbered(0, 50)).wait()
+        disk.fill()
+        receipts = [store.store_readings(Weather, numbered(first, first + 50)) for first in range(50, 1000, 50)]
+        advance_until(clock, lambda: store.health_check()["status"] == "fail")
+        assert "full" in store.health_check()["message"]
+        assert {receipt.level for receipt in receipts} == {"queued"}
+        assert len(store.query_readings(Weather)) == 50
+        assert store.aggregate(Weather, "temperature", "count") == {"result": 50}
+        disk.clear()
+        advance_until(clock, lambda: all(receipt.level == "durable" for receipt in receipts))
+        advance_until(clock, lambda: store.health_check()["status"] == "pass")
+        assert len(store.query_readings(Weather)) == 1000
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(disk.path / "x.db")
+
+
+def full_store(disk: SmallDisk, clock: ManualClock, stored: int = 3000, **settings: object) -> SQLiteStorage:
+    """A store of so many readings in history with its reserve, on a device that is full since."""
+    store = SQLiteStorage(disk.path / "x.db", gateway_id="roof", clock=clock, **settings)  # type: ignore[arg-type]
+    for first in range(0, stored, 500):
+        store.store_readings(Weather, numbered(first, first + 500)).wait()
+    folding = threading.Thread(target=store.fold)
+    folding.start()
+    advance_until(clock, lambda: not folding.is_alive())
+    advance_until(clock, lambda: reserve_of(disk).exists())
+    assert reserve_of(disk).stat().st_blocks * 512 >= 100_000  # really there, not a hole
+    disk.fill()
+    return store
+
+
+def reserve_of(disk: SmallDisk) -> Path:
+    return disk.path / "x.db.reserve"
+
+
+def write_until_stuck(store: SQLiteStorage, clock: ManualClock, first: int) -> tuple[int, Receipt]:
+    """Store batches of 250 until one stays in the queue, though the log was written from its start again; how many
+    readings were stored in all, and the last receipt."""
+    for number in range(first, first + 25_000, 250):
+        receipt = store.store_readings(Weather, numbered(number, number + 250))
+        turns = iter(range(20))
+        advance_until(clock, lambda: next(turns, None) is None or receipt.level == "durable")  # noqa: B023
+        if receipt.level == "queued":
+            return number + 250, receipt
+    raise AssertionError("the device has room for ever")
+
+
+def test_deleting_works_on_a_full_device(disk: SmallDisk) -> None:
+    """Also behind readings that wait; these find room then, though nobody else made any."""
+    clock = ManualClock(T0)
+    with full_store(disk, clock) as store:
+        stored, receipt = write_until_stuck(store, clock, 3000)
+        assert store.health_check()["status"] == "fail"
+        assert len(store.query_readings(Weather)) == stored - 250
+        deleted: list[int] = []
+        end = numbered(2900, 2901)[0][1]
+        deleting = threading.Thread(target=lambda: deleted.append(store.delete_readings(Weather, None, T0, end)))
+        deleting.start()
+        advance_until(clock, lambda: not deleting.is_alive() and receipt.level == "durable")
+        assert deleted == [2900]
+        assert disk.free < 150, "somebody else made room"
+        assert len(store.query_readings(Weather)) == stored - 2900
+        assert store.ledger().problems == []
+        audit_memory(store)
+        disk.clear()
+        advance_until(clock, lambda: reserve_of(disk).exists())
+    audit_file(disk.path / "x.db")
+
+
+def test_without_a_reserve_deleting_waits_for_room(disk: SmallDisk) -> None:
+    """What the reserve is for."""
+    clock = ManualClock(T0)
+    with full_store(disk, clock) as store:
+        reserve_of(disk).unlink()
+        disk.fill()
+        stored, _ = write_until_stuck(store, clock, 3000)
+        deleting = threading.Thread(target=store.delete_readings, args=(Weather,))
+        deleting.start()
+        turns = iter(range(40))
+        advance_until(clock, lambda: next(turns, None) is None)
+        assert deleting.is_alive()
+        assert len(store.query_readings(Weather)) == stored - 250
+        disk.clear()
+        advance_until(clock, lambda: not deleting.is_alive())
+        assert store.query_readings(Weather) == []
+
+
+def test_retention_goes_on_on_a_full_device(disk: SmallDisk) -> None:
+    """What the limits take away makes room for what comes in, hour after hour, with nothing else to be had."""
+    clock = ManualClock(T0 + timedelta(days=60))
+    with full_store(disk, clock, 30_000, keep_bytes="1 MB") as store:
+        assert len(store.query_readings(Weather)) < 30_000
+        number = 30_000
+        for _ in range(40):
+            receipt = store.store_readings(Weather, numbered(number, number + 250))
+            number += 250
+            advance_until(clock, lambda: receipt.level == "durable")  # noqa: B023
+        assert disk.free < 150
+        kept = store.query_readings(Weather, order="timestamp")
+        assert 250 <= len(kept) < 10_000
+        assert kept[-1]["count"] == number - 1
+        assert [row["count"] for row in kept] == list(range(number - len(kept), number))
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(disk.path / "x.db")
+
+
+def test_a_store_opens_on_a_full_device(disk: SmallDisk) -> None:
+    clock = ManualClock(T0)
+    full_store(disk, clock).close()
+    disk.fill()
+    with SQLiteStorage(disk.path / "x.db", clock=clock) as store:
+        assert len(store.query_readings(Weather)) == 3000
+        deleted: list[int] = []
+        end = numbered(1000, 1001)[0][1]
+        deleting = threading.Thread(target=lambda: deleted.append(store.delete_readings(Weather, None, T0, end)))
+        deleting.start()
+        advance_until(clock, lambda: not deleting.is_alive())
+        assert deleted == [1000]
+        receipt = store.store_readings(Weather, numbered(3000, 3100))
+        advance_until(clock, lambda: receipt.level == "durable")
+        assert disk.free < 150
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(disk.path / "x.db")
+
+
+def test_where_not_even_the_reserve_suffices_opening_says_so(disk: SmallDisk) -> None:
+    SQLiteStorage(disk.path / "x.db").close()
+    disk.fill()
+    with pytest.raises(StorageError, match=r"full|I/O"):
+        SQLiteStorage(disk.path / "x.db")
+    disk.clear()
+    SQLiteStorage(disk.path / "x.db").close()

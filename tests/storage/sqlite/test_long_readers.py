@@ -1,0 +1,136 @@
+"""Programs that read for long, and processes that write one store: real ones."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.errors import StorageLocked
+from edgedepot.storage.sqlite.connection import writing_process
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.test_failures import T0
+from tests.storage.sqlite.test_writer import advance_until
+
+READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN")
+connection.execute("SELECT count(*) FROM _meta").fetchone()
+print("reading", flush=True)
+sys.stdin.readline()
+"""
+WRITER = """
+import sys, threading
+from edgedepot import SQLiteStorage
+from tests.models import Weather
+from tests.storage.sqlite.damaged import rows
+store = SQLiteStorage(sys.argv[1], gateway_id="roof")
+store.store_readings(Weather, rows(0, 100)).wait()
+print("writing", flush=True)
+threading.Event().wait()
+"""
+
+
+def child(program: str, path: Path, said: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == said + "\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def store(quick_folder: Path) -> Iterator[SQLiteStorage]:
+    """With a log of 30 pages, so that what is tested of long ones takes little."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof", clock=ManualClock(T0), keep_bytes="1 MB") as opened:
+        opened.store_readings(Weather, rows(0, 10)).wait()
+        yield opened
+
+
+def log_bytes(store: SQLiteStorage) -> int:
+    return store.path.with_name("x.db-wal").stat().st_size
+
+
+def test_a_long_reader_blocks_nothing_and_is_named(store: SQLiteStorage, caplog: pytest.LogCaptureFixture) -> None:
+    """Where it keeps the log from beginning again; once it has ended the log is short, with nothing written since."""
+    clock = store.clock
+    assert isinstance(clock, ManualClock)
+    reader = child(READER, store.path, "reading")
+    try:
+        for number in range(10, 2010, 10):
+            store.store_readings(Weather, rows(number, number + 10)).wait()
+        advance_until(clock, lambda: "write-ahead log" in store.health_check()["message"])
+        health = store.health_check()
+        assert health["status"] == "pass"
+        assert f"process {reader.pid} (python" in health["message"]
+        for number in range(2010, 2110, 10):  # it goes on, and says it once
+            clock.advance(20)
+            store.store_readings(Weather, rows(number, number + 10)).wait()
+        grown = log_bytes(store)
+        assert grown > 4 * 30 * 4096
+        said = [one.message for one in caplog.records if "write-ahead log has grown" in one.message]
+        assert len(said) == 1
+        assert f"process {reader.pid} (python" in said[0]
+    finally:
+        end(reader)
+    with caplog.at_level(logging.WARNING):
+        advance_until(clock, lambda: "write-ahead log" not in store.health_check()["message"])
+    assert log_bytes(store) < grown // 4
+    assert "short again" in caplog.text
+    assert len(store.query_readings(Weather)) == 2110
+    audit_memory(store)
+
+
+def test_a_log_that_nobody_holds_is_cut_without_a_word(store: SQLiteStorage, caplog: pytest.LogCaptureFixture) -> None:
+    store.store_readings(Weather, rows(10, 12_000)).wait()
+    clock = store.clock
+    assert isinstance(clock, ManualClock)
+    advance_until(clock, lambda: log_bytes(store) <= 4 * 30 * 4096)
+    assert "write-ahead log" not in caplog.text
+
+
+def test_a_second_writer_is_told_who_the_first_is(quick_folder: Path) -> None:
+    path = quick_folder / "x.db"
+    writer = child(WRITER, path, "writing")
+    try:
+        with pytest.raises(StorageLocked, match=f"is being written by process {writer.pid};"):
+            SQLiteStorage(path)
+        assert writing_process(path) == writer.pid
+        with SQLiteStorage(path, read_only=True) as beside:
+            assert len(beside.query_readings(Weather)) == 100
+    finally:
+        end(writer)
+
+
+def test_what_a_killed_process_leaves_locked_is_in_nobodys_way(quick_folder: Path) -> None:
+    """A writer, and a reader in the middle of its transaction."""
+    path = quick_folder / "x.db"
+    writer = child(WRITER, path, "writing")
+    reader = child(READER, path, "reading")
+    for process in (reader, writer):
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert writing_process(path) is None
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        assert len(store.query_readings(Weather)) == 100
+        store.store_readings(Weather, rows(100, 200)).wait()
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(path)
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        assert len(store.query_readings(Weather)) == 200
