@@ -176,7 +176,7 @@ class Room(RuleBasedStateMachine):
         writer = self.store._writing.writer
         if self.limits:
             self.store.retain()
-            while writer._retention.is_over and writer._journal.tail.rows > writer._journal.tail.held:
+            while writer._upkeep.retention.is_over and writer._journal.tail.rows > writer._journal.tail.held:
                 self.store.fold()
                 self.store.retain()
 
