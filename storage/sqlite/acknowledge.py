@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from itertools import pairwise
 
 from edgedepot.storage.base import EVERYTHING, Choice, Pending, Window
 from edgedepot.storage.sqlite import schema
@@ -56,7 +57,7 @@ def add_cursor(journal: Journal, name: str, since: int | None, now: bool) -> Non
         return
     journal.write_rows()
     oldest = journal.last_seq + 1 if now else journal.shape.pieces[0].first
-    walk = Walk(oldest, END if now else START, 0)
+    walk = Walk(oldest, END if now else START, 0, [] if now else _gone(journal))
     if not now:
         layouts = journal.catalogue.layouts()
         walk.left = count_owed(journal.connection, journal.shape, layouts, walk, END, since)
@@ -64,10 +65,23 @@ def add_cursor(journal: Journal, name: str, since: int | None, now: bool) -> Non
     cursor_id = int(str(schema.meta(journal.connection, "last_cursor"))) + 1
     schema.set_meta(journal.connection, "last_cursor", cursor_id)  # never used again: book rows may speak of it
     passed = Ranges([(1, oldest - 1)] if oldest > 1 else [])
+    for span in walk.gone:
+        passed.add(*span)
     before = journal.books.versions() - there
     book = CursorBook(cursor_id, name, before, since, passed, walk, [0] * len(RESOLVED))
     write_cursor(journal.connection, book)
     journal.books.new_cursor(book)
+
+
+def _gone(journal: Journal) -> list[tuple[int, int]]:
+    """The row numbers ``low..high`` of pieces that were dropped from between others: what lies around them was still
+    owed, or held."""
+    found = []
+    for piece, after in pairwise(journal.shape.pieces):
+        if after.id > piece.id + 1:
+            last = journal.connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()[0]
+            found.append((piece.first if last is None else last + 1, after.first - 1))
+    return found
 
 
 def remove_cursor(journal: Journal, name: str) -> int:

@@ -67,13 +67,13 @@ class CursorBook:
         self.walk = walk
 
     def copy(self) -> CursorBook:
-        walk = Walk(self.walk.before, self.walk.place, self.walk.left)
+        walk = Walk(self.walk.before, self.walk.place, self.walk.left, self.walk.gone)
         acknowledged = self.acknowledged.copy()
         return CursorBook(self.id, self.name, self.versions_before, self.since, acknowledged, walk, self.counts[:])
 
     def awaits(self, seq: int, place: Place | None) -> bool:
         """Whether it is still owed a row; `place` is where that lies in history, None where it does not."""
-        if seq < self.walk.before:
+        if self.walk.takes(seq):
             return place is not None and place > self.walk.place and (self.since is None or place[3] >= self.since)
         return seq not in self.acknowledged
 
@@ -177,9 +177,9 @@ class Books:
         """A row is gone: count it for the upstreams that are still owed it. `place` is where it was in history. One
         that the journal had no more is counted already, where it was not acknowledged."""
         for name, book in self.cursors.items():
-            if (in_journal or seq < book.walk.before) and book.awaits(seq, place):
+            if (in_journal or book.walk.takes(seq)) and book.awaits(seq, place):
                 change = self._touch(name)
-                if seq < book.walk.before:
+                if book.walk.takes(seq):
                     self._walked(name, change, 1)
                 self._add(name, change, {why: 1})
 

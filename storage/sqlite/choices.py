@@ -61,7 +61,7 @@ def _passed_since(connection: sqlite3.Connection, book: CursorBook) -> list[tupl
     found = json.loads(str(schema.meta(connection, _key(book.id))))
     before = Ranges(found["acknowledged"])
     spans = [gap for low, high in book.acknowledged for gap in before.gaps(low, high)]
-    return spans if found["walked"] else [(0, book.walk.before - 1), *spans]
+    return spans if found["walked"] else [(0, book.walk.before - 1), *book.walk.gone, *spans]
 
 
 def _key(cursor_id: int) -> str:

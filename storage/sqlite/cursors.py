@@ -20,12 +20,12 @@ from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed
 
 @dataclass(slots=True)
 class Position:
-    """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `before`, `place` and
-    `since` are those of its book and walk, which had `walking` rows before it; `replays` says that quarantined rows
+    """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `numbers`, `place` and
+    `since` are those of its walk and book, which had `walking` rows before it; `replays` says that quarantined rows
     wait to be sent once more; of them those up to row `replayed` are acknowledged."""
 
     acknowledged: Ranges
-    before: int
+    numbers: str
     place: Place
     since: int
     walking: int
@@ -88,12 +88,13 @@ class Cursors:
                 self._positions[book.name].choice = choice
                 return
             acknowledged = book.acknowledged.copy()
-            spans = list(acknowledged)
-            # Several ranges are lanes that a restart interrupted: the live one goes on behind the last.
+            # Several ranges are lanes that a restart interrupted: the live one goes on behind the last. Not so where
+            # history has what lies between.
+            spans = [span for span in acknowledged if span not in book.walk.gone]
             split = spans[-1][0] - 1 if spans and acknowledged.first_gap() <= spans[-1][1] else None
             self._positions[book.name] = Position(
                 acknowledged,
-                book.walk.before,
+                book.walk.numbers(),
                 book.walk.place if book.walk.left else END,
                 NEVER if book.since is None else book.since,
                 book.walk.left,

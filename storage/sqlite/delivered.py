@@ -24,7 +24,7 @@ from edgedepot.storage.sqlite.aggregate import aggregate
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.pending import PendingReader
-from edgedepot.storage.sqlite.ranges import LAST
+from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.shape import Partition, Piece
 from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.view import View, places
@@ -239,16 +239,17 @@ class _Question:
 
     def _walked(self, partition: Partition) -> str:
         """The condition for rows from before the cursor's part of the journal."""
-        before, place = self._book.walk.before, self._book.walk.place
+        walk, place = self._book.walk, self._book.walk.place
         here = (self._layout.id, partition.start)
         if place == END or here > place[:2]:  # it began with what came after it, or is on its way here
             return "false"
-        older = f"t.seq < {before}"
+        older = walk.numbers()
         return older if here < place[:2] else f"({older} AND (t.series, t.ts) <= ({place[2]}, {place[3]}))"
 
     def _acknowledged(self) -> str:
-        before = self._book.walk.before
-        spans = [(max(low, before), high) for low, high in self._book.acknowledged if high >= before]
+        walk, spans = self._book.walk, list[tuple[int, int]]()
+        for low, high in self._book.acknowledged:
+            spans += Ranges(walk.gone).gaps(max(low, walk.before), high)
         return f"({' OR '.join(f't.seq BETWEEN {low} AND {high}' for low, high in spans) or 'false'})"
 
     def _not_excluded(self) -> str:

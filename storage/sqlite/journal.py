@@ -420,8 +420,8 @@ class Journal:
         self.catalogue.write_names(self.connection)
         self._rearrange()
         # History goes first: a row that is there and in the journal too is one row, owed through the journal.
-        oldest = self.shape.pieces[0].first
-        for seq, place in self.history.places_before(layout, scope, oldest):
+        walked = max((book.walk.end for book in self.books.cursors.values() if book.walk.left), default=0)
+        for seq, place in self.history.places_before(layout, scope, walked):
             self.books.out_of_the_way(seq, "deleted", place, in_journal=False)
         count = self.history.delete(layout, scope)
         condition, values = scope_condition(scope)

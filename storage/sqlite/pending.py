@@ -95,9 +95,9 @@ class PendingReader:
         for layout, partition, table, condition in owed(view.shape, layouts, position.place, END):
             cells = "".join(f", {cell(f'c{index}', partition.width)}" for index in range(len(layout.stored)))
             found = view.connection.execute(
-                f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
-                " ORDER BY series, ts LIMIT ?",
-                (position.before, position.since, limit),
+                f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND {position.numbers}"
+                " AND ts >= ? ORDER BY series, ts LIMIT ?",
+                (position.since, limit),
             ).fetchall()
             if found:
                 _, series, ts, *_ = found[-1]

@@ -155,8 +155,8 @@ class Retention:
         since = NEVER if book.since is None else book.since
         for one, place, table, condition in owed(self._journal.shape, layouts, book.walk.place, END):
             if one.id == layout.id and place.id == partition.id:
-                query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < ? AND ts >= ?"
-                return int(self._connection.execute(query, (book.walk.before, since)).fetchone()[0])
+                query = f"SELECT count(*) FROM {table} WHERE {condition} AND {book.walk.numbers()} AND ts >= ?"
+                return int(self._connection.execute(query, (since,)).fetchone()[0])
         return 0
 
     def _drop_partition(self, layout: Layout, partition: Partition, end: int) -> None:
@@ -253,7 +253,8 @@ class Retention:
         journal = self._journal
         last = journal.shape.pieces[-1]
         has_rows = self._connection.execute(f"SELECT 1 FROM {last.table} WHERE series > 0 LIMIT 1").fetchone()
-        return self._close_piece if has_rows and not journal.tail.rows else None
+        is_folding = journal.tail.rows or journal.shape.folded.active
+        return self._close_piece if has_rows and not is_folding else None
 
     def _close_piece(self, journal: Journal) -> None:
         """When all rows are in history."""

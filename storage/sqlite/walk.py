@@ -1,6 +1,6 @@
-"""A late upstream's way through history: what it is owed from before the oldest piece of the journal.
+"""A late upstream's way through history: what it is owed that the journal had no more when it came.
 
-_h_pump_1  _h_pump_2  _h_weather_1  _h_weather_2      rows with seq < before, by model, partition, series, time
+_h_pump_1  _h_pump_2  _h_weather_1  _h_weather_2      such rows, by model, partition, series, time
 ~~~~~~~~~~~~~~~~~~~~~~~~~~~^
 acknowledged              place
 """
@@ -24,11 +24,27 @@ END: Place = (2**62, 0, 0, 0)
 
 
 class Walk(msgspec.Struct, array_like=True):
-    """How far a cursor is in history. `left` is how many rows lie ahead."""
+    """How far a cursor is in history. `left` is how many rows lie ahead. It is about the rows numbered below `before`,
+    and about those in `gone`: of pieces that were dropped from between others."""
 
     before: int
     place: Place
     left: int
+    gone: list[tuple[int, int]] = []
+
+    def takes(self, seq: int) -> bool:
+        """Whether it is about a row, rather than the journal."""
+        return seq < self.before or any(low <= seq <= high for low, high in self.gone)
+
+    @property
+    def end(self) -> int:
+        """It is about no row from this number on."""
+        return max((high + 1 for _, high in self.gone), default=self.before)
+
+    def numbers(self) -> str:
+        """The SQL condition on `seq` for the rows that it is about."""
+        spans = [f"seq BETWEEN {low} AND {high}" for low, high in self.gone]
+        return f"({' OR '.join((f'seq < {self.before}', *spans))})"
 
 
 def owed(
@@ -63,9 +79,9 @@ def count_owed(
     series alone that a JSON text lists."""
     count = 0
     for _, _, table, condition in owed(shape, layouts, walk.place, until):
-        query = f"SELECT count(*) FROM {table} WHERE {condition} AND seq < :before AND ts >= :since"
+        query = f"SELECT count(*) FROM {table} WHERE {condition} AND {walk.numbers()} AND ts >= :since"
         query += "" if series is None else " AND series IN (SELECT value FROM json_each(:series))"
-        bound = {"before": walk.before, "since": NEVER if since is None else since, "series": series}
+        bound = {"since": NEVER if since is None else since, "series": series}
         count += connection.execute(query, bound).fetchone()[0]
     return count
 

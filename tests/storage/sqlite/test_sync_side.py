@@ -55,6 +55,37 @@ def test_rows_come_in_the_order_of_arrival_in_windows(store: SQLiteStorage) -> N
     assert store.ledger().upstreams["central"] == upstream_books(versions=3, delivered=3)
 
 
+def test_an_upstream_that_comes_late_gets_what_went_through_anothers_live_lane(path: Path) -> None:
+    """These readings are in history alone, between a backlog that is still in the journal and what comes in."""
+    with SQLiteStorage(path, gateway_id="roof", clock=ManualClock(), piece_rows=5) as store:
+        store.add_cursor("central")
+        put(store, *range(5))
+        store.fold()
+        store.split("central")
+        for second in range(5, 25):
+            put(store, second)
+            while (window := store.pending("central", 100, "live")) is not None:
+                store.acknowledge("central", window)
+            store.flush()
+            store.fold()
+        store.add_cursor("late")
+        assert store.ledger().problems == []
+        put(store, 7, value=2.0)
+        found: list[tuple[int, float]] = []
+        while (window := store.pending("late", 4)) is not None:
+            found += [
+                (one.timestamp.second, one.data["temperature"]) for one in (row.version(1) for row in window.rows)
+            ]
+            store.acknowledge("late", window)
+        store.flush()
+        expected = [(second, 1.0) for second in range(25) if second != 7]
+        assert sorted(found) == sorted([*expected, (7, 2.0)])
+        assert store.ledger().upstreams["late"] == upstream_books(versions=26, delivered=25, superseded=1)
+        delivered = store.delivered("late").rows(Weather, "a", -(2**63), 2**62)
+        assert len(delivered) == 25
+        assert store.ledger().problems == []
+
+
 def test_rows_sent_once_more_are_not_handed_out_again_before_their_acknowledgement_is_committed(path: Path) -> None:
     with SQLiteStorage(path, gateway_id="roof", clock=ManualClock()) as store:
         store.add_cursor("central")
