@@ -138,9 +138,10 @@ class Fold:
             by_model.setdefault(series.model_id, []).extend(group)
         for model_id, those in by_model.items():
             self._fold_model(layouts[model_id], those)
-        newest = {series.id: series.newest for series, _, _ in rows}
+        newest = {series.id: ts for series, ts, _ in rows}  # not the series' own, which may be a held row's
         self._connection.executemany(
-            "UPDATE _series SET newest = ? WHERE id = ?", [(ts, series) for series, ts in newest.items()]
+            "UPDATE _series SET newest = max(coalesce(newest, ?1), ?1) WHERE id = ?2",
+            [(ts, series) for series, ts in newest.items()],
         )
 
     def _fold_model(self, layout: Layout, rows: list[Unfolded]) -> None:

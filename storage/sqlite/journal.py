@@ -112,7 +112,8 @@ class Journal:
         bases = self.times.settle_bases(self.connection, self.shape, estimate)
         if bases:
             self._rearrange()
-            Release(self.connection, self.shape, self.tail, self.history, self.catalogue.layouts()).run(bases)
+            release = Release(self.connection, self.shape, self.tail, self.history, self.catalogue.layouts())
+            release.run(bases, self.times.relation)
             self.tail.hold(self.shape.held())
             self.tail.count_held()
             self.tail.forget_stamps()
@@ -154,6 +155,7 @@ class Journal:
 
     def rolled_back(self) -> None:
         """Forget what the undone transaction did."""
+        self.times.rolled_back()
         self._end()
         self._seq = self.committed_seq
         self._rows.clear()
@@ -187,7 +189,9 @@ class Journal:
         source = self.catalogue.source(source_name)
         held = self._is_held
         if self.times.moved or (unchecked_at is not None and not held):
-            arrivals = [self.times.put_right(arrival, unchecked_at) for arrival in arrivals]
+            came_at = None if held else unchecked_at  # what is held is checked when it is released
+            arrivals = [self.times.put_right(arrival, came_at) for arrival in arrivals]
+            unchecked_at = None if unchecked_at is None else self.times.moved_on(unchecked_at)
         merged = duplicates = replaced = 0
         seq = self._seq
         added = 0

@@ -39,6 +39,7 @@ class TimeKeeper:
         self._clock = clock
         self._relation: int | None = None
         self._trusted = clock.trusted
+        self._before: tuple[int | None, bool] = (None, clock.trusted)
         self.at = 0
         self.stepped = False
         """Whether the clock was set since the transaction before."""
@@ -48,6 +49,7 @@ class TimeKeeper:
     def look(self, shape: Shape) -> Base | None:
         """The base of what comes in now, None where time is trusted. Notes the time and a step of the clock."""
         self.at = self._clock.now()
+        self._before = (self._relation, self._trusted)
         relation = self.relation
         self.moved = 0
         before = relation if self._relation is None else self._relation
@@ -58,6 +60,10 @@ class TimeKeeper:
             self._relation = relation
         self._trusted = self._clock.trusted
         return None if self._trusted else self._base(shape, relation)
+
+    def rolled_back(self) -> None:
+        """The transaction is undone: the next finds the same step."""
+        self._relation, self._trusted = self._before
 
     @property
     def relation(self) -> int:
@@ -76,16 +82,16 @@ class TimeKeeper:
 
     def put_right(self, arrival: Arrival, unchecked_at: int | None) -> Arrival:
         """An arrival of the time just before the clock was stepped, or just before it was trusted, as it would have
-        come after."""
+        come after. A device's time is checked where it says when that came."""
         model, device, ts, stamped, row = arrival
         if stamped:
-            return Arrival(model, device, self._moved_on(ts), True, row)
-        if unchecked_at is None or plausible(ts, self._moved_on(unchecked_at)):
+            return Arrival(model, device, self.moved_on(ts), True, row)
+        if unchecked_at is None or plausible(ts, self.moved_on(unchecked_at)):
             return arrival
         quality = (row[0] or 0) | Quality.TIME_REPLACED
-        return Arrival(model, device, self._moved_on(unchecked_at), True, (int(quality), *row[1:]))
+        return Arrival(model, device, self.moved_on(unchecked_at), True, (int(quality), *row[1:]))
 
-    def _moved_on(self, ts: int) -> int:
+    def moved_on(self, ts: int) -> int:
         """A stamp by the clock as it is now: one that lies nearer to what that said before the step is of then."""
         return ts if abs(self.at - ts) <= abs(self.at - self.moved - ts) else ts + self.moved
 
@@ -123,7 +129,7 @@ def _estimate(connection: sqlite3.Connection, shape: Shape, bases: list[Base], r
         for base in bases
         for piece in shape.pieces
         if piece.base == base.id
-        for low, high in [_own_stamps(connection, piece)]
+        for low, high in [_known_times(connection, piece)]
         if low is not None
     ]
     if not spans:
@@ -138,10 +144,10 @@ def _estimate(connection: sqlite3.Connection, shape: Shape, bases: list[Base], r
     return relation - 1 - last
 
 
-def _own_stamps(connection: sqlite3.Connection, piece: Piece) -> Any:
-    return connection.execute(
-        f"SELECT min(ts), max(ts) FROM {piece.table} WHERE series > 0 AND received = {OWN_STAMP}"
-    ).fetchone()
+def _known_times(connection: sqlite3.Connection, piece: Piece) -> Any:
+    """The first and the last time that the gateway's clock said."""
+    at = f"iif(received = {OWN_STAMP}, ts, received)"
+    return connection.execute(f"SELECT min({at}), max({at}) FROM {piece.table} WHERE series > 0").fetchone()
 
 
 def _last_before(connection: sqlite3.Connection, shape: Shape, piece: Piece, until: int) -> int:
@@ -184,12 +190,12 @@ class Release:
         self._history = history
         self._layouts = layouts
 
-    def run(self, bases: list[Base]) -> None:
-        """Check the devices' times, and settle what the stamps come to."""
+    def run(self, bases: list[Base], booted: int) -> None:
+        """Check the devices' times, and settle what the stamps come to. This boot began at `booted`."""
         ids = {base.id for base in bases}
         pieces = [piece for piece in self._shape.pieces if piece.base in ids]
         for piece in pieces:
-            self._replace_impossible_times(piece)
+            self._replace_impossible_times(piece, booted)
         found: dict[int, _Times] = {}
         for piece in pieces:
             query = f"SELECT seq, series, {time_of(self._shape, piece)}, received = {OWN_STAMP} FROM {piece.table}"
@@ -204,14 +210,16 @@ class Release:
             assert series is not None
             self._settle(series, times, spans, newest.get(series_id))
 
-    def _replace_impossible_times(self, piece: Piece) -> None:
-        """A device whose clock was never set: the time at which its reading came stands for it."""
+    def _replace_impossible_times(self, piece: Piece, booted: int) -> None:
+        """A device whose clock was never set: the time at which its reading came stands for it. When a boot was that
+        has ended is a guess, but it ended before this one began."""
         base = self._shape.base_of(piece)
         assert base is not None
+        latest = booted + DAY if base.uncertain else f"received + {(base.offset or 0) + DAY}"
         self._connection.execute(
             f"UPDATE {piece.table} SET ts = received, received = {OWN_STAMP},"
             f" quality = coalesce(quality, 0) | {Quality.TIME_REPLACED:d}"
-            f" WHERE received <> {OWN_STAMP} AND NOT ts BETWEEN {EARLIEST} AND received + {base.offset} + {DAY}"
+            f" WHERE received <> {OWN_STAMP} AND NOT ts BETWEEN {EARLIEST} AND {latest}"
         )
 
     def _settle(self, series: Series, times: _Times, spans: list[tuple[int, int]], folded: int | None) -> None:

@@ -313,3 +313,116 @@ def test_what_waited_in_the_queue_when_the_clock_was_set_is_put_right_too(tmp_pa
     assert site.times() == {1.0: RIGHT, 2.0: RIGHT + timedelta(microseconds=1)}
     site.audit()
     site.store.close()
+
+
+def test_a_device_without_a_battery_beside_a_gateway_without_one(site: Site) -> None:
+    """A boot that ended, of which there are only devices' times: right ones stay, whatever the gateway's clock said."""
+    site.trust()
+    site.put(1.0)
+    start = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+    boot(site, start)
+    take_in(site, (2.0, RIGHT + timedelta(hours=1)), (3.0, start), at=start)
+    boot(site, WRONG)
+    site.trust(SHIFT.total_seconds() + 5 * 86_400)
+    assert site.times() == {1.0: RIGHT, 3.0: RIGHT + timedelta(microseconds=1), 2.0: RIGHT + timedelta(hours=1)}
+    assert site.qualities() == {1.0: None, 2.0: 16, 3.0: 4 | 16}
+
+
+def test_a_devices_time_is_not_measured_by_a_guess(site: Site) -> None:
+    """The boot is put right behind what came before; the device knows that it was three days later."""
+    site.trust()
+    site.put(1.0)
+    boot(site, WRONG)
+    site.put(2.0)
+    take_in(site, (3.0, RIGHT + timedelta(days=3)), (4.0, RIGHT + timedelta(days=300)), at=WRONG)
+    boot(site, WRONG)
+    site.trust(SHIFT.total_seconds() + 5 * 86_400)
+    times = site.times()
+    assert times[3.0] == RIGHT + timedelta(days=3)
+    assert times[4.0] < RIGHT + timedelta(seconds=1)
+    assert site.qualities() == {1.0: None, 2.0: 16, 3.0: 16, 4.0: 4 | 16}
+
+
+def test_when_a_reading_came_moves_with_the_clock_as_well(tmp_path: Path) -> None:
+    """It was taken in before a step, and written after that, with the time still not trusted."""
+    site = Site(tmp_path / "x.db", flush_interval=1000.0)
+    site.put(1.0)
+    cells = Weather.__rows__.make({"temperature": 2.0})
+    arrivals = [Arrival(Weather, "a", to_micros(RIGHT), False, cells)]
+    receipt = site.store.take_in(Intake("driver", 1, 1, arrivals=arrivals, unchecked_at=to_micros(WRONG)))
+    site.clock.step(SHIFT.total_seconds())
+    receipt.wait()
+    site.trust(0)
+    assert site.times() == {2.0: RIGHT, 1.0: RIGHT + timedelta(microseconds=1)}
+    assert site.qualities()[2.0] is None
+    site.store.close()
+
+
+def test_a_step_is_not_forgotten_with_a_transaction_that_fails(tmp_path: Path) -> None:
+    site = Site(tmp_path / "x.db", flush_interval=1000.0)
+    site.put(1.0)
+    receipt = site.store.store_reading(Weather, "a", None, {"temperature": 2.0})
+    row = Weather.__rows__.make({"temperature": 3.0})
+    bad = Arrival(Weather, "a", to_micros(WRONG), False, (None, object(), *row[2:]))
+    site.store.take_in(Intake("driver", 1, 1, arrivals=[bad], unchecked_at=to_micros(WRONG)))
+    site.trust()
+    receipt.wait()
+    assert site.times() == {1.0: RIGHT, 2.0: RIGHT + timedelta(microseconds=1)}
+    site.audit()
+    site.store.close()
+
+
+def test_the_time_that_a_held_reading_seems_to_be_from_is_not_taken_for_the_newest(site: Site) -> None:
+    site.trust()
+    site.put(1.0)
+    boot(site, RIGHT + timedelta(hours=1))
+    site.put(2.0)
+    site.clock.advance(30)
+    site.put(3.0)
+    site.store.fold()
+    boot(site, WRONG)
+    site.trust(SHIFT.total_seconds() + 86_400)
+    assert site.times()[2.0] == RIGHT + timedelta(hours=1)
+
+
+def test_an_upstream_that_comes_late_gets_what_lies_around_a_held_piece(tmp_path: Path) -> None:
+    """These readings are in history alone: the pieces behind the held one are dropped."""
+    site = Site(tmp_path / "x.db", uncertain_times="hold")
+    site.trust()
+    site.put(1.0)
+    boot(site, WRONG)
+    site.put(2.0)
+    boot(site, WRONG)
+    site.trust(SHIFT.total_seconds() + 86_400)
+    for n in range(20):
+        site.clock.advance(1)
+        site.put(10.0 + n)
+        site.store.fold()
+        site.sent()
+        site.store.flush()
+    site.store.fold()
+    site.store.add_cursor("late")
+    assert site.store.ledger().problems == []
+    assert site.store.count_pending("late") == 22
+    site.put(30.5, RIGHT + timedelta(days=1, seconds=1))  # a newer version of one that is only in history
+    start = RIGHT + timedelta(days=1, seconds=2)
+    assert site.store.delete_readings(Weather, start=start, end=start + timedelta(seconds=3)) == 3
+    site.reopen()
+    assert sent_to(site, "late") == [1.0, *(10.0 + n for n in range(4, 20)), 30.5]
+    site.store.release_held()
+    assert sent_to(site, "late") == [2.0]
+    late = site.store.ledger().upstreams["late"]
+    assert site.store.ledger().problems == []
+    assert (late["delivered"], late["superseded"], late["deleted"], late["pending"]) == (19, 1, 3, 0)
+    site.audit()
+    site.store.close()
+
+
+def sent_to(site: Site, cursor: str) -> list[float]:
+    found: list[float] = []
+    for lane in ("backlog", "live"):
+        while (window := site.store.pending(cursor, 3, lane)) is not None:
+            found += [row.version(1).data["temperature"] for row in window.rows]
+            site.store.acknowledge(cursor, window)
+    site.store.flush()
+    return sorted(found)
