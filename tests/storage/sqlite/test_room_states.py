@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from edgedepot import InvalidValue, SQLiteStorage, StorageBusy
 from edgedepot.storage.base import Choice
@@ -35,6 +35,8 @@ from tests.storage.sqlite.states import (
 )
 
 DAY = timedelta(days=1)
+FILLED = [-65, -30, -10, 0]
+"""Days that get many readings."""
 limits = st.fixed_dictionaries(
     {},
     optional={
@@ -49,6 +51,28 @@ which_upstream = st.integers(0, 3)
 
 class RoomStates(Room):
     """What is done to the store."""
+
+    @initialize(
+        limits=limits,
+        upstreams=st.lists(st.sampled_from(CHOICES), min_size=1, max_size=3),
+        fills=st.lists(st.tuples(st.sampled_from(FILLED), st.sampled_from([40, 150])), max_size=4),
+        rule=st.booleans(),
+    )
+    def begin(self, limits: dict[str, Any], upstreams: list[Choice], fills: list[tuple[int, int]], rule: bool) -> None:
+        """A store that has upstreams, and some readings in pieces that are folded."""
+        self.make(limits)
+        if rule:
+            self.store.keep_downsampled(Weather, "1 hour", functions=FUNCTIONS)
+        for number, choice in enumerate(upstreams):
+            self.add_upstream("oldest", choice, number)
+        for number, (days, count) in enumerate(fills):
+            self.fill(days, count, number)
+            self.the_file_is_as_it_should_be()
+        for minute, device in enumerate("abca"):
+            self.put_a_minute(device, minute % 2, [{"temperature": float(n), "count": n} for n in range(6)])
+            self.the_file_is_as_it_should_be()
+            self.fold()
+            self.the_file_is_as_it_should_be()
 
     # -- readings -------------------------------------------------------------------------------------------------
 
@@ -72,7 +96,7 @@ class RoomStates(Room):
         start = T0 + timedelta(minutes=minute)
         self.store_rows([(device, start + timedelta(seconds=6 * n), one) for n, one in enumerate(values)])
 
-    @rule(days=st.sampled_from([-65, -30, -10, 0]), count=st.sampled_from([40, 150]), n=st.integers(0, 9))
+    @rule(days=st.sampled_from(FILLED), count=st.sampled_from([40, 150]), n=st.integers(0, 9))
     def fill(self, days: int, count: int, n: int) -> None:
         start = T0 + days * DAY + timedelta(hours=n)
         note = "x" * 1000
@@ -204,7 +228,8 @@ class RoomStates(Room):
             self.the_file_is_as_it_should_be()
         expected = minutes_to_thin(self.journal, self.file, self.upstreams.values(), before)
         count = sum(len(rows) - 1 for rows in expected)
-        assert self.store.thin(before) == count
+        found = self.store.thin(before)
+        assert found == count or self.may_evict, (found, count)  # a full store thins by itself meanwhile
         self.settle()
         self.look(before)
 
@@ -238,9 +263,11 @@ class RoomStates(Room):
 
     def is_to_walk(self, version: Version, upstream: Upstream) -> bool:
         """What is in history alone. What was thinned away of the journal is not, as long as that goes back so far."""
-        is_young = upstream.since is None or version.key[1] >= upstream.since
-        was_thinned = version.piece in self.file.firsts
-        return version not in self.journal and is_young and not was_thinned
+        if version in self.journal:
+            return False
+        is_before = version.seq < self.file.first
+        assert is_before or version.piece in self.file.firsts or self.gave_up
+        return is_before and (upstream.since is None or version.key[1] >= upstream.since)
 
     @rule(which=which_upstream)
     def remove_upstream(self, which: int) -> None:
@@ -250,9 +277,8 @@ class RoomStates(Room):
             del self.upstreams[name]
 
     def upstream(self, which: int) -> tuple[str, Upstream | None]:
-        return list(self.upstreams.items())[which] if which < len(self.upstreams) else ("", None)
+        return list(self.upstreams.items())[which % len(self.upstreams)] if self.upstreams else ("", None)
 
-    @rule(limit=st.integers(1, 30), which=which_upstream, lane=st.sampled_from(LANES))
     def take(self, limit: int, which: int, lane: Any) -> None:
         """A window goes out, and stays in hand."""
         name, upstream = self.upstream(which)
@@ -281,9 +307,10 @@ class RoomStates(Room):
 
     def acknowledged(self, name: str, upstream: Upstream, window: Any) -> None:
         self.store.acknowledge(name, window)
-        self.store.flush()
         if window.low:
             upstream.acknowledged.append((window.low, window.high))
+        self.settle()
+        self.look()
 
     def rows_of(self, upstream: Upstream, window: Any) -> list[Version]:
         """What the upstream is owed of a window's stretch."""
@@ -334,7 +361,6 @@ class RoomStates(Room):
         live = upstream.hands.get("live")
         return live is None or not live.window.low <= seq <= live.window.high
 
-    @rule(which=which_upstream, lane=st.sampled_from(LANES), refused=st.integers(0, 3))
     def acknowledge(self, which: int, lane: Any, refused: int) -> None:
         name, upstream = self.upstream(which)
         if upstream is None or lane not in upstream.hands:
@@ -354,10 +380,34 @@ class RoomStates(Room):
             upstream.resolve(self.rows_of(upstream, window), aside)
         self.acknowledged(name, upstream, window)
 
-    @rule(limit=st.integers(1, 30), which=which_upstream, lane=st.sampled_from(LANES), refused=st.integers(0, 3))
-    def send(self, limit: int, which: int, lane: Any, refused: int) -> None:
-        self.take(limit, which, lane)
-        self.acknowledge(which, lane, refused)
+    @rule(
+        limit=st.integers(1, 60),
+        which=which_upstream,
+        lane=st.sampled_from(LANES),
+        refused=st.integers(0, 3),
+        times=st.integers(1, 5),
+        in_hand=st.booleans(),
+    )
+    def send(self, limit: int, which: int, lane: Any, refused: int, times: int, in_hand: bool) -> None:
+        """Some windows go out and are acknowledged; of the last the answer may be long in coming."""
+        for _ in range(times):
+            self.acknowledge(which, lane, refused)
+            self.take(limit, which, lane)
+        if not in_hand:
+            self.acknowledge(which, lane, refused)
+
+    @rule(which=which_upstream)
+    def drain(self, which: int) -> None:
+        """An upstream gets all that there is for it."""
+        _, upstream = self.upstream(which)
+        left = -1
+        while upstream is not None and upstream.pending != left:
+            left = upstream.pending
+            for lane in LANES:
+                self.send(50, which, lane, 0, 4, False)
+        if upstream is not None and not upstream.hands:
+            assert all(version.held for version in upstream.owed)
+            assert not upstream.walk
 
     @rule(which=which_upstream)
     def split(self, which: int) -> None:
