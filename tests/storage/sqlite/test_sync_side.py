@@ -287,6 +287,7 @@ def test_a_late_upstream_gets_what_others_had_live_before_their_backlog(path: Pa
         store.fold()
         store.split("central")
         put(store, *range(10, 20))
+        store.fold()
         live = store.pending("central", 100, "live")
         assert live is not None
         store.acknowledge("central", live)
