@@ -59,7 +59,7 @@ def salvage(path: Path, sidecar: Sidecar, reason: str, now: int, *, use_log: boo
         aside = _put_aside(path, sidecar, now, use_log)
         report = _rebuilt(path, sidecar, aside, reason, now, use_log)
         sidecar.note(("salvaging", ""), ("epoch", report[1]), sync=True)
-    except OSError as exc:
+    except (OSError, sqlite3.OperationalError) as exc:
         raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
     log.error("%s was salvaged: %s", path, report[0])
     return report[0]
@@ -105,7 +105,11 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
             path.with_name(name).unlink(missing_ok=True)
         pages = Pages(aside, found.data, found.wanted)
         old = aside if aside.exists() and aside.stat().st_size >= PAGE else _stand_in(path, pages)
-        rebuild = Rebuild(target, old, pages, sidecar, partitions, complete=not (found.missing and found.good))
+        try:
+            rebuild = Rebuild(target, old, pages, sidecar, partitions, complete=not (found.missing and found.good))
+        except sqlite3.Error:
+            pages.close()
+            raise
         try:
             rebuild.run()
             there = aside.exists() or wal_of(aside).exists()

@@ -1,5 +1,6 @@
 """A device without room, at every write: a small file system in memory, filled to the page. Mounting it needs root."""
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -230,3 +231,57 @@ def test_where_not_even_the_reserve_suffices_opening_says_so(disk: SmallDisk) ->
         SQLiteStorage(disk.path / "x.db")
     disk.clear()
     SQLiteStorage(disk.path / "x.db").close()
+
+
+def damaged_store(disk: SmallDisk) -> Path:
+    """A store of several partitions, cut off within its last pages."""
+    path = disk.path / "x.db"
+    with SQLiteStorage(path, gateway_id="roof", clock=ManualClock(T0 + timedelta(days=400)), piece_rows=300) as store:
+        for first in range(0, 6000, 1000):
+            store.store_readings(Weather, numbered(first, first + 1000, minutes=60)).wait()
+            store.fold()
+    assert not path.with_name("x.db-wal").exists()
+    os.truncate(path, path.stat().st_size - 10 * 4096)
+    return path
+
+
+def test_a_salvage_on_a_device_that_is_nearly_full_keeps_what_there_is_room_for(disk: SmallDisk) -> None:
+    """The latest first, and says so; the damaged file stays as it is."""
+    path = damaged_store(disk)
+    whole = path.read_bytes()
+    size = len(whole) // 4096
+    kept: list[int] = []
+    for pages in (2 * size, size * 3 // 4, size // 2):
+        with salvaged(disk, path, whole, pages) as store:
+            found = store.salvaged
+            assert found is not None
+            assert found.put_aside is not None
+            assert (disk.path / found.put_aside).read_bytes() == whole
+            assert ("no room for more" in str(found)) == (pages < size)
+            there = store.query_readings(Weather, order="timestamp")
+            assert found.kept == len(there)
+            assert there[-1]["count"] == 5999
+            assert store.ledger().problems == []
+            kept.append(len(there))
+    assert kept[0] == 6000
+    assert kept[0] > kept[1] > kept[2] > 0
+
+
+def test_a_salvage_without_any_room_is_made_up_for_when_there_is(disk: SmallDisk) -> None:
+    path = damaged_store(disk)
+    with pytest.raises(StorageError, match=r"is damaged \(.*\) and cannot be salvaged: .*(full|space)"):
+        salvaged(disk, path, path.read_bytes(), 10)
+    disk.clear()
+    with SQLiteStorage(path, gateway_id="roof", clock=ManualClock(T0 + timedelta(days=400))) as store:
+        assert len(store.query_readings(Weather)) == 6000
+        assert store.ledger().problems == []
+
+
+def salvaged(disk: SmallDisk, path: Path, whole: bytes, pages: int) -> SQLiteStorage:
+    """The store out of a damaged file, where so many pages of the device are left beside it."""
+    disk.clear()
+    for old in disk.path.iterdir():
+        old.unlink()
+    path.write_bytes(whole)
+    disk.fill(leave=pages)
+    return SQLiteStorage(path, gateway_id="roof", clock=ManualClock(T0 + timedelta(days=400)))
