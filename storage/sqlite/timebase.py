@@ -99,13 +99,19 @@ class TimeKeeper:
         """Give the held bases their offsets, now that the clock is trusted; those that got one. Without `estimate`
         boots that ended before they were trusted stay held."""
         settled: list[Base] = []
-        for boot in dict.fromkeys(base.boot for base in shape.bases if base.offset is None):
-            mine = [base for base in shape.bases if base.boot == boot and base.offset is None]
+        boots: dict[str, list[Base]] = {}
+        for base in shape.bases:
+            if base.offset is None:
+                boots.setdefault(base.boot, []).append(base)
+        ended = [_span(connection, shape, mine) for boot, mine in boots.items() if boot != self._clock.boot]
+        for boot, mine in boots.items():
             first = mine[0].relation
             if boot == self._clock.boot:
                 moved = self.relation - first
             elif estimate:
-                moved = _estimate(connection, shape, mine, self.relation)
+                span = ended.pop(0)
+                later = sum(one[1] - one[0] + 1 for one in ended if one is not None)
+                moved = 0 if span is None else _estimate(connection, shape, mine, span, self.relation - later)
             else:
                 continue
             for base in mine:  # of one boot: monotonic time tells how they lie to each other
@@ -120,10 +126,23 @@ def plausible(ts: int, received: int) -> bool:
     return EARLIEST <= ts <= received + DAY
 
 
-def _estimate(connection: sqlite3.Connection, shape: Shape, bases: list[Base], relation: int) -> int:
+def _estimate(
+    connection: sqlite3.Connection, shape: Shape, bases: list[Base], span: tuple[int, int], until: int
+) -> int:
     """Where an ended boot was, as the offset of its first base: it came after what is before it in the journal, and
-    ended before this boot began, at `relation`. Its own clock is believed where it fits in there."""
+    ended before those after it, at `until` at the latest. Its own clock is believed where it fits in there."""
     ids = {base.id for base in bases}
+    first, last = span
+    after = next(_last_before(connection, shape, piece, until) for piece in shape.pieces if piece.base in ids)
+    if after < first and last < until:
+        return 0
+    if after > NEVER and after + 1 + last - first < until:
+        return after + 1 - first
+    return until - 1 - last
+
+
+def _span(connection: sqlite3.Connection, shape: Shape, bases: list[Base]) -> tuple[int, int] | None:
+    """The first and the last time of a boot by the clock of its first base, None where nothing tells."""
     spans = [
         (low + bases[0].relation - base.relation, high + bases[0].relation - base.relation)
         for base in bases
@@ -132,16 +151,7 @@ def _estimate(connection: sqlite3.Connection, shape: Shape, bases: list[Base], r
         for low, high in [_known_times(connection, piece)]
         if low is not None
     ]
-    if not spans:
-        return 0
-    first: int = min(low for low, _ in spans)
-    last: int = max(high for _, high in spans)
-    after = next(_last_before(connection, shape, piece, relation) for piece in shape.pieces if piece.base in ids)
-    if after < first and last < relation:
-        return 0
-    if after > NEVER and after + 1 + last - first < relation:
-        return after + 1 - first
-    return relation - 1 - last
+    return (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
 
 
 def _known_times(connection: sqlite3.Connection, piece: Piece) -> Any:

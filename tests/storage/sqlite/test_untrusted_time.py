@@ -184,6 +184,24 @@ def test_a_boot_that_never_knew_the_time_is_put_between_its_neighbours_and_flagg
     assert site.sent() == times
 
 
+def test_boots_with_a_clock_from_the_future_lie_one_after_the_other(site: Site) -> None:
+    """Nothing is before them, and none knew the time: all ended before this one began."""
+    future = RIGHT + timedelta(days=1000)
+    for first in (1.0, 3.0, 5.0):
+        boot(site, future)
+        site.put(first)
+        site.clock.advance(30)
+        site.put(first + 1)
+    boot(site, RIGHT)
+    site.trust(0)
+    site.put(7.0)
+    times = site.times()
+    assert list(times) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert [times[first + 1] - times[first] for first in (1.0, 3.0, 5.0)] == [timedelta(seconds=30)] * 3
+    assert times[6.0] < times[7.0] == RIGHT
+    assert site.sent() == times
+
+
 def test_a_boot_whose_own_clock_fits_between_its_neighbours_is_believed(site: Site) -> None:
     site.trust()
     site.put(1.0)
