@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,21 +37,21 @@ from edgedepot.storage.sqlite.backup import Progress, copy_store
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
-from edgedepot.storage.sqlite.downsampled import Wish, add_rule, delete_kept
+from edgedepot.storage.sqlite.downsampled import delete_kept
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.keeping import SQLiteKeeping
 from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.report import Salvaged, read_report
 from edgedepot.storage.sqlite.select import read_devices, select_readings
-from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
 DIRECT = "direct"  # the source of readings that Python code stores itself
 
 
-class SQLiteStorage(BaseStorage, SQLiteBuffer):
+class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
     """The local store: a file at `path`, made where there is none.
 
     Writes are queued and committed together, every `flush_interval` or 5,000 rows, at once when somebody waits on a
@@ -242,33 +242,6 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
             raise problem
         return count
 
-    def keep_downsampled(
-        self,
-        reading_model: type[Reading],
-        interval: str | timedelta = "1 minute",
-        fields: Collection[str] | None = None,
-        functions: Collection[Function] = ("avg", "min", "max", "count"),
-        keep: str | float | timedelta | None = None,
-    ) -> None:
-        """Have a model's readings outlive themselves: when retention takes them, what they come to by interval (a part
-        of a day: ``"1 minute"``, ``"1 hour"``) is kept for as long as `keep`, for ever without one. Aggregates use it
-        where readings are gone, and raise `InvalidValue` where a question cuts its buckets or needs other functions.
-
-        `fields` are those to keep, None for all. The rule stays in the file; giving it again changes `keep`. Returns
-        when that is committed. Raises `InvalidValue`."""
-        wish = Wish(reading_model, interval, fields, functions, keep)
-        problems: list[str] = []
-
-        def add(journal: Journal) -> int:
-            problem = add_rule(journal, wish)
-            problems[:] = [] if problem is None else [problem]
-            return 0
-
-        self._writer_parts().catalogue.layout(wish.model)  # a clash with what is stored shows here, to the caller
-        self._do(add)
-        for problem in problems:
-            raise InvalidValue(problem)
-
     def _do(self, action: Callable[[Journal], int | None], frees_room: bool = False) -> int | None:
         writer = self._writer_parts().writer
         task = Task(Receipt(writer), action, frees_room)
@@ -283,41 +256,6 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer):
         """
         self.flush()
         return copy_store(self.path, Path(path), self.clock.now(), progress)
-
-    def fold(self) -> None:
-        """Move what is committed into history now, and return when that is done. The store does so by itself every
-        `fold_interval`; call it before a store is put away, or to have a file that is as small as can be."""
-        self.flush()
-        self._writer_parts().writer.fold()
-
-    def retain(self) -> None:
-        """Drop now what is older or more than `keep` and `keep_bytes` allow, and return when that is done. The store
-        does so by itself, after each fold and every five minutes."""
-        self._writer_parts().writer.retain()
-
-    def thin(self, before: datetime) -> int:
-        """Of what upstreams still await, put each device's readings of a minute into one; how many went. The last of
-        the minute stays, flagged in its quality, with the averages of its float fields; the books count the others as
-        thinned. Only minutes that end by `before`, and of which no upstream has received anything. History keeps all.
-        The store does so by itself where `keep_bytes` demands it. Returns when that is committed."""
-        writing, end = self._writer_parts(), micros_of(before, "before")
-        self.fold()
-        found: list[Batch] = []
-
-        def plan(journal: Journal) -> int:
-            closed = closed_pieces(journal.shape)
-            found[:] = [
-                batch for piece, _ in closed for batch in batches(journal.connection, journal.shape, piece, end)
-            ]
-            return 0
-
-        self._do(plan)
-        return sum(self._do(lambda journal: thin(journal, writing.cursors, batch)) or 0 for batch in found)  # noqa: B023
-
-    def release_held(self) -> None:
-        """Hand on what is held as nobody knows when it came, at estimated times (flagged 16 in `quality`); returns when
-        that is committed. Only where `uncertain_times="hold"` keeps it back, and the clock is trusted now."""
-        self._do(lambda journal: journal.release(estimate=True))
 
     def flush(self) -> None:
         """Return when everything stored before is durable."""
