@@ -19,6 +19,7 @@ from edgedepot.cli.run import check, run
 from edgedepot.cli.status import status
 from edgedepot.cli.tail import tail
 from edgedepot.cli.upstream import upstream
+from edgedepot.cli.verify import verify
 from edgedepot.storage.errors import ConfigError, EdgeDepotError, InvalidValue, StoreUnusable
 
 _WRONG_INPUT = 2  # as click's own for a wrong option
@@ -63,7 +64,8 @@ def program() -> None:
 
 
 _VIEWS = (status, ledger, query, tail, devices)
-for command in (run, check, *_VIEWS, export, import_, upstream, quarantine, reconcile, backup, restore, plan, demo):
+_KEEPING = (reconcile, verify, backup, restore)
+for command in (run, check, *_VIEWS, export, import_, upstream, quarantine, *_KEEPING, plan, demo):
     program.add_command(command)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from edgedepot.cli.output import counted, size
-from edgedepot.cli.progress import Bar, progress
+from edgedepot.cli.progress import advancing, progress
 from edgedepot.cli.target import FILE, open_store, store_path
 
 
@@ -29,7 +28,7 @@ def backup(file: Path, target: Path) -> None:
     Exit codes: 0 done, 1 it cannot be written, 2 FILE is wrong or TARGET exists.
     """
     with open_store(file) as store, progress("backup", store.path.stat().st_size, in_bytes=True) as bar:
-        written = store.backup(target, _advancing(bar))
+        written = store.backup(target, advancing(bar))
     click.echo(f"{target}: {size(written)}")
 
 
@@ -57,21 +56,9 @@ def restore(copy: Path, file: Path, force: bool) -> None:
     path = store_path(file, must_exist=False)
     length = copy.stat().st_size if copy.exists() else None
     with progress("restore", length, in_bytes=True) as bar:
-        aside = put_back(copy, path, SystemClock().now(), force, _advancing(bar))
+        aside = put_back(copy, path, SystemClock().now(), force, advancing(bar))
     with SQLiteStorage(path) as store:
         pending = sum(counts["pending"] for counts in store.ledger().upstreams.values())
         click.echo(f"{path}: {counted(pending, 'reading')} pending, epoch {store.store_epoch}")
     if aside is not None:
         click.echo(f"What was there is {aside}")
-
-
-def _advancing(bar: Bar) -> Callable[[int, int], None]:
-    """Moves a bar to how far it is."""
-    done = 0
-
-    def tell(now: int, total: int) -> None:
-        nonlocal done
-        bar.advance(now - done)
-        done = now
-
-    return tell

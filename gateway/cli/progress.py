@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -38,6 +38,18 @@ def progress(title: str, total: int | None, *, in_bytes: bool = False, hidden: b
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as shown:
         yield _RichBar(shown, shown.add_task(title, total=total))
+
+
+def advancing(bar: Bar) -> Callable[[int, int], None]:
+    """Moves a bar to how far it is."""
+    done = 0
+
+    def tell(now: int, total: int) -> None:
+        nonlocal done
+        bar.advance(now - done)
+        done = now
+
+    return tell
 
 
 class _NoBar:

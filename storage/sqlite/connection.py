@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
+from edgedepot.storage.sqlite.digest import prepare_digests
 
 log = logging.getLogger(__name__)
 _BUSY_SECONDS = 10.0
@@ -47,6 +48,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: int = WAL_PAGES) -> None:
     """Set the writing connection up. With `full_sync` a commit is on the device when it returns. The WAL goes into the
     file when it has `wal_pages`."""
+    prepare_digests(connection)
     connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")

@@ -20,7 +20,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.hours import Span, add_hours
+from edgedepot.storage.sqlite.hours import Span, add_hour_again, add_hours
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.ranges import Ranges
@@ -31,7 +31,6 @@ from edgedepot.storage.sqlite.tables import (
     add_piece,
     cell,
     history_table,
-    hour_table,
     pages_used,
     refresh_view,
     rows_end,
@@ -197,18 +196,15 @@ class Fold:
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""
         dirty = self._connection.execute(
-            "SELECT model, series, hour FROM _dirty JOIN _series ON _series.id = series LIMIT ?", (CLEANED,)
+            "SELECT model, series, hour, digest FROM _dirty JOIN _series ON _series.id = series LIMIT ?", (CLEANED,)
         ).fetchall()
         layouts = self._journal.catalogue.layouts()
-        for model_id, series, hour in dirty:
+        for model_id, series, hour, taken in dirty:
             layout = layouts[model_id]
             partition = self._journal.shape.partition_of(model_id, hour * HOUR)
             if partition is not None:
                 widen_hours(self._connection, layout, partition)
-                doomed = f"DELETE FROM {hour_table(layout, partition)} WHERE series = ? AND hour = ?"
-                self._connection.execute(doomed, (series, hour))
-                whole = Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1)
-                add_hours(self._connection, layout, partition, [whole])
+                add_hour_again(self._connection, layout, partition, series, hour, taken)
             self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))
         return len(dirty)
 

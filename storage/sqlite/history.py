@@ -13,7 +13,8 @@ from typing import Any
 
 from edgedepot.storage.query import Scope
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.shape import Shape
+from edgedepot.storage.sqlite.digest import row_digest
+from edgedepot.storage.sqlite.shape import Partition, Shape
 from edgedepot.storage.sqlite.tables import HOUR, cell, history_table
 from edgedepot.storage.sqlite.walk import Place, place_of
 from edgedepot.storage.values import Row
@@ -44,10 +45,9 @@ class History:
         partition = self.shape.partition_of(layout.id, ts)
         assert partition is not None
         self.shape.touched(layout.id, partition)
-        self._connection.execute(
-            f"DELETE FROM {history_table(layout, partition)} WHERE series = ? AND ts = ?", (series, ts)
-        )
-        self._connection.execute("INSERT OR IGNORE INTO _dirty (series, hour) VALUES (?, ?)", (series, ts // HOUR))
+        doomed = f"FROM {history_table(layout, partition)} WHERE series = ? AND ts = ?"
+        self._connection.execute(_taking(layout, partition, doomed), (series, ts))
+        self._connection.execute(f"DELETE {doomed}", (series, ts))
         return place_of(layout.id, partition, series, ts)
 
     def places_before(self, layout: Layout, scope: Scope, before: int) -> list[tuple[int, Place]]:
@@ -70,12 +70,18 @@ class History:
             ):
                 self.shape.touched(layout.id, partition)
                 doomed = f"FROM {history_table(layout, partition)} WHERE {condition}"
-                self._connection.execute(
-                    f"INSERT OR IGNORE INTO _dirty (series, hour) SELECT DISTINCT series, {hour_of('ts')} {doomed}",
-                    values,
-                )
+                self._connection.execute(_taking(layout, partition, doomed), values)
                 count += self._connection.execute(f"DELETE {doomed}", values).rowcount
         return count
+
+
+def _taking(layout: Layout, partition: Partition, doomed: str) -> str:
+    """The SQL that notes the hours out of which rows are taken, and what their digests come to."""
+    taken = f"sum({row_digest(layout, partition)})"
+    return (
+        f"INSERT INTO _dirty (series, hour, digest) SELECT series, {hour_of('ts')}, {taken} {doomed}"
+        f" GROUP BY 1, 2 ON CONFLICT (series, hour) DO UPDATE SET digest = digest + excluded.digest"
+    )
 
 
 def hour_of(ts: str) -> str:

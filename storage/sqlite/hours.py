@@ -1,4 +1,5 @@
-"""What a model's whole hours come to, per series: rows, and of each field n, sum, min, max, first and last."""
+"""What a model's whole hours come to, per series: rows and their digest, and of each field n, sum, min, max, first and
+last."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.digest import row_digest
 from edgedepot.storage.sqlite.ranges import LAST
 from edgedepot.storage.sqlite.shape import Partition
-from edgedepot.storage.sqlite.tables import HOUR_COLUMNS, cell, history_table, hour_table
+from edgedepot.storage.sqlite.tables import HOUR, HOUR_COLUMNS, cell, history_table, hour_table
 
 
 class Span(NamedTuple):
@@ -31,7 +33,9 @@ def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partiti
     """
     table, hours = history_table(layout, partition), hour_table(layout, partition)
     columns, values, updates, edges = [*HOUR_COLUMNS], ["count(*)", "min(ts)", "max(ts)"], [], []
+    values.append(f"sum({row_digest(layout, partition)})")
     updates += ["rows = rows + excluded.rows", "low = min(low, excluded.low)", "high = max(high, excluded.high)"]
+    updates.append("digest = digest + excluded.digest")
     for index, spec in enumerate(layout.written):
         value = cell(f"c{index}", partition.width)
         when = f"CASE WHEN {value} IS NOT NULL THEN ts END"
@@ -59,6 +63,24 @@ def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partiti
         bound,
     )
     connection.executemany(f"UPDATE {hours} SET {', '.join(edges)} WHERE series = :series AND hour = :hour", bound)
+
+
+def add_hour_again(
+    connection: sqlite3.Connection, layout: Layout, partition: Partition, series: int, hour: int, taken: int
+) -> None:
+    """Compute an hour anew out of which rows were taken, but its digest: that is what it was without the rows'. Were it
+    computed from what is there, a value that had changed on the card would be right from then on."""
+    hours = hour_table(layout, partition)
+    one = (series, hour)
+    before = connection.execute(f"SELECT digest FROM {hours} WHERE series = ? AND hour = ?", one).fetchone()
+    connection.execute(f"DELETE FROM {hours} WHERE series = ? AND hour = ?", one)
+    add_hours(connection, layout, partition, [whole_hour(series, hour)])
+    if before is not None:
+        connection.execute(f"UPDATE {hours} SET digest = ? WHERE series = ? AND hour = ?", (before[0] - taken, *one))
+
+
+def whole_hour(series: int, hour: int) -> Span:
+    return Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1)
 
 
 def _combined(name: str) -> str:

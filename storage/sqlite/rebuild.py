@@ -16,7 +16,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import islice, pairwise, starmap
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.acknowledge import count_pending
 from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
+from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.downsampled import kept_table
 from edgedepot.storage.sqlite.history import hour_of
-from edgedepot.storage.sqlite.hours import Span, add_hours
+from edgedepot.storage.sqlite.hours import add_hours, whole_hour
 from edgedepot.storage.sqlite.pages import Pages
 from edgedepot.storage.sqlite.ranges import LAST
 from edgedepot.storage.sqlite.report import LostSpan, span
@@ -41,6 +42,7 @@ from edgedepot.storage.sqlite.tables import (
     add_piece,
     create_partition,
     history_table,
+    holdable,
     hour_table,
     refresh_view,
     value_columns,
@@ -88,6 +90,7 @@ class Rebuild:
 
     def _prepare(self, target: Path, old: Path) -> None:
         new = self._new
+        prepare_digests(new)
         new.execute("PRAGMA page_size = 4096")
         new.execute("PRAGMA journal_mode = MEMORY")  # were it interrupted, all of it is done again
         new.execute("PRAGMA synchronous = OFF")
@@ -239,18 +242,13 @@ class Rebuild:
         table = history_table(layout, old)
         values = value_columns(layout)[: old.width]
         names = ", ".join(("series", "ts", "seq", "quality", *values))
-        kinds = "".join(
-            f" AND typeof({value}) IN ('null', '{_AFFINITY[spec.type]}')"
-            for value, spec in zip(values, layout.stored, strict=False)
-        )
-        whole = "typeof(series) || typeof(ts) || typeof(seq) = 'integerintegerinteger' AND seq > 0"
         if not self._is_sound(table):
             return False
         with _ReadingOld():
             self._new.execute(
-                f"INSERT INTO main.{table} ({names}) SELECT {names} FROM old.{table} WHERE {whole}"
-                " AND ts >= ? AND ts < ? AND (quality IS NULL OR quality BETWEEN 1 AND 255)"
-                f" AND series IN (SELECT id FROM main._series WHERE model = ?){kinds}",
+                f"INSERT INTO main.{table} ({names}) SELECT {names} FROM old.{table}"
+                f" WHERE {holdable(layout, len(values))} AND ts >= ? AND ts < ?"
+                " AND series IN (SELECT id FROM main._series WHERE model = ?)",
                 (old.start, old.stop, layout.id),
             )
             return True
@@ -370,8 +368,7 @@ class Rebuild:
         for layout, partition, table in self._partitions():
             widen_hours(self._new, layout, partition)
             found = self._new.execute(f"SELECT DISTINCT series, {hour_of('ts')} FROM main.{table}").fetchall()
-            spans = (Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1, 0) for series, hour in found)
-            add_hours(self._new, layout, partition, spans)
+            add_hours(self._new, layout, partition, starmap(whole_hour, found))
 
     def _compare_hours(self) -> None:
         """Which hours have fewer readings than they had."""
@@ -428,7 +425,7 @@ class Rebuild:
                 layout = self._layouts[model]
                 where = "WHERE series = ? AND hour = ?"
                 self._new.execute(f"DELETE FROM main.{hour_table(layout, place)} {where}", (series, hour))
-                add_hours(self._new, layout, place, [Span(series, hour, hour * HOUR, (hour + 1) * HOUR - 1, 0)])
+                add_hours(self._new, layout, place, [whole_hour(series, hour)])
 
     def _settle_series(self) -> None:
         with contextlib.suppress(sqlite3.OperationalError):  # it is not attached
@@ -607,9 +604,6 @@ class _ReadingOld:
             return False
         new = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM)
         return error.sqlite_errorcode & 0xFF not in new
-
-
-_AFFINITY = {float: "real", int: "integer", bool: "integer", str: "text"}
 
 
 def _generation(text: Any) -> int:

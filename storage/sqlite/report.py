@@ -22,6 +22,11 @@ class LostSpan(msgspec.Struct, frozen=True):
     end: datetime
     count: int
 
+    @property
+    def where(self) -> str:
+        """``weather mast 2026-01-01T00Z to 2026-01-01T05Z``."""
+        return f"{self.measurement} {self.device_id} {self.start:%Y-%m-%dT%HZ} to {self.end:%Y-%m-%dT%HZ}"
+
 
 class Salvaged(msgspec.Struct, frozen=True):
     """How a new store was made out of a damaged one.
@@ -48,10 +53,7 @@ class Salvaged(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         kept = "" if self.kept is None else f"{self.kept} readings kept, "
         parts = [f"{self.reason}: {kept}{self.lost} lost"]
-        spans = [
-            f"{one.measurement} {one.device_id} {one.start:%Y-%m-%dT%HZ} to {one.end:%Y-%m-%dT%HZ}: {one.count}"
-            for one in self.spans
-        ]
+        spans = [f"{one.where}: {one.count}" for one in self.spans]
         ranges = [f"rows {first} to {last}" for first, last in self.numbers]
         for found in (spans, ranges):
             if found:

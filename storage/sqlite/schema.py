@@ -62,7 +62,9 @@ CREATE INDEX _rejected_by_source ON _rejected (source, id);
 CREATE TABLE _replaced (
   id INTEGER PRIMARY KEY, series INTEGER NOT NULL, ts INTEGER NOT NULL, field TEXT NOT NULL, value, at INTEGER NOT NULL
 );
-CREATE TABLE _dirty (series INTEGER NOT NULL, hour INTEGER NOT NULL, PRIMARY KEY (series, hour)) WITHOUT ROWID;
+CREATE TABLE _dirty (
+  series INTEGER NOT NULL, hour INTEGER NOT NULL, digest INTEGER NOT NULL, PRIMARY KEY (series, hour)
+) WITHOUT ROWID;
 """
 
 

@@ -16,8 +16,8 @@ _PARTS: dict[type, tuple[str, ...]] = {
     str: ("n",),
 }
 _EDGE_PARTS = ("first", "first_ts", "last", "last_ts")
-HOUR_COLUMNS = ("rows", "low", "high")
-"""Of all readings of an hour: their number, and the times of the first and the last."""
+HOUR_COLUMNS = ("rows", "low", "high", "digest")
+"""Of all readings of an hour: their number, the times of the first and the last, and a checksum; see digest.py."""
 
 
 def history_table(layout: Layout, partition: Partition) -> str:
@@ -137,6 +137,18 @@ def hour_columns(layout: Layout, first: int) -> list[str]:
 def cell(column: str, width: int) -> str:
     """A column as an expression on a table with so many value columns: null where the table is older than the field."""
     return column if not column[1:].isdigit() or int(column[1:]) < width else "NULL"
+
+
+_AFFINITY = {float: "real", int: "integer", bool: "integer", str: "text"}
+
+
+def holdable(layout: Layout, width: int) -> str:
+    """The SQL condition for a row of history of so many value columns that can have been stored."""
+    kinds = [
+        f"typeof(c{index}) IN ('null', '{_AFFINITY[spec.type]}')" for index, spec in enumerate(layout.written[:width])
+    ]
+    whole = "typeof(series) || typeof(ts) || typeof(seq) = 'integerintegerinteger' AND seq > 0"
+    return " AND ".join([whole, "(quality IS NULL OR quality BETWEEN 1 AND 255)", *kinds])
 
 
 def unfolded_condition(shape: Shape, piece: Piece) -> str:

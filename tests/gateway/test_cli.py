@@ -45,7 +45,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["check"], ["status"], ["ledger"], ["query"], ["tail"], ["devices"], ["export"], ["import"]],
+    [
+        [],
+        ["run"],
+        ["check"],
+        ["status"],
+        ["ledger"],
+        ["verify"],
+        ["query"],
+        ["tail"],
+        ["devices"],
+        ["export"],
+        ["import"],
+    ],
 )
 def test_help_teaches_with_examples(command: list[str]) -> None:
     text = output(*command, "--help")
@@ -388,3 +400,28 @@ def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
     assert done.stderr == "The first 100; --limit shows more, --csv, --jsonl and --json show all.\n"
     assert output("query", tmp_path / "gateway.db", "weather", "--limit", "200").count("mast") == 101
     assert output("query", tmp_path / "gateway.db", "weather", "--csv").count("mast") == 101
+
+
+def test_verify_says_what_changed_and_its_exit_code_does_too(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof") as store:
+        store.store_readings(Weather, [("mast", START + timedelta(hours=n), {"temperature": n / 7}) for n in range(5)])
+        store.fold()
+        store.store_reading(Weather, "mast", START + timedelta(hours=9), {"temperature": 1.0})
+    assert output("verify", "gateway.db", cwd=tmp_path) == (
+        "gateway.db: nothing is wrong. 5 readings in 5 hours; 1 reading not in history yet\n"
+    )
+    with sqlite3.connect(tmp_path / "gateway.db") as file:
+        file.execute("UPDATE _h_weather_1 SET c0 = c0 + 1e-15 WHERE c0 BETWEEN 0.4 AND 0.5")
+        file.execute("DELETE FROM _j_1 WHERE seq < 5")  # or they would differ from those in history
+    file.close()
+    done = edgedepot("verify", "gateway.db", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "hours: weather mast 2026-01-01T03Z to 2026-01-01T04Z: its readings are not those that were stored",
+        "gateway.db: 1 problem. 5 readings in 5 hours; 1 reading not in history yet",
+    ]
+    found = json.loads(edgedepot("verify", "gateway.db", "--json", cwd=tmp_path).stdout)
+    assert found["sound"] is False
+    (problem,) = found["problems"]
+    assert problem["readings"]["device_id"] == "mast"
+    assert problem["readings"]["count"] == 1

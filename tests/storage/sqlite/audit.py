@@ -13,6 +13,7 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.tail import Tail
+from edgedepot.storage.sqlite.verify import Verification
 
 HOUR = 3_600_000_000
 Identity = tuple[int, int]
@@ -30,9 +31,12 @@ def audit_file(path: Path) -> Counter[str]:
     try:
         connection.execute("BEGIN")
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return _audit(connection)
+        found = _audit(connection)
     finally:
         connection.close()
+    with Verification(path) as verification:
+        assert verification.run().problems == []
+    return found
 
 
 def _audit(connection: sqlite3.Connection) -> Counter[str]:

@@ -1,0 +1,208 @@
+"""Looks for damage in a store's file that nobody has stumbled over yet. Only reads, also beside a process that writes.
+
+    structure   what SQLite's own integrity check finds: pages, their order, the list of free ones
+    history     rows that lie in the wrong partition, or hold what their field cannot
+    hours       each computed again from its rows: the digest (digest.py) tells of values that changed since the fold
+    journal     rows that are in history as well: both say the same
+    books       they balance
+
+What no second record exists of is not found out: a value that changed before the fold, or in what is kept downsampled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from edgedepot.storage.errors import StoreUnusable
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
+from edgedepot.storage.sqlite.connection import sqlite_errors
+from edgedepot.storage.sqlite.digest import prepare_digests
+from edgedepot.storage.sqlite.history import hour_of
+from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.recount import Recount, WrongHours
+from edgedepot.storage.sqlite.report import LostSpan, span
+from edgedepot.storage.sqlite.salvage import Damage, finding_damage
+from edgedepot.storage.sqlite.shape import Partition, Piece, Shape
+from edgedepot.storage.sqlite.tables import cell, history_table, holdable, rows_of, unfolded_condition
+from edgedepot.storage.sqlite.view import View
+from edgedepot.storage.values import Quality
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many steps are done, and of how many."""
+_PROBLEMS = 1_000
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong: `kind` is structure, history, hours, journal or books. `readings` says which ones it is
+    about, at most, where that is known."""
+
+    kind: str
+    text: str
+    readings: LostSpan | None = None
+
+
+class Verified(msgspec.Struct):
+    """What was looked at: readings in history, and those in the journal alone, of which there is no second record."""
+
+    readings: int = 0
+    hours: int = 0
+    unfolded: int = 0
+    problems: list[Problem] = msgspec.field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+class Verification:
+    """One look through a store's file; a context manager. Each table is looked at as it is at one moment, so that the
+    log can be cut short in between. Raises `StoreUnusable` for what is no store, `StorageError` for what is locked."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise StoreUnusable(f"{path} does not exist")
+        self._path = path
+        self._found = Verified()
+        self._done = 0
+        self._places: list[tuple[int, int, int]] = []
+        self._pieces: list[int] = []
+        with sqlite_errors(path):
+            self._connection = sqlite3.connect(
+                path.absolute().as_uri() + "?mode=ro", uri=True, timeout=10.0, isolation_level=None
+            )
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._connection.close)
+                schema.check(self._connection, path)
+                self._pages = int(self._connection.execute("PRAGMA page_count").fetchone()[0])
+                prepare_digests(self._connection)
+                self._connection.execute("PRAGMA temp_store = MEMORY")
+                self._plan()
+                undo.pop_all()
+
+    def __enter__(self) -> Verification:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    @property
+    def total(self) -> int:
+        """How many steps it takes: a page of the file is one, and a page of history one more."""
+        return self._pages + sum(pages for _, _, pages in self._places)
+
+    def run(self, progress: Progress = lambda done, total: None) -> Verified:
+        """Look at all of it. Blocks for about as long as it takes to read the file twice."""
+        with self._noting("structure"):
+            self._check_structure()
+        self._done = self._pages
+        progress(self._done, self.total)
+        for model, start, pages in self._places:
+            with self._noting("history"), self._moment() as (view, layouts):
+                self._check_partition(view, layouts[model], start)
+            self._done += pages
+            progress(self._done, self.total)
+        for piece in self._pieces:
+            with self._noting("journal"), self._moment() as (view, layouts):
+                self._check_piece(view, layouts, piece)
+        with self._noting("books"), self._moment() as (view, _):
+            self._found.problems += [Problem("books", text) for text in read_ledger(view).problems]
+        return self._found
+
+    def _plan(self) -> None:
+        with self._noting("structure"), self._moment() as (view, layouts):
+            mine = ((model, one) for model in layouts for one in view.shape.partitions.get(model, []))
+            self._places = [(model, one.start, one.pages) for model, one in mine]
+            self._pieces = [piece.id for piece in view.shape.pieces]
+
+    @contextlib.contextmanager
+    def _noting(self, kind: str) -> Iterator[None]:
+        """What cannot be read is a problem, and the rest is looked at all the same."""
+        try:
+            with sqlite_errors(self._path), finding_damage():
+                yield
+        except (Damage, OverflowError) as exc:  # the latter of a time that is none
+            self._found.problems.append(Problem(kind, str(exc)))
+
+    @contextlib.contextmanager
+    def _moment(self) -> Iterator[tuple[View, dict[int, Layout]]]:
+        self._connection.execute("BEGIN")
+        try:
+            yield View(self._connection, None), Catalogue.load(self._connection).layouts()
+        finally:
+            with contextlib.suppress(sqlite3.Error):  # where the damage has ended it
+                self._connection.execute("ROLLBACK")
+
+    def _check_structure(self) -> None:
+        for (text,) in self._connection.execute(f"PRAGMA integrity_check({_PROBLEMS})"):
+            if text != "ok":
+                self._found.problems.append(Problem("structure", text))
+
+    # -- history --------------------------------------------------------------------------------------------------
+
+    def _check_partition(self, view: View, layout: Layout, start: int) -> None:
+        partition = view.shape.partition_of(layout.id, start)
+        if partition is None:
+            return  # retention has taken it meanwhile
+        table = history_table(layout, partition)
+        mine = f"series IN (SELECT id FROM _series WHERE model = {layout.id})"
+        right = f"{holdable(layout, partition.width)} AND ts >= ? AND ts < ? AND {mine}"
+        count, wrong = self._connection.execute(
+            f"SELECT count(*), total(NOT ({right})) FROM {table}", (partition.start, partition.stop)
+        ).fetchone()
+        self._found.readings += count
+        if wrong:
+            text = f"{int(wrong)} rows of {table} cannot be what was stored: a series, time or value of another kind"
+            self._found.problems.append(Problem("history", text))
+        if partition.hours is not None:
+            self._check_hours(layout, partition)
+        elif count:
+            self._found.problems.append(Problem("hours", f"the hours of {table} are missing"))
+
+    def _check_hours(self, layout: Layout, partition: Partition) -> None:
+        recount = Recount(self._connection, layout, partition)
+        devices = dict(self._connection.execute("SELECT id, device_id FROM _series WHERE model = ?", (layout.id,)))
+        for wrong in recount.run(sorted(devices)):
+            self._found.problems.append(_problem_of(layout, devices.get(wrong.series, "?"), wrong))
+        self._found.hours += recount.hours
+
+    # -- journal --------------------------------------------------------------------------------------------------
+
+    def _check_piece(self, view: View, layouts: dict[int, Layout], number: int) -> None:
+        piece = next((one for one in view.shape.pieces if one.id == number), None)
+        if piece is None:
+            return  # it is folded and delivered meanwhile
+        if piece in view.shape.unfolded():
+            query = f"SELECT count(*) FROM {rows_of(view.shape, piece)} WHERE {unfolded_condition(view.shape, piece)}"
+            self._found.unfolded += self._connection.execute(query).fetchone()[0]
+        for layout in layouts.values():
+            for partition in view.shape.partitions.get(layout.id, []):
+                self._compare(view.shape, piece, layout, partition)
+
+    def _compare(self, shape: Shape, piece: Piece, layout: Layout, partition: Partition) -> None:
+        """Rows of the journal with those of the same number in history. Thinning has changed the former on purpose."""
+        values = [f"c{index}" for index in range(min(piece.width, partition.width, len(layout.written)))]
+        differ = " OR ".join(f"j.{name} IS NOT h.{cell(name, partition.width)}" for name in ("quality", *values))
+        query = (
+            f"SELECT device_id, {hour_of('j.ts')} AS hour, count(*) FROM {rows_of(shape, piece)} AS j"
+            f" JOIN {history_table(layout, partition)} AS h ON h.series = j.series AND h.ts = j.ts AND h.seq = j.seq"
+            f" JOIN _series AS s ON s.id = j.series WHERE j.ts >= ? AND j.ts < ?"
+            f" AND coalesce(j.quality, 0) & {Quality.THINNED:d} = 0 AND ({differ}) GROUP BY 1, 2"
+        )
+        for device, hour, count in self._connection.execute(query, (partition.start, partition.stop)):
+            where = span(layout.name, device, hour, hour, count)
+            text = f"{where.where}: the journal and history differ, one of them has changed"
+            self._found.problems.append(Problem("journal", text, where))
+
+
+def _problem_of(layout: Layout, device: str, wrong: WrongHours) -> Problem:
+    where = span(layout.name, device, wrong.first, wrong.last, wrong.rows)
+    return Problem("hours", f"{where.where}: {wrong.text}", where)
