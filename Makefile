@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
 
-.PHONY: help venv install demo test test-influxdb states crash check servers peers bench bench-long comparison bench-small clean
+.PHONY: help venv install demo test test-influxdb states crash fuzz check servers peers bench bench-long comparison bench-small clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,13 @@ states: install ## compare the local store with a model in random states; STATES
 
 crash: install ## rebuild 20,000 states that power cuts may leave of the store, and open each (minutes)
 	$(BIN)/python -m tests.crash $(CRASH)
+
+fuzz: install .venv/.fuzz ## open stores whose files atheris changes, for FUZZ seconds (600)
+	$(BIN)/python -m tests.storage.sqlite.fuzz -max_total_time=$(or $(FUZZ),600)
+
+.venv/.fuzz: pyproject.toml
+	$(BIN)/python -m pip install --quiet --group fuzz
+	@touch $@
 
 check: install ## linter, types, and the rule that imports point downward
 	$(BIN)/ruff check .

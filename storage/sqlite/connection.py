@@ -34,9 +34,11 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 def is_damage(exc: BaseException) -> bool:
-    """Whether an error of SQLite lies in the file's structure, or in a sector that cannot be read. Full disks and locks
-    do not."""
+    """Whether an error of SQLite lies in the file's structure, in a sector that cannot be read, or in a record that
+    names tables or columns that are not there. Full disks and locks do not."""
     code = getattr(exc, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_ERROR:
+        return any(words in str(exc) for words in ("no such table", "no such column", "has no column named"))
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_IOERR_READ
 
 

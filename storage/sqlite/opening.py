@@ -88,6 +88,9 @@ class Opening:
             if not self._was_a_store():
                 raise StoreUnusable(f"{self._path} cannot be read as a store: {exc}") from exc
             self._salvage(str(exc))
+        return self._load_salvaged()
+
+    def _load_salvaged(self) -> Opened:
         try:
             return self._load()
         except Damage as exc:
@@ -96,7 +99,7 @@ class Opening:
     def salvage(self, reason: str) -> Opened:
         """Salvage the file of an open store, whose connection is closed, and open the new one."""
         self._salvage(reason)
-        return self._load()
+        return self._load_salvaged()
 
     def _salvage(self, reason: str, *, use_log: bool = True) -> None:
         salvage(self._path, self._sidecar, reason, self._clock.now(), use_log=use_log)

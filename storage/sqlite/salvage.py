@@ -29,6 +29,8 @@ from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import PAGE, Log, mended, wal_of
 
 log = logging.getLogger(__name__)
+UNREADABLE = (msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError)
+"""What a record that is not what was written leads to, where the store makes use of it."""
 
 
 class Damage(Exception):
@@ -44,7 +46,7 @@ def finding_damage() -> Iterator[None]:
         if not is_damage(exc) and exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # as for a table that is not there
             raise
         raise Damage(str(exc)) from exc
-    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError) as exc:
+    except UNREADABLE as exc:
         raise Damage(f"a record cannot be read: {exc!r}") from exc
 
 

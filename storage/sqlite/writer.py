@@ -27,6 +27,7 @@ from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.reserve import is_full
 from edgedepot.storage.sqlite.room import Room
+from edgedepot.storage.sqlite.salvage import UNREADABLE
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.upkeep import Upkeep, transact
 
@@ -221,11 +222,16 @@ class Writer:
                     self._upkeep.fold_on()
                     self._upkeep.retain_on()
             except (sqlite3.Error, OSError, StorageError) as exc:
-                if is_damage(exc):
+                if is_damage(exc) or isinstance(exc, sqlite3.IntegrityError):  # of the fold: two tables contradict
                     self.suspect(str(exc))
                 self._note_trouble(exc)
                 if is_full(exc):
                     self._make_room()
+            except UNREADABLE as exc:
+                if self._clock.monotonic() < self._salvage_at:
+                    raise  # it does not lie in the file
+                self.suspect(f"a record cannot be read: {exc!r}")
+                self._note_trouble(exc)
             else:
                 self._end_trouble()
             closing = closing and (not self._queue or self.trouble is not None)
