@@ -1,5 +1,5 @@
 """Has atheris look for changes of a store's files that break it: ``python -m tests.storage.sqlite.fuzz``, with
-libFuzzer's options, such as ``-max_total_time=SECONDS``. What it finds goes into a file, which as an argument repeats it.
+libFuzzer's options, such as ``-max_total_time=SECONDS``. What it finds goes into a file, which given again repeats it.
 """
 
 from __future__ import annotations
