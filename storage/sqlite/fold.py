@@ -243,20 +243,14 @@ class Fold:
         return partition.pages >= largest or partition.stop - partition.start > period
 
 
-def acknowledged_pieces(journal: Journal, pressed: bool = False) -> list[Piece]:
-    """The pieces before the last that are in history, and of which no upstream is owed a reading. Only from the front
-    on: an upstream that comes late gets from history what is before the journal. `pressed` for room all of them."""
-    return list(_acknowledged(journal, pressed))
-
-
-def _acknowledged(journal: Journal, pressed: bool) -> Iterator[Piece]:
+def acknowledged_pieces(journal: Journal) -> list[Piece]:
+    """The pieces before the last that are in history, and of which no upstream is owed a reading."""
     shape = journal.shape
-    for piece, after in pairwise(shape.pieces):
-        last = after.first - 1
-        if last <= shape.folded.low and not piece.aside and not _is_owed(journal, piece, last):
-            yield piece
-        elif not pressed:
-            return
+    return [
+        piece
+        for piece, after in pairwise(shape.pieces)
+        if after.first - 1 <= shape.folded.low and not piece.aside and not _is_owed(journal, piece, after.first - 1)
+    ]
 
 
 def _is_owed(journal: Journal, piece: Piece, last: int) -> bool:

@@ -220,17 +220,13 @@ class Retention:
 
     # -- the journal ----------------------------------------------------------------------------------------------
 
-    def _acknowledged(self, pressed: bool = False) -> Deed | None:
-        """Pieces that were acknowledged since the fold looked; `pressed` for room also those behind others."""
-        pieces = acknowledged_pieces(self._journal, pressed)
+    def _acknowledged(self) -> Deed | None:
+        """Pieces that were acknowledged since the fold looked."""
+        pieces = acknowledged_pieces(self._journal)
         return (lambda journal: self._drop_pieces(pieces)) if pieces else None
 
     def _make_room(self, now: int | None) -> Deed | None:
-        """The least loss first: what all upstreams have; history, of which the journal still has what is pending; then
-        what is pending."""
-        deed = self._acknowledged(pressed=True)
-        if deed is not None:
-            return deed
+        """The least loss first: history, of which the journal still has what is pending; then what is pending."""
         oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
         for layout, mine in oldest:
             deed = self._drop_oldest(layout, mine, now)

@@ -263,11 +263,9 @@ class RoomStates(Room):
 
     def is_to_walk(self, version: Version, upstream: Upstream) -> bool:
         """What is in history alone. What was thinned away of the journal is not, as long as that goes back so far."""
-        if version in self.journal:
-            return False
-        is_before = version.seq < self.file.first
-        assert is_before or version.piece in self.file.firsts or self.gave_up
-        return is_before and (upstream.since is None or version.key[1] >= upstream.since)
+        is_young = upstream.since is None or version.key[1] >= upstream.since
+        was_thinned = version.piece in self.file.firsts
+        return version not in self.journal and is_young and not was_thinned
 
     @rule(which=which_upstream)
     def remove_upstream(self, which: int) -> None:

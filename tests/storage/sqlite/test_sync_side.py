@@ -277,28 +277,3 @@ def test_books_that_do_not_balance_are_said_when_the_store_is_opened(
     with SQLiteStorage(path):
         pass
     assert "the books do not balance: upstream central: 2 versions were written, 1 are accounted for" in caplog.text
-
-
-def test_a_late_upstream_gets_what_others_had_live_before_their_backlog(path: Path) -> None:
-    """Pieces behind one that is still owed stay, though all of theirs is acknowledged."""
-    with SQLiteStorage(path, gateway_id="roof", clock=ManualClock(), piece_rows=5) as store:
-        store.add_cursor("central")
-        put(store, *range(10))
-        store.fold()
-        store.split("central")
-        put(store, *range(10, 20))
-        store.fold()
-        live = store.pending("central", 100, "live")
-        assert live is not None
-        store.acknowledge("central", live)
-        for first in (20, 30):
-            put(store, *range(first, first + 10))
-            store.fold()
-            store.retain()
-        store.add_cursor("late")
-        seconds = []
-        while window := store.pending("late", 100):
-            seconds += [row.version(1).timestamp for row in window.rows]
-            store.acknowledge("late", window)
-            store.flush()
-        assert sorted(seconds) == [T0 + timedelta(seconds=second) for second in range(40)]
