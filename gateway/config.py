@@ -64,6 +64,11 @@ class Part:
         except (ConfigError, ValueError, TypeError) as exc:
             raise ConfigError("\n".join(self._located(line) for line in str(exc).splitlines())) from exc
 
+    def make_with(self, **more: Any) -> Any:
+        """Make it, with those of the arguments that it takes."""
+        known = inspect.signature(self.target).parameters
+        return self.make(**{name: value for name, value in more.items() if name in known})
+
     def try_out(self) -> None:
         """Raise what `make` would. A local store is not tried: making one opens its file."""
         if not issubclass(self.target, Buffer):
@@ -102,10 +107,8 @@ class Settings:
         return gateway
 
     def _open_store(self, clock: GatewayClock) -> BaseStorage:
-        known = inspect.signature(self.storage.target).parameters
-        more = {"gateway_id": self.gateway_id, "clock": clock}
         try:
-            store: BaseStorage = self.storage.make(**{name: value for name, value in more.items() if name in known})
+            store: BaseStorage = self.storage.make_with(gateway_id=self.gateway_id, clock=clock)
         except ConfigError as exc:
             raise ConfigError(f"{self.file}: {exc}") from exc
         if store.gateway_id is None:
@@ -121,6 +124,11 @@ def load(file: str | os.PathLike[str], environment: Mapping[str, str] | None = N
 def load_storage(file: str | os.PathLike[str]) -> Part:
     """The local store that a gateway's file describes; the rest of it may be wrong. Raises `ConfigError`."""
     return _Reader(Path(file), None).read_storage_alone()
+
+
+def load_clock(file: str | os.PathLike[str]) -> GatewayClock:
+    """The clock that a gateway's file describes; the rest of it may be wrong. Raises `ConfigError`."""
+    return _Reader(Path(file), None).read_clock_alone()
 
 
 def load_models(file: str | os.PathLike[str]) -> Mapping[str, type[Reading]]:
@@ -166,6 +174,11 @@ class _Reader:
         self._checker.raise_problems(f"{self._file}: ")
         assert storage is not None
         return storage
+
+    def read_clock_alone(self) -> GatewayClock:
+        trust = self._trust(_parse(self._file))
+        self._checker.raise_problems(f"{self._file}: ")
+        return GatewayClock(trust)
 
     def read_models_alone(self) -> dict[str, type[Reading]]:
         declared = self._table(_parse(self._file), "models")

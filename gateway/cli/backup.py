@@ -49,6 +49,7 @@ def restore(copy: Path, file: Path, force: bool) -> None:
 
     Exit codes: 0 done, 1 it cannot be written or a gateway runs, 2 BACKUP or FILE is wrong, or a store is there.
     """
+    from edgedepot.clock import GatewayClock
     from edgedepot.storage.clock import SystemClock
     from edgedepot.storage.sqlite.backup import restore as put_back
     from edgedepot.storage.sqlite.storage import SQLiteStorage
@@ -57,7 +58,7 @@ def restore(copy: Path, file: Path, force: bool) -> None:
     length = copy.stat().st_size if copy.exists() else None
     with progress("restore", length, in_bytes=True) as bar:
         aside = put_back(copy, path, SystemClock().now(), force, advancing(bar))
-    with SQLiteStorage(path) as store:
+    with SQLiteStorage(path, clock=GatewayClock()) as store:
         pending = sum(counts["pending"] for counts in store.ledger().upstreams.values())
         click.echo(f"{path}: {counted(pending, 'reading')} pending, epoch {store.store_epoch}")
     if aside is not None:

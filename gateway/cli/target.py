@@ -36,16 +36,18 @@ def open_store_to_write(file: Path, create: bool) -> SQLiteStorage:
 
 
 def _open_to_write(file: Path, create: bool) -> SQLiteStorage:
+    from edgedepot.clock import GatewayClock
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
+    # Where nobody knows the time, what a gateway holds is not a command's to release.
     if not is_toml(file) and create and not file.exists():
-        return SQLiteStorage(file)
+        return SQLiteStorage(file, clock=GatewayClock())
     path = store_path(file)
     if not is_toml(file):
-        return SQLiteStorage(path)
-    from edgedepot.config import load_storage
+        return SQLiteStorage(path, clock=GatewayClock())
+    from edgedepot.config import load_clock, load_storage
 
-    made: SQLiteStorage = load_storage(file).make()
+    made: SQLiteStorage = load_storage(file).make_with(clock=load_clock(file))
     return made
 
 

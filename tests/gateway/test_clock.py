@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import ConfigError, Gateway, SQLiteStorage
+from edgedepot.cli.target import open_store_to_write
 from edgedepot.clock import GatewayClock, has_own_time
 from edgedepot.config import load
 from tests.gateway.program import complaint
@@ -160,6 +161,17 @@ def test_the_file_says_whether_to_trust(tmp_path: Path) -> None:
         assert gateway.status()["clock"] == {"trusted": True}
     finally:
         gateway.stop()
+
+
+def test_commands_trust_the_clock_as_the_gateway_would(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(TOML.format('"always"'))
+    store = open_store_to_write(file, create=True)
+    assert isinstance(store.clock, GatewayClock)
+    assert store.clock.reason == "set up so"
+    store.close()
+    with open_store_to_write(tmp_path / "x.db", create=False) as store:
+        assert isinstance(store.clock, GatewayClock)
 
 
 def test_the_file_cannot_say_anything_else(tmp_path: Path) -> None:
