@@ -102,6 +102,13 @@ def test_health_says_that_writes_are_taken(victoria_metrics: VictoriaMetrics) ->
     assert "takes writes" in health["message"]
 
 
+def test_the_server_says_what_time_it_is(influxdb1: InfluxDB1) -> None:
+    with InfluxDBStorage(influxdb1.url, token="t", org="o", bucket="iot") as storage:
+        found = storage.server_time()
+    assert found is not None
+    assert abs(datetime.now(UTC) - found) < timedelta(seconds=5)
+
+
 def test_it_answers_no_queries(victoria_metrics: VictoriaMetrics) -> None:
     with (
         InfluxDBStorage(victoria_metrics.url, bucket="iot") as storage,

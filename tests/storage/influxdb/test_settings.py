@@ -5,7 +5,6 @@ import pickle
 import ssl
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -233,9 +232,3 @@ def test_a_server_that_is_not_there_is_no_timeout() -> None:
     storage = InfluxDBStorage(url=url, token="t", org=ORG, bucket=BUCKET, gateway_id="roof")
     with storage, pytest.raises(Unreachable, match=f"cannot connect to {url} bucket '{BUCKET}': .*refused"):
         storage.store_reading(Weather, *READING)
-
-
-def test_the_server_says_what_time_it_is(storage: InfluxDBStorage) -> None:
-    found = storage.server_time()
-    assert found is not None
-    assert abs(datetime.now(UTC) - found) < timedelta(seconds=5)
