@@ -69,7 +69,8 @@ class Fold:
     def begin(self) -> None:
         """Set out to fold all rows that are committed by now, and then pieces that were set aside and are released."""
         shape = self._journal.shape
-        shape.folded = Folded(shape.folded.low, self._journal.committed_seq)
+        low, high = shape.folded.low, self._journal.committed_seq
+        shape.folded = Folded(low, high, piece=self._released(low) if high == low else 0)
 
     def step(self) -> None:
         """Fold the next rows, or finish. When it fails nothing of it is done, and the fold begins anew some time."""
@@ -214,9 +215,7 @@ class Fold:
         for piece in shape.pieces:
             piece.aside = piece.aside and piece.id != shape.folded.piece
         low = shape.folded.high
-        aside = [piece for piece in shape.pieces if piece.aside and not shape.is_held(piece)]
-        released = [piece.id for piece in aside if shape.last_of(piece) <= low]
-        shape.folded = Folded(low, low, piece=released[0] if released else 0)
+        shape.folded = Folded(low, low, piece=self._released(low))
         journal.books.write_snapshot(self._connection, journal.committed_seq)
         enough = self._piece_rows * (1 if len(shape.pieces) < 4 else LARGER)
         if journal.committed_seq - shape.pieces[-1].first >= enough:
@@ -225,6 +224,12 @@ class Fold:
         if before != [(piece.id, piece.aside) for piece in shape.pieces]:
             journal.refresh_views()
         self._cut_partitions()
+
+    def _released(self, low: int) -> int:
+        """The first piece up to row `low` that was set aside and is held no more, 0 where there is none."""
+        shape = self._journal.shape
+        aside = (piece for piece in shape.pieces if piece.aside and not shape.is_held(piece))
+        return next((piece.id for piece in aside if shape.last_of(piece) <= low), 0)
 
     def _cut_partitions(self) -> None:
         """Where retention is to take partitions, end those that have become large or long."""

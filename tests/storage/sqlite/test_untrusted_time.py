@@ -108,6 +108,16 @@ def test_trust_puts_the_gateways_stamps_right_and_hands_all_on(site: Site) -> No
     assert site.store.aggregate(Weather, "temperature", "count", start=RIGHT) == {"result": 2}
 
 
+def test_what_was_released_is_folded_though_nothing_came_in_since(site: Site) -> None:
+    site.put(1.0)
+    site.store.fold()
+    site.trust()
+    site.store.fold()
+    site.store.close()
+    assert audit_file(site.path)["unfolded"] == 0
+    site.open()
+
+
 def test_it_is_one_small_write_however_many_rows_are_held(site: Site) -> None:
     rows = [("a", None, {"temperature": float(n)}) for n in range(20_000)]
     site.store.store_readings(Weather, rows).wait()
