@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import msgspec
 
@@ -41,6 +42,16 @@ class _Change(msgspec.Struct, rename={"sources": "s", "cursors": "c"}, omit_defa
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Change).decode
+
+
+def _trimmed(counts: list[int]) -> list[int]:
+    """Without the zeros at the end: a book row comes with every commit."""
+    last = max((place for place, count in enumerate(counts) if count), default=-1)
+    return counts[: last + 1]
+
+
+def _sum(counts: list[int], more: list[int]) -> list[int]:
+    return [a + b for a, b in zip_longest(counts, more, fillvalue=0)]
 
 
 class CursorBook:
@@ -116,7 +127,7 @@ class Books:
     def _apply(self, change: _Change) -> None:
         for source, counts in change.sources.items():
             mine = self.sources.setdefault(source, [0] * len(COLUMNS))
-            self.sources[source] = [a + b for a, b in zip(mine, counts, strict=True)]
+            self.sources[source] = _sum(mine, counts)
         by_id = {book.id: book for book in self.cursors.values()}
         for cursor_id, moved in change.cursors.items():
             if cursor_id not in by_id:
@@ -124,7 +135,7 @@ class Books:
             book = by_id[cursor_id]
             for low, high in moved.acknowledged:
                 book.acknowledged.add(low, high)
-            book.counts = [a + b for a, b in zip(book.counts, moved.counts, strict=True)]
+            book.counts = _sum(book.counts, moved.counts)
             book.walk.place = moved.place or book.walk.place
             book.walk.left -= moved.walked
 
@@ -208,12 +219,19 @@ class Books:
 
     def ride(self) -> str | None:
         """The text of the commit's book row; None when the commit changes no count."""
-        return _encode(self._change).decode() if self._change.sources or self._change.cursors else None
+        if not self._change.sources and not self._change.cursors:
+            return None
+        sources = {source: _trimmed(counts) for source, counts in self._change.sources.items()}
+        cursors = {
+            cursor: msgspec.structs.replace(moved, counts=_trimmed(moved.counts))
+            for cursor, moved in self._change.cursors.items()
+        }
+        return _encode(_Change(sources, cursors)).decode()
 
     def committed(self) -> None:
         for source, counts in self._change.sources.items():
             mine = self.sources.setdefault(source, [0] * len(COLUMNS))
-            self.sources[source] = [a + b for a, b in zip(mine, counts, strict=True)]
+            self.sources[source] = _sum(mine, counts)
         self._change = _Change({}, {})
         self._before.clear()
         self._new.clear()
