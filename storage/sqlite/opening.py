@@ -169,7 +169,7 @@ class Opening:
         """Where the file is another store's: go on with that, or without it where it is of another gateway."""
         uri = self._path.absolute().as_uri() + "?mode=ro&immutable=1"
         found: dict[str, object] = {}
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+        with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
             found = dict(file.execute("SELECT key, value FROM _meta"))
         if found.get("store_id") in (None, self._sidecar.store_id):
             return None

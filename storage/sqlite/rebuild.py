@@ -191,7 +191,8 @@ class Rebuild:
 
     def _load_catalogue(self) -> None:
         self._drop_unreadable("_models", "id", lambda row: Catalogue.check_row(*row), "name, fields")
-        self._drop_unreadable("_cursors", "id", _check_cursor, f"acknowledged, walk, {', '.join(RESOLVED)}")
+        numbers = ", ".join(("versions_before", "coalesce(since, 0)", *RESOLVED))
+        self._drop_unreadable("_cursors", "id", _check_cursor, f"acknowledged, walk, {numbers}")
         self._drop_unreadable("_books", "source", _check_counts, ", ".join(COLUMNS))
         self._new.execute("DELETE FROM _series WHERE model NOT IN (SELECT id FROM _models)")
         self._new.execute("DELETE FROM _books WHERE source NOT IN (SELECT id FROM _sources)")

@@ -131,7 +131,8 @@ _EDITS: list[Callable[[bytearray, Choice], None]] = [_flip, _overwrite, _edge, _
 
 def _change_record(path: Path, choice: Choice) -> None:
     """Change a value through SQLite, so that nothing but the store's own reading can find it wrong."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+    unreadable = (sqlite3.Error, UnicodeDecodeError)  # the latter where an error of SQLite quotes what is no text
+    with contextlib.suppress(*unreadable), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
         file.text_factory = lambda raw: raw.decode("utf-8", "replace")
         tables = [name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         table = tables[choice.number(0, len(tables) - 1)] if tables else "_meta"
