@@ -20,8 +20,9 @@ BATCH = 5_000
 # tests/plan/test_plan.py measures the same.
 STORE_EACH, STORE_FIELD = 42.3, 19.3
 STORE_COMMIT = 64.0  # and for each commit, whose books are a row
-# Bytes that reach the card: docs/benchmarks.md, 611 a reading at 50 readings a commit and 293 at 500, of 4 fields. A
-# straight line in commits for each reading: 258 for a reading, 17.7 kB for a commit.
+# Bytes that reach the card, as measured when this was fitted (see docs/benchmarks.md): 611 a reading at 50 readings a
+# commit and 293 at 500, of 4 fields. A straight line in commits for each reading: 258 for a reading, 17.7 kB for a
+# commit.
 CARD_EACH, CARD_COMMIT, CARD_FIELDS = 258.0, 17_700.0, 4
 # Bytes on the wire both ways without TLS, of a request and of each reading in it: measured by `wire_bytes` over 40
 # requests each of 4 to 2,000 readings with 1, 4 and 8 fields; InfluxDB with gzip and a token of 88 characters.
