@@ -39,6 +39,10 @@ def staging_of(model: type[Reading]) -> Identifier:
     return Identifier("pg_temp", f"_in_{hashlib.sha1(shape.encode(), usedforsecurity=False).hexdigest()}")
 
 
+_OIDS = {float: 701, int: 20, bool: 16, str: 25}
+"""The same as PostgreSQL numbers them, for ever (pg_type.dat)."""
+
+
 def field_names(model: type[Reading]) -> Composable:
     """The fields of a model, as a list of columns."""
     return SQL(", ").join(Identifier(spec.name) for spec in model.__fields__)
@@ -67,6 +71,15 @@ def columns_upstream(session: Session, model: type[Reading]) -> Mapping[str, str
                 f" ({spec.type.__name__}) in reading model {model.__name__}; alter the column, or rename the field"
             )
     return found
+
+
+def check_types(session: Session, model: type[Reading]) -> None:
+    """Make sure, for the transaction, that the columns still are of the fields' types: into one that was altered since
+    the session began binary COPY would put the bits of a number as those of another. Raises `Misconfigured`."""
+    statement = STATEMENTS["types"].format(fields=field_names(model), table=session.place.table(model))
+    found = session.connection.execute(statement).description or []
+    if [column.type_code for column in found] != [_OIDS[spec.type] for spec in model.__fields__]:
+        columns_upstream(session, model)
 
 
 def prepare(session: Session, model: type[Reading], *, plain: bool = False) -> None:

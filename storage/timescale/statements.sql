@@ -30,6 +30,10 @@ FROM pg_attribute
     JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND attnum > 0 AND NOT attisdropped
 
+-- name: types
+-- Reads nothing and tells what it would read; and nobody alters the table before the transaction ends.
+SELECT {fields} FROM ONLY {table} WHERE false
+
 -- name: lock
 -- Held to the end of the transaction, so that of many gateways that start at once one makes the table.
 SELECT pg_advisory_xact_lock(hashtextextended('edgedepot ' || %s, 0))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from edgedepot import Field, Reading, TimescaleDBStorage
+from edgedepot import Field, Reading, TimescaleDBStorage, Version
 from edgedepot.storage.errors import Misconfigured
 from tests.models import Weather
 from tests.servers.timescale import TimescaleServer
@@ -234,3 +234,19 @@ def test_a_plain_postgresql_has_the_same_tables_and_says_so_once(
             "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'tank'::regclass AND contype = 'p'"
         )
         assert keys.fetchall() == [('PRIMARY KEY (gateway_id, device_id, "timestamp")',)]
+
+
+def test_a_column_that_is_altered_under_an_open_session_gets_no_bits_of_another_type(
+    storage: TimescaleDBStorage, look: Look
+) -> None:
+    def version(second: int) -> Version:
+        return Version("mast", T0 + timedelta(seconds=second), {"temperature": 20.5}, None, 1, second + 1)
+
+    storage.store_readings(Weather, [version(0)])
+    look("ALTER TABLE weather ALTER COLUMN temperature TYPE bigint")
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match="field temperature is bigint there, but double precision"):
+            storage.store_readings(Weather, [version(1)])
+    look("ALTER TABLE weather ALTER COLUMN temperature TYPE double precision")
+    assert storage.store_readings(Weather, [version(1)]).accepted == 1
+    assert look("SELECT temperature FROM weather ORDER BY timestamp")[1] == (20.5,)
