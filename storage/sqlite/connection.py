@@ -8,8 +8,10 @@ import logging
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.digest import prepare_digests
@@ -82,6 +84,8 @@ def sync_what_was_left(path: Path) -> None:
 class Readers:
     """Read-only connections, lent to one thread at a time and kept for the next. Thread-safe."""
 
+    _all: ClassVar[weakref.WeakSet[Readers]] = weakref.WeakSet()
+
     def __init__(self, path: Path, on_damage: Callable[[str], None] | None = None) -> None:
         self._path = path
         self._on_damage = on_damage
@@ -91,6 +95,13 @@ class Readers:
         self._retired: set[sqlite3.Connection] = set()
         self._lent: set[sqlite3.Connection] = set()
         self._closed = False
+        self._all.add(self)
+
+    @classmethod
+    def has(cls, path: Path) -> bool:
+        """Whether this process has connections to that store."""
+        path = path.absolute()
+        return any(one._path.absolute() == path and (one._idle or one._lent) for one in list(cls._all))
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[sqlite3.Connection]:

@@ -19,6 +19,7 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.backup import MARK
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import (
+    Readers,
     StoreLock,
     open_writer,
     prepare_writer,
@@ -108,6 +109,9 @@ class Opening:
     # -- before SQLite --------------------------------------------------------------------------------------------
 
     def _look_from_outside(self) -> None:
+        # SQLite has looked at it already; and to close a file here would let go of the locks it has on it (`promised`).
+        if Readers.has(self._path):
+            return
         reason, use_log = self._look_at_file(), True
         if reason is None and self._path.exists() and self._sidecar.store_id:
             reason = self._look_whose()
@@ -185,7 +189,7 @@ class Opening:
         return None
 
     def _was_a_store(self) -> bool:
-        if self._sidecar.known:
+        if self._sidecar.known or Readers.has(self._path):
             return True
         for path in (self._path, wal_of(self._path)):
             if path.exists():

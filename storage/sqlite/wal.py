@@ -8,6 +8,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,10 @@ def promised(path: Path) -> Promise | None:
 
     SQLite writes it after a commit is safe, and nobody syncs it: after a power cut it may say less, never more. Layout:
     https://www.sqlite.org/walformat.html#the_wal_index_file_format
+
+    Never while this process has the store open: whoever closes a file lets go of all POSIX locks that the process has
+    on it (https://www.sqlite.org/howtocorrupt.html, 2.2). The next program that opens the store would take itself for
+    the first, and cut off the file that is mapped here.
     """
     try:
         with path.with_name(path.name + "-shm").open("rb") as file:
@@ -81,21 +86,28 @@ def promised(path: Path) -> Promise | None:
 
 
 class Log:
-    """A log as it lies there, of a store whose commits were synced one by one."""
+    """A log as it lies there, of a store whose commits were synced one by one. Whether it `is_torn` may be asked of a
+    store that is open; all else before SQLite opens it (see `promised`)."""
 
     def __init__(self, path: Path) -> None:
         wal = wal_of(path)
         self.data = wal.read_bytes() if wal.exists() else b""
         self.good = readable_pages(self.data)
-        self._promise = promised(path)
+        self._path = path
         found = list(frames(self.data))
         # Where SQLite has begun anew, frames of the round before follow, and all of those are in the database.
         sound = _header_is_sound(self.data)
         salts = self.data[16:24] if sound else self.good[0].salts if self.good else b""
         self._current = [frame for frame in found if frame.salts == salts]
-        if self._promise is not None and len(self.data) >= HEADER and self._promise.salts != self.data[16:24]:
-            self._promise = None  # that of another round
         self.readable = self._count_readable()
+
+    @cached_property
+    def _promise(self) -> Promise | None:
+        """Only `missing`, `is_copied` and `wanted` ask for it, and they are not for a store that is open here."""
+        found = promised(self._path)
+        if found is not None and len(self.data) >= HEADER and found.salts != self.data[16:24]:
+            return None  # that of another round
+        return found
 
     def _count_readable(self) -> int:
         """How many frames SQLite would read: up to the last commit before the first that is not whole."""

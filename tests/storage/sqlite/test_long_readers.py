@@ -38,6 +38,22 @@ store.store_readings(Weather, rows(0, 100)).wait()
 print("writing", flush=True)
 threading.Event().wait()
 """
+# What a program that opens the file would ask for, to find out whether it is the first and whether it is the last.
+LOCKS = """
+import fcntl, os, sys
+for name, start, length in (("x.db-shm", 128, 1), ("x.db", 0x40000002, 510)):
+    file = os.open(os.path.join(sys.argv[1], name), os.O_RDWR)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+    except BlockingIOError:
+        print(name, "is held")
+"""
+
+
+def held(store: SQLiteStorage) -> str:
+    """Which files of the store other programs take to be in use."""
+    command = [sys.executable, "-c", LOCKS, str(store.path.parent)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def child(program: str, path: Path, said: str) -> subprocess.Popen[str]:
@@ -134,3 +150,42 @@ def test_what_a_killed_process_leaves_locked_is_in_nobodys_way(quick_folder: Pat
     audit_file(path)
     with SQLiteStorage(path, gateway_id="roof") as store:
         assert len(store.query_readings(Weather)) == 200
+
+
+BOTH = "x.db-shm is held\nx.db is held\n"
+
+
+def test_other_programs_see_that_the_store_is_in_use(quick_folder: Path) -> None:
+    """One that took itself for the first would cut off the log's index, which is mapped here; one that took itself for
+    the last would delete the log."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        assert held(store) == BOTH
+        store.store_readings(Weather, rows(0, 100)).wait()
+        store.fold()
+        assert len(store.query_readings(Weather)) == 100
+        store.backup(path.with_name("copy.db"))
+        assert held(store) == BOTH
+    with SQLiteStorage(path) as store:
+        assert held(store) == BOTH
+
+
+def test_so_they_do_after_a_crash(quick_folder: Path) -> None:
+    path = quick_folder / "x.db"
+    end(child(WRITER, path, "writing"))
+    with SQLiteStorage(path) as store:
+        assert held(store) == BOTH
+
+
+@pytest.mark.parametrize("dies_before", [True, False])
+def test_so_they_do_where_the_process_has_read_it_before(quick_folder: Path, dies_before: bool) -> None:
+    path = quick_folder / "x.db"
+    writer = child(WRITER, path, "writing")
+    if dies_before:
+        end(writer)
+    with SQLiteStorage(path, read_only=True) as beside:
+        assert len(beside.query_readings(Weather)) == 100
+        end(writer)
+        with SQLiteStorage(path) as store:
+            assert held(store) == BOTH
+            assert len(store.query_readings(Weather)) == 100
