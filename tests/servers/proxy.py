@@ -54,8 +54,10 @@ class Connection:
 
     def sent_up(self, data: bytes) -> None:
         """Look for the mark, which may come in two pieces."""
+        if self.mark_seen:
+            return
         text = self._tail + data
-        self.mark_seen = self.mark_seen or self._mark in text
+        self.mark_seen = self._mark in text
         self._tail = text[-len(self._mark) :]
 
     def reset(self) -> None:
