@@ -1,6 +1,7 @@
-"""Pending rows as versions, thousands at a time: what sync does with every row that it sends.
+"""Pending rows as versions, thousands at a time: what sync hands to storages.
 
-Code made for a model takes a quarter of the time that `Pending.version` takes.
+Code made for a model takes a quarter of the time that `Pending.version` takes; and a storage that can write pending
+rows as they are has no versions made at all.
 """
 
 from __future__ import annotations
@@ -8,18 +9,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, overload
 
 from edgedepot.storage.base import Pending, Version
 from edgedepot.storage.clock import EPOCH
 from edgedepot.storage.reading import FieldSpec
 
 _Maker = Callable[[Sequence[Pending], int], list[Version]]
+_TOGETHER = 250
+"""So many versions are made at a time: those of a whole batch would take megabytes."""
 
 
-def versions_of(rows: Sequence[Pending], store_epoch: int) -> list[Version]:
-    """`Pending.version` of rows that are all of one reading model."""
-    return _maker(rows[0].model.__fields__)(rows, store_epoch) if rows else []
+class Versions(Sequence[Version]):
+    """`Pending.version` of rows that are all of one reading model and one epoch, made when they are asked for.
+
+    `rows` are as the local store has them, so its rules, which are those of every storage, were applied to them.
+    """
+
+    __slots__ = ("epoch", "rows")
+
+    def __init__(self, rows: Sequence[Pending], epoch: int) -> None:
+        self.rows = rows
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Version: ...
+    @overload
+    def __getitem__(self, index: slice) -> Versions: ...
+    def __getitem__(self, index: int | slice) -> Version | Versions:
+        if isinstance(index, slice):
+            return Versions(self.rows[index], self.epoch)
+        return self.rows[index].version(self.epoch)
+
+    def __iter__(self) -> Iterator[Version]:
+        for start in range(0, len(self.rows), _TOGETHER):
+            some = self.rows[start : start + _TOGETHER]
+            yield from _maker(some[0].model.__fields__)(some, self.epoch)
 
 
 @lru_cache(maxsize=256)

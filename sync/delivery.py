@@ -16,7 +16,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import DataRefused, Misconfigured, StorageClosed, Unreachable
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.receipt import Refusal
-from edgedepot.storage.versions import versions_of
+from edgedepot.storage.versions import Versions
 from edgedepot.sync.budget import Budget
 
 ANSWER_TIMEOUT = 60.0
@@ -180,12 +180,12 @@ class Delivery:
             if self._budget is not None:
                 self._budget.settle(rows, took_it)
 
-    def _versions(self, rows: list[Pending]) -> list[Version]:
+    def _versions(self, rows: list[Pending]) -> Sequence[Version]:
         """The rows as storages take them, each of the epoch in which it was written: nearly always one."""
         epoch_of = self._store.epoch_of
         epoch = epoch_of(min(row.seq for row in rows))
         if epoch == epoch_of(max(row.seq for row in rows)):
-            return versions_of(rows, epoch)
+            return Versions(rows, epoch)
         return [row.version(epoch_of(row.seq)) for row in rows]
 
     def _note_acceptance(self, seqs: list[int]) -> None:

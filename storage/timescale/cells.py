@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from edgedepot.storage.base import StoreRow, Version
-from edgedepot.storage.clock import to_micros
 from edgedepot.storage.errors import InvalidValue, UpstreamError
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading, device_id_of
 from edgedepot.storage.receipt import Refusal
-from edgedepot.storage.timescale.encode import HEADER, POSTGRES_EPOCH, TRAILER, Cells, Encoder, Heads
+from edgedepot.storage.timescale.encode import EPOCH_MICROS, HEADER, TRAILER, Cells, Encoder, Heads
+from edgedepot.storage.versions import Versions
 
-_EPOCH_MICROS = to_micros(POSTGRES_EPOCH)
 _LIMIT = 2**63
 _IDENTITY = slice(1, 3)
 _VERSION = slice(3, 5)
@@ -40,7 +39,7 @@ class Rows:
         """How many of the rows of the latest attempt have no version."""
         self.refused: dict[int, str] = {}
         self.refused_upstream: dict[int, UpstreamError] = {}
-        self._rows: list[Any] = list(rows)
+        self._rows: Sequence[Any] = rows if isinstance(rows, Versions) else list(rows)
         self._now = now
 
     def __len__(self) -> int:
@@ -75,13 +74,15 @@ class Rows:
         yield 0, HEADER
         for start in range(0, len(self._rows), _TOGETHER):
 
-            def other(number: int, row: object, start: int = start) -> bytes:
-                cells = self._checked(start + number, row)
+            def other(number: int, start: int = start) -> bytes:
+                cells = self._checked(start + number, self._rows[start + number])
                 return b"" if cells is None else encoder.of_cells([cells], heads)[0]
 
             some = self._rows[start : start + _TOGETHER]
             if self.refused_upstream:
-                pieces = [other(number, row) for number, row in enumerate(some)]
+                pieces = [other(number) for number in range(len(some))]
+            elif isinstance(some, Versions) and some.epoch > 0:
+                pieces = encoder.of_pending(some.rows, some.epoch, self.gateway_id, heads, other)
             else:
                 pieces = encoder.of_rows(some, heads, other)
             yield len(pieces) - pieces.count(b""), b"".join(pieces)
@@ -117,7 +118,7 @@ class Rows:
         # The quality of a version stands; that of other rows is found.
         quality = found if direct and given is None else given
         self.direct += direct
-        return (self.gateway_id, name, micros - _EPOCH_MICROS, epoch, seq, quality, *values)
+        return (self.gateway_id, name, micros - EPOCH_MICROS, epoch, seq, quality, *values)
 
 
 class Checked:

@@ -13,7 +13,8 @@ from functools import lru_cache
 from struct import Struct, error
 from typing import Any
 
-from edgedepot.storage.base import Version
+from edgedepot.storage.base import Pending, Version
+from edgedepot.storage.clock import to_micros
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.values import TEXT_LIMIT
 
@@ -23,6 +24,8 @@ microseconds since `POSTGRES_EPOCH`."""
 COLUMNS = ("gateway_id", "device_id", "quality", "timestamp", "store_epoch", "gateway_seq")
 """The columns that come before the model's fields, in the order in which they are written."""
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+EPOCH_MICROS = to_micros(POSTGRES_EPOCH)
+"""The same in microseconds since 1970 UTC."""
 MICROSECOND = timedelta(microseconds=1)
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -34,6 +37,8 @@ Number = tuple[str, int, str]
 """Its format in `struct`, its size, and the variable that holds it."""
 Heads = dict[object, bytes]
 """By device id, how its rows begin; of one gateway."""
+Other = Callable[[int], bytes]
+"""The bytes of the row at that place of a sequence, by the long way: empty where the row is refused."""
 
 _length = Struct(">i").pack
 
@@ -50,17 +55,22 @@ class Encoder:
         # No name in the code comes from outside, but for those of the fields, by repr.
         names: dict[str, Any] = {"NULL": _NULL, "text": _text, "head_of": head_of, "error": error, "Version": Version}
         names |= {"datetime": datetime, "UTC": UTC, "EPOCH": POSTGRES_EPOCH, "MICROSECOND": MICROSECOND}
+        names["EPOCH_MICROS"] = EPOCH_MICROS
         names["declared"] = frozenset(spec.name for spec in fields)
         pieces = list(_pieces(names, fields))
         values = pieces[0] if len(pieces) == 1 else f"b''.join(({', '.join(pieces)}))"
         quality = _packed(names, [("h", 2, "quality")])
         code = [*_of_cells(len(fields), quality, values), *_of_rows(fields, values)]
+        code += _of_pending(len(fields), quality, values)
         exec(compile("\n".join(code), "<row encoder>", "exec"), names)
         self.of_cells: Callable[[Iterable[Cells], Heads], list[bytes]] = names["of_cells"]
         """Rows that were checked, as bytes each. Adds to the heads."""
-        self.of_rows: Callable[[Sequence[Any], Heads, Callable[[int, Any], bytes]], list[bytes]] = names["of_rows"]
+        self.of_rows: Callable[[Sequence[Any], Heads, Other], list[bytes]] = names["of_rows"]
         """Ordinary versions as bytes each: of a known device, in UTC, of good quality, every value of its field's type.
-        Whatever else is among them the third argument is called for, with its place in the sequence."""
+        For whatever else is among them the third argument is called."""
+        self.of_pending: Callable[[Sequence[Pending], int, str, Heads, Other], list[bytes]] = names["of_pending"]
+        """The local store's rows, of one epoch and one gateway, as bytes each. It checked them when they came in; for
+        what cannot be written all the same the last argument is called. Adds to the heads."""
 
 
 @lru_cache(maxsize=256)
@@ -105,7 +115,24 @@ def _of_rows(fields: Sequence[FieldSpec], values: str) -> Iterator[str]:
     yield "                        continue"
     yield "            except (KeyError, error):  # no such device yet, a missing value, more than 64 bits"
     yield "                pass"
-    yield "        add(other(len(pieces), row))"
+    yield "        add(other(len(pieces)))"
+    yield "    return pieces"
+
+
+def _of_pending(count: int, quality: str, values: str) -> Iterator[str]:
+    cells = "".join(f", v{number}" for number in range(count))
+    yield "def of_pending(rows, epoch, gateway, heads, other):"
+    yield "    pieces = []"
+    yield "    add = pieces.append"
+    yield f"    for seq, _, device, micros, (quality{cells}) in rows:"
+    yield "        head = heads.get(device)"
+    yield "        if head is None: head = heads[device] = head_of(gateway, device)"
+    yield "        micros -= EPOCH_MICROS"
+    yield "        try:"
+    yield f"            if quality is not None: head = head[:-4] + {quality}"
+    yield f"            add(head + {values})"
+    yield "        except (error, AttributeError):  # more than 64 bits, another type than the field's, a missing value"
+    yield "            add(other(len(pieces)))"
     yield "    return pieces"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgedepot import Reading
 from edgedepot.storage.base import Pending
-from edgedepot.storage.versions import versions_of
+from edgedepot.storage.versions import Versions
 
 
 class Plain(Reading):
@@ -47,6 +47,10 @@ def test_they_are_equal(data: st.DataObject, model: type[Reading], epoch: int) -
     row = st.tuples(qualities, *VALUES[model])
     pending = st.builds(Pending, st.integers(1, 2**62), st.just(model), st.text(), times, row)
     rows = data.draw(st.lists(pending, max_size=20))
-    made = versions_of(rows, epoch)
-    assert made == [row.version(epoch) for row in rows]
-    assert [type(version) for version in made] == [type(row.version(epoch)) for row in rows]
+    made = Versions(rows, epoch)
+    expected = [row.version(epoch) for row in rows]
+    assert list(made) == expected
+    assert [type(version) for version in made] == [type(version) for version in expected]
+    assert [made[place] for place in range(-len(rows), len(rows))] == 2 * expected
+    assert list(made[1::2]) == expected[1::2]
+    assert len(made) == len(expected)

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedepot import Reading, Version
+from edgedepot.storage.base import Pending
 from edgedepot.storage.timescale.cells import Checked, Rows
 from edgedepot.storage.timescale.encode import encoder_of
+from edgedepot.storage.versions import Versions
 from tests.models import Mixed, Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -62,6 +64,35 @@ def test_both_ways_send_the_same_and_refuse_the_same(model: type[Reading], data:
     assert short.refusals() == long.refusals()
     assert short.direct == long.direct
     assert len(cells) + len(long.refusals()) == len(given_rows)
+
+
+def stored_rows(model: type[Reading]) -> st.SearchStrategy[list[Pending]]:
+    """As the local store has them, and some with a number that it should not have."""
+    typed: dict[type, Any] = {
+        **{float: st.floats(allow_nan=False, allow_infinity=False) | st.just(0.5), int: st.integers(-(2**63), 2**63)},
+        **{bool: st.booleans(), str: st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)},
+    }
+    values = [typed[spec.type] if spec.required else st.none() | typed[spec.type] for spec in model.__fields__]
+    row = st.tuples(st.sampled_from([None, 1, 2**15]), *values).filter(
+        lambda row: any(cell is not None for cell in row[1:])
+    )
+    moments = st.integers(-(10**15), 10**16)
+    devices = st.sampled_from(["mast", "roof", "漢"])
+    return st.lists(st.builds(Pending, st.integers(1, 2**62), st.just(model), devices, moments, row), max_size=8)
+
+
+@pytest.mark.parametrize("model", [Weather, Mixed, Sparse])
+@given(data=st.data(), epoch=st.sampled_from([1, 2**40, 0]))
+def test_rows_of_the_local_store_are_sent_as_their_versions_are(
+    model: type[Reading], data: st.DataObject, epoch: int
+) -> None:
+    stored = data.draw(stored_rows(model))
+    short = Rows(model, "roof", Versions(stored, epoch), lambda: 0)
+    sent = list(short.encoded(encoder_of(model)))
+    long = Rows(model, "roof", [row.version(epoch) for row in stored], lambda: 0)
+    expected = list(long.encoded(encoder_of(model)))
+    assert sent == expected
+    assert (short.refusals(), short.direct) == (long.refusals(), long.direct)
 
 
 def test_what_is_sent_is_what_the_manual_says() -> None:
