@@ -73,13 +73,16 @@ def columns_upstream(session: Session, model: type[Reading]) -> Mapping[str, str
     return found
 
 
-def check_types(session: Session, model: type[Reading]) -> None:
-    """Make sure, for the transaction, that the columns still are of the fields' types: into one that was altered since
-    the session began binary COPY would put the bits of a number as those of another. Raises `Misconfigured`."""
-    statement = STATEMENTS["types"].format(fields=field_names(model), table=session.place.table(model))
-    found = session.connection.execute(statement).description or []
-    if [column.type_code for column in found] != [_OIDS[spec.type] for spec in model.__fields__]:
-        columns_upstream(session, model)
+@contextmanager
+def checked_transaction(session: Session, model: type[Reading]) -> Iterator[None]:
+    """A transaction in which the columns are of the fields' types to its end: into one that was altered since the
+    session began binary COPY would put the bits of a number as those of another. Raises `Misconfigured`."""
+    types = STATEMENTS["types"].format(fields=field_names(model), table=session.place.table(model))
+    with session.transaction(types) as cursor:
+        found = [column.type_code for column in cursor.description or []]
+        if found != [_OIDS[spec.type] for spec in model.__fields__]:
+            columns_upstream(session, model)
+        yield
 
 
 def prepare(session: Session, model: type[Reading], *, plain: bool = False) -> None:

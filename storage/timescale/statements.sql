@@ -4,10 +4,10 @@
 -- name: settings
 -- Times come and go in UTC. A commit is durable even where the role's default says otherwise: our receipts promise it.
 -- For the transaction alone: behind a pooler the next one may run in another session.
-SELECT
+SELECT concat(
     set_config('TimeZone', 'UTC', true),
     set_config('statement_timeout', {timeout}, true),
-    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END)
 
 -- name: server
 SELECT

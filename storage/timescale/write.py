@@ -26,7 +26,7 @@ from edgedepot.storage.errors import DataRefused, Unreachable, UpstreamError
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.timescale.cells import Checked, Rows, merge
 from edgedepot.storage.timescale.encode import COLUMNS, MICROSECOND, POSTGRES_EPOCH, Cells, encoder_of
-from edgedepot.storage.timescale.schema import TYPES, check_types, definitions, field_names, prepare, staging_of
+from edgedepot.storage.timescale.schema import TYPES, checked_transaction, definitions, field_names, prepare, staging_of
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
 
@@ -89,8 +89,7 @@ class Writer:
         while True:
             way = self._merging(self._way(session, measurement)) if merged else self._way(session, measurement)
             try:
-                with session.transaction():
-                    check_types(session, rows.model)
+                with checked_transaction(session, rows.model):
                     return way(session, rows.model, rows)
             except errors.CardinalityViolation:
                 if merged:
