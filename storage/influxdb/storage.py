@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version
-from edgedepot.storage.clock import SystemClock
-from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
+from edgedepot.storage.base import Data, StoreRow, Version
+from edgedepot.storage.errors import InvalidValue, UpstreamError
 from edgedepot.storage.influxdb import read, tasks
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Duration, check_settings
 from edgedepot.storage.influxdb.write import Sender, lines_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection
-from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
+from edgedepot.storage.reading import Device, Reading, check_model
 from edgedepot.storage.receipt import Receipt, Refusal
+from edgedepot.storage.remote import RemoteStorage, row_of
 
 
-class InfluxDBStorage(BaseStorage):
+class InfluxDBStorage(RemoteStorage):
     """Readings in a bucket of InfluxDB 2. Writes alone also go to InfluxDB 3 and VictoriaMetrics.
 
     A reading is one point: the measurement is its model's, the tags are `device_id` and `gateway_id`, the fields are
@@ -72,16 +71,13 @@ class InfluxDBStorage(BaseStorage):
             batch_bytes=batch_bytes,
             environment=os.environ,
         )
-        self.gateway_id = gateway_id
-        self._confinement()
+        super().__init__(gateway_id)
         self._link = Link(self._settings)
         self._sender = Sender(self._link, batch_lines, batch_bytes)
-        self._clock = SystemClock()
-        self._stamp_lock = threading.Lock()
-        self._last_stamp = 0
 
-    def __repr__(self) -> str:
-        return f"<InfluxDBStorage {self._settings.shown} gateway_id={self.gateway_id!r}>"
+    @property
+    def _shown(self) -> str:
+        return self._settings.shown
 
     def store_reading(
         self,
@@ -94,10 +90,7 @@ class InfluxDBStorage(BaseStorage):
     ) -> Receipt:
         """Store one reading; a timestamp of None is stamped now. The quality of a `version` is kept. Raises
         `InvalidValue` (ValueError) for bad data."""
-        row: StoreRow = (device, timestamp, data)
-        if version is not None:
-            row = Version._make((device, timestamp, data, *version[3:]))
-        receipt = self._store(reading_model, [row])
+        receipt = self._store(reading_model, [row_of(device, timestamp, data, version)])
         for refusal in receipt.refused:
             raise InvalidValue(refusal.reason)
         return receipt
@@ -226,32 +219,7 @@ class InfluxDBStorage(BaseStorage):
         """What the server's HTTP answers say, to the second; None where they say nothing."""
         return self._link.server_time()
 
-    def flush(self) -> None:
-        """Nothing to do: what was stored is durable when the call returns."""
-
     def close(self) -> None:
         """Close all connections; requests under way may end. May be called again; other calls then raise
         `StorageClosed`."""
         self._link.close()
-
-    def _own_gateway(self) -> str:
-        gateway_id = self._confinement()
-        if gateway_id is None:
-            raise ConfigError(
-                "InfluxDBStorage has no gateway_id, so nothing can be written or deleted: set it to this gateway's"
-                " name, InfluxDBStorage(..., gateway_id='roof')"
-            )
-        return gateway_id
-
-    def _confinement(self) -> str | None:
-        """`gateway_id`, which anybody may set at any time, checked."""
-        try:
-            return None if self.gateway_id is None else device_id_of(self.gateway_id)
-        except InvalidValue as exc:
-            raise ConfigError(f"gateway_id: {exc}") from exc
-
-    def _stamp(self) -> int:
-        """Now, later than any stamp before: two readings stamped at once stay two."""
-        with self._stamp_lock:
-            self._last_stamp = max(self._clock.now(), self._last_stamp + 1)
-            return self._last_stamp

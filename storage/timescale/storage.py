@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version
-from edgedepot.storage.clock import SystemClock
+from edgedepot.storage.base import Data, StoreRow, Version
 from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
 from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.remote import row_of
 from edgedepot.storage.timescale import aggregate, read
 from edgedepot.storage.timescale.cells import Rows
 from edgedepot.storage.timescale.link import Link
@@ -24,7 +23,7 @@ from edgedepot.storage.timescale.upkeep import Upkeep
 from edgedepot.storage.timescale.write import Writer
 
 
-class TimescaleDBStorage(Upkeep, BaseStorage):
+class TimescaleDBStorage(Upkeep):
     """Readings in PostgreSQL 14 or later, as TimescaleDB hypertables where the extension is there.
 
     One server may serve many gateways: rows carry `gateway_id`. Set it (sync does), and writes, reads and deletes are
@@ -69,17 +68,14 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
         except InvalidValue as exc:
             raise ConfigError(str(exc)) from exc
         self._server = Server.of(url, *timeouts, Place.of(schema, table_prefix))
-        self.gateway_id = gateway_id
-        self._confinement()
+        super().__init__(gateway_id)
         self._writing = Link(self._server.with_timeout(writing, timeouts[0]))
         self._reading = Link(self._server)
         self._writer = Writer(copy)
-        self._clock = SystemClock()
-        self._stamp_lock = threading.Lock()
-        self._last_stamp = 0
 
-    def __repr__(self) -> str:
-        return f"<TimescaleDBStorage {self._server.shown} gateway_id={self.gateway_id!r}>"
+    @property
+    def _shown(self) -> str:
+        return self._server.shown
 
     def store_reading(
         self,
@@ -92,10 +88,7 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
     ) -> Receipt:
         """Store one reading; a timestamp of None is stamped now. `version` says which version of it this is. Raises
         `InvalidValue` (ValueError) for bad data."""
-        row: StoreRow = (device, timestamp, data)
-        if version is not None:
-            row = Version._make((device, timestamp, data, *version[3:]))
-        receipt, rows = self._store(reading_model, [row])
+        receipt, rows = self._store(reading_model, [row_of(device, timestamp, data, version)])
         for error in rows.refused_upstream.values():
             raise error
         for refusal in receipt.refused:
@@ -213,33 +206,8 @@ class TimescaleDBStorage(Upkeep, BaseStorage):
         counts = (self._writing.meter.total, self._reading.meter.total)
         return None if None in counts else sum(count or 0 for count in counts)
 
-    def flush(self) -> None:
-        """Nothing to do: what was stored is durable when the call returns."""
-
     def close(self) -> None:
         """Close both connections, after the calls under way. May be called again; other calls then raise
         `StorageClosed`."""
         self._writing.close()
         self._reading.close()
-
-    def _own_gateway(self) -> str:
-        gateway_id = self._confinement()
-        if gateway_id is None:
-            raise ConfigError(
-                "TimescaleDBStorage has no gateway_id, so nothing can be written or deleted: set it to this gateway's"
-                " name, TimescaleDBStorage(url, gateway_id='roof')"
-            )
-        return gateway_id
-
-    def _confinement(self) -> str | None:
-        """`gateway_id`, which anybody may set at any time, checked."""
-        try:
-            return None if self.gateway_id is None else device_id_of(self.gateway_id)
-        except InvalidValue as exc:
-            raise ConfigError(f"gateway_id: {exc}") from exc
-
-    def _stamp(self) -> int:
-        """Now, later than any stamp before: two readings stamped at once stay two."""
-        with self._stamp_lock:
-            self._last_stamp = max(self._clock.now(), self._last_stamp + 1)
-            return self._last_stamp

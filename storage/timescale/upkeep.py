@@ -18,6 +18,7 @@ from edgedepot.storage.errors import InvalidValue, NotSupported
 from edgedepot.storage.interval import Interval
 from edgedepot.storage.query import Aggregation, Function, Scope, micros_of
 from edgedepot.storage.reading import Reading, check_model, device_id_of
+from edgedepot.storage.remote import RemoteStorage
 from edgedepot.storage.timescale import schema
 from edgedepot.storage.timescale.errors import mapped
 from edgedepot.storage.timescale.hypertable import CreateHypertable, interval_of
@@ -37,7 +38,7 @@ _FUNCTIONS = {
 }
 
 
-class Upkeep:
+class Upkeep(RemoteStorage):
     """The part of `TimescaleDBStorage` that is about whole tables: it spans all gateways, whatever `gateway_id` says.
 
     All but `schema_sql` and the queries needs the rights of the tables' owner, and raises `NotSupported` where the
@@ -47,9 +48,6 @@ class Upkeep:
 
     _server: Server
     _reading: Link
-
-    def _confinement(self) -> str | None:
-        raise NotImplementedError
 
     def schema_sql(self, models: Iterable[type[Reading]], *, role: str | None = None, extension: bool = True) -> str:
         """The SQL that makes the tables of reading models, for somebody who may run it, and grants `role` (the user in
