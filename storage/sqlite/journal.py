@@ -109,7 +109,9 @@ class Journal:
         """Time is trusted: hand the held rows on. With `estimate` also those of boots that never knew the time."""
         if self._is_held:
             return
-        bases = self.times.settle_bases(self.connection, self.shape, estimate)
+        if self.times.guess(self.connection, self.shape):
+            self._reshaped = True
+        bases = self.times.settle_bases(self.shape, estimate)
         if bases:
             self._rearrange()
             release = Release(self.connection, self.shape, self.tail, self.history, self.catalogue.layouts())

@@ -26,7 +26,8 @@ class Base(msgspec.Struct, array_like=True):
     """A stretch of one boot in which the wall clock ran without a step, but could not be trusted.
 
     `relation` is the wall clock minus the monotonic one, in microseconds. `offset` is what has to be added to the
-    gateway's own stamps, None while nobody knows; `uncertain` says that it is an estimate.
+    gateway's own stamps, None while nobody knows; `uncertain` says that it is an estimate. `guess` is that estimate,
+    made when the clock was trusted for the first time after the boot, as long as the rows are held.
     """
 
     id: int
@@ -34,6 +35,7 @@ class Base(msgspec.Struct, array_like=True):
     relation: int
     offset: int | None = None
     uncertain: bool = False
+    guess: int | None = None
 
 
 class Piece(msgspec.Struct, array_like=True):

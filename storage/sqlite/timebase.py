@@ -16,6 +16,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from edgedepot.storage.base import Arrival
@@ -95,30 +96,39 @@ class TimeKeeper:
         """A stamp by the clock as it is now: one that lies nearer to what that said before the step is of then."""
         return ts if abs(self.at - ts) <= abs(self.at - self.moved - ts) else ts + self.moved
 
-    def settle_bases(self, connection: sqlite3.Connection, shape: Shape, estimate: bool) -> list[Base]:
+    def settle_bases(self, shape: Shape, estimate: bool) -> list[Base]:
         """Give the held bases their offsets, now that the clock is trusted; those that got one. Without `estimate`
         boots that ended before they were trusted stay held."""
         settled: list[Base] = []
+        relation = self.relation
+        for base in shape.bases:
+            is_present = base.boot == self._clock.boot
+            if base.offset is None and (is_present or estimate):
+                base.offset = relation - base.relation if is_present else base.guess or 0
+                base.uncertain = not is_present
+                settled.append(base)
+        return settled
+
+    def guess(self, connection: sqlite3.Connection, shape: Shape) -> bool:
+        """Where the boots were that have ended, once the clock is trusted after them; whether any was new. They are
+        released now, or any time later: what comes in meanwhile came after them, and would not look so."""
         boots: dict[str, list[Base]] = {}
         for base in shape.bases:
-            if base.offset is None:
+            if base.offset is None and base.guess is None and base.boot != self._clock.boot:
                 boots.setdefault(base.boot, []).append(base)
-        ended = [_span(connection, shape, mine) for boot, mine in boots.items() if boot != self._clock.boot]
-        for boot, mine in boots.items():
-            first = mine[0].relation
-            if boot == self._clock.boot:
-                moved = self.relation - first
-            elif estimate:
-                span = ended.pop(0)
-                later = sum(one[1] - one[0] + 1 for one in ended if one is not None)
-                moved = 0 if span is None else _estimate(connection, shape, mine, span, self.relation - later)
-            else:
-                continue
-            for base in mine:  # of one boot: monotonic time tells how they lie to each other
-                base.offset = moved + first - base.relation
-                base.uncertain = boot != self._clock.boot
-            settled += mine
-        return settled
+        spans = [_span(connection, shape, bases) for bases in boots.values()]
+        lengths = [0 if span is None else span[1] - span[0] + 1 for span in spans]
+        until, after = self.relation - sum(lengths), NEVER
+        for bases, span, length in zip(boots.values(), spans, lengths, strict=True):
+            until += length
+            moved = 0
+            if span is not None:
+                after = max(after, _last_before(connection, shape, bases, until))
+                moved = _estimate(span, after, until)
+                after = span[1] + moved
+            for base in bases:  # of one boot: monotonic time tells how they lie to each other
+                base.guess = moved + bases[0].relation - base.relation
+        return bool(boots)
 
 
 def plausible(ts: int, received: int) -> bool:
@@ -126,14 +136,10 @@ def plausible(ts: int, received: int) -> bool:
     return EARLIEST <= ts <= received + DAY
 
 
-def _estimate(
-    connection: sqlite3.Connection, shape: Shape, bases: list[Base], span: tuple[int, int], until: int
-) -> int:
+def _estimate(span: tuple[int, int], after: int, until: int) -> int:
     """Where an ended boot was, as the offset of its first base: it came after what is before it in the journal, and
     ended before those after it, at `until` at the latest. Its own clock is believed where it fits in there."""
-    ids = {base.id for base in bases}
     first, last = span
-    after = next(_last_before(connection, shape, piece, until) for piece in shape.pieces if piece.base in ids)
     if after < first and last < until:
         return 0
     if after > NEVER and after + 1 + last - first < until:
@@ -160,13 +166,18 @@ def _known_times(connection: sqlite3.Connection, piece: Piece) -> Any:
     return connection.execute(f"SELECT min({at}), max({at}) FROM {piece.table} WHERE series > 0").fetchone()
 
 
-def _last_before(connection: sqlite3.Connection, shape: Shape, piece: Piece, until: int) -> int:
-    """The latest time, up to one, of the rows before a piece."""
+def _last_before(connection: sqlite3.Connection, shape: Shape, bases: list[Base], until: int) -> int:
+    """The latest time, up to one, of the rows before a boot."""
+    ids = {base.id for base in bases}
     times = [connection.execute("SELECT max(newest) FROM _series WHERE newest < ?", (until,)).fetchone()[0]]
-    for before in shape.pieces[: shape.pieces.index(piece)]:
-        if not shape.is_held(before):
+    for before in takewhile(lambda piece: piece.base not in ids, shape.pieces):
+        base = shape.base_of(before)
+        if base is None or base.offset is not None:
             query = f"SELECT max(ts) FROM {rows_of(shape, before)} WHERE series > 0 AND ts < ?"
             times.append(connection.execute(query, (until,)).fetchone()[0])
+        elif base.guess is not None:
+            last = _known_times(connection, before)[1]
+            times.append(None if last is None or last + base.guess >= until else last + base.guess)
     return max((time for time in times if time is not None), default=NEVER)
 
 

@@ -45,7 +45,7 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
     shape = _shape(connection)
     low, high, *place, folding = shape.get("folded", [0, 0, 0, -(2**63), 0])
     horizons = shape.get("horizons", {})
-    offsets = {base: offset for base, _, _, offset, _ in shape.get("bases", [])}
+    offsets = {base: offset for base, _, _, offset, *_ in shape.get("bases", [])}
     series = dict(connection.execute("SELECT id, model FROM _series"))
     models = {model: (name, json.loads(text)) for model, name, text in _models(connection)}
     history = {row[:2]: row for model in models for row in _history(connection, shape, model, models[model][0])}

@@ -16,13 +16,12 @@ from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.interval import seconds_of
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.room_model import File, Upstream, Version, minutes_to_thin, thinned
-from tests.storage.sqlite.states import FIELDS, MICROSECOND, RESOLVED, T0, Key, Values, is_in, without_nulls
+from tests.storage.sqlite.states import FIELDS, IN_MEMORY, MICROSECOND, RESOLVED, T0, Key, Values, is_in, without_nulls
 
 NO_TIME = 1e-20
 """For how long to wait where the store is full: less than the clock, which stands still, can tell once it ran."""
 COUNTED = ("readings", "new", "merged", "duplicates", "late")
 HOUR = timedelta(hours=1)
-_IN_MEMORY = Path("/dev/shm")
 FOREVER = timedelta(days=36_500)
 Row = tuple[str, datetime, Values]
 
@@ -33,7 +32,7 @@ class Room(RuleBasedStateMachine):
     allowed to, and be in the books."""
 
     def make(self, limits: dict[str, Any]) -> None:
-        self.folder = Path(tempfile.mkdtemp(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None))
+        self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         self.path = self.folder / "x.db"
         self.clock = ManualClock(T0)
         self.rows: dict[Key, Version] = {}  # what queries see

@@ -1,6 +1,7 @@
 """What the local store's state machines draw, and what they compare it by."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -32,6 +33,21 @@ deeds = st.one_of(
     st.tuples(st.just("delete"), st.none() | devices, st.none() | moments, st.none() | moments),
     st.just(("fold",)),
 )
+# A device's time that cannot be right, too.
+unchecked = st.tuples(
+    devices, moments | st.sampled_from([datetime(1970, 1, 1, tzinfo=UTC), T0 + timedelta(days=900)]), data
+)
+deeds_with_clocks = st.one_of(
+    deeds,
+    deeds,
+    st.tuples(st.just("stamp"), devices, data),
+    st.tuples(st.just("take in"), st.lists(unchecked, min_size=1, max_size=3)),
+    st.tuples(st.just("set"), st.sampled_from([-7200, 2, 86_400]), st.booleans()),
+)
+BOOTS = st.sampled_from([T0 - timedelta(days=100), T0, T0 + timedelta(hours=1)])
+POLICIES = st.sampled_from(["release", "release", "hold"])
+FOREVER = timedelta(days=36_500)
+IN_MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 MICROSECOND = timedelta(microseconds=1)
 LANES: list[Lane] = ["backlog", "live"]
 RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")

@@ -16,7 +16,7 @@ from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_memory
-from tests.storage.sqlite.crashing import Deed, work_until_killed
+from tests.storage.sqlite.crashing import Deed, State, work_until_killed
 from tests.storage.sqlite.room_model import File, Hand, Upstream, Version, minutes_to_thin
 from tests.storage.sqlite.room_states import Room, Row
 from tests.storage.sqlite.states import (
@@ -184,7 +184,7 @@ class RoomStates(Room):
         """Another process does things and is killed: what it said is done is done, and the next thing is, or is not."""
         deeds = [deed for deed in deeds if deed[0] != "delete" or not self.kept()]
         self.store.close()
-        said = work_until_killed(self.path, from_micros(self.clock.now()), deeds, min(done, len(deeds)))
+        said, _ = work_until_killed(State.of(self.path, self.clock), deeds, min(done, len(deeds)))
         is_folding = File(self.path, self.learned).is_folding
         self.open({})  # without limits nothing goes by itself
         if is_folding:

@@ -3,65 +3,48 @@
 import os
 import shutil
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import EVERYTHING, Choice
+from edgedepot.storage.base import Choice, Ledger
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.rows import aggregate_rows, select_rows
+from edgedepot.storage.values import Quality
 from tests.models import Weather
-from tests.storage.sqlite.crashing import Deed, work_until_killed
+from tests.storage.sqlite.crashing import Deed, Offsets, State, intake, known_offsets, work_until_killed
+from tests.storage.sqlite.held_model import DAY, FIRST, HeldRows
 from tests.storage.sqlite.states import (
+    BOOTS,
     CHOICES,
     FIELDS,
+    FOREVER,
+    IN_MEMORY,
     LANES,
     MICROSECOND,
+    POLICIES,
     RESOLVED,
     T0,
     Key,
     Values,
     data,
-    deeds,
+    deeds_with_clocks,
     devices,
     is_in,
     moments,
     readings,
     spans,
+    unchecked,
     without_nulls,
 )
+from tests.storage.sqlite.upstream_model import Upstream
 
-
-class Upstream:
-    """What one cursor is owed, and what became of the rest. `skips` says that it passes over some rows; rows carry the
-    number of their arrival."""
-
-    def __init__(self, rows: dict[Key, tuple[int, Values]], start: str | datetime, choice: Choice) -> None:
-        self.since = start if isinstance(start, datetime) else None
-        self.choice = choice
-        self.skips = self.since is not None or choice != EVERYTHING
-        self.pending = {} if start == "now" else {key: row for key, row in rows.items() if self.is_owed(key)}
-        self.walks = bool(self.pending)
-        self.quarantined: dict[Key, list[tuple[int, Values]]] = {}
-        self.replayed: dict[Key, tuple[int, Values]] = {}
-        self.split: int | None = None
-        self.counts = dict.fromkeys(RESOLVED, 0)
-
-    def is_owed(self, key: Key) -> bool:
-        return (self.since is None or key[1] >= self.since) and self.choice.takes("weather", key[0])
-
-    def written(self, key: Key, old: int | None, row: tuple[int, Values]) -> None:
-        if key in self.replayed and self.replayed[key][0] == old:
-            del self.replayed[key]
-            self.counts["superseded"] += 1
-        if self.is_owed(key):
-            self.counts["superseded"] += key in self.pending
-            self.pending[key] = row
+TIME_FLAGS = int(Quality.TIME_REPLACED | Quality.TIME_UNCERTAIN)
 
 
 class Store(RuleBasedStateMachine):
@@ -69,19 +52,21 @@ class Store(RuleBasedStateMachine):
 
     @initialize()
     def open_first(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
+        self.path = self.folder / "x.db"
         self.clock = ManualClock(T0)
         self.rows: dict[Key, tuple[int, Values]] = {}
         self.arrivals = 0
         self.stamps: dict[str, datetime] = {}  # each device's last stamp by the gateway, since the clock was set
-        self.held: set[int] = set()  # arrivals that came before the clock was trusted
-        self.moving: dict[Key, timedelta] = {}  # those of them that the gateway stamped, and what the clock moved since
+        self.held = HeldRows()
+        self.policy = "release"  # what becomes of boots that ended before they knew the time
         self.counts = dict.fromkeys(("readings", "new", "merged", "duplicates"), 0)
         self.upstreams: dict[str, Upstream] = {}
         self.open()
 
     def open(self) -> None:
-        self.store = SQLiteStorage(self.folder / "x.db", gateway_id="g", clock=self.clock, piece_rows=5)
+        settings: dict[str, Any] = {"uncertain_times": self.policy, "fold_interval": FOREVER}
+        self.store = SQLiteStorage(self.path, gateway_id="g", clock=self.clock, piece_rows=5, **settings)
 
     @rule(
         start=st.sampled_from(["oldest", "oldest", "now"]) | moments,
@@ -92,7 +77,7 @@ class Store(RuleBasedStateMachine):
         name = f"upstream-{n}"
         if name not in self.upstreams:
             self.store.add_cursor(name, start, choice)
-            self.upstreams[name] = Upstream(self.rows, start, choice)
+            self.upstreams[name] = Upstream(self.rows, self.held.rows, start, choice)
 
     @rule(which=st.integers(0, 3))
     def remove_upstream(self, which: int) -> None:
@@ -117,12 +102,13 @@ class Store(RuleBasedStateMachine):
     def arrive_together(self, rows: list[tuple[str, datetime, Values]]) -> None:
         for device, moment, values in rows:
             self.counts["readings"] += 1
-            if (device, moment) in self.moving:
-                self.move([((device, moment), self.free(device, moment))])
             self.arrive((device, moment), values)
 
-    def arrive(self, key: Key, values: Values) -> None:
+    def arrive(self, key: Key, values: Values, stamp: bool = False, came: datetime | None = None) -> None:
         number, old = self.rows.get(key, (None, None))
+        if number is not None and self.held.gives_way(number):
+            self.move([(key, self.free(*key))])
+            number, old = None, None
         new = {**(old or {}), **values}
         if old == new:
             self.counts["duplicates"] += 1
@@ -130,11 +116,11 @@ class Store(RuleBasedStateMachine):
         self.counts["new" if old is None else "merged"] += 1
         self.arrivals += 1
         self.rows[key] = (self.arrivals, new)
-        self.held -= {number}
-        if not self.clock.trusted:
-            self.held.add(self.arrivals)
+        if number is not None:
+            self.held.merge(number, self.arrivals)
+        self.held.arrive(self.arrivals, self.clock, stamp, came)
         for upstream in self.upstreams.values():
-            upstream.written(key, number, self.rows[key])
+            upstream.written(key, number, self.rows[key], self.arrivals in self.held.rows)
 
     def free(self, device: str, moment: datetime) -> datetime:
         while (device, moment) in self.rows:
@@ -144,60 +130,116 @@ class Store(RuleBasedStateMachine):
     def move(self, keys: list[tuple[Key, datetime]]) -> None:
         """Held rows get other times."""
         pending = [upstream.pending for upstream in self.upstreams.values()]
-        tables: list[dict[Key, Any]] = [self.rows, self.moving, *pending]
+        tables: list[dict[Key, Any]] = [self.rows, *pending]
         for table in tables:
             found = [(key[0], moment, table.pop(key)) for key, moment in keys if key in table]
             table.update({(device, moment): row for device, moment, row in found})
 
     @rule(device=devices, values=data)
     def put_stamped(self, device: str, values: Values) -> None:
+        self.stamp(device, values)
+
+    def stamp(self, device: str, values: Values) -> None:
         self.store.store_reading(Weather, device, None, values)
-        moment = from_micros(self.clock.now())
+        self.arrive_stamped(device, values, from_micros(self.clock.now()))
+
+    def arrive_stamped(self, device: str, values: Values, moment: datetime) -> None:
         if device in self.stamps:
             moment = max(moment, self.stamps[device] + MICROSECOND)
         moment = self.stamps[device] = self.free(device, moment)
         self.counts["readings"] += 1
-        self.arrive((device, moment), values)
-        if not self.clock.trusted:
-            self.moving[device, moment] = timedelta(0)
+        self.arrive((device, moment), values, stamp=True)
+
+    @rule(rows=st.lists(unchecked, min_size=1, max_size=5))
+    def take_in(self, rows: list[tuple[str, datetime, Values]]) -> None:
+        """What devices say that have clocks of their own, before anybody knows whether these are right."""
+        self.store.take_in(intake(rows, self.clock))
+        self.arrive_unchecked(rows)
+
+    def arrive_unchecked(self, rows: list[tuple[str, datetime, Values]]) -> None:
+        self.counts["readings"] += len(rows)
+        for device, moment, values in rows:
+            self.arrive((device, moment), values, came=from_micros(self.clock.now()))
 
     @rule(seconds=st.sampled_from([1, 3600]))
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
-    @rule(seconds=st.sampled_from([-7200, -2, 2, 1800, 40 * 86_400]), trust=st.booleans())
-    def set_clock(self, seconds: int, trust: bool) -> None:
+    @rule(
+        seconds=st.sampled_from([-7200, -2, 2, 1800, 40 * 86_400]),
+        trust=st.booleans(),
+        queued=st.lists(unchecked, max_size=2),
+        stamped=st.none() | devices,
+    )
+    def set_clock(self, seconds: int, trust: bool, queued: list[Any], stamped: str | None) -> None:
+        """The clock is set, and maybe trusted from now on, while readings wait in the queue."""
         self.store.flush()
-        self.clock.step(seconds)
-        released = trust and not self.clock.trusted
-        self.clock.trusted = self.clock.trusted or trust
+        was_trusted = self.clock.trusted
+        values = {"temperature": 1.0}
+        if stamped is not None:
+            self.store.store_reading(Weather, stamped, None, values)
+        self.store.take_in(intake(queued, self.clock))
+        moment = from_micros(self.clock.now())
+        self.step(seconds, trust)
+        self.settle()
+        if stamped is not None:
+            self.arrive_stamped(stamped, values, moment if was_trusted else from_micros(self.clock.now()))
+        if self.clock.trusted and not was_trusted:
+            self.arrive_checked(queued)
+        else:
+            self.arrive_unchecked(queued)
+
+    def arrive_checked(self, rows: list[tuple[str, datetime, Values]]) -> None:
+        """What was taken in before the clock was trusted, and is written after."""
+        now = from_micros(self.clock.now())
+        for device, moment, values in rows:
+            if FIRST <= moment <= now + DAY:
+                self.arrive_together([(device, moment, values)])
+            else:
+                self.arrive_stamped(device, values, now)
+                self.held.flags[self.arrivals] = int(Quality.TIME_REPLACED)
+
+    def settle(self) -> None:
+        """The store does what is to be done about its clock."""
         self.store.flush()
+        self.clock_was_seen(known_offsets(self.store), estimate=self.policy == "release")
+
+    def clock_was_seen(self, offsets: Offsets, estimate: bool) -> None:
         self.stamps.clear()
-        self.moving = {key: moved + timedelta(seconds=seconds) for key, moved in self.moving.items()}
-        if released:
-            self.release()
+        self.held.look(self.clock)
+        due = self.held.due(self.clock, estimate)
+        if not due:
+            return
+        before = set(self.held.rows)
+        numbers = {key: number for key, (number, _) in self.rows.items()}
+        self.move(self.held.release(due, offsets, numbers, self.clock))
+        released = before - set(self.held.rows)
+        for upstream in self.upstreams.values():
+            upstream.released(released)
 
-    def release(self) -> None:
-        """What is held is put right: stamps move with the clock, and on where a reading is in the way."""
-        fixed = set(self.rows) - set(self.moving)
-        last: dict[str, datetime] = {}
-        moves = []
-        for key in sorted(self.moving, key=lambda key: (key[1] + self.moving[key], self.rows[key][0])):
-            moment = max(key[1] + self.moving[key], last.get(key[0], datetime.min.replace(tzinfo=UTC)) + MICROSECOND)
-            while (key[0], moment) in fixed:
-                moment += MICROSECOND
-            last[key[0]] = moment
-            moves.append((key, moment))
-        self.move(moves)
-        self.moving.clear()
-        self.held.clear()
+    @rule()
+    def release_held(self) -> None:
+        self.store.release_held()
+        if self.held.due(self.clock, estimate=True):
+            self.clock_was_seen(known_offsets(self.store), estimate=True)
 
-    @precondition(lambda self: not self.held)
-    @rule(moment=st.sampled_from([T0 - timedelta(days=100), T0, T0 + timedelta(hours=1)]))
-    def reboot_without_a_clock(self, moment: datetime) -> None:
+    @rule(
+        moment=BOOTS,
+        trusted=st.sampled_from([False, False, True]),
+        policy=POLICIES,
+        stamped=st.lists(st.tuples(devices, data), max_size=4),
+    )
+    def reboot(self, moment: datetime, trusted: bool, policy: str, stamped: list[tuple[str, Values]]) -> None:
         self.store.close()
-        self.clock.reboot(moment)
-        self.reopened()
+        self.reboot_at(moment)
+        self.clock.trusted = trusted
+        self.reopened(policy)
+        for device, values in stamped:
+            self.stamp(device, values)
+
+    def reboot_at(self, moment: datetime | None) -> None:
+        if moment is not None:
+            self.clock.reboot(moment)
 
     @rule(device=st.none() | devices, span=spans)
     def delete(self, device: str | None, span: tuple[datetime | None, datetime | None]) -> None:
@@ -207,50 +249,94 @@ class Store(RuleBasedStateMachine):
 
     def forget(self, gone: list[Key]) -> None:
         for key in gone:
-            del self.rows[key]
-            self.moving.pop(key, None)
+            self.held.rows.pop(self.rows.pop(key)[0], None)
             for upstream in self.upstreams.values():
                 upstream.counts["deleted"] += upstream.pending.pop(key, None) is not None
 
-    @precondition(lambda self: self.clock.trusted)
-    @rule(deeds=st.lists(deeds, min_size=1, max_size=4), done=st.integers(0, 4))
-    def crash(self, deeds: list[Deed], done: int) -> None:
-        """Another process does things and is killed: what it said is done is done, and the next thing is, or is not."""
+    @rule(
+        deeds=st.lists(deeds_with_clocks, min_size=1, max_size=4),
+        done=st.integers(0, 4),
+        policy=POLICIES,
+        reboots_at=st.none() | BOOTS,
+    )
+    def crash(self, deeds: list[Deed], done: int, policy: str, reboots_at: datetime | None) -> None:
+        """Another process does things and is killed: what it said is done is done, and the next thing is, or is not.
+        The machine may go down with it."""
         self.store.close()
-        said = work_until_killed(self.folder / "x.db", from_micros(self.clock.now()), deeds, min(done, len(deeds)))
-        self.reopened()
+        state = State.of(self.path, self.clock, uncertain_times=policy, fold_interval=FOREVER)
+        said, offsets = work_until_killed(state, deeds, min(done, len(deeds)))
+        self.policy = policy
+        self.clock_was_seen(offsets, estimate=policy == "release")
         for deed in deeds[:said]:
-            self.do(deed)
-        if not self.is_as_it_should_be() and said < len(deeds):
-            self.do(deeds[said])
-        assert self.is_as_it_should_be()
+            self.do(deed, offsets)
+        doubtful = deeds[said] if said < len(deeds) else ("nothing",)
+        if doubtful[0] == "set":  # to the next process it makes no difference whether the one before saw it
+            self.step(*doubtful[1:])
+        else:
+            self.do_where_done(doubtful)
+            self.reboot_at(reboots_at)
+        if doubtful[0] == "fold":
+            self.finish_fold()
+        self.reopened(policy)
+        assert self.is_as_it_should_be(self.store)
 
-    def do(self, deed: Deed) -> None:
+    def do(self, deed: Deed, offsets: Offsets) -> None:
         """What a deed comes to."""
-        if deed[0] == "put":
-            self.arrive_together(deed[1])
-        elif deed[0] == "delete":
-            self.forget([key for key in self.rows if is_in(key, *deed[1:])])
+        what, *details = deed
+        if what == "put":
+            self.arrive_together(details[0])
+        elif what == "delete":
+            self.forget([key for key in self.rows if is_in(key, *details)])
+        elif what == "stamp":
+            self.arrive_stamped(details[0], details[1], from_micros(self.clock.now()))
+        elif what == "take in":
+            self.arrive_unchecked(details[0])
+        elif what == "set":
+            self.step(*details)
+            self.clock_was_seen(offsets, estimate=self.policy == "release")
 
-    def is_as_it_should_be(self) -> bool:
-        books = self.store.ledger().sources.get("direct", dict.fromkeys(self.counts, 0))
-        rows = self.store.query_readings(Weather)
+    def step(self, seconds: int, trust: bool) -> None:
+        self.clock.step(seconds)
+        self.clock.trusted = self.clock.trusted or trust
+
+    def do_where_done(self, doubtful: Deed) -> None:
+        with SQLiteStorage(self.path, read_only=True) as reader:
+            if not self.is_as_it_should_be(reader):
+                self.do(doubtful, {})
+            assert self.is_as_it_should_be(reader)
+
+    def finish_fold(self) -> None:
+        """Before anything is released, for that and the fold behind it take away what says by how much."""
+        if self.clock.trusted:
+            self.policy = "hold"
+            self.open()
+            self.store.fold()
+            self.settle()
+            self.store.close()
+
+    def is_as_it_should_be(self, store: SQLiteStorage) -> bool:
+        rows = store.query_readings(Weather)
         found = {(row.pop("device_id"), row.pop("timestamp")): without_nulls(row) for row in rows}
-        counts = {name: books[name] for name in self.counts}
-        return counts == self.counts and found == {key: values for key, (_, values) in self.rows.items()}
+        return self.counted(store.ledger()) == self.counts and found == {
+            key: values for key, (_, values) in self.rows.items()
+        }
+
+    def counted(self, ledger: Ledger) -> dict[str, int]:
+        return {name: sum(books[name] for books in ledger.sources.values()) for name in self.counts}
 
     @rule()
     def fold(self) -> None:
         self.store.fold()
 
-    @rule()
-    def reopen(self) -> None:
+    @rule(policy=POLICIES)
+    def reopen(self, policy: str) -> None:
         self.store.close()
-        self.reopened()
+        self.reopened(policy)
 
-    def reopened(self) -> None:
-        self.stamps.clear()
+    def reopened(self, policy: str) -> None:
+        self.policy = policy
         self.open()
+        self.settle()
         for name, upstream in self.upstreams.items():
             self.store.add_cursor(name, "oldest", upstream.choice)
             upstream.split = None  # it goes on where it was, which the model does not know
@@ -268,7 +354,7 @@ class Store(RuleBasedStateMachine):
         if window is None:
             if all(self.store.pending(name, limit, other) is None for other in LANES):
                 assert not upstream.replayed
-                assert all(number in self.held for number, _ in upstream.pending.values())
+                assert all(number in self.held.rows for number, _ in upstream.pending.values())
             return
         rows = upstream.replayed if window.replayed else upstream.pending
         arrived = []
@@ -276,7 +362,8 @@ class Store(RuleBasedStateMachine):
             version = row.version(1)
             number, values = rows.pop((version.device, version.timestamp))
             assert values == dict(version.data)
-            assert number not in self.held
+            assert number not in self.held.rows
+            assert (row.row[0] or 0) & TIME_FLAGS == self.held.flags.get(number, 0)
             arrived.append(number)
             if len(arrived) <= refused:
                 upstream.quarantined.setdefault((version.device, version.timestamp), []).append((number, values))
@@ -332,6 +419,12 @@ class Store(RuleBasedStateMachine):
             found = [(row["device_id"], row["timestamp"], without_nulls(row["data"])) for row in kept]
             assert sorted(found, key=repr) == sorted(expected, key=repr)
 
+    @rule()
+    def look_at_flags(self) -> None:
+        rows = self.store.query_readings(Weather, fields=["device_id", "timestamp", "quality"])
+        found = {(row["device_id"], row["timestamp"]): (row["quality"] or 0) & TIME_FLAGS for row in rows}
+        assert found == {key: self.held.flags.get(number, 0) for key, (number, _) in self.rows.items()}
+
     def all_rows(self) -> list[dict[str, Any]]:
         nothing = dict.fromkeys(FIELDS)
         return [
@@ -351,7 +444,7 @@ class Store(RuleBasedStateMachine):
         question: dict[str, Any] = {"device": device, "start": span[0], "end": span[1], "order": order, "limit": limit}
         expected = select_rows(self.all_rows(), Weather, **question)
         assert self.store.query_readings(Weather, **question) == expected
-        with SQLiteStorage(self.folder / "x.db", read_only=True) as reader:
+        with SQLiteStorage(self.path, read_only=True) as reader:
             assert reader.query_readings(Weather, **question) == expected
 
     @rule(
@@ -370,7 +463,7 @@ class Store(RuleBasedStateMachine):
         question["tz"] = question.pop("zone")
         expected = aggregate_rows(self.all_rows(), Weather, field, function, **question)
         assert self.store.aggregate(Weather, field, function, **question) == expected
-        with SQLiteStorage(self.folder / "x.db", read_only=True) as reader:
+        with SQLiteStorage(self.path, read_only=True) as reader:
             assert reader.aggregate(Weather, field, function, **question) == expected
 
     @rule(field=st.sampled_from(["raining", "note", "device_id"]), function=st.sampled_from(["count", "first", "last"]))
@@ -384,12 +477,11 @@ class Store(RuleBasedStateMachine):
             return
         ledger = self.store.ledger()
         assert ledger.problems == []
-        books = ledger.sources.get("direct", dict.fromkeys(self.counts, 0))
-        assert {name: books[name] for name in self.counts} == self.counts
+        assert self.counted(ledger) == self.counts
         for name, upstream in self.upstreams.items():
             found = ledger.upstreams[name]
             assert found["pending"] + found["held"] == self.store.count_pending(name)
-            held = sum(number in self.held for number, _ in upstream.pending.values())
+            held = sum(number in self.held.rows for number, _ in upstream.pending.values())
             assert found["held"] == held or upstream.skips
             found["pending"] += found["held"]
             if not upstream.skips:

@@ -1,0 +1,139 @@
+"""What a store should make of readings that came before anybody knew the time."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from edgedepot.storage.clock import EARLIEST, ManualClock, from_micros
+from edgedepot.storage.values import Quality
+from tests.storage.sqlite.crashing import Offsets
+from tests.storage.sqlite.states import MICROSECOND, Key
+
+DAY = timedelta(days=1)
+FIRST = from_micros(EARLIEST)
+SLIGHT = timedelta(milliseconds=1)
+"""Stamps in each other's way move by less."""
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def boot_time(clock: ManualClock) -> datetime:
+    """When this boot began, by the wall clock as it is set now."""
+    return from_micros(clock.now()) - timedelta(seconds=clock.monotonic())
+
+
+@dataclass(slots=True)
+class Held:
+    """One held reading. `began` is when the boot began by the clock that it came by; `came` is when a device's reading
+    came, None where code gave the time; a `stamp` is the gateway's own."""
+
+    boot: str
+    began: datetime
+    stamp: bool
+    came: datetime | None
+
+
+@dataclass(slots=True)
+class Boot:
+    """A boot in which nobody knew the time yet. `began` is by its first clock; it ended before `before`, which is known
+    once the clock is trusted after it."""
+
+    began: datetime
+    before: datetime | None = None
+
+
+class HeldRows:
+    """The held readings by number of arrival, and the boots they are of, in order."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Held] = {}
+        self.boots: dict[str, Boot] = {}
+        self.flags: dict[int, int] = {}
+        """What is known against the times of readings, also of released ones."""
+
+    def arrive(self, number: int, clock: ManualClock, stamp: bool, came: datetime | None) -> None:
+        if not clock.trusted:
+            self.rows[number] = Held(clock.boot, boot_time(clock), stamp, came)
+
+    def merge(self, old: int, new: int) -> None:
+        """One version takes the other's place."""
+        self.rows.pop(old, None)
+        self.flags[new] = self.flags.get(new, 0) | self.flags.get(old, 0)
+
+    def gives_way(self, number: int) -> bool:
+        """Whether a reading is no identity yet."""
+        return number in self.rows and self.rows[number].stamp
+
+    def look(self, clock: ManualClock) -> None:
+        """The store has looked at the clock."""
+        if not clock.trusted:
+            self.boots.setdefault(clock.boot, Boot(boot_time(clock)))
+            return
+        for name, boot in self.boots.items():
+            if boot.before is None and name != clock.boot:
+                boot.before = boot_time(clock)
+
+    def due(self, clock: ManualClock, estimate: bool) -> list[str]:
+        """The boots whose readings the next transaction releases."""
+        return [name for name in self.boots if clock.trusted and (estimate or name == clock.boot)]
+
+    def release(
+        self, boots: Collection[str], offsets: Offsets, rows: dict[Key, int], clock: ManualClock
+    ) -> list[tuple[Key, datetime]]:
+        """Where readings go when boots are released: stamps move with the clock, as do those that replace a device's
+        impossible time, and on where another reading is in the way. Of boots that ended the store says by how much."""
+        self._offsets = offsets
+        wanted: list[tuple[datetime, int, Key]] = []
+        for key, number in rows.items():
+            if number in self.rows and self.rows[number].boot in boots:
+                moment = self._settle(number, key[1], clock)
+                if moment is not None:
+                    wanted.append((moment, number, key))
+        self._check_order(boots, wanted)
+        fixed = set(rows) - {key for _, _, key in wanted}
+        last: dict[str, datetime] = {}
+        moves: list[tuple[Key, datetime]] = []
+        for wish, _, key in sorted(wanted, key=lambda one: one[:2]):
+            moment = max(wish, last.get(key[0], LONG_AGO) + MICROSECOND)
+            while (key[0], moment) in fixed:
+                moment += MICROSECOND
+            last[key[0]] = moment
+            moves.append((key, moment))
+        self.rows = {number: held for number, held in self.rows.items() if held.boot not in boots}
+        for name in boots:
+            del self.boots[name]
+        return moves
+
+    def _settle(self, number: int, moment: datetime, clock: ManualClock) -> datetime | None:
+        """A held reading's time if it was the gateway's clock that said it; None for one that stays as it is."""
+        held = self.rows[number]
+        ended = held.boot != clock.boot
+        shift = self._shift(held, clock)
+        if ended:
+            self.flags[number] = self.flags.get(number, 0) | Quality.TIME_UNCERTAIN
+        if held.stamp:
+            return moment + shift
+        if held.came is None:
+            return None
+        latest = (boot_time(clock) if ended else held.came + shift) + DAY
+        if from_micros(EARLIEST) <= moment <= latest:
+            return None
+        self.flags[number] = self.flags.get(number, 0) | Quality.TIME_REPLACED
+        return held.came + shift
+
+    def _shift(self, held: Held, clock: ManualClock) -> timedelta:
+        """What has to be added to a time by the clock that a reading came by."""
+        if held.boot == clock.boot:
+            return boot_time(clock) - held.began
+        return self._offsets[held.boot] + self.boots[held.boot].began - held.began
+
+    def _check_order(self, boots: Collection[str], stamps: list[tuple[datetime, int, Key]]) -> None:
+        """Boots that ended lie one after the other, and before the one after them that knew the time."""
+        end = latest = LONG_AGO
+        for name in boots:
+            times = [wish for wish, number, _ in stamps if self.rows[number].boot == name]
+            before = self.boots[name].before
+            if times and before is not None:
+                if before >= latest:  # else the time that was trusted went back, and tells nothing
+                    assert end < min(times) + SLIGHT, "boots overlap"
+                end, latest = max(times), before
+                assert end < before + SLIGHT, "a boot lies after one that it came before"
