@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import NotSupported
+from edgedepot.storage.given_up import GivenUp
 from edgedepot.storage.paging import Position, iterate
 from edgedepot.storage.query import Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model
@@ -311,11 +312,13 @@ EVERYTHING = Choice()
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The books. `sources` and `upstreams` map names to counts by column; `problems` is empty when they balance."""
+    """The books. `sources` and `upstreams` map names to counts by column; `problems` is empty when they balance.
+    `given_up` says of what time the thinned and evicted readings of each upstream were, the latest last."""
 
     sources: dict[str, dict[str, int]]
     upstreams: dict[str, dict[str, int]]
     problems: list[str]
+    given_up: list[GivenUp] = field(default_factory=list)
 
     @property
     def balanced(self) -> bool:

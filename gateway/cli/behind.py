@@ -1,15 +1,18 @@
-"""How far behind an upstream is, what holds its readings up, and what to do about that."""
+"""How far behind an upstream is, what holds its readings up, what it does not get for want of room, and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from edgedepot.cli.output import counted, duration, size
+from edgedepot.cli.output import ago, counted, duration, size
 
 LATE = 60.0
 """Seconds by which the oldest pending reading may be behind before that is worth a line."""
 
+_DAY = 86_400.0
+_WAYS = {"thinned": "thinned to their minutes' averages", "evicted": "evicted"}
 _CURES = {
     "link": "All goes as fast as the link takes it. A faster link helps, or averages only: every.",
     "server": "The server asks for less, or refuses: its own log says why.",
@@ -28,6 +31,22 @@ def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> 
         yield "yellow", f"    Of the day's budget {size(live['spent_today'])} are spent."
     if limit in _CURES:
         yield "yellow", f"    {_CURES[limit]}"
+
+
+def say_given_up(name: str, given_up: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Lines with their styles: the latest of each way in which an upstream's readings went; bright for a day."""
+    latest = {one["what"]: one for one in given_up if one["upstream"] == name}
+    now = datetime.now(UTC)
+    for what, one in latest.items():
+        age = (now - datetime.fromisoformat(one["at"])).total_seconds()
+        span = " to ".join(one[end][:16].replace("T", " ") + "Z" for end in ("start", "end"))
+        style = "yellow" if age < _DAY else "dim"
+        yield style, f"{name} does not get {counted(one['rows'], 'reading')} of {span}: {_WAYS[what]}, {ago(age)}."
+    if latest:
+        yield (
+            "dim",
+            "    The store keeps no more: allow it more (keep_bytes, keep), or have the upstream take them sooner.",
+        )
 
 
 def _when(live: Mapping[str, Any]) -> str:

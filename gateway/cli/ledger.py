@@ -46,7 +46,8 @@ def ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
         books, salvaged = store.ledger(), store.salvaged
     if as_json:
         plain = {"balanced": books.balanced, "problems": books.problems}
-        click.echo(json.dumps(plain | {"sources": books.sources, "upstreams": books.upstreams}))
+        given_up = [one.as_json() for one in books.given_up]
+        click.echo(json.dumps(plain | {"sources": books.sources, "upstreams": books.upstreams, "given_up": given_up}))
     else:
         screen = console()
         print_ledger(screen, books)
@@ -63,6 +64,8 @@ def print_ledger(screen: Console, books: Ledger) -> None:
         _print_counts(screen, "Counted beside them", "source", _BESIDE, books.sources)
     _print_account(screen, "upstream", _upstream_columns(books.upstreams), books.upstreams)
     screen.print()
+    for one in books.given_up:
+        screen.print(f"[yellow]{escape(one.upstream)}: {escape(str(one))}[/]")
     for problem in books.problems:
         screen.print(f"[red]{escape(problem)}[/]")
     if books.balanced:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedepot.cli.behind import say_behind
+from edgedepot.cli.behind import say_behind, say_given_up
 from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.errors import StorageError
@@ -78,6 +78,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
         },
         "sources": _beside(books.sources, live["drivers"] if live else {}),
         "upstreams": _beside(books.upstreams, live["upstreams"] if live else {}),
+        "given_up": [one.as_json() for one in books.given_up],
         "problems": books.problems,
         "salvaged": None if salvaged is None else {"at": salvaged.at.isoformat(), "report": str(salvaged)},
     }
@@ -179,6 +180,8 @@ def print_upstreams(screen: Console, found: Mapping[str, Any], file: Path) -> No
     print_section(screen, "Upstreams", grid)
     for name, upstream in found["upstreams"].items():
         for style, text in _advice(name, upstream, running, file):
+            screen.print(text, style=style, markup=False)
+        for style, text in say_given_up(name, found["given_up"]):
             screen.print(text, style=style, markup=False)
 
 

@@ -156,22 +156,42 @@ def _acknowledge_journal(
 
 def count_skipped(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> int:
     """How many of the readings ``low..high`` are from before a time, or outside a choice."""
+    condition, values = _skipped(journal, since, choice)
+    if condition == "false":
+        return 0
+    return sum(
+        journal.connection.execute(
+            f"SELECT count(series) FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND ({condition})",
+            (low, high, *values),
+        ).fetchone()[0]
+        for piece in journal.shape.pieces_between(low, high)
+    )
+
+
+def times_awaited(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> tuple[int, int]:
+    """From when until when (not included) the readings ``low..high`` are that are not skipped; there are some."""
+    condition, values = _skipped(journal, since, choice)
+    found = [
+        journal.connection.execute(
+            f"SELECT min(ts), max(ts) FROM {rows_of(journal.shape, piece)}"
+            f" WHERE seq BETWEEN ? AND ? AND series > 0 AND NOT ({condition})",
+            (low, high, *values),
+        ).fetchone()
+        for piece in journal.shape.pieces_between(low, high)
+    ]
+    times = [time for pair in found for time in pair if time is not None]
+    return min(times), max(times) + 1
+
+
+def _skipped(journal: Journal, since: int | None, choice: Choice) -> tuple[str, list[object]]:
+    """The SQL condition for readings from before a time, or outside a choice, and its values."""
     conditions, values = [], list[object]()
     if since is not None:
         conditions, values = ["ts < ?"], [since]
     if choice != EVERYTHING:
         conditions.append("series NOT IN (SELECT value FROM json_each(?))")
         values.append(_chosen(journal, choice))
-    if not conditions:
-        return 0
-    return sum(
-        journal.connection.execute(
-            f"SELECT count(series) FROM {rows_of(journal.shape, piece)}"
-            f" WHERE seq BETWEEN ? AND ? AND ({' OR '.join(conditions)})",
-            (low, high, *values),
-        ).fetchone()[0]
-        for piece in journal.shape.pieces_between(low, high)
-    )
+    return " OR ".join(conditions) or "false", values
 
 
 def _chosen(journal: Journal, choice: Choice) -> str:

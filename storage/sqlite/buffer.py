@@ -22,6 +22,7 @@ from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import forget_choice, note_choice, read_choice
 from edgedepot.storage.sqlite.delivered import DeliveredRows
+from edgedepot.storage.sqlite.given_up import forget_given_up
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
@@ -64,6 +65,7 @@ class SQLiteBuffer(Buffer):
 
         def remove(journal: Journal) -> int:
             forget_choice(journal.connection, journal.books.cursors[name].id)
+            forget_given_up(journal.connection, journal.books.cursors[name].id)
             return remove_cursor(journal, name)
 
         pending = self._do(remove)

@@ -29,6 +29,7 @@ from edgedepot.storage.sqlite.tables import (
     HOUR,
     add_partition,
     add_piece,
+    bytes_each,
     cell,
     history_table,
     pages_used,
@@ -217,13 +218,18 @@ class Fold:
         low = shape.folded.high
         shape.folded = Folded(low, low, piece=self._released(low))
         journal.books.write_snapshot(self._connection, journal.committed_seq)
-        enough = self._piece_rows * (1 if len(shape.pieces) < 4 else LARGER)
-        if journal.committed_seq - shape.pieces[-1].first >= enough:
+        if journal.committed_seq - shape.pieces[-1].first >= self._enough():
             add_piece(self._connection, shape, journal.committed_seq + 1, shape.pieces[-1].base)
         drop_pieces(self._connection, journal, acknowledged_pieces(journal))
         if before != [(piece.id, piece.aside) for piece in shape.pieces]:
             journal.refresh_views()
         self._cut_partitions()
+
+    def _enough(self) -> int:
+        """How many rows are a piece."""
+        pieces = self._journal.shape.pieces
+        wanted = self._piece_rows * (1 if len(pieces) < 4 else LARGER)
+        return self._limits.piece_rows(wanted, bytes_each(self._connection, pieces[-1]), len(pieces))
 
     def _released(self, low: int) -> int:
         """The first piece up to row `low` that was set aside and is held no more, 0 where there is none."""

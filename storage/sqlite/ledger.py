@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from edgedepot.storage.base import Ledger
 from edgedepot.storage.sqlite.acknowledge import count_held, count_pending
 from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
+from edgedepot.storage.sqlite.given_up import read_given_up
 from edgedepot.storage.sqlite.missing import where_missing
 from edgedepot.storage.sqlite.view import View
 
@@ -34,7 +35,11 @@ def read_ledger(view: View) -> Ledger:
         }
         for name, book in sorted(books.cursors.items())
     }
-    return Ledger(dict(sorted(sources.items())), upstreams, [*_of_sources(sources), *_of_upstreams(upstreams, view)])
+    given_up = [
+        one for name, book in sorted(books.cursors.items()) for one in read_given_up(view.connection, name, book.id)
+    ]
+    problems = [*_of_sources(sources), *_of_upstreams(upstreams, view)]
+    return Ledger(dict(sorted(sources.items())), upstreams, problems, given_up)
 
 
 def _of_sources(sources: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -29,6 +29,8 @@ _FOLD_ROWS = 30_000
 _PERIODS = [hours * HOUR for hours in (1, 2, 4, 8, 24, 48, 5 * 24, 10 * 24)]
 _SHARES = 16
 """Into so many partitions what a budget holds is cut: so fine-grained is what goes at a time."""
+_MANY_PIECES, _FEWEST = 64, 4
+"""Thinned pieces are small: with more of them the last may be larger, up to so large a share."""
 _LARGEST = 2_000
 """Pages of the largest partition otherwise: to drop one takes SQLite 10 us a page, and commits wait."""
 _MANY, _DOUBLING = 128, 8
@@ -80,6 +82,14 @@ class Limits:
     def fold_rows(self) -> int:
         """How many rows a fold takes at most: in between the store grows beyond what it may hold."""
         return _FOLD_ROWS if self.size is None else max(100, min(_FOLD_ROWS, self.size // 2000))
+
+    def piece_rows(self, wanted: int, bytes_each: float, pieces: int) -> int:
+        """How many rows of that size the last of so many pieces may have, where `wanted` would do: what goes for want
+        of room is to be a small part of all there is."""
+        if self.size is None:
+            return wanted
+        share = max(_FEWEST, _SHARES >> max(0, pieces - _MANY_PIECES) // _SHARES)
+        return max(1, min(wanted, int(self.size / share / bytes_each)))
 
     def period(self, measurement: str) -> int:
         """What a partition spans, in microseconds: less where the age would be overstepped by much otherwise."""

@@ -14,14 +14,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 
-from edgedepot.storage.sqlite.acknowledge import count_rows, count_skipped
+from edgedepot.storage.sqlite.acknowledge import count_rows, count_skipped, times_awaited
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.downsampled import is_kept, keep_more, kept_table
 from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces
+from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import PAGE, Limits
+from edgedepot.storage.sqlite.room_log import FULL, OLD, RoomLog
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, Rule
 from edgedepot.storage.sqlite.tables import (
     HOUR,
@@ -60,6 +62,7 @@ class Retention:
         self._batches: list[Batch] = []
         self._journal = journal
         self._limits = limits
+        self._log = RoomLog()
         self._unswept = set(journal.shape.horizons)
         self.is_over = False
         self.full: str | None = None
@@ -67,6 +70,7 @@ class Retention:
     def next(self, now: int | None) -> Deed | None:
         """The next transaction's deed; None when all is as it should be, or as good as it can be. `now` is None while
         nobody knows the time: then nothing is too old."""
+        self._log.begin()
         if not self._journal.shape.pieces:
             return None
         deed = self._acknowledged() or self._too_old(now) or self._too_much_of_a_model(now)
@@ -78,6 +82,10 @@ class Retention:
         blocks = self.is_over and deed is None and self._limits.block
         self.full = f"the store has reached its limit of {self._limits.size} bytes (keep_bytes)" if blocks else None
         return deed
+
+    def committed(self) -> None:
+        """What `next` said is done."""
+        self._log.committed(bool(self._batches))
 
     def exceeds(self, headroom: bool = True) -> bool:
         """Whether the store holds more than it may by now, or leaves too little room for what comes."""
@@ -105,7 +113,7 @@ class Retention:
         for layout, mine in self._partitions():
             age = limits.age(layout.name)
             if age is not None and mine[0].stop <= now - age and self._may_go(layout, mine[0], limits.keep_pending):
-                return self._going(layout, mine[0], mine[0].stop)
+                return self._going(layout, mine[0], mine[0].stop, OLD)
         return None if limits.keep_pending else self._too_old_piece(now)
 
     def _too_old_piece(self, now: int) -> Deed | None:
@@ -118,7 +126,7 @@ class Retention:
             return None
         table = rows_of(self._journal.shape, closed[0][0])
         query = f"SELECT 1 FROM {table} AS j CROSS JOIN _series AS s ON s.id = j.series WHERE {young} LIMIT 1"
-        return None if self._connection.execute(query).fetchone() else self._eviction(*closed[0])
+        return None if self._connection.execute(query).fetchone() else self._eviction(*closed[0], OLD)
 
     def _too_much_of_a_model(self, now: int | None) -> Deed | None:
         for layout, mine in self._partitions():
@@ -134,37 +142,44 @@ class Retention:
         end = mine[0].stop if len(mine) > 1 else rows_end(self._connection, layout, mine[0])
         if (now is not None and end > now + HOUR) or not self._may_go(layout, mine[0], self._limits.block):
             return None
-        return self._going(layout, mine[0], end)
+        return self._going(layout, mine[0], end, FULL)
 
-    def _going(self, layout: Layout, partition: Partition, end: int) -> Deed:
+    def _going(self, layout: Layout, partition: Partition, end: int, why: str) -> Deed:
         """What is to be kept of it is brought together first."""
         if is_kept(self._journal.shape, layout, partition):
-            return lambda journal: self._drop_partition(layout, partition, end)
+            return lambda journal: self._drop_partition(layout, partition, end, why)
         return lambda journal: keep_more(self._connection, journal, layout, partition)
 
     def _may_go(self, layout: Layout, partition: Partition, keep_pending: bool) -> bool:
-        return not keep_pending or not any(self._owed_rows(layout, partition).values())
+        return not keep_pending or not self._owed_rows(layout, partition)
 
-    def _owed_rows(self, layout: Layout, partition: Partition) -> dict[str, int]:
-        """How many rows of a partition each cursor that is on its way through history is still owed."""
-        books = self._journal.books.cursors
-        return {name: self._count_owed(book, layout, partition) for name, book in books.items() if book.walk.left}
+    def _owed_rows(self, layout: Layout, partition: Partition) -> dict[str, tuple[int, int, int]]:
+        """What each cursor that is on its way through history is still owed of a partition: from when, until when, how
+        many rows."""
+        books = self._journal.books.cursors.items()
+        found = {name: self._owed_to(book, layout, partition) for name, book in books if book.walk.left}
+        return {name: owed for name, owed in found.items() if owed is not None}
 
-    def _count_owed(self, book: CursorBook, layout: Layout, partition: Partition) -> int:
+    def _owed_to(self, book: CursorBook, layout: Layout, partition: Partition) -> tuple[int, int, int] | None:
         layouts = self._journal.catalogue.layouts()
         since = NEVER if book.since is None else book.since
         for one, place, table, condition in owed(self._journal.shape, layouts, book.walk.place, END):
             if one.id == layout.id and place.id == partition.id:
-                query = f"SELECT count(*) FROM {table} WHERE {condition} AND {book.walk.numbers()} AND ts >= ?"
-                return int(self._connection.execute(query, (since,)).fetchone()[0])
-        return 0
+                query = f"{table} WHERE {condition} AND {book.walk.numbers()} AND ts >= ?"
+                low, last, rows = self._connection.execute(
+                    f"SELECT min(ts), max(ts), count(*) FROM {query}", (since,)
+                ).fetchone()
+                return (low, last + 1, rows) if rows else None
+        return None
 
-    def _drop_partition(self, layout: Layout, partition: Partition, end: int) -> None:
+    def _drop_partition(self, layout: Layout, partition: Partition, end: int, why: str) -> None:
         """Drop a model's oldest partition, whose rows all lie before `end`."""
         shape = self._journal.shape
-        for name, rows in self._owed_rows(layout, partition).items():
-            if rows:
-                self._journal.books.walk_less(name, rows, evicted=rows)
+        for name, (low, high, rows) in self._owed_rows(layout, partition).items():
+            self._journal.books.walk_less(name, rows, evicted=rows)
+            self._log.evicted(note_given_up(self._journal, name, "evicted", low, high, rows), why)
+        if why == FULL:
+            self._log.history_went(layout.name, end)
         start = shape.partitions[layout.id].pop(0).start
         shape.horizons[layout.id] = end
         for rule in shape.rules_of(layout.id):
@@ -234,7 +249,7 @@ class Retention:
                 return deed
         closed = closed_pieces(self._journal.shape)
         if closed and not self._limits.block:
-            return self._thinning(closed) or self._eviction(*closed[0])
+            return self._thinning(closed) or self._eviction(*closed[0], FULL)
         return None if closed else self._closing()
 
     def _thinning(self, closed: list[tuple[Piece, int]]) -> Deed | None:
@@ -246,7 +261,7 @@ class Retention:
         if not self._batches:
             return None
         batch = self._batches.pop(0)
-        return lambda journal: thin(journal, self._cursors, batch)
+        return lambda journal: thin(journal, self._cursors, batch, self._log.thinned)
 
     def _closing(self) -> Deed | None:
         """End the last piece early, so that it can be dropped as soon as it is acknowledged."""
@@ -264,10 +279,10 @@ class Retention:
         journal.refresh_views()
         journal.reshape()
 
-    def _eviction(self, piece: Piece, last: int) -> Deed:
-        return lambda journal: self._evict(piece, last)
+    def _eviction(self, piece: Piece, last: int, why: str) -> Deed:
+        return lambda journal: self._evict(piece, last, why)
 
-    def _evict(self, piece: Piece, last: int) -> None:
+    def _evict(self, piece: Piece, last: int, why: str) -> None:
         """Drop a piece although upstreams are owed rows of it."""
         journal = self._journal
         for name, book in journal.books.cursors.items():
@@ -275,6 +290,9 @@ class Retention:
                 rows = count_rows(self._connection, journal.shape, low, high)
                 skipped = count_skipped(journal, low, high, book.since, self._cursors.choice(name))
                 journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
+                if rows > skipped:
+                    times = times_awaited(journal, low, high, book.since, self._cursors.choice(name))
+                    self._log.evicted(note_given_up(journal, name, "evicted", *times, rows - skipped), why)
                 withhold_piece(self._connection, journal.shape, book.id, piece, low, high)
         self._drop_pieces([piece])
 

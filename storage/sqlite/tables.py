@@ -28,6 +28,7 @@ def hour_table(layout: Layout, partition: Partition) -> str:
     return f"_hour_{layout.name}_{partition.id}"
 
 
+_SAMPLE = 200
 OWN_STAMP = 0
 """In a held piece's column `received`: the time is the gateway's own. Null says that code gave the time; anything else
 is when a device's reading came, whose time is to be checked against that."""
@@ -102,6 +103,14 @@ def pages_used(connection: sqlite3.Connection) -> int:
     """How many pages of the file hold something, in the open transaction too."""
     (pages,), (free,) = (connection.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "freelist_count"))
     return int(pages) - int(free)
+
+
+def bytes_each(connection: sqlite3.Connection, piece: Piece) -> float:
+    """About how many bytes a row of a piece takes, by its latest ones; those of the books are among them."""
+    rows = connection.execute(f"SELECT * FROM {piece.table} ORDER BY seq DESC LIMIT {_SAMPLE}").fetchall()
+    cells = (cell for row in rows for cell in row)
+    size = sum(len(cell.encode()) if isinstance(cell, str) else 1 if cell is None else 8 for cell in cells)
+    return 8 + size / max(1, len(rows))
 
 
 def widen_partition(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> None:

@@ -14,21 +14,26 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
+from edgedepot.storage.given_up import GivenUp
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.cursors import Cursors
+from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Piece, Shape
-from edgedepot.storage.sqlite.tables import cell, rows_of, value_columns
+from edgedepot.storage.sqlite.tables import bytes_each, cell, rows_of, value_columns
 from edgedepot.storage.sqlite.withheld import Stretch, withhold
 from edgedepot.storage.values import Quality
 
 MINUTE = 60_000_000
 _BATCH = 5_000
+_BATCH_BYTES = 1_000_000
+"""So many rows, or bytes, are thinned together: they lie in the log, which readers may keep from beginning again."""
+_LEAST = 100
 _NEAR = 5_000
 """So many rows before and behind a piece are looked at for the rest of a minute."""
 _HEAD = 4
@@ -56,17 +61,18 @@ def batches(connection: sqlite3.Connection, shape: Shape, piece: Piece, before: 
     """What to thin in a piece, of the minutes that end by `before`, so much at a time that commits can wait for it."""
     before -= before % MINUTE
     query = f"SELECT series, count(*), min(ts), max(ts) FROM {rows_of(shape, piece)} WHERE series > 0 AND ts < ?"
+    most = max(_LEAST, min(_BATCH, int(_BATCH_BYTES / bytes_each(connection, piece))))
     together: list[int] = []
     rows = 0
     low, high = before, before
     for series, count, first, last in connection.execute(f"{query} GROUP BY series", (before,)).fetchall():
-        parts = -(-count // _BATCH)
+        parts = -(-count // most)
         if parts > 1:
             width = ((last - first) // parts // MINUTE + 1) * MINUTE
             for start in range(first - first % MINUTE, last + 1, width):
                 yield Batch(piece.id, [series], start, min(start + width, before))
             continue
-        if rows + count > _BATCH:
+        if together and rows + count > most:
             yield Batch(piece.id, together, low, high)
             together, rows, low = [], 0, before
         together = [*together, series]
@@ -76,8 +82,10 @@ def batches(connection: sqlite3.Connection, shape: Shape, piece: Piece, before: 
         yield Batch(piece.id, together, low, high)
 
 
-def thin(journal: Journal, cursors: Cursors, batch: Batch) -> int:
-    """Thin a batch; how many rows went."""
+def thin(
+    journal: Journal, cursors: Cursors, batch: Batch, tell: Callable[[GivenUp], object] = lambda given_up: None
+) -> int:
+    """Thin a batch; how many rows went. `tell` is told for each upstream that awaited some."""
     place = next((index for index, piece in enumerate(journal.shape.pieces) if piece.id == batch.piece), None)
     if place is None:
         return 0
@@ -86,11 +94,14 @@ def thin(journal: Journal, cursors: Cursors, batch: Batch) -> int:
     elsewhere = set(_minutes_near(journal, batch, piece.first - _NEAR, piece.first - 1))
     elsewhere |= set(_minutes_near(journal, batch, after.first, after.first + _NEAR))
     doomed: list[int] = []
+    given_up: dict[str, tuple[int, int, int]] = {}
     for minute, rows in _minutes(journal, piece, batch):
         if len(rows) > 1 and minute not in elsewhere:
-            doomed += _thin_minute(journal, cursors, piece, rows)
+            doomed += _thin_minute(journal, cursors, piece, rows, given_up)
     journal.connection.executemany(f"DELETE FROM {piece.table} WHERE seq = ?", [(seq,) for seq in doomed])
     journal.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (len(doomed), piece.id))
+    for name, (low, high, count) in given_up.items():
+        tell(note_given_up(journal, name, "thinned", low, high, count))
     return len(doomed)
 
 
@@ -118,8 +129,11 @@ def _minutes_near(journal: Journal, batch: Batch, low: int, high: int) -> Iterat
             yield _minute_of(row)
 
 
-def _thin_minute(journal: Journal, cursors: Cursors, piece: Piece, rows: list[Cells]) -> list[int]:
-    """Put a minute's rows into the last, where upstreams let it; the numbers of the others."""
+def _thin_minute(
+    journal: Journal, cursors: Cursors, piece: Piece, rows: list[Cells], given_up: dict[str, tuple[int, int, int]]
+) -> list[int]:
+    """Put a minute's rows into the last, where upstreams let it; the numbers of the others. What each upstream does not
+    get is added to `given_up`: from when, until when, how many."""
     numbers = [row[2] for row in rows]
     awaiting = _awaiting(journal, cursors, *_ends(numbers))
     if not awaiting:
@@ -128,6 +142,8 @@ def _thin_minute(journal: Journal, cursors: Cursors, piece: Piece, rows: list[Ce
     for name in awaiting:
         journal.books.settle(name, thinned=len(rows) - 1)
         withhold(journal.connection, journal.books.cursors[name].id, minute)
+        low, high, count = given_up.get(name, (minute.start, minute.stop, 0))
+        given_up[name] = (min(low, minute.start), max(high, minute.stop), count + len(rows) - 1)
     series = journal.tail.series(rows[0][0])
     assert series is not None
     layout = journal.catalogue.layouts()[series.model_id]

@@ -167,6 +167,7 @@ class Upkeep:
         deed = self.retention.next(self._clock.now() if self._clock.trusted else None)
         if deed is not None:
             transact(self._connection, self._journal, [deed])
+            self.retention.committed()
             return
         if self._retain_at is not None:
             now, is_over = self._clock.monotonic(), self.retention.is_over

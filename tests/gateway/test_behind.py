@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -71,3 +73,41 @@ def test_time_left() -> None:
     assert progress.eta(400.0, 6_000) == pytest.approx(600, rel=0.02)
     assert progress.eta(400.0, 0) == 0
     assert progress.eta(400.0, 20_000) is None
+
+
+@pytest.fixture
+def poor(tmp_path: Path) -> Path:
+    """A store of which the upstream gets some minutes as averages, and of others nothing."""
+    path = tmp_path / "gateway.db"
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    clock = ManualClock(start)
+    limits: dict[str, Any] = {"keep": "2 days", "keep_pending": False, "piece_rows": 10}
+    with SQLiteStorage(path, gateway_id="roof", clock=clock, **limits) as store:
+        store.add_cursor("central")
+        for day in range(4):
+            moments = [start + timedelta(days=day, seconds=number) for number in range(90)]
+            store.store_readings(Mast, [("mast", moment, {"speed": 1.0}) for moment in moments])
+            store.fold()
+        assert store.thin(start + timedelta(days=2)) == 2 * (59 + 29)
+        clock.advance(3 * 86_400)
+        store.retain()
+    return path
+
+
+def test_what_had_no_room(poor: Path) -> None:
+    text = CliRunner().invoke(program, ["ledger", str(poor)]).stdout
+    assert "central: 88 readings thinned, of 2026-01-02T00:00Z to 2026-01-02T00:02Z\n" in text
+    assert "central: 2 readings evicted, of 2026-01-01T00:00Z to 2026-01-01T00:01Z\n" in text
+    found = json.loads(CliRunner().invoke(program, ["ledger", str(poor), "--json"]).stdout)["given_up"]
+    assert [(one["upstream"], one["what"], one["rows"]) for one in found] == [
+        ("central", "thinned", 88),
+        ("central", "thinned", 88),
+        ("central", "evicted", 2),
+    ]
+    assert found[-1]["start"] == "2026-01-01T00:00:59+00:00"
+    assert found[-1]["end"] == "2026-01-01T00:01:29.000001+00:00"
+    assert found[-1]["at"] == "2026-01-04T00:00:00+00:00"
+    text = " ".join(CliRunner().invoke(program, ["status", str(poor)]).stdout.split())
+    assert "central does not get 2 readings of 2026-01-01 00:00Z to 2026-01-01 00:01Z: evicted" in text
+    assert "thinned to their minutes' averages" in text
+    assert "allow it more (keep_bytes, keep)" in text

@@ -311,6 +311,9 @@ class Room(RuleBasedStateMachine):
     def check_upstreams(self, ledger: Ledger) -> None:
         for name, upstream in self.upstreams.items():
             found = ledger.upstreams[name]
+            given_up = [one for one in ledger.given_up if one.upstream == name]
+            for what in ("thinned", "evicted"):
+                assert sum(one.rows for one in given_up if one.what == what) == found[what]
             assert {column: found[column] for column in RESOLVED} == upstream.counts
             assert found["held"] == sum(version.held for version in upstream.owed)
             numbers = (found["pending"] + found["held"], self.store.count_pending(name), upstream.pending)
