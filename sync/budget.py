@@ -72,6 +72,7 @@ class Budget:
         self._clock = clock
         self._cost = _Cost()
         self._row_size = 100.0
+        self._stands_for = 1.0
         self._tokens = 0.0
         self._tokens_at = clock.monotonic()
         self._wire_seen: int | None = None
@@ -98,7 +99,7 @@ class Budget:
         limit = min(largest, self._rows_of(min(self._capacity, self._left_today)))
         if self._left_today < self._expected(self._row_size):
             raise Held(self._at(self._limits.schedule.day(self._clock.now())[1]), "budget")
-        self._check_tokens(self._expected(self._row_size * max(1, min(waiting, limit))))
+        self._check_tokens(self._expected(self._waiting_size(max(1, min(waiting, limit)))))
         return limit
 
     def share(self, backlog: int, limit: int) -> tuple[Share, int]:
@@ -122,7 +123,7 @@ class Budget:
         whole = sum(end - start for start, end in spans)
         piece = max(self._backlogs * _MINUTE / max(whole, _MINUTE), _WORTH * self._cost.of(0))
         rows = min(backlog, self._rows_of(min(piece, self._backlogs / 24)))
-        wanted = self._spent.total + self._expected(rows * self._row_size)
+        wanted = self._spent.total + self._expected(self._waiting_size(rows))
         left = whole * wanted / self._backlogs
         for start, end in spans:
             if left <= end - start:
@@ -139,6 +140,10 @@ class Budget:
     def held_backlog(self, backlog: int) -> Held:
         """What to wait for where only fresh rows might go, and there are none."""
         return Held(self._backlog_at(backlog), "budget", for_news=True)
+
+    def stand_for(self, rows: float) -> None:
+        """Each row that goes out stands for so many of those that wait, as an average does."""
+        self._stands_for = rows
 
     # -- asked before each request, and told after it -------------------------------------------------------------
 
@@ -187,8 +192,12 @@ class Budget:
         return MARGIN * self._cost.of(size)
 
     def _rows_of(self, count: float) -> int:
-        """How many rows of the usual size so many bytes are enough for; at least 1."""
-        return int(max(1.0, min(1e9, self._cost.size_for(count / MARGIN) / self._row_size)))
+        """How many rows that wait, of the usual size, so many bytes are enough for; at least 1."""
+        return int(max(1.0, min(1e9, self._cost.size_for(count / MARGIN) / self._row_size * self._stands_for)))
+
+    def _waiting_size(self, rows: int) -> float:
+        """Of what goes out of so many rows that wait."""
+        return self._row_size * max(1.0, rows / self._stands_for)
 
     def _check_open(self) -> None:
         now = self._clock.now()

@@ -82,6 +82,7 @@ class Forwarder:
         self._averages = Averages(store, limits.every, clock) if limits.every else None
         self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
         self._probing = False
+        self._read = 0  # rows of the latest window as it was read
         self._said: str | None = None  # the trouble that the log knows of
         self._lock = threading.Lock()  # guards what follows
         self._state: State = "stopped"
@@ -164,7 +165,7 @@ class Forwarder:
             raise
         self._lanes.taken(lane, window)
         if self._delivery.requests > requests:
-            self._batch.went_through(len(window.rows), self._clock.monotonic() - began)
+            self._batch.went_through(self._read, self._clock.monotonic() - began)
             self._on_answered()
         return True
 
@@ -185,16 +186,24 @@ class Forwarder:
             if share == "live only" and backlog:
                 raise self._budget.held_backlog(backlog)
             return None
+        self._read = len(found[1].rows)
         if self._averages is None:
             return found
-        lane, window = found
         try:
-            return lane, self._averages.of(window)
+            return found[0], self._averaged(*found, limit)
         except Held:
-            behind = self._lanes.next(limit, "backlog only") if lane == "live" and share != "live only" else None
+            behind = self._lanes.next(limit, "backlog only") if found[0] == "live" and share != "live only" else None
             if behind is None:
                 raise
-            return behind[0], self._averages.of(behind[1])
+            return behind[0], self._averaged(*behind, limit)
+
+    def _averaged(self, lane: Lane, window: Window, limit: int) -> Window:
+        assert self._averages is not None
+        self._read = len(window.rows)
+        found = self._averages.of(window, limit, lambda rows: self._store.pending(self._name, rows, lane))
+        if found.rows:
+            self._budget.stand_for(found.skipped / len(found.rows) + 1)
+        return found
 
     def close(self) -> None:
         """Forwarding stops: write down what is not yet."""

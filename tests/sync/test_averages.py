@@ -1,0 +1,189 @@
+"""Averages alone over what waited: an outage, history, readings of which only the journal has anything left."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.base import Buffer
+from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.errors import Unreachable
+from edgedepot.sync.backoff import Backoff
+from edgedepot.sync.forwarder import Forwarder
+from edgedepot.sync.limits import Limits
+from tests.books import upstream_books
+from tests.sync.scripted import ScriptedUpstream, Weather, failing
+
+T0 = datetime(2026, 5, 4, tzinfo=UTC)
+DEVICES = [f"d{number}" for number in range(5)]
+SECONDS = 3600
+Point = tuple[str, datetime]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(T0 + timedelta(seconds=SECONDS + 100))
+
+
+def open_store(folder: Path, clock: ManualClock, **settings: Any) -> SQLiteStorage:
+    return SQLiteStorage(folder / "x.db", gateway_id="g", clock=clock, **settings)
+
+
+def value(device: str, second: int) -> float:
+    return second % 61 / 7 + len(device) + DEVICES.index(device)
+
+
+def fill(store: SQLiteStorage, since: int = 0, until: int = SECONDS) -> None:
+    """A reading a second of each device, all in turn."""
+    for first in range(since, until, 1000):
+        rows: list[Any] = [
+            (device, T0 + timedelta(seconds=second), {"temperature": value(device, second)})
+            for second in range(first, min(until, first + 1000))
+            for device in DEVICES
+        ]
+        store.store_readings(Weather, rows).wait()
+
+
+def averages(every: int, seconds: int = SECONDS) -> dict[Point, Any]:
+    found: dict[Point, list[float]] = defaultdict(list)
+    for second in range(seconds):
+        for device in DEVICES:
+            found[device, T0 + timedelta(seconds=second - second % every)].append(value(device, second))
+    return {point: pytest.approx(math.fsum(values) / len(values), rel=1e-12) for point, values in found.items()}
+
+
+def forwarder_with(store: Buffer, upstream: ScriptedUpstream, clock: ManualClock, **limits: Any) -> Forwarder:
+    return Forwarder(
+        store,
+        "central",
+        upstream,
+        clock=clock,
+        batch_size=5000,
+        poll_interval=5.0,
+        backoff=Backoff(0.2, 60.0, lambda: 0.5),
+        limits=Limits.of("central", **limits),
+    )
+
+
+def run(store: SQLiteStorage, forwarder: Forwarder, clock: ManualClock, most: int = 2000) -> None:
+    """Until nothing waits."""
+    for _ in range(most):
+        if not store.count_pending("central"):
+            return
+        wait = forwarder.step()
+        if wait is not None:
+            clock.advance(max(0.001, wait.until - clock.monotonic()))
+    raise AssertionError("still pending")
+
+
+def sent(upstream: ScriptedUpstream) -> Counter[Point]:
+    """How many times each point went out."""
+    return Counter((row.device, row.timestamp) for request in upstream.requests for row in request.rows)
+
+
+def kept(upstream: ScriptedUpstream) -> dict[Point, Any]:
+    assert all(row.quality == 8 for row in upstream.kept.values())
+    return {(device, at): row.data["temperature"] for (_, device, at), row in upstream.kept.items()}
+
+
+@pytest.mark.parametrize("every", [60, 1800])
+def test_an_outage_has_each_average_sent_once(tmp_path: Path, clock: ManualClock, every: int) -> None:
+    upstream = ScriptedUpstream(gateway_id="g", script=failing(Unreachable("away"), Unreachable("away")))
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central")
+        fill(store)
+        run(store, forwarder_with(store, upstream, clock, every=f"{every}s"), clock)
+        tried, answered = upstream.requests[:2], upstream.requests[2:]
+        assert len(tried) == 2
+        upstream.requests = answered
+        assert set(sent(upstream).values()) == {1}
+        assert kept(upstream) == averages(every)
+        books = store.ledger()
+        assert books.problems == []
+        rows, points = SECONDS * len(DEVICES), SECONDS // every * len(DEVICES)
+        expected = upstream_books(versions=rows, delivered=points, skipped=rows - points)
+        assert books.upstreams["central"] == expected
+    assert len(answered) <= 20
+
+
+@pytest.mark.parametrize("every", [60, 1800])
+def test_history_gone_what_waits_is_averaged(tmp_path: Path, clock: ManualClock, every: int) -> None:
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock, keep="1 hour") as store:
+        store.add_cursor("central")
+        fill(store)
+        clock.advance(86_400)
+        store.fold()
+        store.retain()
+        assert store.query_readings(Weather) == []
+        run(store, forwarder_with(store, upstream, clock, every=f"{every}s"), clock)
+    assert set(sent(upstream).values()) == {1}
+    assert kept(upstream) == averages(every)
+
+
+def test_thinned_minutes_are_their_own_averages(tmp_path: Path, clock: ManualClock) -> None:
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock, keep="1 hour", piece_rows=1000) as store:
+        store.add_cursor("central")
+        fill(store)
+        store.fold()
+        fill(store, SECONDS, SECONDS + 60)  # the piece before is closed
+        store.fold()
+        assert store.thin(T0 + timedelta(seconds=SECONDS)) == SECONDS // 60 * 59 * len(DEVICES)
+        clock.advance(86_400)
+        store.retain()
+        assert store.query_readings(Weather) == []
+        run(store, forwarder_with(store, upstream, clock, every="1 minute"), clock)
+    assert kept(upstream) == averages(60, SECONDS + 60)
+
+
+def test_a_late_upstream_gets_the_averages_of_history(tmp_path: Path, clock: ManualClock) -> None:
+    upstream, first = ScriptedUpstream(gateway_id="g"), ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock, piece_rows=1000) as store:
+        store.add_cursor("first")
+        fill(store)
+        deliver_all(store, first, clock)
+        store.fold()
+        fill(store, SECONDS, SECONDS + 60)
+        store.fold()
+        deliver_all(store, first, clock)
+        store.fold()
+        store.add_cursor("central")
+        forwarder = forwarder_with(store, upstream, clock, every="1 minute")
+        run(store, forwarder, clock)
+        assert store.ledger().problems == []
+    assert kept(upstream) == averages(60, SECONDS + 60)
+    twice = [point for point, times in sent(upstream).items() if times > 1]
+    assert len(twice) <= len(upstream.requests)  # those that a window's end cut
+
+
+def deliver_all(store: SQLiteStorage, upstream: ScriptedUpstream, clock: ManualClock) -> None:
+    while (window := store.pending("first", 5000)) is not None:
+        store.acknowledge("first", window)
+        store.flush()
+
+
+def test_a_days_budget_goes_into_averages(tmp_path: Path, clock: ManualClock) -> None:
+    """The backlog's pace follows from what goes out, not from what waits."""
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central")
+        fill(store)
+        clock.step(-from_midnight(clock))
+        forwarder = forwarder_with(store, upstream, clock, every="1 minute", max_per_day="200 kB")
+        run(store, forwarder, clock)
+        assert clock.monotonic() < 86_400
+        spent = forwarder.status().spent_today
+        assert spent is not None
+        assert spent <= 200_000
+    assert kept(upstream) == averages(60)
+
+
+def from_midnight(clock: ManualClock) -> float:
+    return clock.now() / 1e6 % 86_400
