@@ -11,13 +11,15 @@ enough, and pieces are dropped that nobody needs any more. Runs on the writer's 
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby, pairwise
-from operator import itemgetter
+from itertools import islice, pairwise
+from typing import NamedTuple
+
+import msgspec
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.hours import Span, add_hour_again, add_hours
@@ -48,8 +50,16 @@ CLEANED = 300
 LARGER = 8
 """So many times larger are a journal's pieces in an outage, when they cannot go, so that there are few."""
 
-Unfolded = tuple[Series, int, int]
-"""A row to fold: its series, timestamp and number."""
+
+class Run(NamedTuple):
+    """Rows to fold, of one series: their times, in order, and their numbers."""
+
+    series: Series
+    times: array[int]
+    seqs: array[int]
+
+    def part(self, begin: int, end: int) -> Run:
+        return Run(self.series, self.times[begin:end], self.seqs[begin:end])
 
 
 class Fold:
@@ -76,12 +86,12 @@ class Fold:
     def step(self) -> None:
         """Fold the next rows, or finish. When it fails nothing of it is done, and the fold begins anew some time."""
         journal = self._journal
-        rows = list(self._next_rows())
+        runs = list(self._next_runs())
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            if rows:
-                self._fold_rows(rows)
-                journal.shape.folded.series, journal.shape.folded.ts = rows[-1][0].id, rows[-1][1]
+            if runs:
+                self._fold_runs(runs)
+                journal.shape.folded.series, journal.shape.folded.ts = runs[-1].series.id, runs[-1].times[-1]
             elif self._clean_hours() < CLEANED:
                 self._finish()
             write_shape(self._connection, journal.shape)
@@ -92,8 +102,8 @@ class Fold:
             journal.rolled_back()
             raise
         journal.tail.hide()
-        for series, group in groupby(rows, key=itemgetter(0)):
-            journal.tail.forget(series, [seq for _, _, seq in group])
+        for run in runs:
+            journal.tail.forget(run.series, run.seqs)
         journal.tail.show(journal.shape.generation)
 
     def took(self, seconds: float, flush_interval: float) -> None:
@@ -102,7 +112,7 @@ class Fold:
             wanted = int(self._rows * flush_interval / 4 / seconds)
             self._rows = max(LEAST, min(CHUNK, 2 * self._rows, wanted))
 
-    def _next_rows(self) -> Iterator[Unfolded]:
+    def _next_runs(self) -> Iterator[Run]:
         wanted = self._wanted()
         spans = list(wanted)
         if not spans:
@@ -110,12 +120,12 @@ class Fold:
         first, last, whole = spans[0][0], spans[-1][1], len(spans) == 1
         left = self._rows
         for series in self._journal.tail.from_series(self._journal.shape.folded.series):
-            for ts, seq in zip(series.times, series.seqs, strict=True):
-                if first <= seq <= last and (whole or seq in wanted):
-                    yield series, ts, seq
-                    left -= 1
-                    if not left:
-                        return
+            mine = (place for place, seq in enumerate(series.seqs) if first <= seq <= last and (whole or seq in wanted))
+            if places := list(islice(mine, left)):
+                yield _picked(series, places)
+                left -= len(places)
+                if not left:
+                    return
 
     def _wanted(self) -> Ranges:
         """The numbers of the rows that this fold is about."""
@@ -132,51 +142,62 @@ class Fold:
             return folded.low + 1, folded.high
         return shape.spans([piece for piece in shape.pieces if piece.id == folded.piece])[0]
 
-    def _fold_rows(self, rows: list[Unfolded]) -> None:
+    def _fold_runs(self, runs: list[Run]) -> None:
         layouts = self._journal.catalogue.layouts()
-        by_model: dict[int, list[Unfolded]] = {}
-        for series, group in groupby(rows, key=itemgetter(0)):
-            by_model.setdefault(series.model_id, []).extend(group)
+        by_model: dict[int, list[Run]] = {}
+        for run in runs:
+            by_model.setdefault(run.series.model_id, []).append(run)
         for model_id, those in by_model.items():
             self._fold_model(layouts[model_id], those)
-        newest = {series.id: ts for series, ts, _ in rows}  # not the series' own, which may be a held row's
         self._connection.executemany(
             "UPDATE _series SET newest = max(coalesce(newest, ?1), ?1) WHERE id = ?2",
-            [(ts, series) for series, ts in newest.items()],
+            [(run.times[-1], run.series.id) for run in runs],  # not the series' own, which may be a held row's
         )
 
-    def _fold_model(self, layout: Layout, rows: list[Unfolded]) -> None:
-        shape = self._journal.shape
-        places: dict[tuple[int, int], list[int]] = {}
-        firsts = [piece.first for piece in shape.pieces]
-        partitions = {one.id: one for one in shape.partitions.get(layout.id, [])}
-        pieces: dict[int, Piece] = {}
-        known = len(partitions)
-        folded: dict[int, list[tuple[int, int]]] = {}
-        partition: Partition | None = None
-        period, horizon = self._limits.period(layout.name), shape.horizon(layout.id)
-        for series, ts, seq in rows:
-            if ts < horizon:
-                continue  # late: its time is past what history holds, so it stays in the journal alone
-            if partition is None or not partition.start <= ts < partition.stop:
-                there = shape.partition_of(layout.id, ts)
-                partition = there or add_partition(self._connection, shape, layout, ts, period)
-                partitions[partition.id] = partition
-            piece = shape.pieces[bisect_right(firsts, seq) - 1]
-            pieces[piece.id] = piece
-            places.setdefault((piece.id, partition.id), []).append(seq)
-            folded.setdefault(partition.id, []).append((series.id, ts))
-        for (piece_id, partition_id), seqs in places.items():
-            with self._counted(partitions[partition_id]):
-                self._copy(layout, pieces[piece_id], partitions[partition_id], json.dumps(seqs))
-        for partition_id, those in folded.items():
-            with self._counted(partitions[partition_id]):
-                widen_hours(self._connection, layout, partitions[partition_id])
-                add_hours(self._connection, layout, partitions[partition_id], _spans(those, *self._numbers()))
-        if len(partitions) > known:
-            refresh_view(self._connection, shape, layout)
+    def _fold_model(self, layout: Layout, runs: list[Run]) -> None:
+        known = len(self._journal.shape.partitions.get(layout.id, []))
+        by_partition: dict[int, tuple[Partition, list[Run]]] = {}
+        for run in runs:
+            for partition, part in self._by_partition(layout, run):
+                by_partition.setdefault(partition.id, (partition, []))[1].append(part)
+        for partition, parts in by_partition.values():
+            with self._counted(partition):
+                for piece, seqs in self._by_piece(parts):
+                    self._copy(layout, piece, partition, seqs)
+                widen_hours(self._connection, layout, partition)
+                spans = (span for part in parts for span in _spans(part, *self._numbers()))
+                add_hours(self._connection, layout, partition, spans)
+        if len(self._journal.shape.partitions.get(layout.id, [])) > known:
+            refresh_view(self._connection, self._journal.shape, layout)
 
-    def _copy(self, layout: Layout, piece: Piece, partition: Partition, seqs: str) -> None:
+    def _by_partition(self, layout: Layout, run: Run) -> Iterator[tuple[Partition, Run]]:
+        """A run by the partitions that it goes to, which are made where they are missing. Late rows, whose time is past
+        what history holds, stay in the journal alone."""
+        shape, period = self._journal.shape, self._limits.period(layout.name)
+        begin = bisect_left(run.times, shape.horizon(layout.id))
+        while begin < len(run.times):
+            ts = run.times[begin]
+            there = shape.partition_of(layout.id, ts)
+            partition = there or add_partition(self._connection, shape, layout, ts, period)
+            end = bisect_left(run.times, partition.stop, begin)
+            yield partition, run.part(begin, end)
+            begin = end
+
+    def _by_piece(self, runs: list[Run]) -> list[tuple[Piece, list[int]]]:
+        """The rows' numbers by the pieces that they are in, else in the order of the runs."""
+        pieces = self._journal.shape.pieces
+        firsts = [piece.first for piece in pieces]
+        found: dict[int, list[int]] = {}
+        for run in runs:
+            low, high = (bisect_right(firsts, seq) for seq in (min(run.seqs), max(run.seqs)))
+            if low == high:
+                found.setdefault(low, []).extend(run.seqs)
+                continue
+            for seq in run.seqs:
+                found.setdefault(bisect_right(firsts, seq), []).append(seq)
+        return [(pieces[place - 1], seqs) for place, seqs in found.items()]
+
+    def _copy(self, layout: Layout, piece: Piece, partition: Partition, seqs: list[int]) -> None:
         self._journal.shape.touched(layout.id, partition)
         widen_partition(self._connection, layout, partition)
         columns = ("series", "ts", "seq", "quality", *value_columns(layout))
@@ -185,7 +206,7 @@ class Fold:
             f"INSERT INTO {history_table(layout, partition)} ({', '.join(columns)})"
             f" SELECT {', '.join(cell(column, piece.width) for column in columns)}"
             f" FROM json_each(?) AS one CROSS JOIN {rows_of(self._journal.shape, piece)} ON seq = one.value",
-            (seqs,),
+            (msgspec.json.encode(seqs).decode(),),
         )
 
     @contextmanager
@@ -279,8 +300,19 @@ def drop_pieces(connection: sqlite3.Connection, journal: Journal, pieces: list[P
     journal.shape.bases = [base for base in journal.shape.bases if base.id in in_use]
 
 
-def _spans(rows: list[tuple[int, int]], first_seq: int, last_seq: int) -> Iterator[Span]:
-    """The spans of rows, given by series and time in that order."""
-    for (series, hour), group in groupby(rows, key=lambda row: (row[0], row[1] // HOUR)):
-        times = [ts for _, ts in group]
-        yield Span(series, hour, times[0], times[-1], first_seq, last_seq)
+def _picked(series: Series, places: list[int]) -> Run:
+    begin, end = places[0], places[-1] + 1
+    if end - begin == len(places):
+        return Run(series, series.times[begin:end], series.seqs[begin:end])
+    times, seqs = (array("q", [numbers[place] for place in places]) for numbers in (series.times, series.seqs))
+    return Run(series, times, seqs)
+
+
+def _spans(run: Run, first_seq: int, last_seq: int) -> Iterator[Span]:
+    """The hours of a run."""
+    begin = 0
+    while begin < len(run.times):
+        hour = run.times[begin] // HOUR
+        end = bisect_left(run.times, (hour + 1) * HOUR, begin)
+        yield Span(run.series.id, hour, run.times[begin], run.times[end - 1], first_seq, last_seq)
+        begin = end

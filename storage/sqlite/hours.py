@@ -29,17 +29,21 @@ def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partiti
     """Add rows that are in a partition to what their hours come to.
 
     Each span is read along the table's key, which is several times cheaper than to have SQLite sort and group them.
-    First and last values are looked up once their times are known.
+    The times of first and last values are looked for from both ends, and the values once the times are known.
     """
     table, hours = history_table(layout, partition), hour_table(layout, partition)
+    source = (
+        f"FROM {table} WHERE series = :series AND ts BETWEEN :low AND :high AND seq BETWEEN :first_seq AND :last_seq"
+    )
     columns, values, updates, edges = [*HOUR_COLUMNS], ["count(*)", "min(ts)", "max(ts)"], [], []
     values.append(f"sum({row_digest(layout, partition)})")
     updates += ["rows = rows + excluded.rows", "low = min(low, excluded.low)", "high = max(high, excluded.high)"]
     updates.append("digest = digest + excluded.digest")
     for index, spec in enumerate(layout.written):
         value = cell(f"c{index}", partition.width)
-        when = f"CASE WHEN {value} IS NOT NULL THEN ts END"
-        parts = {f"n{index}": f"count({value})", f"first_ts{index}": f"min({when})", f"last_ts{index}": f"max({when})"}
+        parts = {f"n{index}": f"count({value})"}
+        for edge, order in (("first", "ASC"), ("last", "DESC")):
+            parts[f"{edge}_ts{index}"] = f"(SELECT ts {source} AND {value} IS NOT NULL ORDER BY ts {order} LIMIT 1)"
         if spec.type in (float, int):
             parts |= {f"min{index}": f"min({value})", f"max{index}": f"max({value})"}
         if spec.type is float:
@@ -56,9 +60,7 @@ def add_hours(connection: sqlite3.Connection, layout: Layout, partition: Partiti
     bound = [span._asdict() for span in spans]
     connection.executemany(
         f"INSERT INTO {hours} (series, hour, {', '.join(columns)})"
-        f" SELECT :series, :hour, {', '.join(values)} FROM {table}"
-        " WHERE series = :series AND ts BETWEEN :low AND :high AND seq BETWEEN :first_seq AND :last_seq"
-        " HAVING count(*) > 0"
+        f" SELECT :series, :hour, {', '.join(values)} {source} HAVING count(*) > 0"
         f" ON CONFLICT (series, hour) DO UPDATE SET {', '.join(updates)}",
         bound,
     )

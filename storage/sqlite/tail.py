@@ -128,9 +128,9 @@ class Tail:
             (one for one in self._series.values() if one.id >= series_id and one.times), key=lambda one: one.id
         )
 
-    def forget(self, series: Series, seqs: list[int]) -> None:
+    def forget(self, series: Series, seqs: array[int]) -> None:
         """These rows are in history now. When the rows are hidden."""
-        if series.seqs[: len(seqs)] == array("q", seqs):
+        if series.seqs[: len(seqs)] == seqs:
             del series.seqs[: len(seqs)]
             del series.times[: len(seqs)]
             self.rows -= len(seqs)
