@@ -215,10 +215,12 @@ class Catalogue:
 
     def write_names(self, connection: sqlite3.Connection) -> None:
         """Write new series and sources down, inside a transaction."""
-        connection.executemany(
-            "INSERT OR IGNORE INTO _series (id, model, device_id) VALUES (?, ?, ?)", self._new_series
-        )
-        connection.executemany("INSERT OR IGNORE INTO _sources (id, name) VALUES (?, ?)", self._new_sources)
+        if self._new_series:
+            connection.executemany(
+                "INSERT OR IGNORE INTO _series (id, model, device_id) VALUES (?, ?, ?)", self._new_series
+            )
+        if self._new_sources:
+            connection.executemany("INSERT OR IGNORE INTO _sources (id, name) VALUES (?, ?)", self._new_sources)
 
     def committed(self) -> None:
         """The transaction that wrote things down is committed."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from edgedepot.storage.base import Arrival, Intake, Reject
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import Scope
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books
@@ -37,6 +38,8 @@ from edgedepot.storage.values import Row
 
 KEPT_REJECTS = 10_000
 RAW_LIMIT = 1024
+BULK = 10
+"""Rows that one statement inserts."""
 
 
 class Journal:
@@ -52,9 +55,9 @@ class Journal:
         self.books = Books.load(connection, self.shape)
         self.history = History(connection, self.shape)
         self._seq = self.committed_seq = self._last_seq()
-        self._rows: dict[type[Reading], list[tuple[Any, ...]]] = {}
+        self._cells: dict[tuple[type[Reading], bool], list[Any]] = {}
         self._series: dict[type[Reading], dict[str, Series]] = {}
-        self._statements: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._statements: dict[tuple[str, tuple[str, ...], int], str] = {}
         self.times = TimeKeeper(clock)
         self.at = 0
         self._hold_uncertain = hold_uncertain
@@ -160,7 +163,7 @@ class Journal:
         self.times.rolled_back()
         self._end()
         self._seq = self.committed_seq
-        self._rows.clear()
+        self._cells.clear()
         self._series.clear()
         self.books.rolled_back()
         self.catalogue.rolled_back()
@@ -202,10 +205,15 @@ class Journal:
             if model is not latest:
                 latest = model
                 known = self._series.setdefault(model, {})
-                rows = self._rows.setdefault(model, [])
+                width = len(model.__fields__) + 1
+                good, flagged = self._cells_of(model)
+            if len(row) != width:
+                raise InvalidValue(f"a row has {len(row) - 1} values, {model.__name__} has {width - 1} fields")
             series = known.get(device) or self._series_of(model, device)
             if stamped:
-                ts = self._free_stamp(model, series, ts)
+                if ts <= series.newest or ts <= series.stamp:
+                    ts = self._free_stamp(model, series, ts)
+                series.stamp = ts
             if ts <= series.newest:
                 self._seq = seq
                 old = self._find(model, series, ts)
@@ -218,7 +226,7 @@ class Journal:
                     merged += 1
                     replaced += self._replace(model, series, ts, old, row)
                     row = merge
-                    latest, rows = None, self._rows.setdefault(model, [])
+                    latest, (good, flagged) = None, self._cells_of(model)
                 seq += 1
                 self.tail.add(series, ts, seq)
             else:
@@ -227,9 +235,11 @@ class Journal:
                 series.times.append(ts)
                 series.newest = ts
                 added += 1
-            rows.append((seq, series.id, ts, *row))
+            cells = good if row[0] is None else flagged
+            cells += (seq, series.id, ts)
+            cells += row[1:] if row[0] is None else row
             if held:
-                rows[-1] += (OWN_STAMP if stamped else unchecked_at,)
+                cells.append(OWN_STAMP if stamped else unchecked_at)
         self._seq = seq
         self.tail.rows += added
         self.tail.held += added if held else 0
@@ -244,6 +254,11 @@ class Journal:
         if self.shape.horizons:
             self._count_late(source, arrivals)
         return duplicates
+
+    def _cells_of(self, model: type[Reading]) -> tuple[list[Any], list[Any]]:
+        """Where the cells of a model's rows wait, one row after another: of those that have no quality, and of the
+        others. It stands for nearly all, and None is what takes Python longest to bind."""
+        return self._cells.setdefault((model, False), []), self._cells.setdefault((model, True), [])
 
     def _count_late(self, source: int, arrivals: Sequence[Arrival]) -> None:
         """Count the readings whose time is past what history holds."""
@@ -266,7 +281,6 @@ class Journal:
         ts = max(ts, series.stamp + 1)
         while ts <= series.newest and self._find(model, series, ts) is not None:
             ts += 1
-        series.stamp = ts
         return ts
 
     def _find(self, model: type[Reading], series: Series, ts: int) -> tuple[int, Row] | None:
@@ -364,19 +378,31 @@ class Journal:
 
     def write_rows(self) -> None:
         """Put the rows that wait in memory into the journal."""
-        for model, rows in self._rows.items():
-            if rows:
-                columns = self.settled_layout(model).columns(model)
-                self.connection.executemany(self._insert_statement(columns), rows)
-                rows.clear()
+        for (model, is_flagged), cells in self._cells.items():
+            if cells:
+                columns = ["seq", "series", "ts", *(["quality"] if is_flagged else [])]
+                columns += [*self.settled_layout(model).columns(model), *(["received"] if self._is_held else [])]
+                self._insert(tuple(columns), cells)
+                cells.clear()
 
-    def _insert_statement(self, columns: tuple[str, ...]) -> str:
+    def _insert(self, columns: tuple[str, ...], cells: list[Any]) -> None:
+        """Most rows many to a statement, which takes SQLite half as long."""
+        done = 0
+        for rows in (BULK, 1):
+            step = rows * len(columns)
+            end = len(cells) - (len(cells) - done) % step
+            if end > done:
+                values = [cells[at : at + step] for at in range(done, end, step)]
+                self.connection.executemany(self._insert_statement(columns, rows), values)
+                done = end
+
+    def _insert_statement(self, columns: tuple[str, ...], rows: int) -> str:
         table = self.shape.pieces[-1].table
-        statement = self._statements.get((table, columns))
+        statement = self._statements.get((table, columns, rows))
         if statement is None:
-            names = ["seq", "series", "ts", "quality", *columns, *(["received"] if self._is_held else [])]
-            statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-            self._statements[table, columns] = statement
+            marks = ", ".join([f"({', '.join('?' * len(columns))})"] * rows)
+            statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {marks}"
+            self._statements[table, columns, rows] = statement
         return statement
 
     # -- what is no reading ---------------------------------------------------------------------------------------
