@@ -143,7 +143,8 @@ class RowMaker:
         self._model_name = model_name
         self._fields = tuple(fields)
         self._names = frozenset(spec.name for spec in fields)
-        self._fast = _compile_fast(self._fields)
+        self.fast = _compile_fast(self._fields)
+        """As `sift`, in the ordinary case; None for anything else, which `sift` then has to look at."""
         self.quick = _compile_fast(self._fields, exact=True)
         """As `make`, for a dict in the ordinary case; None for anything else, which `make` then has to look at."""
 
@@ -169,7 +170,7 @@ class RowMaker:
         Names that are not declared are left aside: devices send more than one asks for. The row is None when a
         required field is missing or bad, or when no value is left.
         """
-        row = self._fast(data)
+        row = self.fast(data)
         return (row, []) if row is not None else self._convert_all(data, convert_from_device)
 
     def quality_of(self, row: Row) -> int | None:
