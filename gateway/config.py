@@ -6,7 +6,7 @@
     [models.NAME]       a line for each field: a type, or a table of type, unit, range, required, description
     [drivers.NAME]      type, and its options
     [upstreams.NAME]    engine, and its options; start, models, devices: what it gets, and from where on;
-                        max_rate, max_per_day, windows, every: what that may cost
+                        max_rate, max_per_day, windows, every: what that may cost; batch_size, backoff
 
 Options are the parameters of the class's constructor. Relative paths start from the file's folder; ``${NAME}`` in a
 text is replaced from the environment. All problems are reported together, one line each.

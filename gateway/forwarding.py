@@ -13,13 +13,16 @@ from edgedepot.storage.options import Checker, join
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.registry import did_you_mean
 from edgedepot.sync.limits import read_every, read_per_day, read_rate, read_windows
+from edgedepot.sync.settings import read_backoff, read_batch_size
 
-KEYS = ("start", "models", "devices", "max_rate", "max_per_day", "windows", "every")
-_LIMITS: Mapping[str, Callable[[object, str], object]] = {
+KEYS = ("start", "models", "devices", "max_rate", "max_per_day", "windows", "every", "batch_size", "backoff")
+_CHECKS: Mapping[str, Callable[[object, str], object]] = {
     "max_rate": read_rate,
     "max_per_day": read_per_day,
     "windows": read_windows,
     "every": read_every,
+    "batch_size": read_batch_size,
+    "backoff": read_backoff,
 }
 _TIME = "a time with its zone, such as 2026-01-31T12:00:00+01:00"
 
@@ -40,7 +43,7 @@ def read_forwarding(
                 found[key] = read(settings[key])
             except InvalidValue as exc:
                 checker.note(join(path, key), exc)
-    for key, check in _LIMITS.items():
+    for key, check in _CHECKS.items():
         if key in settings:
             try:
                 check(settings[key], "")

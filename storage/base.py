@@ -356,10 +356,11 @@ class Buffer(abc.ABC):
         then has taken nothing."""
 
     @abc.abstractmethod
-    def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> None:
+    def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> Start | None:
         """Make sure that a cursor of that name exists. A new one starts at the oldest row, or "now", or at a time: then
         older readings, also ones that come later, are not handed out but counted as skipped. So are, from now until the
-        next call, readings outside the choice. Raises `InvalidValue`."""
+        next call, readings outside the choice. Returns where it began, which is another start than the one given where
+        the name was known before; None where that is not known. Raises `InvalidValue`."""
 
     @abc.abstractmethod
     def remove_cursor(self, name: str) -> int:

@@ -43,16 +43,22 @@ def check_ends(store: object, name: object, upstream: object) -> None:
         )
 
 
-def wait_bounds(backoff: object, name: str) -> tuple[float, float]:
-    """The shortest and the longest wait in seconds. Raises `ConfigError`."""
-    what = f"upstream {name!r}: backoff"
-    if not isinstance(backoff, (tuple, list)) or len(backoff) != 2:
+def read_batch_size(value: object, what: str) -> int:
+    """Rows that go out together at most. Raises `ConfigError` that begins with `what`."""
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{what}: found {value!r}, expected a number of rows from 1 up")
+    return value
+
+
+def read_backoff(value: object, what: str) -> tuple[float, float]:
+    """The shortest and the longest wait after a failure, in seconds. Raises `ConfigError` that begins with `what`."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ConfigError(
-            f"{what} is {backoff!r}, expected the shortest and the longest wait, such as ('200 ms', '60s')"
+            f'{what}: found {value!r}, expected the shortest and the longest wait, such as ["200 ms", "60s"]'
         )
-    low, high = (seconds(end, what) for end in backoff)
+    low, high = (seconds(end, what) for end in value)
     if low > high:
-        raise ConfigError(f"{what} is {backoff!r}, expected the shorter wait first")
+        raise ConfigError(f"{what}: found {value!r}, expected the shorter wait first")
     return low, high
 
 

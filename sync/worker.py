@@ -29,13 +29,13 @@ from typing import Self
 
 from edgedepot.storage.base import BaseStorage, Buffer, Start
 from edgedepot.storage.clock import Clock, SystemClock
-from edgedepot.storage.errors import ConfigError, StorageBusy, StorageClosed, StorageError
+from edgedepot.storage.errors import StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.delivery import Interrupted
 from edgedepot.sync.forwarder import Forwarder, Wait, logger
 from edgedepot.sync.limits import Limits, Rate, Size
-from edgedepot.sync.settings import Duration, check_ends, choice_of, seconds, wait_bounds
+from edgedepot.sync.settings import Duration, check_ends, choice_of, read_backoff, read_batch_size, seconds
 from edgedepot.sync.status import SyncStatus
 
 
@@ -83,8 +83,6 @@ class SyncWorker:
         random: Callable[[], float] = random.random,
     ) -> None:
         check_ends(store, name, upstream)
-        if type(batch_size) is not int or batch_size < 1:
-            raise ConfigError(f"upstream {name!r}: batch_size is {batch_size!r}, expected a number of rows from 1 up")
         self.name = name
         self._store = store
         self._start: Start = start
@@ -95,9 +93,9 @@ class SyncWorker:
             name,
             upstream,
             clock=self._clock,
-            batch_size=batch_size,
+            batch_size=read_batch_size(batch_size, f"upstream {name!r}: batch_size"),
             poll_interval=seconds(poll_interval, f"upstream {name!r}: poll_interval"),
-            backoff=Backoff(*wait_bounds(backoff, name), random),
+            backoff=Backoff(*read_backoff(backoff, f"upstream {name!r}: backoff"), random),
             go_on=self._may_go_on,
             limits=Limits.of(name, max_rate, max_per_day, windows, every),
         )
@@ -111,7 +109,13 @@ class SyncWorker:
 
         Raises what the store raises, and `StorageBusy` while the request that an earlier `stop` left is still open.
         """
-        self._store.add_cursor(self.name, self._start, self._choice)
+        began = self._store.add_cursor(self.name, self._start, self._choice)
+        if began is not None and began != self._start:
+            logger.warning(
+                "upstream %s: start is %s, but it began with %s and goes on from where it is: start is for an upstream "
+                "that is new to the store. To begin anew, remove it first (edgedepot upstream remove)",
+                *(self.name, _text_of(self._start), _text_of(began)),
+            )
         with self._changed:
             if self._thread is not None and self._thread.is_alive():
                 if self._stopping:
@@ -190,3 +194,7 @@ class SyncWorker:
     def _may_go_on(self) -> bool:
         with self._changed:
             return not self._stopping
+
+
+def _text_of(start: Start) -> str:
+    return f'"{start}"' if isinstance(start, str) else f"readings from {start.isoformat()} on"

@@ -28,6 +28,7 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.quarantine import Refused, count_quarantined, drop, read_quarantined, replay
 from edgedepot.storage.sqlite.select import select_readings
+from edgedepot.storage.sqlite.starts import forget_start, note_start, read_start
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 from edgedepot.storage.values import Row
@@ -47,25 +48,32 @@ class SQLiteBuffer(Buffer):
     @abc.abstractmethod
     def _do(self, action: Callable[[Journal], int | None], frees_room: bool = False) -> int | None: ...
 
-    def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> None:
+    def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> Start | None:
         if isinstance(start, str) and start not in ("oldest", "now"):
             raise InvalidValue(f"start is {start!r}, expected 'oldest', 'now' or an aware datetime")
         since = None if isinstance(start, str) else micros_of(start, "start")
+        began: list[Start | None] = []
 
         def add(journal: Journal) -> None:
+            is_known = name in journal.books.cursors
             add_cursor(journal, name, since, start == "now")
             note_choice(journal, name, choice)
+            cursor_id = journal.books.cursors[name].id
+            if not is_known:
+                note_start(journal.connection, cursor_id, start)
+            began[:] = [read_start(journal.connection, cursor_id)]
 
         self._do(add)
         writing = self._writer_parts()
         writing.cursors.added(writing.books.cursors[name], choice)
+        return began[0]
 
     def remove_cursor(self, name: str) -> int:
         self._writer_parts().cursors.position(name)
 
         def remove(journal: Journal) -> int:
-            forget_choice(journal.connection, journal.books.cursors[name].id)
-            forget_given_up(journal.connection, journal.books.cursors[name].id)
+            for forget in (forget_choice, forget_given_up, forget_start):
+                forget(journal.connection, journal.books.cursors[name].id)
             return remove_cursor(journal, name)
 
         pending = self._do(remove)

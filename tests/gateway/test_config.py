@@ -282,6 +282,23 @@ WRONG = {
         ': upstreams.central.devices: found ["mast", 3], expected a list of devices or patterns; without it, all are '
         "forwarded",
     ),
+    "batch_size": (
+        HEAD + CENTRAL + "batch_size = 0",
+        ": upstreams.central.batch_size: found 0, expected a number of rows from 1 up",
+    ),
+    "backoff no pair": (
+        HEAD + CENTRAL + "backoff = '60s'",
+        ": upstreams.central.backoff: found '60s', expected the shortest and the longest wait, such as "
+        '["200 ms", "60s"]',
+    ),
+    "backoff no duration": (
+        HEAD + CENTRAL + "backoff = ['1s', 'long']",
+        ": upstreams.central.backoff: found 'long', expected a duration such as '10s', '500 ms', '5 minutes' or '1d'",
+    ),
+    "backoff the wrong way round": (
+        HEAD + CENTRAL + "backoff = ['60s', '1s']",
+        ": upstreams.central.backoff: found ['60s', '1s'], expected the shorter wait first",
+    ),
     "upstream in no folder": (
         HEAD + '[upstreams.copy]\nengine = "sqlite"\npath = "no/copy.db"',
         ': upstreams.copy.path: found "{}/no/copy.db", but there is no folder {}/no',
@@ -401,6 +418,7 @@ def test_what_a_good_file_becomes(tmp_path: Path) -> None:
                 "every": "1 minute",
             },
         ),
+        ("batch_size = 500\nbackoff = ['1s', 300]", {"batch_size": 500, "backoff": ["1s", 300]}),
         ("start = 2026-01-31T12:00:00+01:00", {"start": datetime(2026, 1, 31, 11, tzinfo=UTC)}),
         ("start = '2026-01-31T11:00Z'", {"start": datetime(2026, 1, 31, 11, tzinfo=UTC)}),
     ],
@@ -427,6 +445,8 @@ def test_the_page_about_upstreams(tmp_path: Path) -> None:
         "max_per_day": "50 MB",
         "windows": ["22:00-06:00 Europe/Zurich"],
         "every": "1 minute",
+        "batch_size": 2000,
+        "backoff": ["1s", "5 minutes"],
     }
 
 

@@ -25,6 +25,7 @@ from tests.sync.scripted import (
     eventually,
     failing,
     fill,
+    moment,
     numbers,
     open_store,
     temperatures,
@@ -147,10 +148,10 @@ def test_an_upstream_is_bound_to_the_stores_gateway(store: TellingStore) -> None
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"batch_size": 0}, "batch_size is 0, expected a number of rows from 1 up"),
-        ({"batch_size": "many"}, "batch_size is 'many'"),
+        ({"batch_size": 0}, "batch_size: found 0, expected a number of rows from 1 up"),
+        ({"batch_size": "many"}, "batch_size: found 'many'"),
         ({"poll_interval": "soon"}, "'central': poll_interval: found 'soon', expected a duration such as '10s'"),
-        ({"backoff": 5}, "backoff is 5, expected the shortest and the longest wait"),
+        ({"backoff": 5}, "backoff: found 5, expected the shortest and the longest wait"),
         ({"backoff": ("60s", "1s")}, "expected the shorter wait first"),
         ({"backoff": ("0s", "1s")}, "backoff: found '0s'"),
     ],
@@ -159,3 +160,28 @@ def test_wrong_settings_are_named(store: TellingStore, settings: dict[str, Any],
     with pytest.raises(ConfigError) as raised:
         SyncWorker(store, "central", ScriptedUpstream(), **settings)
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "words"),
+    [
+        ("oldest", "now", 'upstream central: start is "now", but it began with "oldest"'),
+        ("now", "oldest", 'upstream central: start is "oldest", but it began with "now"'),
+        (moment(5), "oldest", 'start is "oldest", but it began with readings from 2026-01-01T00:00:05+00:00 on'),
+        ("oldest", moment(5), 'start is readings from 2026-01-01T00:00:05+00:00 on, but it began with "oldest"'),
+    ],
+)
+def test_another_start_of_a_known_upstream_is_warned_of(
+    store: TellingStore, start: Start, caplog: pytest.LogCaptureFixture, first: Any, then: Any, words: str
+) -> None:
+    start(ScriptedUpstream(), start=first).stop()
+    start(ScriptedUpstream(), start=first).stop()
+    assert [record for record in caplog.records if "began" in record.message] == []
+    start(ScriptedUpstream(), start=then).stop()
+    (line,) = [record.message for record in caplog.records if "began" in record.message]
+    assert words in line
+    assert "To begin anew, remove it first" in line
+    store.remove_cursor("central")
+    caplog.clear()
+    start(ScriptedUpstream(), start=then)
+    assert caplog.records == []
