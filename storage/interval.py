@@ -147,6 +147,16 @@ class Interval:
         return _month(index - index % self.months + self.months)
 
 
+def start_of_date(moved: int, zone: tzinfo) -> int:
+    """The first moment of a local date, given as its midnight in UTC; both in microseconds since 1970-01-01 UTC.
+    Raises `InvalidValue` where it is no moment of the years 1 to 9999."""
+    with _within_the_calendar():
+        start = _midnight(from_micros(moved).date(), zone)
+    if start < _FIRST:
+        raise InvalidValue(_OUTSIDE)
+    return start
+
+
 def labelled(start: int, zone: tzinfo) -> datetime:
     """A bucket's start as an aware datetime in a zone. Raises `InvalidValue` where the calendar has no such moment."""
     with _within_the_calendar():

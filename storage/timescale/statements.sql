@@ -180,17 +180,12 @@ SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT %(limit)s
 -- name: delete
 DELETE FROM {table} WHERE {where}
 
--- name: extents
--- First and last time of each day that has values.
-SELECT min("timestamp"), max("timestamp") FROM {table} WHERE {where} AND {field} IS NOT NULL
-GROUP BY date_bin('1 day', "timestamp", '1970-01-01 00:00:00+00')
-ORDER BY 1
-
 -- name: values
 -- What an aggregate is made of. `device` and `bucket` are constants where the call does not ask for them.
 SELECT gateway_id, device_id, "timestamp", {device} AS device, {bucket} AS bucket, {field} AS value
 FROM {table}
 WHERE {where} AND {field} IS NOT NULL
+{fence}
 
 -- name: calculated
 SELECT device, {label}, {function} FROM ({values}) AS v GROUP BY device, bucket ORDER BY device, bucket
