@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 # As libpq reads it: whatever comes before the first slash may be user, password and host.
 _URL = re.compile(r"postgres(?:ql)?://(?P<authority>[^/]*)(?P<path>/[^?]*)?(?:\?.*)?", re.DOTALL)
-_BEGIN, _BEGIN_SNAPSHOT = "BEGIN; ", "BEGIN ISOLATION LEVEL REPEATABLE READ; "
 _EXPECTED = "expected postgresql://user:password@host:5432/database"
 
 # A link that died is noticed within 30 s: when idle by keepalives, else by what was sent and not acknowledged.
@@ -158,16 +157,12 @@ class Session:
         return f"PostgreSQL {self.postgresql}{extension}"
 
     @contextmanager
-    def transaction(
-        self, *statements: Composed, keep: bool = True, snapshot: bool = False
-    ) -> Iterator[psycopg.Cursor[TupleRow]]:
-        """Commit at the end of the block, or with `keep=False` roll back; roll back if it raises. With `snapshot` all
-        statements of it see the same readings. `statements` go along with its beginning, which saves a round trip; the
-        cursor stands at the result of the last."""
+    def transaction(self, *statements: Composed, keep: bool = True) -> Iterator[psycopg.Cursor[TupleRow]]:
+        """Commit at the end of the block, or with `keep=False` roll back; roll back if it raises. `statements` go along
+        with its beginning, which saves a round trip; the cursor stands at the result of the last."""
         connection = self.connection
-        begin = SQL(_BEGIN_SNAPSHOT if snapshot else _BEGIN)
         try:
-            cursor = connection.execute(begin + SQL("; ").join([self._settings, *statements]))
+            cursor = connection.execute(SQL("BEGIN; ") + SQL("; ").join([self._settings, *statements]))
             while cursor.nextset():
                 pass
             yield cursor
