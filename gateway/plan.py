@@ -41,7 +41,10 @@ docs/benchmarks.md, writing again."""
 @dataclass(frozen=True, slots=True)
 class Load:
     """`rate` in readings a second, each with so many `fields`; `flush` in seconds between commits; `disk` and `link`
-    (a second) in bytes; `tbw` in terabytes; `outage` in hours."""
+    (a second) in bytes; `tbw` in terabytes; `outage` in hours.
+
+    What an upstream gets: `share` of the readings, or of each of so many `series` only averages over `every` seconds;
+    so many bytes `per_day` at most, `batch` readings of a backlog at a time, while it is `open`: a share of the day."""
 
     rate: float
     fields: float
@@ -51,11 +54,32 @@ class Load:
     link: float = 1e6
     tbw: float = CARD_TBW
     outage: float = 24.0
+    share: float = 1.0
+    series: int = 1
+    every: float | None = None
+    per_day: float | None = None
+    batch: int = BATCH
+    open: float = 1.0
 
     @property
     def commits(self) -> float:
         """A second."""
         return min(1 / self.flush, self.rate)
+
+    @property
+    def taken(self) -> float:
+        """Readings a second that are the upstream's."""
+        return self.rate * self.share
+
+    @property
+    def sent(self) -> float:
+        """Readings or averages a second that go out."""
+        return self.taken if self.every is None else min(self.taken, self.series / self.every)
+
+    @property
+    def requests(self) -> float:
+        """A second, while it keeps up."""
+        return min(self.commits, self.taken) if self.every is None else min(self.commits, 1 / self.every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +121,15 @@ def plan(load: Load) -> Plan:
 
 
 def wire_rate(load: Load) -> float:
-    """Bytes a second while it keeps up: a request for each commit."""
+    """Bytes a second while it keeps up: a request for each commit, or for each interval's averages."""
     fixed, fixed_field, each, each_field = WIRE[load.upstream]
-    return (fixed + fixed_field * load.fields) * load.commits + (each + each_field * load.fields) * load.rate
+    return (fixed + fixed_field * load.fields) * load.requests + (each + each_field * load.fields) * load.sent
 
 
 def _catch_up(load: Load, wire: float) -> float | None:
     fixed, fixed_field, each, each_field = WIRE[load.upstream]
-    one = each + each_field * load.fields + (fixed + fixed_field * load.fields) / BATCH
-    pace = min((load.link - wire) / one, FASTEST - load.rate)
-    return load.outage * 3600 * load.rate / pace if pace > 0 else None
+    ratio = load.sent / load.taken
+    one = each + each_field * load.fields + (fixed + fixed_field * load.fields) / max(1.0, load.batch * ratio)
+    limit = min(load.link * load.open, load.per_day / DAY if load.per_day else load.link)
+    pace = min((limit - wire) / one, FASTEST * load.open * ratio - load.sent)
+    return load.outage * 3600 * load.sent / pace if pace > 0 else None

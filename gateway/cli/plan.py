@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedepot.cli.output import console, duration, size, table
-from edgedepot.cli.target import is_toml, open_store
+from edgedepot.cli.measured import KINDS, chosen, measure, settings_of
+from edgedepot.cli.output import console, duration, escape, size, table
+from edgedepot.storage.base import EVERYTHING
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
 from edgedepot.sync.limits import read_rate, read_size
 
 if TYPE_CHECKING:
-    from edgedepot.plan import Kind, Load, Plan
-    from edgedepot.storage.sqlite.storage import SQLiteStorage
-
-_SPAN = timedelta(hours=1)
-_KINDS: Mapping[str, Kind] = {"timescaledb": "timescale", "influxdb": "influxdb"}
+    from edgedepot.plan import Load, Plan
 
 
 @click.command(
@@ -36,104 +32,79 @@ Examples:
 @click.option("--devices", type=click.IntRange(min=1), help="How many devices, where there is no FILE.")
 @click.option("--every", help='How often each sends a reading: "5s", "1 minute".')
 @click.option("--fields", type=click.IntRange(min=1), help="How many values a reading has.")
-@click.option("--flush", default="1s", show_default=True, help="The store's flush_interval.")
-@click.option("--upstream", type=click.Choice(["timescale", "influxdb"]), help="Where readings go.")
-@click.option("--disk", help="Room for the store; with FILE what is free, else 2 GB.")
-@click.option("--link", default="1 MB/s", show_default=True, help="What the link carries, or max_rate.")
+@click.option("--flush", help="The store's flush_interval; 1s if not.")
+@click.option("--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE.")
+@click.option("--disk", help="Room for the store; with FILE keep_bytes or what is free, else 2 GB.")
+@click.option("--link", help="What the link carries; max_rate of FILE, or 1 MB/s if not.")
 @click.option("--outage", default="24h", show_default=True, help="An outage to catch up after.")
 @click.option("--card-tbw", type=click.FloatRange(min=0.001), help="Terabytes that the card may be written; 16 if not.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def plan(file: Path | None, as_json: bool, **given: Any) -> None:
     """Work out how long an outage the disk holds, and what the link and the card bear.
 
-    From the readings of the last hour in the store of FILE, or before anything is installed from --devices, --every and
-    --fields. Estimates within some 10 %, for numbers with two decimals, without TLS. The card's rating, unless given,
-    is that of a 32 GB card made for surveillance; ordinary cards may take far less.
+    From the readings of the last hour in the store of FILE and, where that is a gateway's TOML, from its settings and
+    the limits of an upstream; or before anything is installed from --devices, --every and --fields.
+
+    Estimates within some 10 %, for numbers with two decimals, without TLS. The card's rating, unless given, is that of
+    a 32 GB card made for surveillance; ordinary cards may take far less.
     """
     from edgedepot.plan import plan as work_out
 
-    load = _described(given) if file is None else _measured(file, given)
+    load, name = (_described(given), None) if file is None else _measured(file, given)
     found = work_out(load)
     if as_json:
         click.echo(json.dumps(found.as_json()))
     else:
-        _print(load, found)
+        _print(load, found, name)
 
 
 def _described(given: Mapping[str, Any]) -> Load:
     missing = [f"--{name}" for name in ("devices", "every", "fields") if given[name] is None]
     if missing:
         raise InvalidValue(f"expected FILE, or {', '.join(missing)} too")
+    if given["upstream"] not in (None, *KINDS.values()):
+        raise InvalidValue(f"--upstream: found {given['upstream']!r}, expected timescale or influxdb")
     rate = given["devices"] / seconds_of(given["every"], "--every")
-    return _load(given, rate, given["fields"], None, 2e9)
+    return _load(given, {"rate": rate, "fields": given["fields"]})
 
 
-def _measured(file: Path, given: Mapping[str, Any]) -> Load:
+def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, str | None]:
+    """The load, and the name of the upstream that it is about."""
     if any(given[name] is not None for name in ("devices", "every", "fields")):
         raise InvalidValue("expected FILE, or --devices, --every and --fields, not both")
-    with open_store(file) as store:
-        rate, fields = _rates(store)
-        free = _room(store.path)
-    if not rate:
-        raise InvalidValue(f"{file}: no reading came within the last hour; expected --devices, --every and --fields")
-    return _load(given, rate, fields, _kind(file), free)
+    rates, free = measure(file)
+    found = dict(settings_of(file, given["upstream"]))
+    name, choice = found.pop("name", None), found.pop("choice", EVERYTHING)
+    found["disk"] = min(free, found.get("disk", free))
+    sent, series = chosen(rates, choice)
+    if not sent:
+        raise InvalidValue(f"{file}: upstream {name} got no reading within the last hour")
+    found |= {"rate": rates.rate, "fields": rates.fields, "share": sent / rates.rate, "series": series}
+    return _load(given, found), name
 
 
-def _rates(store: SQLiteStorage) -> tuple[float, float]:
-    """Readings a second of the last hour, or of the part of it since the first; and how many values each has."""
-    end = datetime.now(UTC)
-    start, count, values = end - _SPAN, 0, 0
-    seen = [device.first_seen for device in store.devices() if device.first_seen]
-    start = max(start, min(seen, default=start))
-    for model in store.models().values():
-        counts = [_count(store, model, spec.name, start, end) for spec in model.__fields__]
-        count += max(counts, default=0)
-        values += sum(counts)
-    seconds = max(1.0, (end - start).total_seconds())
-    return count / seconds, values / count if count else 0.0
+def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:
+    """What is given goes before what was found."""
+    from edgedepot.plan import Load
+
+    asked: dict[str, Any] = {}
+    if given["flush"] is not None:
+        asked["flush"] = seconds_of(given["flush"], "--flush")
+    if given["upstream"] in KINDS.values():
+        asked["upstream"] = given["upstream"]
+    if given["disk"] is not None:
+        asked["disk"] = read_size(given["disk"])
+        if not asked["disk"]:
+            raise ConfigError(f'--disk: found {given["disk"]!r}, expected a size such as "2 GB"')
+    if given["link"] is not None:
+        asked["link"] = read_rate(given["link"], "--link")
+    if given["card_tbw"] is not None:
+        asked["tbw"] = given["card_tbw"]
+    asked["outage"] = seconds_of(given["outage"], "--outage") / 3600
+    return Load(**{**found, **asked})
 
 
-def _count(store: SQLiteStorage, model: Any, field: str, start: datetime, end: datetime) -> int:
-    found = store.aggregate(model, field, "count", start=start, end=end)
-    assert isinstance(found, dict)
-    return int(found["result"])
-
-
-def _room(path: Path) -> float:
-    """What is free beside the store, and what it has already."""
-    import shutil
-
-    return float(shutil.disk_usage(path.parent).free)
-
-
-def _kind(file: Path) -> Kind | None:
-    if not is_toml(file):
-        return None
-    from edgedepot.config import load
-
-    kinds = [_KINDS[part.kind] for part in load(file).upstreams.values() if part.kind in _KINDS]
-    return kinds[0] if kinds else None
-
-
-def _load(given: Mapping[str, Any], rate: float, fields: float, kind: Kind | None, disk: float) -> Load:
-    from edgedepot.plan import CARD_TBW, Load
-
-    asked = None if given["disk"] is None else read_size(given["disk"])
-    if given["disk"] is not None and not asked:
-        raise ConfigError(f'--disk: found {given["disk"]!r}, expected a size such as "2 GB"')
-    return Load(
-        rate,
-        fields,
-        seconds_of(given["flush"], "--flush"),
-        given["upstream"] or kind or "timescale",
-        asked or disk,
-        read_rate(given["link"], "--link"),
-        given["card_tbw"] or CARD_TBW,
-        seconds_of(given["outage"], "--outage") / 3600,
-    )
-
-
-def _print(load: Load, found: Plan) -> None:
+def _print(load: Load, found: Plan, name: str | None) -> None:
     grid = table(["", "", ""], left=3)
     grid.show_header = False
     server = {"timescale": "TimescaleDB", "influxdb": "InfluxDB"}[load.upstream]
@@ -145,12 +116,22 @@ def _print(load: Load, found: Plan) -> None:
         duration(found.outage_hours * 3600),
         f"{size(round(load.disk))}, {found.store_bytes_per_reading:.0f} bytes a reading",
     )
-    grid.add_row("on the wire", f"{size(round(found.wire_bytes_per_month))} a month", f"to {server}, 30 days")
+    where = server if name is None else f"{escape(name)} ({server})"
+    what = f", averages of {duration(load.every)}" if load.every else ""
+    grid.add_row("on the wire", f"{size(round(found.wire_bytes_per_month))} a month", f"to {where}, 30 days{what}")
     grid.add_row("to the card", f"{size(round(found.card_bytes_per_day))} a day", "")
     grid.add_row(
         "of the card's rated writes",
         f"{found.card_share_per_year:.1%} a year",
         f"{load.tbw:g} TB; --card-tbw for yours",
     )
-    grid.add_row(f"to catch up after {load.outage:g} hours", later, f"over a link of {size(round(load.link))} a second")
+    grid.add_row(f"to catch up after {load.outage:g} hours", later, _way(load))
     console().print(grid)
+
+
+def _way(load: Load) -> str:
+    """What an upstream's readings have to go through."""
+    parts = [f"over a link of {size(round(load.link))} a second"]
+    parts += [f"{size(round(load.per_day))} a day"] if load.per_day else []
+    parts += [f"open {load.open:.0%} of the day"] if load.open < 1 else []
+    return ", ".join(parts)

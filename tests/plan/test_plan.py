@@ -130,9 +130,80 @@ def test_from_a_store(tmp_path: Path) -> None:
         assert word in result.stdout
 
 
+GATEWAY = """
+[gateway]
+id = "roof"
+
+[storage]
+path = "local.db"
+flush_interval = "10s"
+keep_bytes = "100 MB"
+
+[models.tank]
+level = "float"
+warm = "float"
+
+[upstreams.central]
+engine = "timescaledb"
+url = "postgresql://nowhere/iot"
+devices = ["tank-1", "tank-2"]
+max_rate = "2 kB/s"
+
+[upstreams.lab]
+engine = "influxdb"
+url = "http://nowhere:8086"
+token = "t"
+org = "farm"
+bucket = "iot"
+every = "1 minute"
+max_per_day = "1 MB"
+windows = ["22:00-04:00 UTC"]
+batch_size = 1000
+"""
+
+
+def test_from_a_gateways_file(tmp_path: Path) -> None:
+    """Its store's settings and its upstreams' limits count."""
+    file = tmp_path / "gateway.toml"
+    file.write_text(GATEWAY)
+    with SQLiteStorage(tmp_path / "local.db", gateway_id="roof") as store:
+        now = datetime.now(UTC)
+        for device in range(10):
+            rows = [(f"tank-{device}", now - timedelta(seconds=5 * n), {"level": 1.0, "warm": 2.0}) for n in range(719)]
+            store.store_readings(Tank, rows).wait()
+    central, lab, kind = (planned(str(file), *more) for more in ([], ["--upstream", "lab"], ["--upstream", "influxdb"]))
+    assert lab == pytest.approx(kind, rel=0.01)
+    load = Load(rate=2, fields=2, flush=10, disk=100e6, link=2_000, share=0.2)
+    near = {name: pytest.approx(value, rel=0.02) for name, value in plan(load).as_json().items()}
+    assert central == near
+    load = Load(2, 2, 10, "influxdb", 100e6, series=10, every=60, per_day=1_000_000, open=0.25, batch=1000)
+    near = {name: pytest.approx(value, rel=0.02) for name, value in plan(load).as_json().items()}
+    assert lab == near
+    assert lab["wire_bytes_per_month"] < central["wire_bytes_per_month"]
+    text = CliRunner().invoke(program, ["plan", str(file), "--upstream", "lab", "--flush", "1s"]).stdout
+    for word in ("committed every 1 s", "lab (InfluxDB)", "averages of 1 min", "1 MB a day", "open 25% of the day"):
+        assert word in " ".join(text.split())
+    result = CliRunner().invoke(program, ["plan", str(file), "--upstream", "labor"])
+    assert result.exit_code == 2
+    assert "found 'labor', expected timescale, influxdb or one of" in result.stderr
+
+
+def test_averages_and_a_days_budget() -> None:
+    whole = plan(Load(rate=20, fields=4))
+    averages = plan(Load(rate=20, fields=4, series=20, every=60))
+    assert averages.wire_bytes_per_month < whole.wire_bytes_per_month / 30
+    assert averages.outage_hours == whole.outage_hours
+    fixed = plan(Load(rate=20, fields=4, per_day=400_000_000, link=1e9))
+    assert fixed.catch_up_seconds is not None
+    assert whole.catch_up_seconds is not None
+    assert fixed.catch_up_seconds > whole.catch_up_seconds
+    assert plan(Load(rate=20, fields=4, per_day=1_000_000)).catch_up_seconds is None
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--devices", "20", "--every", "5s", "--fields", "4", "--upstream", "lab"], "expected timescale or influxdb"),
         (["--devices", "20"], "--every, --fields"),
         (["--devices", "20", "--every", "often", "--fields", "4"], "--every"),
         (["--devices", "20", "--every", "5s", "--fields", "4", "--disk", "big"], "--disk: found 'big'"),

@@ -1,0 +1,122 @@
+"""What a gateway has to bear, from the readings of the last hour in its store and from the settings in its file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedepot.cli.target import is_toml, open_store
+from edgedepot.storage.errors import InvalidValue
+from edgedepot.storage.interval import seconds_of
+from edgedepot.sync.limits import Limits, read_size
+from edgedepot.sync.settings import choice_of
+
+if TYPE_CHECKING:
+    from edgedepot.plan import Kind
+    from edgedepot.storage.base import Choice
+    from edgedepot.storage.sqlite.storage import SQLiteStorage
+
+_SPAN = timedelta(hours=1)
+_DAY = 86_400.0
+KINDS: Mapping[str, Kind] = {"timescaledb": "timescale", "influxdb": "influxdb"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Readings a second of each series, (measurement, device); and how many values a reading has."""
+
+    series: dict[tuple[str, str], float] = field(default_factory=dict)
+    fields: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return sum(self.series.values())
+
+
+def measure(file: Path) -> tuple[Rates, float]:
+    """The rates of the last hour, or of the part of it since the first reading; and the bytes that are free beside the
+    store. Raises `InvalidValue` where no reading came."""
+    import shutil
+
+    with open_store(file) as store:
+        rates = _rates(store)
+        free = float(shutil.disk_usage(store.path.parent).free)
+    if not rates.series:
+        raise InvalidValue(f"{file}: no reading came within the last hour; expected --devices, --every and --fields")
+    return rates, free
+
+
+def _rates(store: SQLiteStorage) -> Rates:
+    end = datetime.now(UTC)
+    start = end - _SPAN
+    seen = [device.first_seen for device in store.devices() if device.first_seen]
+    start = max(start, min(seen, default=start))
+    seconds = max(1.0, (end - start).total_seconds())
+    series: dict[tuple[str, str], float] = {}
+    values = 0
+    for model in store.models().values():
+        counts: dict[str, int] = {}
+        for spec in model.__fields__:
+            found = store.aggregate(model, spec.name, "count", start=start, end=end, group_by="device")
+            assert isinstance(found, list)
+            for row in found:
+                values += row["result"]
+                counts[row["device_id"]] = max(counts.get(row["device_id"], 0), row["result"])
+        series |= {(model.__measurement__, device): count / seconds for device, count in counts.items() if count}
+    return Rates(series, values / seconds / sum(series.values()) if series else 0.0)
+
+
+def settings_of(file: Path, upstream: str | None) -> Mapping[str, Any]:
+    """What its file says that matters here, as `Load` has it: `flush`, `disk`, and of one upstream `upstream`, `link`,
+    `per_day`, `open`, `every`, `batch`, and `choice` and `name`. `upstream` is the name of one, or a kind; without it
+    the first of a known kind is taken. Raises `InvalidValue` where there is none of that name, `ConfigError`."""
+    if not is_toml(file):
+        return {}
+    from edgedepot.config import load
+
+    settings = load(file)
+    found = _of_storage(settings.storage.options)
+    kinds = {name: KINDS[part.kind] for name, part in settings.upstreams.items() if part.kind in KINDS}
+    names = [name for name, kind in kinds.items() if upstream in (None, name, kind)]
+    if not names and upstream is not None and upstream not in KINDS.values():
+        there = ", ".join(kinds) or "none"
+        raise InvalidValue(f"--upstream: found {upstream!r}, expected timescale, influxdb or one of {file}: {there}")
+    if names:
+        found |= _of_upstream(names[0], settings.forwarding[names[0]])
+        found |= {"upstream": kinds[names[0]]}
+    return found
+
+
+def _of_storage(options: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "flush_interval" in options:
+        found["flush"] = seconds_of(options["flush_interval"], "flush_interval")
+    keep = options.get("keep_bytes")
+    size = read_size(keep.get("*") if isinstance(keep, Mapping) else keep)
+    return found | ({"disk": size} if size else {})
+
+
+def _of_upstream(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    limits = Limits.of(name, *(options.get(key) for key in ("max_rate", "max_per_day", "windows", "every")))
+    low, high = limits.schedule.day(time.time_ns() // 1000)
+    opened = sum(end - start for start, end in limits.schedule.spans(low, high))
+    found = {
+        "link": limits.rate,
+        "per_day": limits.per_day,
+        "every": limits.every / 1e6 if limits.every else None,
+        "open": opened / (high - low),
+        "batch": options.get("batch_size"),
+        "choice": choice_of(options.get("models"), options.get("devices"), name),
+        "name": name,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def chosen(rates: Rates, choice: Choice) -> tuple[float, int]:
+    """Of the readings a second, how many an upstream gets; and from how many series."""
+    taken = [rate for key, rate in rates.series.items() if choice.takes(*key)]
+    return sum(taken), len(taken)
