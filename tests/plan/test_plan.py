@@ -156,7 +156,7 @@ token = "t"
 org = "farm"
 bucket = "iot"
 every = "1 minute"
-max_per_day = "1 MB"
+max_per_day = "10 MB"
 windows = ["22:00-04:00 UTC"]
 batch_size = 1000
 """
@@ -176,12 +176,12 @@ def test_from_a_gateways_file(tmp_path: Path) -> None:
     load = Load(rate=2, fields=2, flush=10, disk=100e6, link=2_000, share=0.2)
     near = {name: pytest.approx(value, rel=0.02) for name, value in plan(load).as_json().items()}
     assert central == near
-    load = Load(2, 2, 10, "influxdb", 100e6, series=10, every=60, per_day=1_000_000, open=0.25, batch=1000)
+    load = Load(2, 2, 10, "influxdb", 100e6, series=10, every=60, per_day=10_000_000, open=0.25, batch=1000)
     near = {name: pytest.approx(value, rel=0.02) for name, value in plan(load).as_json().items()}
     assert lab == near
     assert lab["wire_bytes_per_month"] < central["wire_bytes_per_month"]
     text = CliRunner().invoke(program, ["plan", str(file), "--upstream", "lab", "--flush", "1s"]).stdout
-    for word in ("committed every 1 s", "lab (InfluxDB)", "averages of 1 min", "1 MB a day", "open 25% of the day"):
+    for word in ("committed every 1 s", "lab (InfluxDB)", "averages of 1 min", "10 MB a day", "open 25% of the day"):
         assert word in " ".join(text.split())
     result = CliRunner().invoke(program, ["plan", str(file), "--upstream", "labor"])
     assert result.exit_code == 2
