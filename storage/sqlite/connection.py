@@ -44,6 +44,20 @@ def is_damage(exc: BaseException) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_IOERR_READ
 
 
+def why_refused(path: Path) -> str | None:
+    """What the device itself says to a write, None where it takes one: SQLite says no more than "disk I/O error"."""
+    try:
+        file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.pwrite(file, os.pread(file, _LOCK_BYTES, 0), 0)
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as exc:
+        return exc.strerror
+    return None
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """The one connection that writes, yet to be prepared."""
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)

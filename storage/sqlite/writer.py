@@ -19,7 +19,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.callers import Callers
-from edgedepot.storage.sqlite.connection import is_damage, sync_wal
+from edgedepot.storage.sqlite.connection import is_damage, sync_wal, why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
@@ -342,10 +342,12 @@ class Writer:
         self._callers.tell(all_durable=not self._unsynced)
 
     def _note_trouble(self, exc: Exception) -> None:
+        reason = why_refused(self._path)
+        why = f"{exc} ({reason})" if reason else str(exc)
         with self._condition:
             if self.trouble is None:
-                log.error("the store cannot be written, readings wait in memory until it can: %s", exc)
-            self.trouble = StorageError(f"the store cannot be written: {exc}")
+                log.error("the store cannot be written, readings wait in memory until it can: %s", why)
+            self.trouble = StorageError(f"the store cannot be written: {why}")
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
             self._condition.notify_all()
 

@@ -21,27 +21,46 @@ class NoLoopMount(Exception):
 
 
 class LoopMount:
-    """Mounted from entering to leaving the context. Raises `NoLoopMount`."""
+    """Mounted from entering to leaving the context, of `size` bytes, with more options of mount(8). Raises
+    `NoLoopMount`."""
 
-    def __init__(self) -> None:
-        roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 2 * SIZE
+    def __init__(self, size: int = SIZE, options: str = "noatime") -> None:
+        roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 2 * size
+        self._size = size
+        self._options = options
         self._folder = TemporaryDirectory(dir=IN_MEMORY if roomy else None, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name) / "mounted"
+        self._image = self.path.with_name("image")
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise NoLoopMount("mounting a file needs root")
         if missing := [tool for tool in ("mkfs.ext4", "mount", "umount") if shutil.which(tool) is None]:
             raise NoLoopMount(f"{', '.join(missing)} not found")
-        image = self.path.with_name("image")
-        with image.open("wb") as file:
-            file.truncate(SIZE)
+        with self._image.open("wb") as file:
+            file.truncate(self._size)
         self.path.mkdir()
-        _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
-        _run("mount", "-o", "loop,noatime", str(image), str(self.path))
-        device = os.stat(self.path).st_dev
-        self._statistics = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+        _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
+        self.mount()
         return self
+
+    def mount(self) -> None:
+        """Mount it again, after `unmount`."""
+        _run("mount", "-o", f"loop,{self._options}", str(self._image), str(self.path))
+        device = os.stat(self.path).st_dev
+        self.device = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+        self._statistics = self.device / "stat"
+
+    def unmount(self) -> None:
+        """Nobody may have a file in it open."""
+        subprocess.run(["umount", str(self.path)], check=True)
+
+    def check(self) -> None:
+        """What is done about a file system that had errors, when it is not mounted. Raises `NoLoopMount` where they
+        cannot be mended."""
+        done = subprocess.run(["e2fsck", "-f", "-p", str(self._image)], capture_output=True, text=True, check=False)
+        if done.returncode > 1:
+            raise NoLoopMount(f"e2fsck: {done.stdout.strip()} {done.stderr.strip()}")
 
     def written(self) -> int:
         """Bytes that reached the device so far, all that was written before included."""
@@ -51,7 +70,7 @@ class LoopMount:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        subprocess.run(["umount", str(self.path)], check=True)
+        self.unmount()
         self._folder.cleanup()
 
 
