@@ -181,7 +181,7 @@ def test_from_a_gateways_file(tmp_path: Path) -> None:
     assert lab == near
     assert lab["wire_bytes_per_month"] < central["wire_bytes_per_month"]
     text = CliRunner().invoke(program, ["plan", str(file), "--upstream", "lab", "--flush", "1s"]).stdout
-    for word in ("committed every 1 s", "lab (InfluxDB)", "averages of 1 min", "10 MB a day", "open 25% of the day"):
+    for word in ("committed every 1 s", "lab (InfluxDB)", "averages of 60 s", "10.0 MB a day", "open 25% of the day"):
         assert word in " ".join(text.split())
     result = CliRunner().invoke(program, ["plan", str(file), "--upstream", "labor"])
     assert result.exit_code == 2
