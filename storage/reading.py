@@ -9,6 +9,7 @@ The lowercase class name is the measurement. A type that admits None may be abse
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import types
@@ -25,6 +26,7 @@ RESERVED = frozenset(
     {"time", "timestamp", "device_id", "gateway_id", "received_at", "quality", "store_epoch", "gateway_seq"}
     | {"bucket", "result"}
 )
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,54}", re.ASCII)
 
 
@@ -155,6 +157,24 @@ def device_id_of(device: object) -> str:
     if problem:
         raise InvalidValue(f"device id {name[:80]!r} {problem}")
     return name
+
+
+def saved_of(device: Device) -> tuple[str, str | None, str]:
+    """What is kept of a device: its id, its name, and its metadata as JSON. Raises `InvalidValue` for texts that cannot
+    be stored everywhere, and for metadata that JSON cannot say."""
+    device_id, name = device_id_of(device), device.name
+    if name is not None:
+        problem = values.text_problem(name) if isinstance(name, str) else "is no text"
+        if problem:
+            raise InvalidValue(f"name of device {device_id!r}: {name!r:.80} {problem}")
+    try:
+        metadata = json.dumps(dict(device.metadata), allow_nan=False, ensure_ascii=False)
+        metadata.encode()
+    except (TypeError, ValueError) as exc:
+        raise InvalidValue(f"metadata of device {device_id!r} is not what JSON can say: {exc}") from exc
+    if _NUL.search(metadata):
+        raise InvalidValue(f"metadata of device {device_id!r} holds a NUL")
+    return device_id, name, metadata
 
 
 def field_of(model: type[Reading], name: object) -> FieldSpec:

@@ -43,7 +43,7 @@ class Devices(Contract):
         if not self.can("save_device", storage):
             return
         put(storage, ("a", MONDAY, 1))
-        metadata = {"floor": 3, "tags": ["ünï", None], "place": {"lat": 47.4}}
+        metadata = {"floor": 3, "tags": ["ünï", None, "\\u0000"], "place": {"lat": 47.4}}
         storage.save_device(Device("a", "the mast", metadata))
         storage.save_device(Device("silent; DROP TABLE devices", "never heard", {}))
         mast, silent = storage.devices()
@@ -52,7 +52,16 @@ class Devices(Contract):
         storage.save_device(Device("a", "the pole"))
         assert storage.devices()[0] == Device("a", "the pole", {}, MONDAY, MONDAY)
 
-    @pytest.mark.parametrize("metadata", [{"x": object()}, {"x": float("nan")}, {"x": {1, 2}}])
+    @pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 1025, 7])
+    def test_a_name_that_cannot_be_stored_is_a_value_error(self, storage: BaseStorage, name: Any) -> None:
+        if self.can("save_device", storage):
+            with value_error():
+                storage.save_device(Device("a", name))
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [{"x": object()}, {"x": float("nan")}, {"x": {1, 2}}, {"x": ["a\0b"]}, {"\\\0": 1}, {"x": "\ud800"}],
+    )
     def test_metadata_that_json_cannot_say_is_a_value_error(self, storage: BaseStorage, metadata: Any) -> None:
         if self.can("save_device", storage):
             with value_error():

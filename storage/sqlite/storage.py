@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import sqlite3
 import threading
@@ -28,7 +27,7 @@ from edgedepot.storage.clock import Clock, SystemClock, from_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageError, StoreUnusable
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection, micros_of
-from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
+from edgedepot.storage.reading import Device, Reading, check_model, device_id_of, saved_of
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aggregate import aggregate
@@ -318,12 +317,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
 
     def save_device(self, device: Device) -> None:
         """Keep a device's name and metadata (what JSON can say); returns when that is committed."""
-        name = device_id_of(device)
-        try:
-            metadata = json.dumps(dict(device.metadata), allow_nan=False)
-        except (TypeError, ValueError) as exc:
-            raise InvalidValue(f"metadata of device {name!r} is not what JSON can say: {exc}") from exc
-        self._do(lambda journal: journal.save_device(name, device.name, metadata))
+        saved = saved_of(device)
+        self._do(lambda journal: journal.save_device(*saved))
 
     def models(self) -> dict[str, type[Reading]]:
         """The reading models that have readings here, by measurement."""

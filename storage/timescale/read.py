@@ -89,12 +89,12 @@ def devices(session: Session, gateway_id: str | None) -> list[Device]:
     return [Device(*row) for row in found]
 
 
-def save_device(session: Session, gateway_id: str, device: Device, metadata: str) -> None:
+def save_device(session: Session, gateway_id: str, device_id: str, name: str | None, metadata: str) -> None:
     """Keep name and metadata (as JSON) of a gateway's device."""
     prepare_devices(session)
     statement = STATEMENTS["save_device"].format(table=session.place.devices)
     with session.transaction():
-        session.connection.execute(statement, (gateway_id, device.device_id, device.name, metadata))
+        session.connection.execute(statement, (gateway_id, device_id, name, metadata))
 
 
 def condition(scope: Scope, gateway_id: str | None) -> tuple[Composable, Values]:

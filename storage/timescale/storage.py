@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from edgedepot.storage.base import Data, StoreRow, Version
 from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection
-from edgedepot.storage.reading import Device, Reading, check_model, device_id_of
+from edgedepot.storage.reading import Device, Reading, check_model, saved_of
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.remote import row_of
 from edgedepot.storage.timescale import aggregate, read
@@ -176,13 +175,9 @@ class TimescaleDBStorage(Upkeep):
 
     def save_device(self, device: Device) -> None:
         """Keep a device's name and metadata (what JSON can say). Without a `gateway_id` it is a `ConfigError`."""
-        name, gateway_id = device_id_of(device), self._own_gateway()
-        try:
-            metadata = json.dumps(dict(device.metadata), allow_nan=False)
-        except (TypeError, ValueError) as exc:
-            raise InvalidValue(f"metadata of device {name!r} is not what JSON can say: {exc}") from exc
+        saved, gateway_id = saved_of(device), self._own_gateway()
         with self._writing.session() as session:
-            read.save_device(session, gateway_id, device, metadata)
+            read.save_device(session, gateway_id, *saved)
 
     def health_check(self) -> dict[str, Any]:
         """``{"status", "message", "version"}``; asks the server. Raises `StorageClosed` alone."""

@@ -171,7 +171,11 @@ class Upkeep(RemoteStorage):
             session.run(_view(session, view, asked, with_data))
             place = session.place.qualified(session.place.prefix + view)
             names = {"view": Literal(place.as_string(None)), "add": _function(session, _POLICY)}
-            session.run(STATEMENTS["add_refresh_policy"].format(**names, **policy))
+            try:
+                session.run(STATEMENTS["add_refresh_policy"].format(**names, **policy))
+            except errors.DatabaseError:  # a window of less than two buckets, say
+                session.run(STATEMENTS["drop_view"].format(view=place))
+                raise
 
     def continuous_aggregates(self) -> list[dict[str, Any]]:
         """The continuous aggregates of this schema, by name: ``{"name", "table", "schedule_interval", "start_offset",

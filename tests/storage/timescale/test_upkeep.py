@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from edgedepot import InvalidValue, Reading, TimescaleDBStorage
-from edgedepot.storage.errors import Misconfigured, NotSupported, StorageClosed
+from edgedepot.storage.errors import DataRefused, Misconfigured, NotSupported, StorageClosed
 from edgedepot.storage.timescale.hypertable import CreateHypertable, interval_text
 from tests.models import Mixed
 from tests.servers.pglite import PgliteServer
@@ -240,6 +240,17 @@ def test_a_continuous_aggregate_is_refreshed_listed_and_dropped(
     assert community.continuous_aggregates() == []
     with pytest.raises(Misconfigured, match="does not exist"):
         community.query_continuous_aggregate("days")
+
+
+def test_a_continuous_aggregate_that_cannot_be_kept_fresh_is_not_there(community: TimescaleDBStorage) -> None:
+    fill(community, 4)
+    with pytest.raises(DataRefused, match="refresh window too small"):
+        community.continuous_aggregate("days", Tank, "level", interval="1 day", start_offset="1d", end_offset="1d")
+    assert community.continuous_aggregates() == []
+    community.continuous_aggregate("days", Tank, "level", interval="1 day", start_offset="3d", end_offset="1d")
+    with pytest.raises(Misconfigured, match="already exists"):
+        community.continuous_aggregate("days", Tank, "level", interval="1 day")
+    assert [one["name"] for one in community.continuous_aggregates()] == ["days"]
 
 
 def test_a_retention_policy_drops_what_is_old(community: TimescaleDBStorage, pglite: PgliteServer) -> None:
