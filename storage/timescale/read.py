@@ -85,7 +85,7 @@ def devices(session: Session, gateway_id: str | None) -> list[Device]:
     statement = STATEMENTS["devices"].format(
         seen=SQL(" UNION ALL ").join(seen or [STATEMENTS["seen_nowhere"]]), saved=saved
     )
-    found = session.connection.execute(statement, {"gateway_id": gateway_id}).fetchall()
+    found = session.connection.execute(statement, {"gateway_id": gateway_id}, binary=True).fetchall()
     return [Device(*row) for row in found]
 
 

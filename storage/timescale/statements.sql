@@ -1,5 +1,5 @@
 -- The SQL of this folder, by name. Names in braces are put in as quoted identifiers or as other pieces from here;
--- values are always parameters.
+-- values are always parameters. Times and intervals are read in binary: as texts they come as the server's settings say.
 
 -- name: settings
 -- Times come and go in UTC. A commit is durable even where the role's default says otherwise: our receipts promise it.

@@ -190,7 +190,7 @@ class TimescaleDBStorage(Upkeep):
 
     def server_time(self) -> datetime:
         with self._reading.transaction() as session:
-            row = session.connection.execute("SELECT clock_timestamp()").fetchone()
+            row = session.connection.execute("SELECT clock_timestamp()", binary=True).fetchone()
             assert row is not None
             moment: datetime = row[0]
             return moment

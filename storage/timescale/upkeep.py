@@ -89,7 +89,7 @@ class Upkeep(RemoteStorage):
                 return None
             statement = STATEMENTS["hypertable_info"].format(size=_function(session, "hypertable_size"))
             names = (session.schema, session.place.name(model))
-            with session.connection.cursor(row_factory=dict_row) as cursor:
+            with session.connection.cursor(row_factory=dict_row, binary=True) as cursor:
                 return cursor.execute(statement, names).fetchone()
 
     def drop_chunks(self, reading_model: type[Reading], older_than: str | timedelta | datetime) -> int:
@@ -183,7 +183,7 @@ class Upkeep(RemoteStorage):
         with self._reading.transaction() as session:
             if session.timescaledb is None:
                 return []
-            with session.connection.cursor(row_factory=dict_row) as cursor:
+            with session.connection.cursor(row_factory=dict_row, binary=True) as cursor:
                 names = {"schema": session.schema, "prefix": session.place.prefix}
                 return cursor.execute(STATEMENTS["continuous_aggregates"], names).fetchall()
 

@@ -190,7 +190,7 @@ def _copy_and_merge(session: Session, model: type[Reading], rows: Rows | Checked
     written = _copy(session, staging, model, rows)
     if not written:
         return 0, 0
-    spans = session.connection.execute(STATEMENTS["spans"].format(staging=staging)).fetchall()
+    spans = session.connection.execute(STATEMENTS["spans"].format(staging=staging), binary=True).fetchall()
     return written, _upsert(session, model, staging, written - rows.direct, rows.direct, spans)
 
 

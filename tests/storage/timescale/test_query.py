@@ -4,11 +4,12 @@ import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from edgedepot import InvalidValue, TimescaleDBStorage, Version
+from edgedepot import Device, InvalidValue, TimescaleDBStorage, Version
 from edgedepot.storage.base import StoreRow
 from edgedepot.storage.clock import to_micros
 from edgedepot.storage.interval import Interval, zone_of
@@ -249,6 +250,42 @@ def _keys(row: dict[str, Any]) -> dict[str, Any]:
 
 def _close(result: Any) -> Any:
     return pytest.approx(result, rel=1e-9, abs=1e-9) if isinstance(result, float) else result
+
+
+# -- what the server is set to --------------------------------------------------------------------------------------
+
+
+SETTINGS = (
+    "datestyle=SQL,DMY intervalstyle=iso_8601 timezone=Asia/Kathmandu extra_float_digits=0 bytea_output=escape"
+    " standard_conforming_strings=off escape_string_warning=off default_transaction_isolation=serializable"
+)
+
+
+def test_settings_of_a_server_change_no_answer(connect: Connect, timescale_url: str) -> None:
+    options = quote(" ".join(f"-c{setting}" for setting in SETTINGS.split()))
+    usual, odd = connect("usual"), connect("odd", url=f"{timescale_url}?options={options}")
+    rows: list[StoreRow] = [
+        ("\\'mast", T0 + timedelta(hours=11 * n), {"a": n / 3, "text": "\\'", "number": n}) for n in range(50)
+    ]
+    again: list[StoreRow] = [("\\'mast", T0, {"a": 0.1}), *rows[1:]]
+
+    def answers(storage: TimescaleDBStorage) -> list[Any]:
+        receipts = [storage.store_readings(Mixed, some) for some in (rows, again)]
+        storage.save_device(Device("\\'mast", "\\'", {"\\'": ["\\'"]}))
+        before = datetime.now(UTC)
+        assert before <= storage.server_time() <= datetime.now(UTC)
+        return [
+            [(receipt.accepted, receipt.duplicates) for receipt in receipts],
+            storage.query_readings(Mixed, "\\'mast"),
+            *(storage.downsample(Mixed, "a", width, "last", tz="America/Havana") for width in ("7m", "1d", "2mo")),
+            storage.devices(),
+            storage.hypertable_info(Mixed),
+        ]
+
+    found, expected = answers(odd), answers(usual)
+    assert found[0] == [(50, 0), (1, 49)]
+    assert found[-1]["chunk_time_interval"] == timedelta(days=7)
+    assert found[:-1] == expected[:-1]
 
 
 # -- gateways -------------------------------------------------------------------------------------------------------
