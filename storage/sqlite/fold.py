@@ -164,6 +164,8 @@ class Fold:
             with self._counted(partition):
                 for piece, seqs in self._by_piece(parts):
                     self._copy(layout, piece, partition, seqs)
+        for partition, parts in by_partition.values():
+            with self._counted(partition):
                 widen_hours(self._connection, layout, partition)
                 spans = (span for part in parts for span in _spans(part, *self._numbers()))
                 add_hours(self._connection, layout, partition, spans)
