@@ -224,6 +224,8 @@ class Catalogue:
 
     def committed(self) -> None:
         """The transaction that wrote things down is committed."""
+        if not (self._uncommitted or self._new_series or self._new_sources):
+            return
         self._news += [("model", one.id, one.name, one.model.__name__, _fields_text(one.written))
                        for one, _ in self._uncommitted]  # fmt: skip
         self._news += [("series", *row) for row in self._new_series]

@@ -76,6 +76,8 @@ def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: i
     # used again cost nothing. It is also what opening after a crash has to read.
     connection.execute(f"PRAGMA wal_autocheckpoint = {wal_pages}")
     connection.execute("PRAGMA temp_store = MEMORY")  # the fold sorts; its files would lie on the same card
+    # What a fold goes through in the order of series lies in the order of arrival: all of it has to fit.
+    connection.execute("PRAGMA cache_size = -4000")
 
 
 def sync_wal(path: Path) -> None:

@@ -88,32 +88,30 @@ class Upkeep:
         """Whether retention ever lets go of anything."""
         return self._retain_at is not None
 
-    @property
-    def due(self) -> bool:
-        return self._fold_due() or self._retain_due()
-
-    def times(self) -> list[float]:
-        """When something will be due by itself."""
-        times = [max(self._fold_at, self._no_fold_before)] if self._unfolded() else []
-        times += [self._no_fold_before] if self._fold.active or self.folds.waiting else []
-        return times if self._retain_at is None else [*times, self._retain_at]
+    def times(self) -> tuple[float | None, float | None]:
+        """When the fold and retention are due: past where they are now, None where they will not be by themselves."""
+        return self._fold_due_at(), self._retain_due_at()
 
     def _unfolded(self) -> int:
         return self._journal.tail.rows - self._journal.tail.held
 
-    def _fold_due(self) -> bool:
-        """Also in the middle of one: it goes on between commits."""
-        if self._clock.monotonic() < self._no_fold_before:
-            return False
-        if self._fold.active or self.folds.waiting:
-            return True
+    def _fold_due_at(self) -> float | None:
+        """In the middle of one at once: it goes on between commits."""
         rows = self._unfolded()
-        return rows >= self._pace.fold_rows or (rows > 0 and self._clock.monotonic() >= self._fold_at)
+        if self._fold.active or self.folds.waiting or rows >= self._pace.fold_rows:
+            return self._no_fold_before
+        return max(self._fold_at, self._no_fold_before) if rows else None
+
+    def _retain_due_at(self) -> float | None:
+        return self._clock.monotonic() if self.retains.waiting else self._retain_at
+
+    def _is_past(self, moment: float | None) -> bool:
+        return moment is not None and self._clock.monotonic() >= moment
 
     def fold_on(self) -> None:
         """One step of the fold, where it is due: commits must not wait for the whole. More when it lags behind what
         comes in: the unfolded rows are in memory, and readers of other processes scan them."""
-        while self._fold_due():
+        while self._is_past(self._fold_due_at()):
             self._fold_step()
             if self._unfolded() < 2 * self._pace.fold_rows:
                 return
@@ -141,9 +139,6 @@ class Upkeep:
             calls.done = calls.begun
             self._condition.notify_all()
 
-    def _retain_due(self) -> bool:
-        return self.retains.waiting or (self._retain_at is not None and self._clock.monotonic() >= self._retain_at)
-
     def look_for_room(self) -> None:
         """Have retention look at once where a commit went beyond the limit; or where one may have made room."""
         if self.retention.full is not None or (not self.retention.is_over and self.retention.exceeds()):
@@ -157,7 +152,7 @@ class Upkeep:
     def retain_on(self) -> None:
         """One step of retention, where it is due; some more where there is no room."""
         until = self._clock.monotonic() + ROOM_SECONDS
-        while self._retain_due():
+        while self._is_past(self._retain_due_at()):
             self._retain_step()
             if self._clock.monotonic() >= until or not self.retention.exceeds(headroom=False):
                 return

@@ -202,8 +202,8 @@ class Writer:
         closing = False
         while not closing:
             with self._condition:
-                while not self._due():
-                    self._clock.wait(self._condition, self._time_left())
+                while (left := self._time_left()) is None or left > 0:
+                    self._clock.wait(self._condition, left)
                 items = self._queue[:] if self._commit_due() else []
                 wanted, self._wanted = self._wanted, QUEUED
                 closing = self._closing
@@ -257,25 +257,20 @@ class Writer:
             self._commit_took = self._clock.monotonic() - started_at
             self._flush_at = self._flush_after(started_at)
 
-    def _due(self) -> bool:
-        if self.trouble is not None and not self._closing:
-            return self._clock.monotonic() >= self._retry_at
-        left = self._time_left()
-        if self._suspicion is not None:
-            return True
-        return self._commit_due() or self._upkeep.due or (left is not None and left <= 0)
-
     def _commit_due(self) -> bool:
         if self._closing or self._wanted > QUEUED or self._queued_rows >= self._pace.commit_rows:
             return True
         return bool(self._queue) and self._clock.monotonic() >= self._flush_at
 
     def _time_left(self) -> float | None:
-        if self.trouble is not None:
+        """Seconds until there is something to do, none left where there is now; None where there will be nothing."""
+        if self.trouble is not None and not self._closing:
             return self._retry_at - self._clock.monotonic()
-        times = ([self._flush_at] if self._queue else []) + ([self._sync_at] if self._unsynced else [])
-        times += self._upkeep.times()
-        times += [] if self.room.due_at is None else [self.room.due_at]
+        if self._suspicion is not None or self._commit_due():
+            return 0.0
+        flush_at = self._flush_at if self._queue else None
+        sync_at = self._sync_at if self._unsynced else None
+        times = [at for at in (flush_at, sync_at, *self._upkeep.times(), self.room.due_at) if at is not None]
         return min(times) - self._clock.monotonic() if times else None
 
     def _flush_after(self, moment: float) -> float:
