@@ -6,8 +6,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from edgedepot.storage.base import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
 from edgedepot.storage.clock import from_micros, to_micros
@@ -26,7 +25,7 @@ from edgedepot.storage.sqlite.given_up import forget_given_up
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
-from edgedepot.storage.sqlite.quarantine import Refused, count_quarantined, drop, read_quarantined, replay
+from edgedepot.storage.sqlite.quarantine import Refused, Which, count_quarantined, drop, read_quarantined, replay
 from edgedepot.storage.sqlite.select import select_readings
 from edgedepot.storage.sqlite.starts import forget_start, note_start, read_start
 from edgedepot.storage.sqlite.view import View
@@ -119,74 +118,37 @@ class SQLiteBuffer(Buffer):
         self._writer_parts().cursors.set_aside(cursor, rows, reason)
 
     def quarantined(
-        self,
-        upstream: str | None = None,
-        measurement: str | None = None,
-        device: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        reason: str | None = None,
-        limit: int = 100,
-        number: int | None = None,
+        self, upstream: str | None = None, *, limit: int = 100, **which: Unpack[Which]
     ) -> list[dict[str, Any]]:
         """Readings that an upstream refused for good, the latest first: ``{"upstream", "number", "measurement",
-        "device_id", "timestamp", "quality", "data", "reason", "at", "replayed"}``. `reason` is a part of the upstream's
-        words; a `number` stands for one reading of one upstream."""
+        "device_id", "timestamp", "quality", "data", "reason", "at", "replayed"}``. `which` of them: see `Which`."""
         with self._reading(True) as (view, _):
-            return read_quarantined(view, _refused(upstream, measurement, device, start, end, reason, number), limit)
+            return read_quarantined(view, Refused.of(upstream, which), limit)
 
     def count_quarantined(
-        self,
-        upstream: str | None = None,
-        measurement: str | None = None,
-        device: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        reason: str | None = None,
-        number: int | None = None,
-        *,
-        replayed: bool = False,
+        self, upstream: str | None = None, *, replayed: bool = False, **which: Unpack[Which]
     ) -> dict[str, int]:
         """How many readings are quarantined, by upstream; with `replayed`, how many of them are on their way once more
         instead: these are pending."""
         with self._reading(True) as (view, _):
-            which = _refused(upstream, measurement, device, start, end, reason, number)
-            return count_quarantined(view, which, replayed)
+            return count_quarantined(view, Refused.of(upstream, which), replayed)
 
-    def replay_quarantined(
-        self,
-        upstream: str,
-        measurement: str | None = None,
-        device: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        reason: str | None = None,
-        number: int | None = None,
-    ) -> int:
+    def replay_quarantined(self, upstream: str, **which: Unpack[Which]) -> int:
         """Have quarantined readings sent to their upstream once more; how many. They are pending from then on. One that
         has a newer version by now is superseded instead. Returns when that is committed; raises `InvalidValue`."""
         position = self._writer_parts().cursors.position(upstream)
-        which = _refused(upstream, measurement, device, start, end, reason, number)
-        count = self._do(lambda journal: replay(journal, which)) or 0
+        refused = Refused.of(upstream, which)
+        count = self._do(lambda journal: replay(journal, refused)) or 0
         if count:
             position.replays, position.replayed = True, 0
         return count
 
-    def drop_quarantined(
-        self,
-        upstream: str,
-        measurement: str | None = None,
-        device: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        reason: str | None = None,
-        number: int | None = None,
-    ) -> int:
+    def drop_quarantined(self, upstream: str, **which: Unpack[Which]) -> int:
         """Give quarantined readings up; how many. The books count them as deleted. Returns when that is committed;
         raises `InvalidValue`."""
         self._writer_parts().cursors.position(upstream)
-        which = _refused(upstream, measurement, device, start, end, reason, number)
-        return self._do(lambda journal: drop(journal, which)) or 0
+        refused = Refused.of(upstream, which)
+        return self._do(lambda journal: drop(journal, refused)) or 0
 
     def delivered(self, cursor: str) -> Delivered:
         """What an upstream has received by now. Raises `InvalidValue`."""
@@ -226,16 +188,3 @@ class SQLiteBuffer(Buffer):
 
 def _remember(journal: Journal, key: str, text: str) -> None:
     schema.set_meta(journal.connection, f"note {key}", text)
-
-
-def _refused(
-    upstream: str | None,
-    measurement: str | None,
-    device: str | None,
-    start: datetime | None,
-    end: datetime | None,
-    reason: str | None,
-    number: int | None,
-) -> Refused:
-    since, until = (None if moment is None else micros_of(moment) for moment in (start, end))
-    return Refused(upstream, measurement, device, since, until, reason, number)

@@ -9,20 +9,34 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, TypedDict
 
 from edgedepot.storage.base import Pending, Window
 from edgedepot.storage.clock import from_micros
+from edgedepot.storage.query import micros_of
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.withheld import withhold_quarantined
 
 
+class Which(TypedDict, total=False):
+    """Which quarantined readings: all that fit what is given, and ``start <= timestamp < end``."""
+
+    measurement: str | None
+    device: str | None
+    start: datetime | None
+    end: datetime | None
+    reason: str | None
+    """A part of the upstream's words."""
+    number: int | None
+    """It stands for one reading of one upstream."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Which quarantined rows: all that fit what is given. Times in microseconds since 1970 UTC, ``start <= ts < end``;
-    `reason` is a part of the upstream's words, `number` the row's own."""
+    """The same as the store has it: times in microseconds since 1970 UTC."""
 
     upstream: str | None = None
     measurement: str | None = None
@@ -31,6 +45,20 @@ class Refused:
     end: int | None = None
     reason: str | None = None
     number: int | None = None
+
+    @classmethod
+    def of(cls, upstream: str | None, which: Which) -> Refused:
+        """Raises `InvalidValue`."""
+        start, end = which.get("start"), which.get("end")
+        return cls(
+            upstream,
+            which.get("measurement"),
+            which.get("device"),
+            None if start is None else micros_of(start),
+            None if end is None else micros_of(end),
+            which.get("reason"),
+            which.get("number"),
+        )
 
     def condition(self) -> tuple[str, list[object]]:
         """The SQL condition on `_quarantined`, with what it binds."""

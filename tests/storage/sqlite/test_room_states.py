@@ -426,7 +426,7 @@ class RoomStates(Room):
             return
         current = {version: values for version, values in rows.items() if not self.has_newer(version)}
         upstream.counts["superseded"] += len(rows) - len(current)
-        assert self.store.replay_quarantined(name, "weather", device, reason="ref") == len(current)
+        assert self.store.replay_quarantined(name, measurement="weather", device=device, reason="ref") == len(current)
         upstream.replayed |= current
 
     def has_newer(self, version: Version) -> bool:

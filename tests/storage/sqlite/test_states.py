@@ -407,7 +407,7 @@ class Store(RuleBasedStateMachine):
             return
         current = [(key, row) for key, row in rows if self.rows.get(key, (0, {}))[0] <= row[0]]
         upstream.counts["superseded"] += len(rows) - len(current)
-        replayed = self.store.replay_quarantined(name, "weather", device, reason="ref")
+        replayed = self.store.replay_quarantined(name, measurement="weather", device=device, reason="ref")
         assert replayed == len(current)
         upstream.replayed |= dict(current)
 
