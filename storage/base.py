@@ -377,6 +377,11 @@ class Buffer(abc.ABC):
         split all is backlog. A window without rows is to be acknowledged like any other. Asking again without
         acknowledging returns the same rows as they stand then."""
 
+    def read_ahead(self, cursor: str, limit: int, lane: Lane, out: Window) -> None:
+        """Have ready what lies in a lane behind a window that is out: the next `pending` returns what it would without
+        this, but sooner. For the time in which the upstream works; blocks for as long as `pending` does."""
+        return None
+
     @abc.abstractmethod
     def split(self, cursor: str) -> None:
         """What is durable by now is backlog, what comes from here on is live. Ends by itself when the backlog is done.

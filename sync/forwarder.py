@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from edgedepot.storage.base import BaseStorage, Buffer, Lane, Window
@@ -158,7 +159,8 @@ class Forwarder:
         is_unresolved = self._lanes.is_unresolved
         self._lanes.sending(lane, window)
         try:
-            self._delivery.deliver(window)
+            with self._reading_ahead(lane, window):
+                self._delivery.deliver(window)
         except Held:
             if self._delivery.requests == requests and not is_unresolved:
                 self._lanes.turned_away()  # nothing of it went out: fresher rows may come before it
@@ -168,6 +170,25 @@ class Forwarder:
             self._batch.went_through(self._read, self._clock.monotonic() - began)
             self._on_answered()
         return True
+
+    @contextmanager
+    def _reading_ahead(self, lane: Lane, window: Window) -> Iterator[None]:
+        """Have the store read what comes next in a lane while the upstream works. That is as much work as to send it;
+        only for a whole window, and where the link stands."""
+        limit = self._batch.limit
+        if self._probing or self._store.waiting(self._name, lane) < len(window.rows) + limit:
+            yield
+            return
+        reader = threading.Thread(target=self._read_ahead, args=(limit, lane, window), daemon=True)
+        reader.start()
+        try:
+            yield
+        finally:
+            reader.join()
+
+    def _read_ahead(self, limit: int, lane: Lane, window: Window) -> None:
+        with suppress(StorageError):  # whoever asks for the window next meets it too
+            self._store.read_ahead(self._name, limit, lane, window)
 
     def _next(self, limit: int) -> tuple[Lane, Window] | None:
         """The next window as it is to be sent, and its lane; None when there is none. Raises `Held`."""

@@ -89,6 +89,12 @@ class SQLiteBuffer(Buffer):
         with writing.cursors.hands, self._reading(False) as (view, _):
             return writing.pending_reader.next(view, cursor, position, writing.writer.durable_seq, limit, lane)
 
+    def read_ahead(self, cursor: str, limit: int, lane: Lane, out: Window) -> None:
+        writing = self._writer_parts()
+        position = writing.cursors.position(cursor)
+        with self._reading(False) as (view, _):
+            writing.pending_reader.read_ahead(view, cursor, position, writing.writer.durable_seq, limit, lane, out)
+
     def split(self, cursor: str) -> None:
         writing = self._writer_parts()
         writing.cursors.split(cursor, writing.writer.durable_seq)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
 from edgedepot.storage.errors import InvalidValue
@@ -55,6 +55,12 @@ class Position:
         if lane == "backlog":
             return 1, last if self.split is None else min(self.split, last)
         return LAST if self.split is None else self.split + 1, last
+
+    def behind(self, window: Window) -> Position:
+        """As it will be when a window is resolved."""
+        later = replace(self, acknowledged=self.acknowledged.copy())
+        later.passed(window)
+        return later
 
     def passed(self, window: Window) -> None:
         """A window is resolved."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -14,16 +15,28 @@ from edgedepot.storage.sqlite.cursors import Position
 from edgedepot.storage.sqlite.quarantine import replayed_rows
 from edgedepot.storage.sqlite.tables import cell, rows_of
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.walk import END, NEVER, owed, place_of
+from edgedepot.storage.sqlite.walk import END, NEVER, Place, owed, place_of
 from edgedepot.storage.values import Row
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A window that was read before its turn: for which choice, and with the walk at which place. It stands until a row
+    is taken out or changes, or a table comes or goes: then the shape's generation rises."""
+
+    window: Window
+    generation: int
+    place: Place
+    choice: Choice
+
+
 class PendingReader:
-    """Reads rows back as `Pending`. Thread-safe: what it caches never changes."""
+    """Reads rows back as `Pending`. Thread-safe: what it caches never changes, but for what was read ahead."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._series: dict[int, tuple[int, str]] = {}
+        self._ahead: dict[tuple[str, Lane], Ahead] = {}
 
     def next(self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
         """The next window of a lane, up to row `last`. In the backlog what was refused before comes first, as a person
@@ -33,14 +46,47 @@ class PendingReader:
             rows = replayed_rows(view, self._catalogue.layouts(), cursor, position.replayed, limit)
             window = Window(0, 0, rows, replayed=True) if rows else None
             position.replays = bool(rows)
-        if window is None and lane == "backlog" and position.place != END:
-            window = self._walk(view, position, limit)
-            position.place = position.place if window else END
         if window is None:
-            window = self._journal(view, position, last, limit, lane)
+            window = self._read_before(view, cursor, position, last, limit, lane)
+        if window is None:
+            window = self._read(view, position, last, limit, lane)
         if window is not None:
             position.in_hand[lane] = window
         return window
+
+    def read_ahead(
+        self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane, out: Window
+    ) -> None:
+        """Keep the window behind one that is out for `next`; not a short one, which may yet grow."""
+        later, choice = position.behind(out), position.choice
+        place = later.place
+        window = self._read(view, later, last, limit, lane)
+        if window is not None and len(window.rows) == limit and later.place == place:
+            self._ahead[cursor, lane] = Ahead(window, view.shape.generation, place, choice)
+
+    def _read_before(
+        self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane
+    ) -> Window | None:
+        """The next window, where it was read ahead and would be read like that now."""
+        ahead = self._ahead.pop((cursor, lane), None)
+        if ahead is None or len(ahead.window.rows) != limit or ahead.generation != view.shape.generation:
+            return None
+        if ahead.place != position.place or ahead.choice is not position.choice:
+            return None
+        window = ahead.window
+        if window.place is None:
+            gap = position.gap(lane, last, view.shape.held())
+            if gap is None or window.low != gap[0] or window.high > gap[1]:
+                return None
+        return window
+
+    def _read(self, view: View, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
+        if lane == "backlog" and position.place != END:
+            window = self._walk(view, position, limit)
+            if window is not None:
+                return window
+            position.place = END
+        return self._journal(view, position, last, limit, lane)
 
     def _journal(self, view: View, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
         gap = position.gap(lane, last, view.shape.held())

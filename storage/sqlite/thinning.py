@@ -102,6 +102,7 @@ def thin(
     journal.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (len(doomed), piece.id))
     for name, (low, high, count) in given_up.items():
         tell(note_given_up(journal, name, "thinned", low, high, count))
+    journal.reshape()  # windows that were read ahead do not have them like this
     return len(doomed)
 
 

@@ -34,6 +34,7 @@ from edgedepot.storage.sqlite.storage import SQLiteStorage
 from edgedepot.sync.forwarder import Forwarder
 from edgedepot.sync.lanes import ROUND
 from edgedepot.sync.reconcile import reconcile
+from tests.storage.sqlite.states import content
 from tests.sync.scripted import Power, Weather
 from tests.sync.simulated import forwarder_to
 
@@ -211,7 +212,9 @@ class WatchedStore(SQLiteStorage):
         self._live_running = dict.fromkeys(models, 0)
 
     def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
+        before = content(super().pending(cursor, limit, lane))
         window = super().pending(cursor, limit, lane)
+        self.upstreams[cursor].must(content(window) == before, "read ahead, and not so any more")
         if window is not None:
             self.upstreams[cursor].must(len(window.rows) <= limit <= BATCH, "too large a window")
             self._lanes = {id(window): lane}

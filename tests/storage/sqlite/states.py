@@ -1,12 +1,14 @@
 """What the local store's state machines draw, and what they compare it by."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-from edgedepot.storage.base import EVERYTHING, Choice, Lane
+from edgedepot import SQLiteStorage
+from edgedepot.storage.base import EVERYTHING, Choice, Lane, Window
 
 T0 = datetime(2026, 3, 28, 22, tzinfo=UTC)
 # Few moments, so that identities meet: around hours' edges, a change to summer time, and partitions' edges.
@@ -63,3 +65,21 @@ def is_in(key: Key, device: str | None, start: datetime | None, end: datetime | 
 
 def without_nulls(data: Values) -> Values:
     return {name: value for name, value in data.items() if value is not None}
+
+
+def next_window(store: SQLiteStorage, cursor: str, limit: int, lane: Lane) -> Window | None:
+    """The next window of a lane. One that was read ahead is what is read now."""
+    before = content(store.pending(cursor, limit, lane))
+    window = store.pending(cursor, limit, lane)
+    assert content(window) == before
+    if window is not None:
+        store.read_ahead(cursor, limit, lane, window)
+    return window
+
+
+def content(window: Window | None) -> object:
+    """What a window says. Whether its rows are of a class that was declared since or of one made for them does not
+    matter."""
+    if window is None:
+        return None
+    return replace(window, rows=[]), [(row.seq, row.model.__measurement__, *row[2:]) for row in window.rows]

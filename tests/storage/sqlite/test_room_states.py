@@ -29,6 +29,7 @@ from tests.storage.sqlite.states import (
     deeds,
     devices,
     moments,
+    next_window,
     readings,
     spans,
     without_nulls,
@@ -282,10 +283,10 @@ class RoomStates(Room):
         name, upstream = self.upstream(which)
         if upstream is None or lane in upstream.hands:
             return
-        window = self.store.pending(name, limit, lane)
+        window = next_window(self.store, name, limit, lane)
         while window is not None and not window.rows:
             self.pass_over(name, upstream, window)
-            window = self.store.pending(name, limit, lane)
+            window = next_window(self.store, name, limit, lane)
         if window is None:
             return
         assert len(window.rows) <= limit

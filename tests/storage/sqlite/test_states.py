@@ -37,6 +37,7 @@ from tests.storage.sqlite.states import (
     devices,
     is_in,
     moments,
+    next_window,
     readings,
     spans,
     unchecked,
@@ -341,16 +342,21 @@ class Store(RuleBasedStateMachine):
             self.store.add_cursor(name, "oldest", upstream.choice)
             upstream.split = None  # it goes on where it was, which the model does not know
 
-    @rule(limit=st.integers(1, 20), refused=st.integers(0, 3), which=st.integers(0, 3), lane=st.sampled_from(LANES))
+    @rule(
+        limit=st.sampled_from([2, 5, 20]),
+        refused=st.integers(0, 3),
+        which=st.integers(0, 3),
+        lane=st.sampled_from(LANES),
+    )
     def send(self, limit: int, refused: int, which: int, lane: Any) -> None:
         name, upstream = self.upstream(which)
         if upstream is None:
             return
         self.store.flush()
-        window = self.store.pending(name, limit, lane)
+        window = next_window(self.store, name, limit, lane)
         while window is not None and not window.rows:
             self.store.acknowledge(name, window)
-            window = self.store.pending(name, limit, lane)
+            window = next_window(self.store, name, limit, lane)
         if window is None:
             if all(self.store.pending(name, limit, other) is None for other in LANES):
                 assert not upstream.replayed

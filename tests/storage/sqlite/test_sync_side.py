@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgedepot import InvalidValue, SQLiteStorage
-from edgedepot.storage.base import Window
+from edgedepot.storage.base import Choice, Window
 from edgedepot.storage.clock import ManualClock
 from tests.books import upstream_books
 from tests.models import Weather
@@ -53,6 +53,70 @@ def test_rows_come_in_the_order_of_arrival_in_windows(store: SQLiteStorage) -> N
     store.acknowledge("central", second)
     assert store.pending("central", 2) is None
     assert store.ledger().upstreams["central"] == upstream_books(versions=3, delivered=3)
+
+
+def test_a_window_that_was_read_ahead_is_the_next(store: SQLiteStorage) -> None:
+    put(store, *range(10))
+    first = next_window(store, 3)
+    kept = read_ahead(store, first)
+    store.acknowledge("central", first)
+    second = next_window(store, 3)
+    assert second is kept
+    assert [row.seq for row in second.rows] == [4, 5, 6]
+    anew = next_window(store, 3)
+    assert anew == second
+    assert anew is not second
+
+
+@pytest.mark.parametrize("change", ["merge", "delete", "other readings", "other size", "replay", "fold"])
+def test_a_window_that_was_read_ahead_is_as_it_would_be_read_now(store: SQLiteStorage, change: str) -> None:
+    put(store, *range(10))
+    first = next_window(store, 3)
+    store.quarantine("central", first.rows[:1], "too warm")
+    store.acknowledge("central", first)
+    out = next_window(store, 3)
+    kept = read_ahead(store, out)
+    limit, seqs = 3, [7, 8, 9]
+    if change == "merge":
+        put(store, 7, value=2.0)
+        seqs = [7, 9, 10]
+    elif change == "delete":
+        store.delete_readings(Weather, start=T0 + timedelta(seconds=7), end=T0 + timedelta(seconds=8))
+        seqs = [7, 9, 10]
+    elif change == "other readings":
+        store.add_cursor("central", choice=Choice(None, ("b",)))
+        seqs = []
+    elif change == "other size":
+        limit, seqs = 2, [7, 8]
+    elif change == "replay":
+        assert store.replay_quarantined("central") == 1
+        seqs = [1]
+    else:
+        store.fold()
+    store.acknowledge("central", out)
+    found = next_window(store, limit)
+    assert found is not kept
+    assert [row.seq for row in found.rows] == seqs
+
+
+def test_what_was_read_ahead_of_history_is_the_next(path: Path) -> None:
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=5) as store:
+        put(store, *range(20))
+        store.fold()
+        store.add_cursor("late")
+        window = store.pending("late", 4)
+        assert window is not None
+        assert window.place is not None
+        kept = read_ahead(store, window, "late", 4)
+        store.acknowledge("late", window)
+        assert store.pending("late", 4) is kept
+        assert kept.place is not None
+
+
+def read_ahead(store: SQLiteStorage, out: Window, cursor: str = "central", limit: int = 3) -> Window:
+    store.read_ahead(cursor, limit, "backlog", out)
+    assert store._writing is not None
+    return store._writing.pending_reader._ahead[cursor, "backlog"].window
 
 
 def test_an_upstream_that_comes_late_gets_what_went_through_anothers_live_lane(path: Path) -> None:

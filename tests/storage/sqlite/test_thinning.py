@@ -70,6 +70,20 @@ def thinned(there: list[Row]) -> dict[tuple[str, datetime], tuple[Any, ...]]:
     return found
 
 
+def test_a_window_that_was_read_ahead_has_the_rows_as_they_are_after_thinning(path: Path) -> None:
+    with stored(path) as store:
+        first = store.pending("central", 12)
+        assert first is not None
+        store.read_ahead("central", 12, "backlog", first)
+        assert store.thin(T0 + 60 * MINUTE) == 59 * 2 * 5  # but for the minute in hand
+        store.acknowledge("central", first)
+        window = store.pending("central", 12)
+        assert window is not None
+        assert {(row.device_id, row.timestamp): row.row for row in window.rows} == dict(
+            list({(device, to_micros(at)): row for (device, at), row in thinned(rows(60)).items()}.items())[2:14]
+        )
+
+
 def test_each_whole_minute_becomes_its_last_row(path: Path) -> None:
     with stored(path) as store:
         seqs = {(row.device_id, row.timestamp): row.seq for row in pending(store)}
