@@ -141,8 +141,8 @@ class Session:
     _settings: Composed
     prepared: dict[str, type[Reading]] = field(default_factory=dict)
     """By measurement, the model for which the table is ready."""
-    not_compressed: dict[str, float] = field(default_factory=dict)
-    """By measurement, until when (of the monotonic clock) its table is taken to have no compression."""
+    keeps_all: dict[str, float] = field(default_factory=dict)
+    """By measurement, until when (of the monotonic clock) its table is taken to leave out no rows."""
 
     @property
     def schema(self) -> str:

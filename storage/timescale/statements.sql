@@ -165,14 +165,23 @@ ON CONFLICT (gateway_id, device_id, "timestamp") DO UPDATE SET
 WHERE ROW({merged}) IS DISTINCT FROM ROW({current})
 
 -- name: missing
--- How many rows are not in the table; null for a table without compression.
+-- How many rows are not in the table; null for a table that leaves out none.
 {known}
-SELECT CASE
-    WHEN EXISTS (
-        SELECT FROM timescaledb_information.hypertables
-        WHERE format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = {name}::regclass AND compression_enabled
-    ) THEN (SELECT count(*) FROM {source} AS s WHERE NOT {there})
-    END
+SELECT CASE WHEN {leaves_out} THEN (SELECT count(*) FROM {source} AS s WHERE NOT {there}) END
+
+-- name: has_compression
+EXISTS (
+    SELECT FROM timescaledb_information.hypertables
+    WHERE format('%%I.%%I', hypertable_schema, hypertable_name)::regclass = {name}::regclass AND compression_enabled
+)
+
+-- name: has_triggers
+-- Ones that run before a row is written; the extension has one of its own, which writes it into a chunk.
+EXISTS (
+    SELECT FROM pg_trigger
+    WHERE tgrelid = {name}::regclass AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 2 <> 0
+        AND tgname <> 'ts_insert_blocker'
+)
 
 -- name: select
 SELECT {columns} FROM {table} WHERE {where} ORDER BY {order} LIMIT %(limit)s
