@@ -226,9 +226,8 @@ def assert_same(found: Any, expected: Any, scale: float) -> None:
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
         assert list(mine) == list(theirs)
-        assert {key: in_utc(mine[key]) for key in mine if key != "result"} == {
-            key: theirs[key] for key in theirs if key != "result"
-        }
+        heads = [{key: in_utc(row[key]) for key in row if key != "result"} for row in (mine, theirs)]
+        assert heads[0] == heads[1]
         a, b = mine["result"], theirs["result"]
         if isinstance(a, float):
             assert b is not None
