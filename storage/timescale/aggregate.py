@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from psycopg import errors
 from psycopg.sql import NULL, SQL, Composable, Identifier
 
 from edgedepot.storage.interval import start_of_date
@@ -36,19 +37,42 @@ _TIME = SQL('"timestamp"')
 _MICROS = SQL("(extract(epoch FROM bucket) * 1000000)::bigint")  # it may be before the years that Python knows
 _ORIGIN, _MONTH_ORIGIN = datetime(1970, 1, 1, tzinfo=UTC), datetime(2000, 1, 1, tzinfo=UTC)
 _DAY_ORIGIN = datetime(2000, 1, 3, tzinfo=UTC)
-_FUNCTIONS = {
-    # PostgreSQL's own avg squares on the way, and overflows from 1e154 on.
-    "avg": SQL("sum(value::double precision) / count(value)"),
+# The vast values are summed in units of 2^64, so that there is an end of floats only where the result is beyond it.
+_VAST_SUM = SQL(
+    "CASE WHEN abs({vast}) < 2::double precision ^ 960 THEN {vast} * 2::double precision ^ 64 + {others}"
+    " ELSE {vast} * 'Infinity'::double precision END"
+).format(
+    vast=SQL("sum(CASE WHEN abs(value) < 1e270 THEN 0 ELSE value * 2::double precision ^ -64 END)"),
+    others=SQL("sum(CASE WHEN abs(value) < 1e270 THEN value ELSE 0 END)"),
+)
+# PostgreSQL's own avg squares on the way, and overflows from 1e154 on.
+_AVERAGE = SQL("{sum} / count(value)")
+_FUNCTIONS: Source = {
+    "avg": _AVERAGE.format(sum=SQL("sum(value::double precision)")),
     "min": SQL("min(value)"),
     "max": SQL("max(value)"),
     "sum": SQL("sum(value)"),
     "count": SQL("count(value)"),
 }
+_VAST_FUNCTIONS: Source = {**_FUNCTIONS, "avg": _AVERAGE.format(sum=_VAST_SUM), "sum": _VAST_SUM}
 
 
 def aggregate(session: Session, gateway_id: str | None, asked: Aggregation) -> Found:
     """The rows of an `aggregate` call; empty buckets are absent. Raises `InvalidValue` for buckets beyond the calendar,
     and psycopg's errors."""
+    try:
+        found = _found(session, gateway_id, asked, _FUNCTIONS)
+    except errors.NumericValueOutOfRange:
+        # A sum beyond all floats is an error to PostgreSQL; everywhere else it is infinite.
+        found = _found(session, gateway_id, asked, _VAST_FUNCTIONS)
+    if asked.zone is UTC:
+        return found
+    starts = {date: start_of_date(date, asked.zone) for _, date, _ in found if date is not None}
+    return [(device, date if date is None else starts[date], result) for device, date, result in found]
+
+
+def _found(session: Session, gateway_id: str | None, asked: Aggregation, functions: Source) -> Found:
+    """The same, with the dates of a zone as midnights in UTC."""
     scope = asked.scope
     where, values = condition(scope, gateway_id)
     with session.transaction():
@@ -61,11 +85,8 @@ def aggregate(session: Session, gateway_id: str | None, asked: Aggregation) -> F
             "device": DEVICE if asked.by_device else NULL,
             "where": where,
         }
-        found = _calculate(session, asked, source | _bucket(session, asked), values | _bucket_values(asked))
-    if asked.zone is UTC:
-        return found
-    starts = {date: start_of_date(date, asked.zone) for _, date, _ in found if date is not None}
-    return [(device, date if date is None else starts[date], result) for device, date, result in found]
+        values |= _bucket_values(asked)
+        return _calculate(session, asked, source | _bucket(session, asked), values, functions)
 
 
 def _bucket(session: Session, asked: Aggregation) -> Source:
@@ -97,13 +118,13 @@ def _bucket_values(asked: Aggregation) -> Values:
     return values if asked.zone is UTC else values | moving(asked.zone, asked.scope.start, asked.scope.end)
 
 
-def _calculate(session: Session, asked: Aggregation, source: Source, values: Values) -> Found:
+def _calculate(session: Session, asked: Aggregation, source: Source, values: Values, functions: Source) -> Found:
     """The aggregate of each device and bucket that the source tells apart."""
     names = {"values": STATEMENTS["values"].format(**source), "label": source["label"]}
     if asked.function in ("first", "last"):
         statement = STATEMENTS[asked.function].format(**names)
     else:
-        statement = STATEMENTS["calculated"].format(function=_FUNCTIONS[asked.function], **names)
+        statement = STATEMENTS["calculated"].format(function=functions[asked.function], **names)
     with session.connection.cursor(binary=True) as cursor:
         rows = cursor.execute(statement, values).fetchall()
     # The sum of a bigint column is a numeric.

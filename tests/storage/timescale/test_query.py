@@ -1,5 +1,6 @@
 """Reads: against small cases by hand, and against the contract's own arithmetic over the same rows."""
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -162,6 +163,24 @@ def test_sums_of_integers_are_exact_beyond_64_bits(storage: TimescaleDBStorage) 
     storage.store_readings(Mixed, [("a", at(n), {"number": 2**63 - 1}) for n in range(3)])
     assert storage.aggregate(Mixed, "number", "sum") == {"result": 3 * (2**63 - 1)}
     assert storage.aggregate(Mixed, "number", "avg") == {"result": pytest.approx(2.0**63)}
+
+
+def test_sums_beyond_all_floats_are_infinite(storage: TimescaleDBStorage) -> None:
+    rows: list[StoreRow] = [("up", at(n), {"b": 1.7e308}) for n in range(3)]
+    rows += [("down", at(n), {"b": -1.7e308}) for n in range(2)]
+    rows += [("calm", at(n), {"b": 1.7e308 / 4, "number": 2**62}) for n in range(3)]
+    rows += [("tiny", at(n), {"b": 5e-324}) for n in range(3)]
+    rows += [("both", at(n), {"b": value}) for n, value in enumerate((1e300, 7.5, -1e300))]
+    storage.store_readings(Mixed, rows)
+    plain = [{"device_id": device, "timestamp": moment, **data} for device, moment, data, *_ in rows]
+    for function in ("sum", "avg", "max"):
+        question: dict[str, Any] = {"function": function, "group_by": "device", "interval": "1h"}
+        answers: list[Any] = [storage.aggregate(Mixed, "b", **question), aggregate_rows(plain, Mixed, "b", **question)]
+        found, expected = ({row["device_id"]: row["result"] for row in answer} for answer in answers)
+        assert found.pop("both") in (7.5, 2.5, 1e300)  # as the order of addition has it
+        assert found == {device: expected[device] for device in found}
+    assert storage.aggregate(Mixed, "b", "sum", device="up") == {"result": math.inf}
+    assert storage.aggregate(Mixed, "number", "sum") == {"result": 3 * 2**62}
 
 
 def test_what_cannot_be_asked_is_an_invalid_value(storage: TimescaleDBStorage) -> None:
