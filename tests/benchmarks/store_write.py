@@ -3,7 +3,8 @@
 The floor is `executemany` of rows that are ready to be bound, into a plain table with UNIQUE (device_id, ts) and the
 same columns, pragmas and batches. The product begins with dicts, or with the bytes of messages that it decodes as a
 driver does and stamps itself; it looks for duplicates, keeps its books, and folds and adds up hours meanwhile. All go
-on with files that have rows already, so that as many rows are folded as come in. Each batch is durable before the next.
+on with files that have rows already, so that as many rows are folded as come in, and that in the middle of a round:
+no other's time is spent on it. Each batch is durable before the next.
 """
 
 import json
@@ -19,7 +20,8 @@ from edgedepot.storage.clock import to_micros
 from tests.benchmarks.report import Comparison, Options, alternate, read_options, report
 from tests.benchmarks.store_rows import PlainTable, Row, Station, batches, fill, plain_rows, readings, seconds_for_each
 
-BEFORE = 60_000
+BEFORE, UNFOLDED = 60_000, 15_000
+"""Readings that are there before, and how many of them are not folded: a fold begins when there are 30,000."""
 ROWS = {1_000: 60_000, 50: 30_000}
 """Rows of a round by the size of the batches: as many as are folded at a time, or twice that."""
 BARS = {1_000: (0.45, 0.4), 50: (1.1, 0.95)}
@@ -76,7 +78,7 @@ def write_json(store: SQLiteStorage) -> Callable[[Sequence[Row], int], float]:
 
 
 def measure(options: Options, folder: Path, size: int) -> list[Comparison]:
-    before, count = options.of(BEFORE), options.of(ROWS[size])
+    before, unfolded, count = options.of(BEFORE), options.of(UNFOLDED), options.of(ROWS[size])
     table = PlainTable(folder / f"plain {size}.db")
     for batch in batches(plain_rows(readings(0, before)), 1_000):
         table.write(batch)
@@ -84,8 +86,9 @@ def measure(options: Options, folder: Path, size: int) -> list[Comparison]:
         SQLiteStorage(folder / f"dicts {size}.db") as of_dicts,
         SQLiteStorage(folder / f"json {size}.db") as of_json,
     ):
-        fill(of_dicts, 0, before)
-        fill(of_json, 0, before)
+        for store in (of_dicts, of_json):
+            fill(store, 0, before - unfolded)
+            store.store_readings(Station, readings(before - unfolded, unfolded)).wait()
         plain, dicts, bytes_ = (
             Contestant(before, write) for write in (write_plain(table), write_dicts(of_dicts), write_json(of_json))
         )
