@@ -24,13 +24,16 @@ class Versions(Sequence[Version]):
     """`Pending.version` of rows that are all of one reading model and one epoch, made when they are asked for.
 
     `rows` are as the local store has them, so its rules, which are those of every storage, were applied to them.
+    `at_end` is called, maybe more than once, when the last row was asked for: whoever asks has little left to do then
+    but to wait for an answer.
     """
 
-    __slots__ = ("epoch", "rows")
+    __slots__ = ("_at_end", "epoch", "rows")
 
-    def __init__(self, rows: Sequence[Pending], epoch: int) -> None:
+    def __init__(self, rows: Sequence[Pending], epoch: int, at_end: Callable[[], None] = lambda: None) -> None:
         self.rows = rows
         self.epoch = epoch
+        self._at_end = at_end
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,6 +44,8 @@ class Versions(Sequence[Version]):
     def __getitem__(self, index: slice) -> Versions: ...
     def __getitem__(self, index: int | slice) -> Version | Versions:
         if isinstance(index, slice):
+            if index.indices(len(self))[1] == len(self):
+                self._at_end()
             return Versions(self.rows[index], self.epoch)
         return self.rows[index].version(self.epoch)
 
@@ -48,6 +53,7 @@ class Versions(Sequence[Version]):
         for start in range(0, len(self.rows), _TOGETHER):
             some = self.rows[start : start + _TOGETHER]
             yield from _maker(some[0].model.__fields__)(some, self.epoch)
+        self._at_end()
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Protocol
 
 from edgedepot.storage.base import BaseStorage, Pending, Version, Window
@@ -25,6 +26,7 @@ ANSWER_TIMEOUT = 60.0
 GUARD = 16
 """So many rows refused one after the other, each alone and for one reason, and none accepted: it is not the rows."""
 
+_SEQ = itemgetter(0)  # of a `Pending`, which are looked through by the thousand
 _VARYING = re.compile(r"""\"[^\"]*\"|'[^']*'|[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?""")
 
 
@@ -68,17 +70,20 @@ class Delivery:
         self._refused: dict[int, str] = {}
         self._latest_reasons: deque[str] = deque(maxlen=GUARD)
         self._doubtful = False
+        self._meanwhile: Callable[[], None] = lambda: None
         self.requests = 0
         self.delivered = 0
         self.last_delivery: int | None = None
 
-    def deliver(self, window: Window) -> None:
-        """Resolve every row of the window, then acknowledge it. Blocks for as long as the upstream takes.
+    def deliver(self, window: Window, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Resolve every row of the window, then acknowledge it. Blocks for as long as the upstream takes. `meanwhile`
+        is called, maybe more than once, when the upstream was handed the rows and its answer is waited for.
 
         Raises what the upstream raised, `Misconfigured` also where every row is refused alike, `Interrupted`, and
         `Held` where the next request would be beyond the budget. The window is then not acknowledged and nothing of it
         is set aside.
         """
+        self._meanwhile = meanwhile
         try:
             self._resolve(window.rows)
         except Misconfigured:
@@ -153,7 +158,9 @@ class Delivery:
                 self._note_refusal(rows[0], str(exc) or type(exc).__name__)
             return False
         reasons = {refusal.index: refusal.reason for refusal in listed}
-        taken = [row.seq for index, row in enumerate(rows) if index not in reasons]
+        taken = (
+            [row.seq for index, row in enumerate(rows) if index not in reasons] if reasons else list(map(_SEQ, rows))
+        )
         if taken:
             self._note_acceptance(taken)
         for index, reason in reasons.items():
@@ -183,9 +190,9 @@ class Delivery:
     def _versions(self, rows: list[Pending]) -> Sequence[Version]:
         """The rows as storages take them, each of the epoch in which it was written: nearly always one."""
         epoch_of = self._store.epoch_of
-        epoch = epoch_of(min(row.seq for row in rows))
-        if epoch == epoch_of(max(row.seq for row in rows)):
-            return Versions(rows, epoch)
+        epoch = epoch_of(min(map(_SEQ, rows)))
+        if epoch == epoch_of(max(map(_SEQ, rows))):
+            return Versions(rows, epoch, self._meanwhile)
         return [row.version(epoch_of(row.seq)) for row in rows]
 
     def _note_acceptance(self, seqs: list[int]) -> None:
@@ -200,11 +207,13 @@ class Delivery:
         self._latest_reasons.append(reason)
 
     def _unresolved(self, rows: Iterable[Pending]) -> list[Pending]:
+        if not (self._accepted or self._refused):
+            return list(rows)
         return [row for row in rows if row.seq not in self._accepted and row.seq not in self._refused]
 
     def _set_aside(self, rows: Iterable[Pending]) -> None:
         by_reason: dict[str, list[Pending]] = {}
-        for row in rows:
+        for row in rows if self._refused else ():
             if row.seq in self._refused:
                 by_reason.setdefault(self._refused[row.seq], []).append(row)
         for reason, refused in by_reason.items():
@@ -212,7 +221,8 @@ class Delivery:
 
     def _forget(self, window: Window) -> None:
         """What lies beyond stays known: a window that was asked for again may be a shorter one."""
-        rows = {row.seq for row in window.rows}
+        rows = set(map(_SEQ, window.rows))
+        self._accepted -= rows
         done = {seq for seq in (*self._accepted, *self._refused) if window.low <= seq <= window.high or seq in rows}
         self._accepted -= done
         self._refused = {seq: reason for seq, reason in self._refused.items() if seq not in done}

@@ -159,8 +159,8 @@ class Forwarder:
         is_unresolved = self._lanes.is_unresolved
         self._lanes.sending(lane, window)
         try:
-            with self._reading_ahead(lane, window):
-                self._delivery.deliver(window)
+            with self._reading_ahead(lane, window) as read:
+                self._delivery.deliver(window, read)
         except Held:
             if self._delivery.requests == requests and not is_unresolved:
                 self._lanes.turned_away()  # nothing of it went out: fresher rows may come before it
@@ -172,19 +172,25 @@ class Forwarder:
         return True
 
     @contextmanager
-    def _reading_ahead(self, lane: Lane, window: Window) -> Iterator[None]:
-        """Have the store read what comes next in a lane while the upstream works. That is as much work as to send it;
-        only for a whole window, and where the link stands."""
+    def _reading_ahead(self, lane: Lane, window: Window) -> Iterator[Callable[[], None]]:
+        """What has the store read what comes next in a lane, to be called when there is nothing left to do but to wait
+        for the upstream: before, it would take the interpreter from whoever sends. Only for a whole window, and where
+        the link stands."""
         limit = self._batch.limit
         if self._probing or self._store.waiting(self._name, lane) < len(window.rows) + limit:
-            yield
+            yield lambda: None
             return
         reader = threading.Thread(target=self._read_ahead, args=(limit, lane, window), daemon=True)
-        reader.start()
+
+        def read() -> None:
+            if reader.ident is None:
+                reader.start()
+
         try:
-            yield
+            yield read
         finally:
-            reader.join()
+            if reader.ident is not None:
+                reader.join()
 
     def _read_ahead(self, limit: int, lane: Lane, window: Window) -> None:
         with suppress(StorageError):  # whoever asks for the window next meets it too

@@ -54,3 +54,17 @@ def test_they_are_equal(data: st.DataObject, model: type[Reading], epoch: int) -
     assert [made[place] for place in range(-len(rows), len(rows))] == 2 * expected
     assert list(made[1::2]) == expected[1::2]
     assert len(made) == len(expected)
+
+
+def test_whoever_asks_for_the_last_row_is_said_to_have_all() -> None:
+    rows = [Pending(number, Plain, "mast", number, (None, 1.0, 2.0)) for number in range(1, 601)]
+    told: list[str] = []
+    made = Versions(rows, 1, lambda: told.append("all"))
+    iterated = iter(made)
+    assert [next(iterated).gateway_seq for _ in range(600)] == list(range(1, 601))
+    assert len(made[:300]) == len(made[200:500]) == 300
+    assert told == []
+    assert list(iterated) == []
+    assert told == ["all"]
+    assert [len(made[300:]), len(made[590:600]), len(made[599:700])] == [300, 10, 1]
+    assert told == ["all"] * 4

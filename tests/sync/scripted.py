@@ -130,12 +130,17 @@ class TellingStore(SQLiteStorage):
     """The local store, with a record of what sync asked of it."""
 
     windows: list[Window | None]
+    read_before: list[tuple[int, Lane, Window]]
     refusals: list[tuple[Pending, str]]
 
     def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
         window = super().pending(cursor, limit, lane)
         self.windows.append(window)
         return window
+
+    def read_ahead(self, cursor: str, limit: int, lane: Lane, out: Window) -> None:
+        super().read_ahead(cursor, limit, lane, out)
+        self.read_before.append((limit, lane, out))
 
     def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:
         super().quarantine(cursor, rows, reason)
@@ -145,6 +150,7 @@ class TellingStore(SQLiteStorage):
 def open_store(path: Any, **more: Any) -> TellingStore:
     store = TellingStore(path, gateway_id="g", **more)
     store.windows = []
+    store.read_before = []
     store.refusals = []
     return store
 

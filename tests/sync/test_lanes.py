@@ -361,3 +361,27 @@ def test_a_wrong_choice_is_named(store: TellingStore, settings: dict[str, object
 
 def test_measurements_may_be_named(store: TellingStore, clock: ManualClock) -> None:
     SyncWorker(store, "central", ScriptedUpstream(), models=["weather", Power], devices=("a", "b*"), clock=clock)
+
+
+def test_while_a_link_works_the_next_whole_window_is_read(store: TellingStore, clock: ManualClock, link: Link) -> None:
+    world = world_of(link)
+    world.arrive(13_000, 100.0)
+    forwarder = forwarder_to(store, link, clock)
+    world.run(forwarder, lambda: store.count_pending("central") == 0)
+    assert [len(request.rows) for request in link.requests] == [500, 1000, 2000, 4000, 5000, 500]
+    assert [(limit, len(out.rows)) for limit, _, out in store.read_before] == [
+        *[(500, 500), (1000, 1000), (2000, 2000), (4000, 4000)]
+    ]
+
+
+def test_nothing_is_read_ahead_where_the_link_does_not_get_it(
+    store: TellingStore, clock: ManualClock, link: Link
+) -> None:
+    world = world_of(link)
+    world.arrive(3_000, 100.0)
+    link.script = failing(*[Unreachable("down")] * 3)
+    forwarder = forwarder_to(store, link, clock)
+    world.run(forwarder, lambda: len(link.requests) == 3)
+    assert len(store.read_before) == 1  # of the first: only it tells that the link is down
+    world.run(forwarder, lambda: store.count_pending("central") == 0)
+    assert store.ledger().problems == []

@@ -82,7 +82,7 @@ class SilentStore(TellingStore):
 def test_without_being_told_it_looks_once_in_each_poll_interval(tmp_path: Path, clock: HandClock) -> None:
     upstream = ScriptedUpstream()
     with SilentStore(tmp_path / "silent.db", gateway_id="g") as store:
-        store.windows, store.refusals = [], []
+        store.windows, store.read_before, store.refusals = [], [], []
         with SyncWorker(store, "central", upstream, clock=clock, poll_interval="7s") as worker:
             eventually(lambda: clock.lain == [7.0])
             fill(store, 3)
