@@ -17,7 +17,7 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.quarantine import acknowledge_replayed, set_aside
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.shape import Shape
-from edgedepot.storage.sqlite.tables import rows_of
+from edgedepot.storage.sqlite.tables import rows_in, rows_of
 from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed
 
 
@@ -43,7 +43,7 @@ def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int
         if last < low or piece.first > high:
             continue
         if low <= piece.first and last <= high and last < LAST:
-            count += connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece.id,)).fetchone()[0]
+            count += rows_in(connection, piece)
         else:
             query = f"SELECT count(series) FROM {piece.table} WHERE seq BETWEEN ? AND ?"
             count += connection.execute(query, (low, high)).fetchone()[0]
@@ -62,7 +62,7 @@ def add_cursor(journal: Journal, name: str, since: int | None, now: bool) -> Non
         layouts = journal.catalogue.layouts()
         walk.left = count_owed(journal.connection, journal.shape, layouts, walk, END, since)
     there = walk.left + count_rows(journal.connection, journal.shape, oldest, LAST)
-    cursor_id = int(str(schema.meta(journal.connection, "last_cursor"))) + 1
+    cursor_id = schema.known_number(journal.connection, "last_cursor") + 1
     schema.set_meta(journal.connection, "last_cursor", cursor_id)  # never used again: book rows may speak of it
     passed = Ranges([(1, oldest - 1)] if oldest > 1 else [])
     for span in walk.gone:

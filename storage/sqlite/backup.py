@@ -83,7 +83,7 @@ def restore(copy: Path, path: Path, now: int, force: bool, progress: Progress | 
         fresh.unlink(missing_ok=True)
         copy_store(copy, fresh, now, progress)
         with sqlite_errors(fresh), _connected(fresh.absolute().as_uri()) as connection:
-            store_id = schema.meta(connection, "store_id")
+            store_id = schema.text(connection, "store_id")
         sidecar = Sidecar(path)
         if sidecar.store_id != store_id:
             sidecar.path.unlink(missing_ok=True)

@@ -8,13 +8,15 @@ row), and opening adds the rows since.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, zip_longest
+from typing import Any
 
 import msgspec
 
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.ranges import Ranges
+from edgedepot.storage.sqlite.records import BadRecord, Difference, Number, decoded, read_records
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.walk import Place, Walk
 
@@ -27,21 +29,23 @@ RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thi
 
 
 class _CursorChange(msgspec.Struct, array_like=True):
-    acknowledged: list[tuple[int, int]]
-    counts: list[int]
+    acknowledged: list[tuple[Number, Number]]
+    counts: list[Difference]
     place: Place | None = None
-    walked: int = 0
+    walked: Difference = 0
 
 
 class _Change(msgspec.Struct, rename={"sources": "s", "cursors": "c"}, omit_defaults=True):
     """What one commit changes, by the ids of sources and cursors."""
 
-    sources: dict[int, list[int]] = {}
+    sources: dict[int, list[Difference]] = {}
     cursors: dict[int, _CursorChange] = {}
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Change).decode
+_change = msgspec.json.Decoder(_Change)
+_spans = msgspec.json.Decoder(list[tuple[Number, Number]])
+_walk = msgspec.json.Decoder(Walk)
 
 
 def _trimmed(counts: list[int]) -> list[int]:
@@ -103,25 +107,23 @@ class Books:
     def load(cls, connection: sqlite3.Connection, shape: Shape) -> Books:
         """The snapshot, and the book rows since."""
         self = cls()
-        for source, *counts in connection.execute(f"SELECT source, {', '.join(COLUMNS)} FROM _books"):
+        for source, *counts in read_records(connection, "_books", ("source", *COLUMNS)):
             self.sources[source] = counts
-        query = f"SELECT id, name, versions_before, since, acknowledged, walk, {', '.join(RESOLVED)} FROM _cursors"
-        for cursor_id, name, before, since, text, walk, *counts in connection.execute(query):
-            spans = Ranges(msgspec.json.decode(text, type=list[tuple[int, int]]))
-            self.cursors[name] = CursorBook(
-                cursor_id, name, before, since, spans, msgspec.json.decode(walk, type=Walk), counts
-            )
+        for row in read_records(connection, "_cursors", _CURSOR):
+            book = _cursor_of(row)
+            self.cursors[book.name] = book
         for text in self._rows_since_snapshot(connection, shape):
-            self._apply(_decode(text))
+            self._apply(decoded(_change, text, "a record of the books"))
         return self
 
     @staticmethod
     def _rows_since_snapshot(connection: sqlite3.Connection, shape: Shape) -> Iterator[str]:
-        since = schema.meta(connection, "books_seq")
-        assert isinstance(since, int)
+        since = schema.known_number(connection, "books_seq")
         for piece in shape.pieces_from(since + 1):
             query = f"SELECT c0 FROM {piece.table} WHERE seq > ? AND series IS NULL ORDER BY seq"
             for (text,) in connection.execute(query, (since,)):
+                if not isinstance(text, str):
+                    raise BadRecord(f"a record of the books is {text!r:.40}")
                 yield text
 
     def _apply(self, change: _Change) -> None:
@@ -260,6 +262,28 @@ class Books:
         schema.set_meta(connection, "books_seq", seq)
 
 
+def is_change(text: object) -> bool:
+    """Whether that can be a book row's text."""
+    try:
+        return isinstance(text, str) and _change.decode(text) is not None
+    except msgspec.MsgspecError:
+        return False
+
+
+def check_cursor(row: Sequence[Any]) -> None:
+    """Raises `BadRecord` for a record of `_cursors` that cannot be read."""
+    _cursor_of(row)
+
+
+def _cursor_of(row: Sequence[Any]) -> CursorBook:
+    cursor_id, name, before, since, text, walk, *counts = row
+    spans = decoded(_spans, text, f"what {name} has acknowledged")
+    if any(low > high for low, high in spans) or any(one[1] >= after[0] for one, after in pairwise(spans)):
+        raise BadRecord(f"what {name} has acknowledged cannot be read: it is not in order")
+    place = decoded(_walk, walk, f"how far {name} is")
+    return CursorBook(cursor_id, name, before, since, Ranges(spans), place, counts)
+
+
 def write_cursor(connection: sqlite3.Connection, book: CursorBook) -> None:
     connection.execute(
         f"INSERT OR REPLACE INTO _cursors (id, name, versions_before, since, acknowledged, walk, {', '.join(RESOLVED)})"
@@ -272,4 +296,5 @@ def write_cursor(connection: sqlite3.Connection, book: CursorBook) -> None:
     )
 
 
+_CURSOR = ("id", "name", "versions_before", "since", "acknowledged", "walk", *RESOLVED)
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}

@@ -181,8 +181,7 @@ class SQLiteBuffer(Buffer):
 
     def recall(self, key: str) -> str | None:
         with self._reading(True) as (view, _):
-            found = schema.meta(view.connection, f"note {key}")
-        return None if found is None else str(found)
+            return schema.text(view.connection, f"note {key}")
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._writer_parts().writer.watch(callback)

@@ -15,8 +15,9 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgedepot.storage.errors import InvalidValue
+from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.reading import Field, FieldSpec, Reading, define_model
+from edgedepot.storage.sqlite.records import BadRecord, read_records
 
 FIELD_LIMIT = 200
 """SQLite gives a table 2,000 columns, and a model's hours need up to nine for each field."""
@@ -112,12 +113,12 @@ class Catalogue:
     def load(cls, connection: sqlite3.Connection) -> Catalogue:
         """What the file knows."""
         self = cls()
-        for model_id, name, title, text in connection.execute("SELECT id, name, title, fields FROM _models"):
-            stored = tuple(_spec_from(entry) for entry in json.loads(text))
-            self._layouts[name] = Layout(model_id, _model_from(title, name, stored), stored, stored)
-        for series, model_id, device in connection.execute("SELECT id, model, device_id FROM _series"):
+        for model_id, name, title, text in read_records(connection, "_models", ("id", "name", "title", "fields")):
+            stored, model = _parsed(title, name, text)
+            self._layouts[name] = Layout(model_id, model, stored, stored)
+        for series, model_id, device in read_records(connection, "_series", ("id", "model", "device_id")):
             self._series[model_id, device] = series
-        self._sources = {name: source for source, name in connection.execute("SELECT id, name FROM _sources")}
+        self._sources = {name: source for source, name in read_records(connection, "_sources", ("id", "name"))}
         # Not their count: a salvaged store may lack some, and their numbers stand in rows.
         self._last_layout = max((layout.id for layout in self._layouts.values()), default=0)
         self._last_series = max(self._series.values(), default=0)
@@ -125,9 +126,9 @@ class Catalogue:
         return self
 
     @staticmethod
-    def check_row(name: str, text: str) -> None:
-        """Raises `ValueError`, `TypeError`, `KeyError` or `AttributeError` where `load` would."""
-        _model_from("Checked", name, tuple(_spec_from(entry) for entry in json.loads(text)))
+    def check_row(title: str, name: str, text: str) -> None:
+        """Raises `BadRecord` where `load` would."""
+        _parsed(title, name, text)
 
     def lines(self) -> list[tuple[Any, ...]]:
         """All that the file knows, as the sidecar keeps it."""
@@ -262,6 +263,15 @@ def _fields_text(fields: tuple[FieldSpec, ...]) -> str:
 
 def _spec_from(entry: dict[str, Any]) -> FieldSpec:
     return FieldSpec(**{**entry, "type": _TYPES[entry["type"]]})
+
+
+def _parsed(title: str, name: str, text: str) -> tuple[tuple[FieldSpec, ...], type[Reading]]:
+    """The fields and the class of a model. Raises `BadRecord`."""
+    try:
+        stored = tuple(_spec_from(entry) for entry in json.loads(text))
+        return stored, _model_from(title, name, stored)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ConfigError) as exc:
+        raise BadRecord(f"the record of the model {name} cannot be read: {exc!r}") from exc
 
 
 def _model_from(title: str, name: str, fields: tuple[FieldSpec, ...]) -> type[Reading]:

@@ -27,18 +27,28 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """The one place where SQLite's errors become ours."""
     try:
         yield
+    except UnicodeDecodeError as exc:  # an error of SQLite's that quotes what is no text
+        raise StoreUnusable(f"{path} cannot be read as a store: {exc}") from exc
     except sqlite3.DatabaseError as exc:
-        if exc.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        code = code_of(exc) & 0xFF
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise StoreUnusable(f"{path} cannot be read as a store: {exc}") from exc
-        if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+        if code == sqlite3.SQLITE_CANTOPEN:
             raise StoreUnusable(f"{path} cannot be opened: no such file, or no right to use its folder") from exc
         raise StorageError(f"{path}: {exc}") from exc
+
+
+def code_of(exc: BaseException) -> int:
+    """SQLite's extended error code; 0 for what is no error of SQLite. Python's module gives none for a text in the file
+    that is not UTF-8."""
+    undecodable = sqlite3.SQLITE_CORRUPT if isinstance(exc, sqlite3.OperationalError) else 0
+    return int(getattr(exc, "sqlite_errorcode", undecodable))
 
 
 def is_damage(exc: BaseException) -> bool:
     """Whether an error of SQLite lies in the file's structure, in a sector that cannot be read, or in a record that
     names tables or columns that are not there. Full disks and locks do not."""
-    code = getattr(exc, "sqlite_errorcode", 0)
+    code = code_of(exc)
     if code == sqlite3.SQLITE_ERROR:
         return any(words in str(exc) for words in ("no such table", "no such column", "has no column named"))
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_IOERR_READ

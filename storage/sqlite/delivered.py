@@ -25,6 +25,7 @@ from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Partition, Piece
 from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.view import View, places
@@ -103,7 +104,7 @@ class DeliveredRows:
 
     def _series(self, view: View, layout: Layout, device: str | None) -> dict[int, str]:
         """The series asked for, of those that the upstream gets."""
-        found = view.connection.execute("SELECT id, device_id FROM _series WHERE model = ?", (layout.id,))
+        found = read_records(view.connection, "_series", ("id", "device_id"), "WHERE model = ?", (layout.id,))
         takes = self._choice.takes
         return {series: name for series, name in found if name == (device or name) and takes(layout.name, name)}
 

@@ -27,9 +27,17 @@ lies further down."""
 
 
 def prepare_digests(connection: sqlite3.Connection) -> None:
-    """Make the functions known that `row_digest` uses."""
+    """Make the functions known that `row_digest` uses, and `holdable`."""
     connection.create_function("_crc", 1, zlib.crc32, deterministic=True)
     connection.create_function("_crc_of_number", 1, _crc_of_number, deterministic=True)
+    connection.create_function("_is_text", 1, _is_text, deterministic=True)
+
+
+def _is_text(raw: bytes | None) -> bool:
+    try:
+        return raw is None or raw.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _crc_of_number(value: object) -> int:

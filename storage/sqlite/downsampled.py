@@ -98,13 +98,19 @@ def add_rule(journal: Journal, wish: Wish) -> str | None:
         journal.connection.execute(f"DROP TABLE {kept_table(layout, old)}")
     shape.rules.append(new)
     shape.keeping = None
-    journal.connection.execute(
-        f"CREATE TABLE {kept_table(layout, new)} (series INTEGER, start INTEGER, part INTEGER, rows, low, high,"
-        " PRIMARY KEY (series, start, part)) WITHOUT ROWID"
-    )
-    _widen(journal.connection, layout, new)
+    new.columns = _columns(layout, new)
+    create_kept(journal.connection, layout, new)
     journal.reshape()
     return None
+
+
+def create_kept(connection: sqlite3.Connection, layout: Layout, rule: Rule) -> None:
+    """The table of what is kept by a rule."""
+    values = "".join(f", {column}" for column in rule.columns)
+    connection.execute(
+        f"CREATE TABLE {kept_table(layout, rule)} (series INTEGER, start INTEGER, part INTEGER, rows, low, high"
+        f"{values}, PRIMARY KEY (series, start, part)) WITHOUT ROWID"
+    )
 
 
 def _widen(connection: sqlite3.Connection, layout: Layout, rule: Rule) -> None:

@@ -26,6 +26,7 @@ from edgedepot.storage.sqlite.hours import Span, add_hour_again, add_hours
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.ranges import Ranges
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, write_shape
 from edgedepot.storage.sqlite.tables import (
     HOUR,
@@ -220,14 +221,13 @@ class Fold:
 
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""
-        dirty = self._connection.execute(
-            "SELECT model, series, hour, digest FROM _dirty JOIN _series ON _series.id = series LIMIT ?", (CLEANED,)
-        ).fetchall()
+        dirty = list(read_records(self._connection, "_dirty", ("series", "hour", "digest"), "LIMIT ?", (CLEANED,)))
         layouts = self._journal.catalogue.layouts()
-        for model_id, series, hour, taken in dirty:
-            layout = layouts[model_id]
-            partition = self._journal.shape.partition_of(model_id, hour * HOUR)
-            if partition is not None:
+        for series, hour, taken in dirty:
+            known = self._journal.tail.series(series)
+            partition = None if known is None else self._journal.shape.partition_of(known.model_id, hour * HOUR)
+            if known is not None and partition is not None:
+                layout = layouts[known.model_id]
                 widen_hours(self._connection, layout, partition)
                 add_hour_again(self._connection, layout, partition, series, hour, taken)
             self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))

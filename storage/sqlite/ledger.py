@@ -18,13 +18,16 @@ from edgedepot.storage.sqlite.acknowledge import count_held, count_pending
 from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
 from edgedepot.storage.sqlite.given_up import read_given_up
 from edgedepot.storage.sqlite.missing import where_missing
+from edgedepot.storage.sqlite.records import BadRecord, read_records
 from edgedepot.storage.sqlite.view import View
 
 
 def read_ledger(view: View) -> Ledger:
     """The books as the view's transaction sees them, checked. Takes time with the number of the journal's pieces."""
     books = Books.load(view.connection, view.shape)
-    names = dict(view.connection.execute("SELECT id, name FROM _sources"))
+    names = dict(read_records(view.connection, "_sources", ("id", "name")))
+    if not names.keys() >= books.sources.keys():
+        raise BadRecord("the books count a source that has no name")
     sources = {names[source]: dict(zip(COLUMNS, counts, strict=True)) for source, counts in books.sources.items()}
     upstreams = {
         name: {

@@ -6,6 +6,7 @@ import sqlite3
 from itertools import pairwise
 
 from edgedepot.storage.sqlite.shape import Piece
+from edgedepot.storage.sqlite.tables import rows_in
 from edgedepot.storage.sqlite.view import View
 
 
@@ -20,7 +21,7 @@ def where_missing(view: View) -> str:
 
 
 def _closed(connection: sqlite3.Connection, piece: Piece, after: Piece) -> str | None:
-    expected = connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece.id,)).fetchone()[0]
+    expected = rows_in(connection, piece)
     there = connection.execute(f"SELECT count(series) FROM {piece.table}").fetchone()[0]
     if there == expected:
         return None

@@ -210,15 +210,15 @@ class Opening:
                 undo.callback(connection.close)
                 prepare_writer(connection, self._full_sync, self._wal_pages)
                 self._prepare_schema(connection)
-            gateway_id = self._settled_gateway_id(connection)
             with sqlite_errors(path), finding_damage():
+                gateway_id = self._settled_gateway_id(connection)
                 catalogue = Catalogue.load(connection)
                 journal = Journal(connection, catalogue, self._clock, self._hold_uncertain)
                 self._check_age(connection, journal)
                 _check_books(connection, path)
                 opened = Opened(
                     connection, catalogue, journal, gateway_id,
-                    int(str(schema.meta(connection, "store_epoch"))), schema.epochs(connection),
+                    schema.known_number(connection, "store_epoch"), schema.epochs(connection),
                 )  # fmt: skip
                 self._note(opened)
             undo.pop_all()
@@ -236,14 +236,14 @@ class Opening:
         """An older state of the file, put back by hand: numbers it has given out since must not be used again."""
         sidecar, last = self._sidecar, journal.committed_seq
         top = max(last, sidecar.seq)
-        epoch = max(int(str(schema.meta(connection, "store_epoch"))), sidecar.store_epoch) + 1
-        copied_at = schema.meta(connection, MARK)
+        epoch = max(schema.known_number(connection, "store_epoch"), sidecar.store_epoch) + 1
+        copied_at = schema.number(connection, MARK)
         reason: str | None = "restored from a backup"
         if copied_at is None:
             reason = self._before or ("the file is older than it was" if last < sidecar.seq else None)
         if reason is None:
             return
-        if sidecar.store_id != schema.meta(connection, "store_id"):
+        if sidecar.store_id != schema.text(connection, "store_id"):
             sidecar.forget()
         gone = ((last + 1, sidecar.seq),) if sidecar.seq > last else ()
         report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, ())
@@ -259,12 +259,11 @@ class Opening:
 
     def _settled_gateway_id(self, connection: sqlite3.Connection) -> str | None:
         given = self._gateway_id
-        with sqlite_errors(self._path):
-            stored = schema.meta(connection, "gateway_id")
-            if stored is None and given is not None:
-                schema.set_meta(connection, "gateway_id", device_id_of(given))
+        stored = schema.text(connection, "gateway_id")
+        if stored is None and given is not None:
+            schema.set_meta(connection, "gateway_id", device_id_of(given))
         if stored is None or given is None:
-            return given if stored is None else str(stored)
+            return stored or given
         if stored != given:
             raise ConfigError(
                 f"{self._path} holds the readings of gateway {stored!r}, found gateway_id {given!r}: "
@@ -275,7 +274,7 @@ class Opening:
     def _note(self, opened: Opened) -> None:
         """Write down what the next opening wants to know."""
         connection = opened.connection
-        if schema.meta(connection, "store_id") is None:
+        if schema.text(connection, "store_id") is None:
             schema.set_meta(connection, "store_id", schema.new_id())
         if salt_of(wal_of(self._path)) is None:  # SQLite makes the log with its first write
             schema.set_meta(connection, "store_epoch", opened.store_epoch)
@@ -288,7 +287,7 @@ class Opening:
         sidecar = self._sidecar
         known = sidecar.known
         lines = [
-            ("store_id", str(schema.meta(connection, "store_id"))),
+            ("store_id", str(schema.text(connection, "store_id"))),
             ("epoch", max(opened.store_epoch, sidecar.store_epoch)),
             ("seq", max(opened.journal.committed_seq, sidecar.seq)),
             *opened.catalogue.lines(),

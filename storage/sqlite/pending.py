@@ -13,6 +13,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.cursors import Position
 from edgedepot.storage.sqlite.quarantine import replayed_rows
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.tables import cell, rows_of
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import END, NEVER, Place, owed, place_of
@@ -163,7 +164,7 @@ class PendingReader:
             yield new(made, (row[0], model, device, row[2], pick(row)))
 
     def _load_series(self, view: View) -> None:
-        for series, model_id, device in view.connection.execute("SELECT id, model, device_id FROM _series"):
+        for series, model_id, device in read_records(view.connection, "_series", ("id", "model", "device_id")):
             self._series[series] = (model_id, device)
 
     def _shape(

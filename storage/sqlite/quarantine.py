@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict
 
+import msgspec
+
 from edgedepot.storage.base import Pending, Window
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.records import BadRecord, decoded, read_records
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.withheld import withhold_quarantined
+
+_data = msgspec.json.Decoder(dict[str, Any])
 
 
 class Which(TypedDict, total=False):
@@ -88,8 +93,8 @@ def read_quarantined(view: View, which: Refused, limit: int) -> list[dict[str, A
         {
             **{"upstream": upstream, "number": seq, "measurement": model},
             **{"device_id": device, "timestamp": from_micros(ts)},
-            **{"quality": quality, "data": json.loads(data), "reason": reason, "at": from_micros(at)},
-            "replayed": bool(replay),
+            **{"quality": quality, "data": decoded(_data, data, "what is quarantined"), "reason": reason},
+            **{"at": from_micros(at), "replayed": bool(replay)},
         }
         for upstream, seq, model, device, ts, quality, data, reason, at, replay in found
     ]
@@ -109,15 +114,16 @@ def count_quarantined(view: View, which: Refused, replayed: bool) -> dict[str, i
 def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, after: int, limit: int) -> list[Pending]:
     """The rows behind row `after` that are to be sent to an upstream once more, oldest first."""
     by_name = {layout.name: layout for layout in layouts.values()}
-    found = view.connection.execute(
-        "SELECT seq, model, device_id, ts, quality, data FROM _quarantined"
-        " WHERE cursor = (SELECT id FROM _cursors WHERE name = ?) AND replay = 1 AND seq > ? ORDER BY seq LIMIT ?",
-        (cursor, after, limit),
-    )
+    where = "WHERE cursor = (SELECT id FROM _cursors WHERE name = ?) AND replay = 1 AND seq > ? ORDER BY seq LIMIT ?"
+    columns = ("seq", "model", "device_id", "ts", "quality", "data")
     rows = []
-    for seq, name, device, ts, quality, text in found:
+    for seq, name, device, ts, quality, text in read_records(
+        view.connection, "_quarantined", columns, where, (cursor, after, limit)
+    ):
+        if name not in by_name:
+            raise BadRecord(f"a reading of the model {name} is quarantined, which the store does not know")
         model = by_name[name].whole()
-        data = json.loads(text)
+        data = decoded(_data, text, "what is quarantined")
         rows.append(Pending(seq, model, device, ts, (quality, *(data.get(spec.name) for spec in model.__fields__))))
     return rows
 
@@ -146,9 +152,8 @@ def replay(journal: Journal, which: Refused) -> int:
     assert which.upstream is not None
     journal.write_rows()
     condition, values = which.condition()
-    found = journal.connection.execute(
-        f"SELECT cursor, seq, model, device_id, ts FROM _quarantined WHERE {condition} AND replay = 0", values
-    ).fetchall()
+    columns, where = ("cursor", "seq", "model", "device_id", "ts"), f"WHERE {condition} AND replay = 0"
+    found = list(read_records(journal.connection, "_quarantined", columns, where, values))
     layouts = {layout.name: layout for layout in journal.catalogue.layouts().values()}
     superseded = 0
     for cursor, seq, model, device, ts in found:

@@ -9,6 +9,7 @@ import msgspec
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.records import decoded
 
 _SHOWN = 3
 
@@ -65,6 +66,9 @@ class Salvaged(msgspec.Struct, frozen=True):
         return "; ".join(parts)
 
 
+_salvaged = msgspec.json.Decoder(Salvaged)
+
+
 def span(measurement: str, device_id: str, first_hour: int, last_hour: int, count: int) -> LostSpan:
     """From hours since 1970 UTC."""
     hour = 3_600_000_000
@@ -78,8 +82,5 @@ def write_report(connection: sqlite3.Connection, report: Salvaged) -> None:
 
 def read_report(connection: sqlite3.Connection) -> Salvaged | None:
     """The store's last salvage, None where it never had one."""
-    text = schema.meta(connection, "salvaged")
-    try:
-        return msgspec.json.decode(text, type=Salvaged) if isinstance(text, str) else None
-    except msgspec.MsgspecError:
-        return None
+    text = schema.text(connection, "salvaged")
+    return None if text is None else decoded(_salvaged, text, "the report of the last salvage")

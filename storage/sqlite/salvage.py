@@ -21,7 +21,7 @@ import msgspec
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StorageError
-from edgedepot.storage.sqlite.connection import is_damage
+from edgedepot.storage.sqlite.connection import code_of, is_damage
 from edgedepot.storage.sqlite.pages import Pages
 from edgedepot.storage.sqlite.rebuild import Rebuild
 from edgedepot.storage.sqlite.report import Salvaged
@@ -43,7 +43,7 @@ def finding_damage() -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as exc:
-        if not is_damage(exc) and exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # as for a table that is not there
+        if not is_damage(exc) and code_of(exc) != sqlite3.SQLITE_ERROR:  # as for a table that is not there
             raise
         raise Damage(str(exc)) from exc
     except UNREADABLE as exc:
@@ -126,7 +126,7 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
             )  # fmt: skip
             rebuild.finish(msgspec.json.encode(report).decode())
         except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_FULL or partitions == 0:
+            if code_of(exc) != sqlite3.SQLITE_FULL or partitions == 0:
                 raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
             partitions = rebuild.partitions // 2
         else:

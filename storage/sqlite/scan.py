@@ -1,40 +1,29 @@
 """Tells by its shape which table a row is of, when it was found on a page and nothing says whose page that is.
 
-The tables are few, and no two look alike: see schema.py and tables.py. A row counts only where all in it fits: its
+The tables are few, and no two look alike: see records.py and tables.py. A row counts only where all in it fits: its
 series is known, and its values are what the model's fields can hold.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from edgedepot.storage.sqlite.books import is_change
 from edgedepot.storage.sqlite.pages import Pages, Record
+from edgedepot.storage.sqlite.records import QUALITY, SEQ, TIME, Kind, is_record
 
-_INT = (int,)
-_TEXT = (str,)
-_OR_NONE = (int, type(None))
-_ANY = (int, float, str, bytes, type(None))
-_COUNTS = 6
-"""At least so many counts has a row of the books."""
-_META = {"store_epoch", "epochs", "books_seq", "shape", "gateway_id", "store_id", "last_cursor"}
-_QUALITY = 1 << 8
-_FIXED: dict[str, tuple[tuple[type, ...], ...]] = {
-    "_series": (_INT, _TEXT, _OR_NONE),
-    "_sources": (_TEXT,),
-    "_models": (_TEXT, _TEXT, _TEXT),
-    "_rejected": (_INT, _INT, _TEXT, _TEXT, (bytes,)),
-    "_replaced": (_INT, _INT, _TEXT, _ANY, _INT),
-}
-"""The columns of tables whose first is the rowid, behind that."""
-_CURSOR = (_TEXT, _INT, _OR_NONE, _TEXT, _TEXT, _INT, _INT)
-_QUARANTINED = (_INT, _INT, _TEXT, _TEXT, _INT, _OR_NONE, _TEXT, _TEXT, _INT)
+_SETTINGS = {"store_epoch", "epochs", "books_seq", "shape", "gateway_id", "store_id", "last_cursor"}
+_MORE_SETTINGS = ("choice_", "note ")
+_WITH_NUMBER = ("_series", "_sources", "_models", "_rejected", "_replaced", "_cursors", "_books")
+"""Tables whose first column is the number by which SQLite finds a row."""
+_RECEIVED = Kind((int, type(None)), TIME.low, TIME.high)
 
 
 class Found(NamedTuple):
-    """A row, and its table: ``journal`` and ``history`` for readings as (seq, series, ts, quality, values...), ``book``
-    for (seq, text), and the names of the other tables."""
+    """A row, and its table: ``journal`` and ``history`` for readings as (seq, series, ts, quality, values...), ``held``
+    for those of a time base as (seq, series, ts, quality, received, values...), ``book`` for (seq, text), and the names
+    of the other tables, for rows with all of their columns."""
 
     table: str
     row: tuple[Any, ...]
@@ -49,73 +38,80 @@ class Kinds:
     def fits(self, series: int, seq: Any, ts: Any, quality: Any, values: Sequence[Any]) -> bool:
         """Whether this can be a reading."""
         kinds = self._by_series.get(series)
-        if kinds is None or type(seq) is not int or seq < 1 or type(ts) is not int:
-            return False
-        if quality is not None and (type(quality) is not int or not 0 < quality < _QUALITY):
+        if kinds is None or not (SEQ.takes(seq) and TIME.takes(ts) and QUALITY.takes(quality)):
             return False
         if any(value is not None for value in values[len(kinds) :]):  # the journal is as wide as the widest model
             return False
         return all(value is None or type(value) is kind for value, kind in zip(values, kinds, strict=False))
+
+    def fits_held(self, row: Sequence[Any]) -> bool:
+        """The same of a row of a time base."""
+        seq, series, ts, quality, received, *values = row
+        return _RECEIVED.takes(received) and self.fits(series, seq, ts, quality, values)
 
 
 def _stored(kind: type) -> type:
     return int if kind is bool else kind
 
 
-def scan(pages: Pages, numbers: Iterator[int] | Sequence[int], kinds: Kinds) -> Iterator[Found]:
-    """The rows on these pages that are of the store. Those of several states of one page may be among them."""
+def scan(
+    pages: Pages, numbers: Sequence[int], kinds: Kinds, is_of_a_base: Callable[[int], bool | None] = lambda seq: None
+) -> Iterator[Found]:
+    """The rows on these pages that are of the store. Those of several states of one page may be among them.
+    `is_of_a_base` tells of a number of the journal whether that row is of a time base, None where nobody knows."""
     for number in numbers:
         for record in pages.records(number):
-            found = _row(record, kinds)
+            found = _row(record, kinds, is_of_a_base)
             if found is not None:
                 yield found
 
 
-def _row(record: Record, kinds: Kinds) -> Found | None:
+def _row(record: Record, kinds: Kinds, is_of_a_base: Callable[[int], bool | None]) -> Found | None:
     rowid, values = record
     if rowid is None:
         return _without_rowid(values, kinds)
     if not values:
         return None
     if values[0] is not None:
-        return Found("_quarantined", tuple(values)) if _like(values[: len(_QUARANTINED)], _QUARANTINED) else None
+        return _of_table("_quarantined", values)
     rest = values[1:]
     if len(rest) >= 4:
-        if rest[:3] == [None, None, None] and isinstance(rest[3], str):
-            return Found("book", (rowid, rest[3])) if _is_json(rest[3]) else None
-        if kinds.fits(rest[0], rowid, rest[1], rest[2], rest[3:]):
-            return Found("journal", (rowid, *rest))
-    for table, columns in _FIXED.items():
-        if _like(rest, columns):
-            return Found(table, (rowid, *rest)) if table != "_models" or _is_json(rest[2]) else None
-    if _like(rest[: len(_CURSOR)], _CURSOR) and _is_json(rest[3]) and _is_json(rest[4]):
-        return Found("_cursors", (rowid, *rest))
-    if len(rest) >= _COUNTS and all(type(value) is int and value >= 0 for value in rest):
-        return Found("_books", (rowid, *rest))
+        if rest[:3] == [None, None, None]:
+            text = book_text(rest[3:])
+            return None if text is None else Found("book", (rowid, text))
+        if rest[0] is not None:
+            of_a_base = is_of_a_base(rowid)
+            if of_a_base is not True and kinds.fits(rest[0], rowid, rest[1], rest[2], rest[3:]):
+                return Found("journal", (rowid, *rest))
+            if of_a_base is not False and kinds.fits_held((rowid, *rest)):
+                return Found("held", (rowid, *rest))
+    for table in _WITH_NUMBER:
+        found = _of_table(table, (rowid, *rest))
+        if found is not None:
+            return found
     return None
+
+
+def book_text(cells: Sequence[Any]) -> str | None:
+    """What a row of the books says, of its value columns, before which a time base has one of its own."""
+    text = next((value for value in cells[:2] if value is not None), None)
+    return text if is_change(text) else None
 
 
 def _without_rowid(values: list[Any], kinds: Kinds) -> Found | None:
     if len(values) >= 4 and kinds.fits(values[0], values[2], values[1], values[3], values[4:]):
         return Found("history", (values[2], values[0], values[1], values[3], *values[4:]))
-    if _like(values, (_INT, _TEXT, _INT)):  # the index of _series: model, device, number
-        return Found("_series", (values[2], values[0], values[1], None))
-    if _like(values, (_TEXT, (str, type(None)), _TEXT)) and _is_json(values[2]):
-        return Found("_devices", tuple(values))
-    if len(values) == 2 and values[0] in _META:
-        return Found("_meta", tuple(values))
+    if len(values) == 3 and isinstance(values[1], str) and isinstance(values[2], int):  # the index of _series
+        return _of_table("_series", (values[2], values[0], values[1], None))
+    if len(values) == 6:
+        cursor, series, start, low, stop, high = values  # the key goes first
+        return _of_table("_withheld", (cursor, series, start, stop, low, high))
+    if len(values) == 3:
+        return _of_table("_devices", values)
+    if values and isinstance(values[0], str) and (values[0] in _SETTINGS or values[0].startswith(_MORE_SETTINGS)):
+        return _of_table("_meta", values)
     return None
 
 
-def _like(values: Sequence[Any], columns: tuple[tuple[type, ...], ...]) -> bool:
-    return len(values) == len(columns) and all(
-        type(value) in kinds for value, kinds in zip(values, columns, strict=True)
-    )
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+def _of_table(table: str, values: Sequence[Any]) -> Found | None:
+    return Found(table, tuple(values)) if is_record(table, values) else None

@@ -16,9 +16,13 @@ import json
 import sqlite3
 import uuid
 from pathlib import Path
+from typing import TypeVar
 
 from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.sqlite.migrations import migrate
+from edgedepot.storage.sqlite.records import BadRecord, is_setting
+
+_T = TypeVar("_T", str, int)
 
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
 VERSION = 1
@@ -99,10 +103,32 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreUnusable(f"{path} has schema version {version}, this edgedepot knows up to {VERSION}: update it")
 
 
-def meta(connection: sqlite3.Connection, key: str) -> object:
-    """A value of the store's own settings, None where there is none."""
+def text(connection: sqlite3.Connection, key: str) -> str | None:
+    """One of the store's own settings that is a text, None where there is none. Raises `BadRecord`."""
+    return _setting(connection, key, str)
+
+
+def number(connection: sqlite3.Connection, key: str) -> int | None:
+    """As `text`, of one that is a number."""
+    return _setting(connection, key, int)
+
+
+def known_number(connection: sqlite3.Connection, key: str) -> int:
+    """As `number`, of one that every store has."""
+    found = number(connection, key)
+    if found is None:
+        raise BadRecord(f"the store's {key} is missing")
+    return found
+
+
+def _setting(connection: sqlite3.Connection, key: str, kind: type[_T]) -> _T | None:
     row = connection.execute("SELECT value FROM _meta WHERE key = ?", (key,)).fetchone()
-    return None if row is None else row[0]
+    if row is None:
+        return None
+    if not is_setting(key, row[0]):
+        raise BadRecord(f"the store's {key} is {row[0]!r:.40}")
+    assert isinstance(row[0], kind)
+    return row[0]
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:
@@ -122,9 +148,9 @@ def raise_epoch(connection: sqlite3.Connection, epoch: int, first: int) -> int:
 
 def epochs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
     """From which row number on which epoch holds, in order."""
-    text = meta(connection, "epochs")
+    written = text(connection, "epochs")
     try:
-        found = [(int(low), int(epoch)) for low, epoch in json.loads(text)] if isinstance(text, str) else []
+        found = [] if written is None else [(int(low), int(epoch)) for low, epoch in json.loads(written)]
     except (ValueError, TypeError):
         found = []
     return found or [(0, 1)]

@@ -14,16 +14,20 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
+import msgspec
+
 from edgedepot.storage.clock import EPOCH, from_micros
 from edgedepot.storage.query import Selection
 from edgedepot.storage.reading import Device
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.records import BadRecord, decoded, read_records
 from edgedepot.storage.sqlite.tables import cell, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.view import View, places
 
 _NARROW = 200
 """Up to so many devices each has a limited query of its own; beyond, a partition is sorted as a whole."""
 
+_metadata = msgspec.json.Decoder(dict[str, Any])
 Cells = tuple[Any, ...]
 """Timestamp in microseconds, device_id, and the values asked for."""
 Converter = Callable[[Any], Any]
@@ -38,7 +42,10 @@ def select_readings(view: View, layout: Layout, selection: Selection) -> list[di
     rows = (_by_time if by_time else _sorted)(view, layout, selection, series)
     booleans = frozenset(spec.name for spec in selection.scope.model.__fields__ if spec.type is bool)
     make = _dict_maker(selection.columns, booleans)
-    return [make(*row) for row in islice(rows, selection.limit)]
+    try:
+        return [make(*row) for row in islice(rows, selection.limit)]
+    except OverflowError as exc:
+        raise BadRecord(f"a reading of {layout.name} has a time that is none") from exc
 
 
 @lru_cache(maxsize=256)
@@ -170,13 +177,13 @@ def _sorted(view: View, layout: Layout, selection: Selection, series: dict[int, 
 def read_devices(view: View) -> list[Device]:
     """Every device that has readings or was saved, by id."""
     seen: dict[str, list[int]] = {}
-    for series, model_id, device in view.connection.execute("SELECT id, model, device_id FROM _series").fetchall():
+    for series, model_id, device in list(read_records(view.connection, "_series", ("id", "model", "device_id"))):
         times = list(_first_and_last(view, series, model_id))
         if times:
             seen.setdefault(device, []).extend(times)
     saved = {
-        device: (name, json.loads(metadata))
-        for device, name, metadata in view.connection.execute("SELECT device_id, name, metadata FROM _devices")
+        device: (name, decoded(_metadata, metadata, f"the metadata of {device}"))
+        for device, name, metadata in read_records(view.connection, "_devices", ("device_id", "name", "metadata"))
     }
     return [
         Device(
@@ -189,9 +196,21 @@ def read_devices(view: View) -> list[Device]:
     ]
 
 
+def read_rejected(view: View, source: str | None, limit: int) -> list[dict[str, Any]]:
+    """What could not become a reading, of one source or all, newest first."""
+    names = dict(read_records(view.connection, "_sources", ("id", "name")))
+    chosen = json.dumps([number for number, name in names.items() if source in (None, name)])
+    columns = ("source", "at", "kind", "reason", "raw")
+    where = "WHERE source IN (SELECT value FROM json_each(?)) ORDER BY id DESC LIMIT ?"
+    return [
+        {"source": names[number], "at": from_micros(at), "kind": kind, "reason": reason, "raw": raw}
+        for number, at, kind, reason, raw in read_records(view.connection, "_rejected", columns, where, (chosen, limit))
+    ]
+
+
 def _first_and_last(view: View, series: int, model_id: int) -> Iterator[int]:
     """The first and the last time of a series in history, and those of its unfolded rows; none where it is empty."""
-    name = view.connection.execute("SELECT name FROM _models WHERE id = ?", (model_id,)).fetchone()[0]
+    ((name,),) = read_records(view.connection, "_models", ("name",), "WHERE id = ?", (model_id,))
     tables = [f"_h_{name}_{partition.id}" for partition in view.shape.partitions.get(model_id, [])]
     for order, ordered in (("ASC", tables), ("DESC", tables[::-1])):
         for table in ordered:

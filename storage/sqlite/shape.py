@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import bisect
 import sqlite3
+from typing import Annotated
 
 import msgspec
 
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.ranges import LAST
+from edgedepot.storage.sqlite.records import Difference, Number, decoded
 
 PERIOD = 30 * 86_400_000_000
 """What a partition of history spans, in microseconds, while there are few of them."""
@@ -20,6 +22,10 @@ _FEW = 32
 _DOUBLING = 8
 """Beyond the first few, periods double each time that so many more are there: a compound query has at most 500 terms,
 and whatever times come there are fewer than 300 partitions."""
+
+
+_Width = Annotated[int, msgspec.Meta(ge=0, le=2_000)]
+"""SQLite gives a table no more columns."""
 
 
 class Base(msgspec.Struct, array_like=True):
@@ -30,7 +36,7 @@ class Base(msgspec.Struct, array_like=True):
     made when the clock was trusted for the first time after the boot, as long as the rows are held.
     """
 
-    id: int
+    id: Number
     boot: str
     relation: int
     offset: int | None = None
@@ -45,10 +51,10 @@ class Piece(msgspec.Struct, array_like=True):
     offset is not known, or was not: its rows are not in history, whatever the fold says of those around it.
     """
 
-    id: int
-    first: int
-    width: int
-    base: int = 0
+    id: Number
+    first: Number
+    width: _Width
+    base: Number = 0
     aside: bool = False
 
     @property
@@ -60,23 +66,23 @@ class Partition(msgspec.Struct, array_like=True):
     """A history table of one model: the rows with ``start <= ts < stop``; `width` is its value columns; `pages` is what
     the fold took for it, hours included; `hours` says of how many fields, None where there are none."""
 
-    id: int
+    id: Number
     start: int
     stop: int
-    width: int
-    pages: int = 0
-    hours: int | None = None
+    width: _Width
+    pages: Difference = 0
+    hours: _Width | None = None
 
 
 class Folded(msgspec.Struct, array_like=True):
     """How far the fold is: rows up to `low` are in history; of those up to `high`, the ones up to `series` and `ts`.
     Pieces that are set aside are no part of this; where the fold is at one, `piece` is its id."""
 
-    low: int = 0
-    high: int = 0
-    series: int = 0
+    low: Number = 0
+    high: Number = 0
+    series: Number = 0
     ts: int = -(2**63)
-    piece: int = 0
+    piece: Number = 0
 
     @property
     def active(self) -> bool:
@@ -88,8 +94,8 @@ class Rule(msgspec.Struct, array_like=True):
     """What is kept of a model's rows when they go: see downsampled.py. `interval` and `keep` are microseconds, `fields`
     the places of fields, None for all; something is kept from `low` up to the horizon."""
 
-    id: int
-    model: int
+    id: Number
+    model: Number
     interval: int
     functions: list[str]
     fields: list[int] | None
@@ -115,7 +121,7 @@ class Shape(msgspec.Struct):
     """The tables, pieces and partitions each in order. Before its time in `horizons` retention has taken a model's
     history."""
 
-    generation: int = 0
+    generation: Number = 0
     pieces: list[Piece] = msgspec.field(default_factory=list)
     partitions: dict[int, list[Partition]] = msgspec.field(default_factory=dict)
     folded: Folded = msgspec.field(default_factory=Folded)
@@ -203,13 +209,21 @@ class Shape(msgspec.Struct):
         return partition
 
 
-_decode = msgspec.json.Decoder(Shape).decode
+_decoder = msgspec.json.Decoder(Shape)
 _encode = msgspec.json.Encoder().encode
 
 
 def read_shape(connection: sqlite3.Connection) -> Shape:
-    text = schema.meta(connection, "shape")
-    return _decode(text) if isinstance(text, (str, bytes)) else Shape()
+    text = schema.text(connection, "shape")
+    return Shape() if text is None else decoded(_decoder, text, "the record of the tables")
+
+
+def shape_of(text: object) -> Shape | None:
+    """What a text says, None where it is none of a shape's."""
+    try:
+        return _decoder.decode(text) if isinstance(text, str) else None
+    except msgspec.MsgspecError:
+        return None
 
 
 def write_shape(connection: sqlite3.Connection, shape: Shape) -> None:

@@ -23,7 +23,7 @@ from edgedepot.storage.base import (
     Version,
     takes_version,
 )
-from edgedepot.storage.clock import Clock, SystemClock, from_micros
+from edgedepot.storage.clock import Clock, SystemClock
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageError, StoreUnusable
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection, micros_of
@@ -43,7 +43,7 @@ from edgedepot.storage.sqlite.keeping import SQLiteKeeping
 from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.report import Salvaged, read_report
-from edgedepot.storage.sqlite.select import read_devices, select_readings
+from edgedepot.storage.sqlite.select import read_devices, read_rejected, select_readings
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
@@ -133,9 +133,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             undo.callback(self._readers.close)
             with self._readers.lend() as connection:
                 schema.check(connection, self.path)
-                stored = schema.meta(connection, "gateway_id")
+                self.gateway_id = schema.text(connection, "gateway_id")
             undo.pop_all()
-        self.gateway_id = stored if isinstance(stored, str) else None
 
     @property
     def store_epoch(self) -> int:
@@ -328,15 +327,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
     def rejected(self, source: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """What could not become a reading, newest first: ``{"source", "at", "kind", "reason", "raw"}``."""
         with self._reading(True) as (view, _):
-            found = view.connection.execute(
-                "SELECT name, at, kind, reason, raw FROM _rejected AS r JOIN _sources AS s ON s.id = r.source"
-                " WHERE :source IS NULL OR name = :source ORDER BY r.id DESC LIMIT :limit",
-                {"source": source, "limit": limit},
-            ).fetchall()
-        return [
-            {"source": name, "at": from_micros(at), "kind": kind, "reason": reason, "raw": raw}
-            for name, at, kind, reason, raw in found
-        ]
+            return read_rejected(view, source, limit)
 
     def health_check(self) -> dict[str, Any]:
         """See `BaseStorage`; with a ``"warning"`` while a reader keeps the write-ahead log growing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.records import SEQ, TIME, BadRecord, read_records
 from edgedepot.storage.sqlite.shape import Partition, Piece, Shape
 from edgedepot.storage.values import Quality
 
@@ -61,11 +62,23 @@ def add_piece(connection: sqlite3.Connection, shape: Shape, first: int, base: in
     # As few columns as the models need: a row spends a byte on each, also where it is null. Book rows need one.
     width = max([1, *(piece.width for piece in shape.pieces[-1:])])
     piece = Piece(shape.pieces[-1].id + 1 if shape.pieces else 1, first, width, base, aside=base > 0)
-    values = ("received INTEGER, " if base else "") + ", ".join(f"c{index}" for index in range(width))
+    create_piece(connection, piece)
+    shape.pieces.append(piece)
+
+
+def create_piece(connection: sqlite3.Connection, piece: Piece) -> None:
+    """The table of a piece."""
+    values = ("received INTEGER, " if piece.base else "") + ", ".join(f"c{index}" for index in range(piece.width))
     connection.execute(
         f"CREATE TABLE {piece.table} (seq INTEGER PRIMARY KEY, series INTEGER, ts INTEGER, quality INTEGER, {values})"
     )
-    shape.pieces.append(piece)
+
+
+def rows_in(connection: sqlite3.Connection, piece: Piece) -> int:
+    """How many readings a piece has that gets no more."""
+    for (live,) in read_records(connection, "_pieces", ("live",), "WHERE id = ?", (piece.id,)):
+        return int(live)
+    raise BadRecord(f"how many readings {piece.table} has is missing")
 
 
 def widen_piece(connection: sqlite3.Connection, shape: Shape, width: int) -> None:
@@ -152,11 +165,17 @@ _AFFINITY = {float: "real", int: "integer", bool: "integer", str: "text"}
 
 
 def holdable(layout: Layout, width: int) -> str:
-    """The SQL condition for a row of history of so many value columns that can have been stored."""
+    """The SQL condition for a row of history of so many value columns that can have been stored, for a connection that
+    `prepare_digests` has seen."""
     kinds = [
-        f"typeof(c{index}) IN ('null', '{_AFFINITY[spec.type]}')" for index, spec in enumerate(layout.written[:width])
+        f"typeof(c{index}) IN ('null', '{_AFFINITY[spec.type]}')"
+        + (f" AND _is_text(CAST(c{index} AS BLOB))" if spec.type is str else "")
+        for index, spec in enumerate(layout.written[:width])
     ]
-    whole = "typeof(series) || typeof(ts) || typeof(seq) = 'integerintegerinteger' AND seq > 0"
+    whole = (
+        "typeof(series) || typeof(ts) || typeof(seq) = 'integerintegerinteger'"
+        f" AND seq BETWEEN {SEQ.low} AND {SEQ.high} AND ts BETWEEN {TIME.low} AND {TIME.high}"
+    )
     return " AND ".join([whole, "(quality IS NULL OR quality BETWEEN 1 AND 255)", *kinds])
 
 

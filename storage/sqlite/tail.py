@@ -15,6 +15,7 @@ from bisect import bisect_left
 from itertools import islice
 
 from edgedepot.storage.sqlite.ranges import Ranges
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.tables import rows_of, unfolded_condition
 from edgedepot.storage.sqlite.walk import NEVER
@@ -71,7 +72,7 @@ class Tail:
         self._series = {}
         self.rows = self.held = 0
         self.hold(shape.held())
-        for series_id, model_id, newest in connection.execute("SELECT id, model, newest FROM _series"):
+        for series_id, model_id, newest in read_records(connection, "_series", ("id", "model", "newest")):
             self._series[series_id] = Series(series_id, model_id, NEVER if newest is None else newest)
         for piece in shape.unfolded():
             query = f"SELECT seq, series, ts FROM {rows_of(shape, piece)} WHERE {unfolded_condition(shape, piece)}"

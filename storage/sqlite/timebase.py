@@ -23,6 +23,7 @@ from edgedepot.storage.base import Arrival
 from edgedepot.storage.clock import DAY, EARLIEST, Clock
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import History
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Base, Piece, Shape
 from edgedepot.storage.sqlite.tables import OWN_STAMP, rows_of, time_of
 from edgedepot.storage.sqlite.tail import Series, Tail
@@ -225,7 +226,7 @@ class Release:
                 (times.stamps if is_own else times.fixed).append(ts)
                 (times.stamp_seqs if is_own else times.fixed_seqs).append(seq)
         spans = self._shape.spans(pieces)
-        newest = dict(self._connection.execute("SELECT id, newest FROM _series"))
+        newest = dict(read_records(self._connection, "_series", ("id", "newest")))
         for series_id, times in found.items():
             series = self._tail.series(series_id)
             assert series is not None

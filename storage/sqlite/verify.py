@@ -26,6 +26,7 @@ from edgedepot.storage.sqlite.connection import sqlite_errors
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.recount import Recount, WrongHours
 from edgedepot.storage.sqlite.report import LostSpan, span
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage
@@ -169,7 +170,7 @@ class Verification:
 
     def _check_hours(self, layout: Layout, partition: Partition) -> None:
         recount = Recount(self._connection, layout, partition)
-        devices = dict(self._connection.execute("SELECT id, device_id FROM _series WHERE model = ?", (layout.id,)))
+        devices = dict(read_records(self._connection, "_series", ("id", "device_id"), "WHERE model = ?", (layout.id,)))
         for wrong in recount.run(sorted(devices)):
             self._found.problems.append(_problem_of(layout, devices.get(wrong.series, "?"), wrong))
         self._found.hours += recount.hours

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import rows_of
 
@@ -80,7 +81,7 @@ def withhold_quarantined(connection: sqlite3.Connection, condition: str, values:
 def read_withheld(connection: sqlite3.Connection, cursor: int) -> dict[int, list[Stretch]]:
     """What an upstream has not, by series."""
     found: dict[int, list[Stretch]] = {}
-    query = "SELECT series, start, stop, low, high FROM _withheld WHERE cursor = ? ORDER BY series, start"
-    for row in connection.execute(query, (cursor,)):
+    where = "WHERE cursor = ? ORDER BY series, start"
+    for row in read_records(connection, "_withheld", Stretch._fields, where, (cursor,)):
         found.setdefault(row[0], []).append(Stretch(*row))
     return found

@@ -1,0 +1,139 @@
+"""The small tables of a damaged store: copied where they are sound, else from the pages they may be on; the sidecar
+knows models, series and sources as well. Only what can be read is kept, see records.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.books import check_cursor
+from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
+from edgedepot.storage.sqlite.records import RECORDS, BadRecord, is_record, is_setting
+from edgedepot.storage.sqlite.scan import Kinds, scan
+from edgedepot.storage.sqlite.shape import shape_of
+
+_SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_withheld",
+          "_rejected", "_replaced")  # fmt: skip
+
+
+def copy_records(draft: Draft) -> None:
+    """Fill the small tables of the new file, and note what they say of the rows."""
+    for table in _SMALL:
+        if not _copied(draft, table):
+            draft.damaged |= {"small", table}
+    if "small" in draft.damaged:
+        for table, row in scan(draft.pages, draft.orphans(but_for_tables=False), Kinds({})):
+            if table == "book":
+                draft.book_rows[row[0]] = row[1]
+            elif table == "_meta":
+                _insert_setting(draft, *row)
+            elif table in _SMALL:
+                _insert(draft, table, row)
+    for kind, table in (("model", "_models"), ("series", "_series"), ("source", "_sources")):
+        for line in draft.sidecar.rows(kind):
+            _insert(draft, table, (*line, None) if kind == "series" else line)
+    _drop_what_hangs_in_the_air(draft)
+    _load_catalogue(draft)
+    _load_shape(draft)
+
+
+def _copied(draft: Draft, table: str) -> bool:
+    """Whether all of a table is there and can be read."""
+    columns = ", ".join(RECORDS[table])
+    verb = "REPLACE" if table == "_meta" else "IGNORE"
+    with reading_old():
+        draft.new.execute(f"INSERT OR {verb} INTO main.{table} ({columns}) SELECT {columns} FROM old.{table}")
+    return not _drop_unreadable(draft, table) and draft.is_sound(table)
+
+
+def _drop_unreadable(draft: Draft, table: str) -> bool:
+    """Delete what is no record of a table; whether there was any."""
+    names = list(RECORDS[table])
+    keys = [row[1] for row in draft.new.execute(f"PRAGMA main.table_info({table})") if row[5]]
+    # As bytes: that is how a text is read that is none.
+    where = " AND ".join(f"CAST({key} AS BLOB) IS CAST(? AS BLOB)" for key in keys)
+    found = draft.new.execute(f"SELECT {', '.join(names)} FROM main.{table}")
+    bad = [row for row in found if not _is_readable(table, row)]
+    draft.new.executemany(
+        f"DELETE FROM main.{table} WHERE {where}", [[row[names.index(key)] for key in keys] for row in bad]
+    )
+    return bool(bad)
+
+
+def _is_readable(table: str, row: Sequence[Any]) -> bool:
+    if not is_record(table, row):
+        return False
+    try:
+        if table == "_models":
+            Catalogue.check_row(row[2], row[1], row[3])
+        elif table == "_cursors":
+            check_cursor(row)
+    except BadRecord:
+        return False
+    return True
+
+
+def _insert(draft: Draft, table: str, row: Row) -> None:
+    if _is_readable(table, row):
+        marks = ", ".join("?" * len(row))
+        names = ", ".join(RECORDS[table])
+        draft.new.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) VALUES ({marks})", row)
+
+
+def _insert_setting(draft: Draft, key: str, value: Any) -> None:
+    """Of what several states say the latest."""
+    if not is_setting(key, value):
+        return
+    (known,) = draft.new.execute("SELECT value FROM main._meta WHERE key = ?", (key,)).fetchone() or (None,)
+    if key == "shape":
+        newer = _generation(value) > _generation(known)
+    else:
+        newer = known is None or (isinstance(known, int) and value > known)
+    if newer:
+        schema.set_meta(draft.new, key, value)
+
+
+def _drop_what_hangs_in_the_air(draft: Draft) -> None:
+    """Records about models, series, sources and upstreams that are lost."""
+    for table, column, there in (
+        ("_series", "model", "SELECT id FROM _models"),
+        ("_books", "source", "SELECT id FROM _sources"),
+        ("_rejected", "source", "SELECT id FROM _sources"),
+        ("_replaced", "series", "SELECT id FROM _series"),
+        ("_withheld", "series", "SELECT id FROM _series"),
+        ("_withheld", "cursor", "SELECT id FROM _cursors"),
+        ("_quarantined", "model", "SELECT name FROM _models"),
+        ("_quarantined", "cursor", "SELECT id FROM _cursors"),
+    ):
+        draft.new.execute(f"DELETE FROM main.{table} WHERE {column} NOT IN ({there})")
+
+
+def _load_catalogue(draft: Draft) -> None:
+    new = draft.new
+    draft.layouts = Catalogue.load(new).layouts()
+    draft.models = dict(new.execute("SELECT id, model FROM _series"))
+    types = {model: [spec.type for spec in layout.stored] for model, layout in draft.layouts.items()}
+    draft.kinds = Kinds({series: types[model] for series, model in draft.models.items()})
+    draft.width = max((len(layout.written) for layout in draft.layouts.values()), default=1)
+    (last,) = new.execute("SELECT coalesce(max(id), 0) FROM _cursors").fetchone()
+    schema.set_meta(new, "last_cursor", max(schema.number(new, "last_cursor") or 0, last))
+
+
+def _load_shape(draft: Draft) -> None:
+    old = draft.old_shape = shape_of(schema.text(draft.new, "shape"))
+    draft.new.execute("DELETE FROM main._meta WHERE key = 'shape'")
+    if old is None:
+        draft.shape.generation = 1
+        return
+    draft.shape.generation = old.generation + 1
+    for model, horizon in old.horizons.items():
+        if model in draft.layouts:
+            draft.shape.horizons[model] = min([horizon, *(one.start for one in old.partitions.get(model, []))])
+
+
+def _generation(text: object) -> int:
+    """Of a shape; -1 for what is none."""
+    shape = shape_of(text)
+    return -1 if shape is None else shape.generation
