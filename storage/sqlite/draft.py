@@ -104,10 +104,16 @@ class Draft:
         return found
 
     def orphans(self, *, but_for_tables: bool) -> list[int]:
-        """The pages that may have rows that SQLite did not find: with `but_for_tables` not those of sound tables."""
+        """The pages that may have rows that are not found through SQLite: with `but_for_tables` not those of sound
+        tables, as long as somebody knows what they are."""
         known = self.pages.free()
+        partitions = self.old_shape.partitions if self.old_shape else {}
+        named = {
+            history_table(self.layouts[model], one) for model in partitions if model in self.layouts
+            for one in partitions[model]
+        }  # fmt: skip
         for table, root in self.roots.items() if but_for_tables else ():
-            if self.is_sound(table):
+            if self.is_sound(table) and (table in named or not table.startswith("_h_")):
                 known |= self.pages.leaves(root)
         return [number for number in range(1, self.pages.count + 1) if number not in known]
 

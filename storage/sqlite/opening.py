@@ -28,6 +28,7 @@ from edgedepot.storage.sqlite.connection import (
 )
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import Salvaged, write_report
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage, put_aside_log, salvage
 from edgedepot.storage.sqlite.sidecar import Sidecar
@@ -212,6 +213,7 @@ class Opening:
                 self._prepare_schema(connection)
             with sqlite_errors(path), finding_damage():
                 gateway_id = self._settled_gateway_id(connection)
+                _check_tables(connection)
                 catalogue = Catalogue.load(connection)
                 journal = Journal(connection, catalogue, self._clock, self._hold_uncertain)
                 self._check_age(connection, journal)
@@ -299,6 +301,19 @@ class Opening:
             sidecar.write()
         salt = salt_of(wal_of(self._path))
         self._lock.note(f"{'open' if self._full_sync else 'loose'} {salt}" if salt is not None else "")
+
+
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Raise `BadRecord` where there are readings, but no record of the tables that they are in; and where an index does
+    not fit its table: what is looked up in it would not be there."""
+    if schema.text(connection, "shape") is None:
+        found = connection.execute("SELECT name FROM sqlite_schema WHERE name GLOB '_[jh]_*' AND type = 'table'")
+        if found.fetchone() is not None:
+            raise BadRecord("the record of the tables is missing")
+    for table in ("_meta", "_models", "_series", "_sources", "_cursors"):
+        (text,) = connection.execute(f"PRAGMA integrity_check({table})").fetchone()
+        if text != "ok":
+            raise BadRecord(f"{table}: {text}")
 
 
 def _check_books(connection: sqlite3.Connection, path: Path) -> None:

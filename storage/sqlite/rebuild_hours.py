@@ -39,6 +39,8 @@ def add_hours_again(draft: Draft, hours: Iterable[tuple[int, int]]) -> None:
 
 def compare_hours(draft: Draft, left_out: Collection[tuple[int, int]]) -> None:
     """Note which hours have fewer readings than they had; those `left_out`, by model and start, have none."""
+    if draft.old_shape is None and draft.pages.count:
+        draft.notes.append("how many readings are lost is not known")
     unknown = set[str]()
     for model, mine in draft.old_shape.partitions.items() if draft.old_shape else ():
         layout = draft.layouts.get(model)

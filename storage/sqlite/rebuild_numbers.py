@@ -195,9 +195,7 @@ class Numbers:
             if any(counts[why] for why in ("skipped", "deleted", "thinned", "evicted")):
                 for series in draft.models:
                     withhold(self._new, book.id, Stretch(series, NEVER, LAST, 0, self._top))
-                draft.notes.append(
-                    f"what {name} was not sent on purpose is not known any more: it is sent nothing again"
-                )
+                draft.notes.append(f"what {name} was not sent on purpose is forgotten: it is sent nothing again")
 
     # -- the books ------------------------------------------------------------------------------------------------
 

@@ -147,9 +147,8 @@ class Readings:
                 draft.damaged |= {"journal", table}
                 continue
             is_of_a_base = "received" in draft.old_columns(table)
-            with reading_old():
-                for batch in _batches(draft.new.execute(f"SELECT * FROM old.{table}")):
-                    self._take(self._as_found(row, is_of_a_base) for row in batch)
+            for batch in self._read(f"SELECT * FROM old.{table}"):
+                self._take(self._as_found(row, is_of_a_base) for row in batch)
 
     def _as_found(self, row: Row, is_of_a_base: bool) -> tuple[str, Row] | None:
         """A row of a journal table as `scan` would give it."""
@@ -258,15 +257,25 @@ class Readings:
         names = ", ".join(("series", "start", "part", "rows", "low", "high", *rule.columns))
         whole = "typeof(series) || typeof(start) || typeof(part) || typeof(rows) = 'integerintegerintegerinteger'"
         marks = ", ".join("?" * (6 + len(rule.columns)))
-        self._draft.new.execute("BEGIN")
+        new = self._draft.new
         for direction in ("ASC", "DESC"):
-            with reading_old():
-                order = ", ".join(f"{name} {direction}" for name in ("series", "start", "part"))
-                found = self._draft.new.execute(f"SELECT {names} FROM old.{table} WHERE {whole} ORDER BY {order}")
-                for row in found:
-                    self._draft.new.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) VALUES ({marks})", row)
-        self._draft.new.execute("COMMIT")
+            order = ", ".join(f"{name} {direction}" for name in ("series", "start", "part"))
+            for batch in self._read(f"SELECT {names} FROM old.{table} WHERE {whole} ORDER BY {order}"):
+                new.execute("BEGIN")
+                new.executemany(f"INSERT OR IGNORE INTO main.{table} ({names}) VALUES ({marks})", batch)
+                new.execute("COMMIT")
         return self._draft.is_sound(table)
+
+    def _read(self, query: str) -> Iterator[list[Row]]:
+        """What a query on the old file finds before it comes upon damage."""
+        batch: list[Row] = []
+        with reading_old():
+            for row in self._draft.new.execute(query):
+                batch.append(row)
+                if len(batch) == _BATCH:
+                    yield batch
+                    batch = []
+        yield batch
 
 
 def _batches(found: Iterable[Row]) -> Iterator[list[Row]]:

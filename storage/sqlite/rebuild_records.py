@@ -44,7 +44,9 @@ def _copied(draft: Draft, table: str) -> bool:
     columns = ", ".join(RECORDS[table])
     verb = "REPLACE" if table == "_meta" else "IGNORE"
     with reading_old():
-        draft.new.execute(f"INSERT OR {verb} INTO main.{table} ({columns}) SELECT {columns} FROM old.{table}")
+        draft.new.execute(
+            f"INSERT OR {verb} INTO main.{table} ({columns}) SELECT {columns} FROM old.{table} NOT INDEXED"
+        )
     return not _drop_unreadable(draft, table) and draft.is_sound(table)
 
 

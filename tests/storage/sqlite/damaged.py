@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import ManualClock
 from tests.models import Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -57,12 +58,91 @@ def partitioned(store: SQLiteStorage) -> None:
     store.store_readings(Weather, rows(1200, 1260, minutes=120)).wait()
 
 
+def held(store: SQLiteStorage) -> None:
+    """400 readings in history, then the machine starts anew and does not know the time: 120 with the gateway's stamps,
+    in two time bases, and 40 whose times code gave."""
+    clock = clock_of(store)
+    clock.trusted = True
+    store.add_cursor("central")
+    store.store_readings(Weather, rows(0, 400)).wait()
+    deliver(store, 100)
+    store.fold()
+    clock.trusted = False
+    for number in range(120):
+        if number == 60:
+            clock.step(500)
+        clock.advance(10)
+        store.store_reading(Weather, f"d{number % 4}", None, {"temperature": 40.0, "count": 1000 + number}).wait()
+    store.store_readings(Weather, rows(2000, 2040)).wait()
+    store.fold()
+
+
+def released(store: SQLiteStorage) -> None:
+    """The same when the time is known again: the fold has taken them over in part."""
+    held(store)
+    clock = clock_of(store)
+    clock.step(86_400)
+    clock.trusted = True
+    store.store_readings(Weather, rows(2100, 2150)).wait()
+
+
+def retained(store: SQLiteStorage) -> None:
+    """Of 1,500 readings those of the last 30 days; of those before them 1,000 are pending in the journal."""
+    store.add_cursor("central")
+    for first in range(0, 1500, 500):
+        store.store_readings(Weather, rows(first, first + 500, minutes=90)).wait()
+        store.fold()
+    deliver(store, 500)
+    store.fold()
+    store.retain()
+    store.store_readings(Weather, [("late", T0, {"temperature": 1.0, "count": 7})]).wait()
+
+
+def downsampled(store: SQLiteStorage) -> None:
+    """The same, with the hours of what is gone."""
+    store.keep_downsampled(Weather, "1 hour")
+    retained(store)
+
+
+def thinned(store: SQLiteStorage) -> None:
+    """1,200 pending readings of a second each, of which all but the last minutes are thinned."""
+    store.add_cursor("central")
+    for first in range(0, 1200, 300):
+        moments = [(device, T0 + (moment - T0) / 60, data) for device, moment, data in rows(first, first + 300)]
+        store.store_readings(Weather, moments).wait()
+        store.fold()
+    store.thin(T0 + timedelta(minutes=15))
+
+
+def clock_of(store: SQLiteStorage) -> ManualClock:
+    assert isinstance(store.clock, ManualClock)
+    return store.clock
+
+
 STAGES: dict[str, Callable[[SQLiteStorage], None]] = {
     "empty": empty,
     "unfolded": unfolded,
     "folded": folded,
     "partitioned": partitioned,
 }
+LATER_STAGES: dict[str, Callable[[SQLiteStorage], None]] = {
+    "held": held,
+    "released": released,
+    "retained": retained,
+    "downsampled": downsampled,
+    "thinned": thinned,
+}
+"""Stores that have seen more. They are tried less."""
+
+
+def opened(path: Path, stage: str, **settings: Any) -> SQLiteStorage:
+    """Open a store of that stage, with a clock and limits that fit it."""
+    if stage in LATER_STAGES:
+        settings["clock"] = ManualClock(T0 + timedelta(days=100))
+        settings["clock"].trusted = stage != "held"
+    if stage in ("retained", "downsampled"):
+        settings["keep"] = "40 days"
+    return SQLiteStorage(path, piece_rows=300, **settings)
 
 
 def deliver(store: SQLiteStorage, limit: int) -> None:
@@ -77,8 +157,8 @@ def leave(folder: Path, stage: str, gateway_id: str = "roof", checkpointed: bool
     """The files that a store of that stage leaves when its process is killed."""
     path = folder / "x.db"
     (folder / "live").mkdir()
-    with SQLiteStorage(folder / "live" / "x.db", gateway_id=gateway_id, piece_rows=300) as store:
-        STAGES[stage](store)
+    with opened(folder / "live" / "x.db", stage, gateway_id=gateway_id) as store:
+        (STAGES | LATER_STAGES)[stage](store)
         if checkpointed and store._writing is not None:
             store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             store.store_readings(Weather, rows(3000, 3010, minutes=121)).wait()

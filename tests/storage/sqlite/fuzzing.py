@@ -18,7 +18,7 @@ from typing import Protocol
 from edgedepot import SQLiteStorage
 from edgedepot.storage.errors import StorageError
 from tests.models import Weather
-from tests.storage.sqlite.damaged import PAGE, STAGES, leave
+from tests.storage.sqlite.damaged import LATER_STAGES, PAGE, STAGES, leave
 
 LONGEST = 60.0
 """Seconds after which an opening counts as hanging, on a machine that has other things to do."""
@@ -63,10 +63,11 @@ class Seeded:
 
 
 def make_stores(folder: Path) -> list[Path]:
-    """The folders of the stores to change: each stage, with most of it in the log and in the file."""
+    """The folders of the stores to change: each stage, with most of it in the log and in the file; of the later stages
+    in the file."""
     made = []
-    for stage in STAGES:
-        for checkpointed in (False, True):
+    for stage in (*STAGES, *LATER_STAGES):
+        for checkpointed in (False, True) if stage in STAGES else (True,):
             made.append(folder / f"{stage} {'in the file' if checkpointed else 'in the log'}")
             made[-1].mkdir()
             leave(made[-1], stage, checkpointed=checkpointed)

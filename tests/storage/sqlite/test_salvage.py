@@ -13,6 +13,7 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.errors import StorageError, StoreUnusable
 from edgedepot.storage.sqlite.report import Salvaged
 from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.verify import Verification
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import DAMAGES, PAGE, STAGES, SUFFIXES, T0, deliver, leave, readings, rows
@@ -217,6 +218,79 @@ def pages_of(path: Path, table: str) -> list[int]:
         ).fetchall()
     file.close()
     return [page for (page,) in found]
+
+
+STATEMENTS = [
+    "UPDATE _series SET device_id = x'ff' WHERE id = 2",
+    "UPDATE _series SET newest = 9223372036854775807 WHERE id = 2",
+    "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)",
+    "UPDATE _books SET decoded = 'many'",
+    "UPDATE _cursors SET acknowledged = '[[7, 3]]'",
+    "UPDATE _cursors SET superseded = -5",
+    "UPDATE _models SET fields = '[]]'",
+    "UPDATE _meta SET value = 'x' WHERE key = 'books_seq'",
+    "UPDATE _meta SET value = '{' WHERE key = 'shape'",
+    "UPDATE _meta SET key = 'shade' WHERE key = 'shape'",
+    "UPDATE _pieces SET live = 'some'",
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_a_record_that_is_not_what_the_store_writes(quick_folder: Path, statement: str) -> None:
+    """History has all that there is: whatever record is lost, the readings are there."""
+    path = store_with_history(quick_folder)
+    expected = readings_of(path)
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute(statement).rowcount > 0
+        file.commit()
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert readings(store) == expected
+        assert store.ledger().problems == []
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(3000, 3010)).wait()
+        store.fold()
+        assert len(readings(store)) == 3010
+        audit_memory(store)
+    audit_file(path)
+
+
+def test_an_index_that_does_not_fit_its_table(quick_folder: Path) -> None:
+    """The table knows the model, and who looks it up in the index does not find it."""
+    path = store_with_history(quick_folder)
+    expected = readings_of(path)
+    (page,) = pages_of(path, "sqlite_autoindex__models_1")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"weather", (page - 1) * PAGE, page * PAGE)
+    content[place : place + 7] = b"wealher"
+    path.write_bytes(content)
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert readings(store) == expected
+    audit_file(path)
+
+
+@pytest.mark.parametrize("change", ["c3 = CAST(x'ff41' AS TEXT)", f"ts = {2**60}", "c0 = 'warm'"])
+def test_readings_that_nobody_stored_are_found_by_whoever_asks(quick_folder: Path, change: str) -> None:
+    path = store_with_history(quick_folder)
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute(f"UPDATE _h_weather_1 SET {change} WHERE seq = 1500").rowcount == 1
+        file.commit()
+    with SQLiteStorage(path) as store:
+        if "warm" not in change:
+            with pytest.raises(StoreUnusable):
+                readings(store)
+            store.flush()
+            assert len(readings(store)) == 2999
+            assert store.salvaged is not None
+            assert store.salvaged.lost == 1
+    with Verification(path) as verification:
+        assert verification.run().sound is ("warm" not in change)
+
+
+def readings_of(path: Path) -> dict[Any, Any]:
+    with SQLiteStorage(path, read_only=True) as store:
+        return readings(store)
 
 
 def test_damage_found_while_it_runs_is_salvaged_without_a_restart(quick_folder: Path) -> None:
