@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import sqlite3
 
+import msgspec
+
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.given_up import GivenUp, Way
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.records import Moment, Number, decoded
 from edgedepot.storage.sqlite.tables import HOUR
 
 _KEPT = 50
 """So many entries of each kind and cursor; beyond that the two oldest become one."""
-_Entry = tuple[str, int, int, int, int]
+_Entry = tuple[str, Moment, Moment, Number, Moment]
 """What was done, ``low <= ts < high``, how many readings went, and when: microseconds since 1970 UTC."""
+_entries = msgspec.json.Decoder(list[_Entry])
 
 
 def note_given_up(journal: Journal, name: str, what: Way, low: int, high: int, rows: int) -> GivenUp:
@@ -60,8 +64,8 @@ def _together(one: _Entry, other: _Entry) -> _Entry:
 
 
 def _read(connection: sqlite3.Connection, cursor_id: int) -> list[_Entry]:
-    text = schema.meta(connection, _key(cursor_id))
-    return [tuple(entry) for entry in json.loads(text)] if isinstance(text, str) else []
+    text = schema.text(connection, _key(cursor_id))
+    return [] if text is None else decoded(_entries, text, "what an upstream does not get")
 
 
 def _shown(name: str, entry: _Entry) -> GivenUp:

@@ -43,6 +43,7 @@ SEQ = Kind((int,), 1, MOST)
 COUNT = Kind((int,), 0, MOST)
 TIME = Kind((int,), -62_135_596_800_000_000, 253_402_300_799_999_999)
 """Microseconds since 1970 UTC, in the years that a `datetime` has."""
+Moment = Annotated[int, msgspec.Meta(ge=TIME.low, le=TIME.high + 1)]
 _TIME_OR_NONE = Kind((int, _NONE), TIME.low, TIME.high)
 _DIFFERENCE = Kind((int,), -MOST, MOST)
 QUALITY = Kind((int, _NONE), 1, 255)
@@ -78,7 +79,8 @@ RECORDS: Mapping[str, Mapping[str, Kind]] = {
 }  # fmt: skip
 """By table and column, in the order of schema.py."""
 _NUMBERS: Mapping[str, Kind] = {"store_epoch": ID, "books_seq": COUNT, "last_cursor": COUNT, "copied_at": TIME}
-"""The settings that are not texts."""
+"""The settings that are not texts; where an upstream starts may be one or the other."""
+_START = Kind((int, str), TIME.low, TIME.high)
 
 
 def is_record(table: str, row: Sequence[object]) -> bool:
@@ -91,7 +93,7 @@ def is_record(table: str, row: Sequence[object]) -> bool:
 
 def is_setting(key: str, value: object) -> bool:
     """Whether that can be a setting's value."""
-    return _NUMBERS.get(key, _TEXT).takes(value)
+    return _NUMBERS.get(key, _START if key.startswith("start_") else _TEXT).takes(value)
 
 
 def read_records(

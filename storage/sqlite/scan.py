@@ -14,7 +14,7 @@ from edgedepot.storage.sqlite.pages import Pages, Record
 from edgedepot.storage.sqlite.records import QUALITY, SEQ, TIME, Kind, is_record
 
 _SETTINGS = {"store_epoch", "epochs", "books_seq", "shape", "gateway_id", "store_id", "last_cursor"}
-_MORE_SETTINGS = ("choice_", "note ")
+_MORE_SETTINGS = ("choice_", "given_up_", "start_", "note ")
 _WITH_NUMBER = ("_series", "_sources", "_models", "_rejected", "_replaced", "_cursors", "_books")
 """Tables whose first column is the number by which SQLite finds a row."""
 _RECEIVED = Kind((int, type(None)), TIME.low, TIME.high)

@@ -16,13 +16,10 @@ import json
 import sqlite3
 import uuid
 from pathlib import Path
-from typing import TypeVar
 
 from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.sqlite.migrations import migrate
 from edgedepot.storage.sqlite.records import BadRecord, is_setting
-
-_T = TypeVar("_T", str, int)
 
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
 VERSION = 1
@@ -105,12 +102,16 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
 
 def text(connection: sqlite3.Connection, key: str) -> str | None:
     """One of the store's own settings that is a text, None where there is none. Raises `BadRecord`."""
-    return _setting(connection, key, str)
+    found = setting(connection, key)
+    assert found is None or isinstance(found, str)
+    return found
 
 
 def number(connection: sqlite3.Connection, key: str) -> int | None:
     """As `text`, of one that is a number."""
-    return _setting(connection, key, int)
+    found = setting(connection, key)
+    assert found is None or isinstance(found, int)
+    return found
 
 
 def known_number(connection: sqlite3.Connection, key: str) -> int:
@@ -121,13 +122,14 @@ def known_number(connection: sqlite3.Connection, key: str) -> int:
     return found
 
 
-def _setting(connection: sqlite3.Connection, key: str, kind: type[_T]) -> _T | None:
+def setting(connection: sqlite3.Connection, key: str) -> str | int | None:
+    """As `text`, of one that may be either."""
     row = connection.execute("SELECT value FROM _meta WHERE key = ?", (key,)).fetchone()
     if row is None:
         return None
     if not is_setting(key, row[0]):
         raise BadRecord(f"the store's {key} is {row[0]!r:.40}")
-    assert isinstance(row[0], kind)
+    assert isinstance(row[0], (str, int))
     return row[0]
 
 

@@ -16,7 +16,7 @@ def note_start(connection: sqlite3.Connection, cursor_id: int, start: Start) -> 
 
 def read_start(connection: sqlite3.Connection, cursor_id: int) -> Start | None:
     """Where an upstream began; None where nobody wrote it down."""
-    found = schema.meta(connection, _key(cursor_id))
+    found = schema.setting(connection, _key(cursor_id))
     if found == "oldest" or found == "now":
         return "oldest" if found == "oldest" else "now"
     return from_micros(found) if isinstance(found, int) else None
