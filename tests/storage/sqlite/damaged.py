@@ -8,13 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.clock import SystemClock, to_micros
 from tests.models import Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 PAGE = 4096
 SUFFIXES = ("", "-wal", "-shm")
 Identity = tuple[str, datetime]
+_TO_SPRING = to_micros(T0 + timedelta(days=100)) - SystemClock().now()
+
+
+class SpringClock(SystemClock):
+    """The machine's clock, but in the spring of 2026, where it is not stepped."""
+
+    def __init__(self, trusted: bool) -> None:
+        self.trusted = trusted
+        self._moved = _TO_SPRING
+
+    def now(self) -> int:
+        return super().now() + self._moved
+
+    def step(self, seconds: float) -> None:
+        """Step the wall clock, as a time server does."""
+        self._moved += round(seconds * 1e6)
 
 
 def rows(first: int, last: int, minutes: int = 1) -> list[tuple[str, datetime, dict[str, Any]]]:
@@ -71,14 +87,13 @@ def held(store: SQLiteStorage) -> None:
     for number in range(120):
         if number == 60:
             clock.step(500)
-        clock.advance(10)
         store.store_reading(Weather, f"d{number % 4}", None, {"temperature": 40.0, "count": 1000 + number}).wait()
     store.store_readings(Weather, rows(2000, 2040)).wait()
     store.fold()
 
 
 def released(store: SQLiteStorage) -> None:
-    """The same when the time is known again: the fold has taken them over in part."""
+    """The same when the time is known again: the fold has not taken them over yet."""
     held(store)
     clock = clock_of(store)
     clock.step(86_400)
@@ -114,8 +129,8 @@ def thinned(store: SQLiteStorage) -> None:
     store.thin(T0 + timedelta(minutes=15))
 
 
-def clock_of(store: SQLiteStorage) -> ManualClock:
-    assert isinstance(store.clock, ManualClock)
+def clock_of(store: SQLiteStorage) -> SpringClock:
+    assert isinstance(store.clock, SpringClock)
     return store.clock
 
 
@@ -138,8 +153,7 @@ LATER_STAGES: dict[str, Callable[[SQLiteStorage], None]] = {
 def opened(path: Path, stage: str, **settings: Any) -> SQLiteStorage:
     """Open a store of that stage, with a clock and limits that fit it."""
     if stage in LATER_STAGES:
-        settings["clock"] = ManualClock(T0 + timedelta(days=100))
-        settings["clock"].trusted = stage != "held"
+        settings["clock"] = SpringClock(trusted=stage != "held")
     if stage in ("retained", "downsampled"):
         settings["keep"] = "40 days"
     return SQLiteStorage(path, piece_rows=300, **settings)

@@ -174,7 +174,7 @@ def test_the_report_names_reasons_counts_and_files(quick_folder: Path, caplog: p
     with SQLiteStorage(path) as store:
         with pytest.raises(StoreUnusable, match="malformed"):
             store.query_readings(Weather)
-        store.flush()  # the writer has been told, and is done with it
+        store.fold()  # the writer has been told, and salvages the store first
         found, report = readings(store), store.salvaged
         ledger = store.ledger()
     assert report is not None
@@ -280,7 +280,7 @@ def test_readings_that_nobody_stored_are_found_by_whoever_asks(quick_folder: Pat
         if "warm" not in change:
             with pytest.raises(StoreUnusable):
                 readings(store)
-            store.flush()
+            store.fold()
             assert len(readings(store)) == 2999
             assert store.salvaged is not None
             assert store.salvaged.lost == 1
