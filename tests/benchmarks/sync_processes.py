@@ -10,6 +10,8 @@ from tests.benchmarks.child import listen, say, settings_from_command_line
 from tests.benchmarks.memory_limit import resident
 from tests.benchmarks.timescale_writers import FIELDS, GATEWAY, model, tuples
 
+TOGETHER = 5_000
+"""Readings of the backlog that are stored at a time."""
 TICK = 0.1
 """Seconds between the fresh readings."""
 DEAD = "postgresql://edge@127.0.0.1:9/nowhere"
@@ -23,15 +25,18 @@ def fill(settings: Mapping[str, Any]) -> None:
     with SQLiteStorage(settings["store"], gateway_id=GATEWAY) as store:
         for name in settings["cursors"]:
             store.add_cursor(name)
-        rows = [
-            (device, moment, dict(zip(FIELDS, values, strict=True)))
-            for _, device, moment, _, _, _, *values in tuples(settings["readings"])
-        ]
-        for first in range(0, len(rows), 5_000):
-            receipt = store.store_readings(inverter, rows[first : first + 5_000])
-        receipt.wait()
+        for first in range(0, settings["readings"], TOGETHER):
+            rows = tuples(min(TOGETHER, settings["readings"] - first), first)
+            store.store_readings(
+                inverter,
+                [
+                    (device, moment, dict(zip(FIELDS, values, strict=True)))
+                    for _, device, moment, _, _, _, *values in rows
+                ],
+            )
+        store.flush()
         store.fold()
-    say(readings=len(rows))
+    say(readings=settings["readings"])
 
 
 def drain(settings: Mapping[str, Any]) -> None:

@@ -20,8 +20,8 @@ Tuples = list[tuple[Any, ...]]
 Run = Callable[[Tuples], None]
 
 
-def tuples(count: int) -> Tuples:
-    """Readings as rows of the table."""
+def tuples(count: int, first: int = 0) -> Tuples:
+    """Readings as rows of the table, from a number on."""
     return [
         (
             GATEWAY,
@@ -35,7 +35,7 @@ def tuples(count: int) -> Tuples:
             number % 4_001 / 2,
             number % 613 / 10 - 10,
         )
-        for number in range(count)
+        for number in range(first, first + count)
     ]
 
 
