@@ -22,7 +22,7 @@ def fill(settings: Mapping[str, Any]) -> None:
     from edgedepot import SQLiteStorage
 
     inverter = model()
-    with SQLiteStorage(settings["store"], gateway_id=GATEWAY) as store:
+    with SQLiteStorage(settings["store"], gateway_id=GATEWAY, busy_timeout="10 minutes") as store:
         for name in settings["cursors"]:
             store.add_cursor(name)
         for first in range(0, settings["readings"], TOGETHER):
