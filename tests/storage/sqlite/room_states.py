@@ -175,7 +175,7 @@ class Room(RuleBasedStateMachine):
         writer = self.store._writing.writer
         if self.limits:
             self.store.retain()
-            while writer._upkeep.due:
+            while any(moment is not None and moment <= self.clock.monotonic() for moment in writer._upkeep.times()):
                 self.store.fold()
                 self.store.retain()
 
