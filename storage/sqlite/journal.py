@@ -65,7 +65,9 @@ class Journal:
         self._reshaped = False
         self._stale = False
         self._at_the_end: list[Callable[[], None]] = []
-        self.replays = connection.execute("SELECT 1 FROM _quarantined WHERE replay = 1").fetchone() is not None
+        self.replays: dict[tuple[str, str, int], set[int]] = {}
+        """By measurement, device and time, the rows that are or were to be sent once more."""
+        self.note_replays()
 
     def _last_seq(self) -> int:
         if not self.shape.pieces:
@@ -251,9 +253,24 @@ class Journal:
             duplicates=duplicates,
             replaced=replaced,
         )
+        if self.replays:
+            self._supersede_replayed(arrivals)
         if self.shape.horizons:
             self._count_late(source, arrivals)
         return duplicates
+
+    def note_replays(self) -> None:
+        """See which rows are to be sent once more."""
+        found = self.connection.execute("SELECT model, device_id, ts, seq FROM _quarantined WHERE replay = 1")
+        for model, device, ts, seq in found:
+            self.replays.setdefault((model, device, ts), set()).add(seq)
+
+    def _supersede_replayed(self, arrivals: Sequence[Arrival]) -> None:
+        """What is to be sent once more gives way to a reading that came in now, also where it was deleted here."""
+        for model, device, ts, _, _ in arrivals:
+            for seq in self.replays.get((model.__measurement__, device, ts), ()):
+                if (self.number_of(self.catalogue.layout(model), device, ts) or 0) > seq:
+                    self.books.supersede_replayed(self.connection, seq)
 
     def _cells_of(self, model: type[Reading]) -> tuple[list[Any], list[Any]]:
         """Where the cells of a model's rows wait, one row after another: of those that have no quality, and of the

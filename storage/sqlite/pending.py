@@ -41,19 +41,26 @@ class PendingReader:
 
     def next(self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
         """The next window of a lane, up to row `last`. In the backlog what was refused before comes first, as a person
-        wants to see that go; then what is owed from history, then the journal."""
-        window = None
-        if lane == "backlog" and position.replays:
-            rows = replayed_rows(view, self._catalogue.layouts(), cursor, position.replayed, limit)
-            window = Window(0, 0, rows, replayed=True) if rows else None
-            position.replays = bool(rows)
+        wants to see that go, but for a window that is out already; then what is owed from history, then the journal."""
+        out = position.in_hand.get(lane)
+        goes_on = out is not None and not out.replayed
+        window = None if goes_on else self._replayed(view, cursor, position, limit, lane)
         if window is None:
             window = self._read_before(view, cursor, position, last, limit, lane)
         if window is None:
             window = self._read(view, position, last, limit, lane)
+        if window is None and goes_on:
+            window = self._replayed(view, cursor, position, limit, lane)
         if window is not None:
             position.in_hand[lane] = window
         return window
+
+    def _replayed(self, view: View, cursor: str, position: Position, limit: int, lane: Lane) -> Window | None:
+        if lane != "backlog" or not position.replays:
+            return None
+        rows = replayed_rows(view, self._catalogue.layouts(), cursor, position.replayed, limit)
+        position.replays = bool(rows)
+        return Window(0, 0, rows, replayed=True) if rows else None
 
     def read_ahead(
         self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane, out: Window

@@ -147,24 +147,31 @@ def set_aside(journal: Journal, cursor_id: int, row: Pending, reason: str) -> in
     ).rowcount
 
 
-def replay(journal: Journal, which: Refused) -> int:
-    """Have one upstream's rows sent once more; how many. One of which there is a newer version is superseded."""
-    assert which.upstream is not None
+def supersede(journal: Journal, which: Refused) -> None:
+    """Give up those of which there is a newer version. Also before that is deleted: nobody could tell any more."""
     journal.write_rows()
     condition, values = which.condition()
     columns, where = ("cursor", "seq", "model", "device_id", "ts"), f"WHERE {condition} AND replay = 0"
     found = list(read_records(journal.connection, "_quarantined", columns, where, values))
     layouts = {layout.name: layout for layout in journal.catalogue.layouts().values()}
-    superseded = 0
+    names = {book.id: name for name, book in journal.books.cursors.items()}
     for cursor, seq, model, device, ts in found:
         if (journal.number_of(layouts[model], device, ts) or 0) > seq:
             journal.connection.execute("DELETE FROM _quarantined WHERE cursor = ? AND seq = ?", (cursor, seq))
-            superseded += 1
-        else:
-            journal.connection.execute("UPDATE _quarantined SET replay = 1 WHERE cursor = ? AND seq = ?", (cursor, seq))
-    journal.books.settle(which.upstream, quarantined=-len(found), superseded=superseded)
-    journal.replays = journal.replays or len(found) > superseded
-    return len(found) - superseded
+            journal.books.settle(names[cursor], quarantined=-1, superseded=1)
+
+
+def replay(journal: Journal, which: Refused) -> int:
+    """Have one upstream's rows sent once more; how many. One of which there is a newer version is superseded."""
+    assert which.upstream is not None
+    supersede(journal, which)
+    condition, values = which.condition()
+    count = journal.connection.execute(
+        f"UPDATE _quarantined SET replay = 1 WHERE {condition} AND replay = 0", values
+    ).rowcount
+    journal.books.settle(which.upstream, quarantined=-count)
+    journal.note_replays()
+    return count
 
 
 def drop(journal: Journal, which: Refused) -> int:

@@ -42,6 +42,7 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.keeping import SQLiteKeeping
 from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
+from edgedepot.storage.sqlite.quarantine import Refused, supersede
 from edgedepot.storage.sqlite.report import Salvaged, read_report
 from edgedepot.storage.sqlite.select import read_devices, read_rejected, select_readings
 from edgedepot.storage.sqlite.view import View
@@ -230,7 +231,9 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         def delete(journal: Journal) -> int:
             problems[:] = []
             try:
-                return delete_kept(journal, scope) + journal.delete(scope)
+                kept = delete_kept(journal, scope)
+                supersede(journal, Refused(None, scope.model.__measurement__, scope.device_id, scope.start, scope.end))
+                return kept + journal.delete(scope)
             except InvalidValue as exc:
                 problems[:] = [exc]
                 return 0

@@ -134,9 +134,19 @@ class Room(RuleBasedStateMachine):
 
     # -- what goes ------------------------------------------------------------------------------------------------
 
+    def has_newer(self, version: Version) -> bool:
+        there = self.rows.get(version.key)
+        return there is not None and there.order > version.order
+
     def forget(self, device: str | None, start: datetime | None, end: datetime | None) -> int:
         """Rows are deleted, from the journal also those that queries see no more; how many queries saw."""
         count = 0
+        for upstream in self.upstreams.values():
+            older = [one for one in upstream.quarantined if is_in(one.key, device, start, end) and self.has_newer(one)]
+            upstream.counts["quarantined"] -= len(older)
+            upstream.counts["superseded"] += len(older)
+            for one in older:
+                del upstream.quarantined[one]
         for version in {*self.rows.values(), *self.journal, *self.fresh}:
             if is_in(version.key, device, start, end):
                 if self.rows.get(version.key) is version:

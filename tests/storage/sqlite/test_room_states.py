@@ -430,10 +430,6 @@ class RoomStates(Room):
         assert self.store.replay_quarantined(name, measurement="weather", device=device, reason="ref") == len(current)
         upstream.replayed |= current
 
-    def has_newer(self, version: Version) -> bool:
-        there = self.rows.get(version.key)
-        return there is not None and there.order > version.order
-
     # -- questions ------------------------------------------------------------------------------------------------
 
     @rule(

@@ -250,8 +250,15 @@ class Store(RuleBasedStateMachine):
 
     def forget(self, gone: list[Key]) -> None:
         for key in gone:
-            self.held.rows.pop(self.rows.pop(key)[0], None)
+            number, _ = self.rows.pop(key)
+            self.held.rows.pop(number, None)
             for upstream in self.upstreams.values():
+                refused = upstream.quarantined.pop(key, [])
+                older = [row for row in refused if row[0] < number]
+                upstream.counts["quarantined"] -= len(older)
+                upstream.counts["superseded"] += len(older)
+                if len(older) < len(refused):
+                    upstream.quarantined[key] = [row for row in refused if row[0] >= number]
                 upstream.counts["deleted"] += upstream.pending.pop(key, None) is not None
 
     @rule(
