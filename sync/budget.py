@@ -102,6 +102,17 @@ class Budget:
         self._check_tokens(self._expected(self._waiting_size(max(1, min(waiting, limit)))))
         return limit
 
+    def fitting(self, rows: Sequence[Pending]) -> int:
+        """How many of these rows, at least 1, a request may have: fewer where they are larger than the ones before."""
+        if not self._limits.has_bytes:
+            return len(rows)
+        room = self._cost.size_for(min(self._capacity, self._left_today) / MARGIN)
+        for count, row in enumerate(rows):
+            room -= _row_size(row)
+            if room < 0:
+                return max(1, count)
+        return len(rows)
+
     def share(self, backlog: int, limit: int) -> tuple[Share, int]:
         """Whose turn it is, where about so many rows are a backlog, and how many rows, at most `limit`, go then."""
         if not self._limits.has_bytes:

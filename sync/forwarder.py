@@ -215,7 +215,7 @@ class Forwarder:
             return None
         self._read = len(found[1].rows)
         if self._averages is None:
-            return found
+            return found[0], self._fitting(*found)
         try:
             return found[0], self._averaged(*found, limit)
         except Held:
@@ -223,6 +223,14 @@ class Forwarder:
             if behind is None:
                 raise
             return behind[0], self._averaged(*behind, limit)
+
+    def _fitting(self, lane: Lane, window: Window) -> Window:
+        """The window, or a shorter one where its rows are larger than was to be expected."""
+        count = self._budget.fitting(window.rows)
+        if count < len(window.rows) and not window.replayed:
+            self._read = count
+            return self._store.pending(self._name, count, lane) or window
+        return window
 
     def _averaged(self, lane: Lane, window: Window, limit: int) -> Window:
         assert self._averages is not None

@@ -307,27 +307,6 @@ class RoomStates(Room):
         self.settle()
         self.look()
 
-    def rows_of(self, upstream: Upstream, window: Any) -> list[Version]:
-        """What the upstream is owed of a window's stretch."""
-        if window.place is not None:
-            return [version for version in upstream.walk if self.file.place(version) <= window.place[1:]]
-        return [version for version in upstream.owed if window.low <= version.seq <= window.high]
-
-    def received(self, upstream: Upstream, window: Any, row: Any) -> Version:
-        """The row that came, which was owed."""
-        version = row.version(1)
-        pile: Any = upstream.replayed if window.replayed else upstream.walk if window.place else upstream.owed
-        found: Version = next(one for one in pile if one.seq == row.seq)
-        if window.replayed:
-            values = upstream.replayed[found]
-        else:
-            values = found.values if window.place else found.sent
-            assert upstream.takes(found)
-            assert bool((version.quality or 0) & 8) == (window.place is None and found.thinned is not None)
-        assert not found.held
-        assert (found.key, values) == ((version.device, version.timestamp), dict(version.data))
-        return found
-
     def check_window(self, upstream: Upstream, hand: Hand, lane: Any) -> None:
         """It is what comes next, whole and in order."""
         window = hand.window

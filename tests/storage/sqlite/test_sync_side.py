@@ -252,6 +252,32 @@ def test_quarantined_rows_are_known_by_their_numbers_and_counted(store: SQLiteSt
     assert [row["replayed"] for row in store.quarantined()] == [False, True]
 
 
+def test_what_is_sent_once_more_never_goes_behind_what_is_newer(store: SQLiteStorage) -> None:
+    """Also where the newer reading, or the older one itself, was deleted here meanwhile."""
+    for value in (1.0, 2.0):
+        put(store, 1, 2, value=value)
+        window = next_window(store)
+        if value == 1.0:
+            store.quarantine("central", window.rows, "out of range")
+        store.acknowledge("central", window)
+    store.delete_readings(Weather, "mast", T0 + timedelta(seconds=1), T0 + timedelta(seconds=2))
+    assert store.count_quarantined() == {"central": 1}
+    assert store.replay_quarantined("central") == 0
+    assert store.ledger().upstreams["central"] == upstream_books(versions=4, delivered=2, superseded=2)
+    put(store, 3)
+    window = next_window(store)
+    store.quarantine("central", window.rows, "out of range")
+    store.acknowledge("central", window)
+    store.delete_readings(Weather, "mast", T0 + timedelta(seconds=3), T0 + timedelta(seconds=4))
+    assert store.replay_quarantined("central") == 1
+    put(store, 3, value=2.0)
+    window = next_window(store)
+    assert [row.row[1] for row in window.rows] == [2.0]
+    store.acknowledge("central", window)
+    assert store.pending("central", 10) is None
+    assert store.ledger().upstreams["central"] == upstream_books(versions=6, delivered=3, superseded=3)
+
+
 def test_a_second_cursor_starts_at_the_oldest_row_that_is_there(store: SQLiteStorage) -> None:
     put(store, 1, 2, 3)
     put(store, 1, value=2.0)

@@ -1,0 +1,277 @@
+"""Sync under scarcity against a pure model: a store that fills up, thins and evicts, links with a rate, a day's budget
+and hours, and an upstream that loses what it had and gets it again. The ledger balances at every step, to the row; no
+budget is ever exceeded; fresh readings go first; reconcile sends what was delivered and is gone, and nothing else.
+
+What the store holds and does is modelled as in tests/storage/sqlite/test_room_states.py; here forwarders as they are at
+work take from it, in simulated time and one thread.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, rule
+
+from edgedepot import StorageBusy
+from edgedepot.storage.base import EVERYTHING, Lane, Window
+from edgedepot.sync.backoff import Backoff
+from edgedepot.sync.forwarder import Forwarder
+from edgedepot.sync.lanes import LIVE_PAUSE
+from edgedepot.sync.limits import Limits
+from edgedepot.sync.reconcile import reconcile
+from tests.models import Weather
+from tests.storage.sqlite.room_model import Hand, Upstream, Version
+from tests.storage.sqlite.room_states import Room, Row
+from tests.storage.sqlite.states import T0, Values, data, devices, readings
+from tests.sync.scarce import Metered, WatchedStore, Watcher
+
+DAY = timedelta(days=1)
+BATCH = 40
+NAMES = ["one", "two"]
+rooms = st.fixed_dictionaries(
+    {}, optional={"keep_bytes": st.just("1 MB"), "when_full": st.sampled_from(["evict", "evict", "block"])}
+).map(lambda drawn: drawn if "keep_bytes" in drawn else {})
+costs = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_rate": st.sampled_from(["2 kB/s", "20 kB/s"]),
+        "max_per_day": st.sampled_from(["100 kB", "300 kB"]),
+        "windows": st.sampled_from([["22:00-06:00 Europe/Zurich"], ["00:00-12:00 UTC", "13:00-14:00 UTC"]]),
+    },
+)
+which_one = st.sampled_from(NAMES)
+
+
+class Scarce(Room, Watcher):
+    """One store, two upstreams, each behind a link of its own."""
+
+    storage = WatchedStore
+    store: WatchedStore
+
+    @initialize(room=rooms, links=st.tuples(costs, costs))
+    def begin(self, room: dict[str, Any], links: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        self.links: dict[str, Metered] = {}
+        self.delivered: dict[str, set[Version]] = {name: set() for name in NAMES}
+        self.forwarders: dict[str, Forwarder] = {}
+        self.make(room)
+        for name, link in zip(NAMES, links, strict=True):
+            self.links[name] = Metered(self.clock, Limits.of(name, **link))
+            self.links[name].gateway_id = "g"
+            self.store.add_cursor(name)
+            self.upstreams[name] = Upstream("oldest", EVERYTHING, self.file.first - 1)
+        self.connect()
+
+    def open(self, limits: dict[str, Any]) -> None:
+        super().open(limits)
+        self.store.watch_by(self)
+
+    def connect(self) -> None:
+        """Forwarders as of a process that has just started."""
+        self.live_at = dict.fromkeys(NAMES, self.clock.monotonic())
+        self.in_doubt = dict.fromkeys(NAMES, False)
+        for name, link in self.links.items():
+            self.forwarders[name] = Forwarder(
+                self.store,
+                name,
+                link,
+                clock=self.clock,
+                batch_size=BATCH,
+                poll_interval=60.0,
+                backoff=Backoff(0.2, 60.0, lambda: 0.5),
+                limits=link.limits,
+            )
+
+    # -- what comes in --------------------------------------------------------------------------------------------
+
+    def store_rows(self, rows: list[Row]) -> None:
+        try:
+            self.store.store_readings(Weather, rows)
+        except StorageBusy:
+            assert self.limits.get("when_full") == "block"
+        else:
+            self.arrive_together(rows)
+
+    @rule(rows=st.lists(readings, min_size=1, max_size=8))
+    def put(self, rows: list[Row]) -> None:
+        self.store_rows(rows)
+
+    @rule(device=devices, minute=st.integers(0, 30), values=st.lists(data, min_size=2, max_size=9))
+    def put_a_minute(self, device: str, minute: int, values: list[Values]) -> None:
+        start = T0 + timedelta(minutes=minute)
+        self.store_rows([(device, start + timedelta(seconds=6 * n), one) for n, one in enumerate(values)])
+
+    @rule(hours=st.integers(-48, 0), count=st.sampled_from([40, 150]), size=st.sampled_from([10, 1000]))
+    def fill_up(self, hours: int, count: int, size: int) -> None:
+        """Much at once: after some of these there is no room."""
+        start = T0 + timedelta(hours=hours)
+        values: list[Values] = [{"temperature": float(n), "note": "x" * size, "count": n} for n in range(count)]
+        self.store_rows([("fill", start + timedelta(seconds=20 * n), one) for n, one in enumerate(values)])
+        self.the_file_is_as_it_should_be()
+        self.fold()
+
+    @rule(device=devices, since=st.integers(0, 20))
+    def delete(self, device: str, since: int) -> None:
+        span = (T0 + timedelta(minutes=since), T0 + timedelta(minutes=since + 10))
+        assert self.store.delete_readings(Weather, device, *span) == self.forget(device, *span)
+
+    # -- room -----------------------------------------------------------------------------------------------------
+
+    @rule()
+    def fold(self) -> None:
+        self.store.fold()
+        self.fold_past()
+
+    @rule()
+    def thin(self) -> None:
+        for _ in range(2):  # the second finds no piece to end or to drop
+            self.fold()
+            self.the_file_is_as_it_should_be()
+        before = T0 + 50 * DAY
+        self.store.thin(before)
+        self.settle()
+        self.look(before)
+
+    @rule(room=rooms, in_order=st.booleans())
+    def start_again(self, room: dict[str, Any], in_order: bool) -> None:
+        """What is spent of a day is not forgotten, neither by a crash."""
+        if in_order:
+            for forwarder in self.forwarders.values():
+                forwarder.close()
+        self.store.close()
+        self.stamps.clear()
+        self.open(room)
+        for name, upstream in self.upstreams.items():
+            self.store.add_cursor(name)
+            upstream.hands.clear()
+        self.settle()
+        self.look(opening=True)
+        self.connect()
+
+    # -- the link -------------------------------------------------------------------------------------------------
+
+    @rule(which=which_one, away=st.booleans())
+    def goes_away_or_comes_back(self, which: str, away: bool) -> None:
+        self.links[which].away = away
+
+    @rule(which=which_one, remainder=st.none() | st.integers(0, 9))
+    def refuses(self, which: str, remainder: int | None) -> None:
+        if not self.in_doubt[which]:
+            self.links[which].refuses = remainder
+
+    @rule(which=which_one, times=st.integers(1, 8), hours=st.sampled_from([0.01, 1, 30]))
+    def forward(self, which: str, times: int, hours: float) -> None:
+        """Some steps, and the waits between them as far as they are not too long."""
+        until = self.clock.monotonic() + hours * 3600
+        for _ in range(times):
+            if not self.step(which, until):
+                return
+
+    def step(self, which: str, until: float) -> bool:
+        self.in_doubt[which] = self.forwarders[which]._lanes.is_unresolved  # that is finished first
+        wait = self.forwarders[which].step()
+        assert self.store.wrong == []
+        if wait is not None:
+            self.clock.advance(max(0.0, min(wait.until, until) - self.clock.monotonic()))
+        self.the_file_is_as_it_should_be()
+        return self.clock.monotonic() < until
+
+    @rule(seconds=st.sampled_from([1, 600, 20_000]))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @rule(which=which_one, every=st.integers(0, 3))
+    def loses_and_reconciles(self, which: str, every: int) -> None:
+        """Some rows, or all, are gone there; what was delivered and stands as it was is there again."""
+        link, upstream = self.links[which], self.upstreams[which]
+        gone = [key for place, key in enumerate(sorted(link.kept)) if not every or place % every == 0]
+        before = {key: link.kept.pop(key) for key in gone}
+        had, refuses, link.refuses, link.again = dict(link.kept), link.refuses, None, []
+        report = reconcile(self.store, which, link).total()
+        sent, link.again, link.refuses = link.again, None, refuses
+        due = {version.key for version in self.delivered[which] if self.rows.get(version.key) is version}
+        due &= before.keys()
+        keys = {(row.device, row.timestamp) for row in sent}
+        assert len(keys) == len(sent) == report.sent
+        assert keys <= due, "sent though the books do not count it as delivered, or though it was there"
+        assert link.kept == had | {key: before[key] for key in keys}, "as it was the first time"
+        if not upstream.counts["thinned"] + upstream.counts["evicted"]:  # they may withhold a little more
+            assert keys == due
+        for key, row in before.items():
+            link.kept.setdefault(key, row)
+
+    # -- what sync does -------------------------------------------------------------------------------------------
+
+    def handed_out(self, cursor: str, lane: Lane, window: Window) -> None:
+        upstream = self.upstreams[cursor]
+        assert len(window.rows) <= BATCH
+        versions = [self.received(upstream, window, row) for row in window.rows]
+        expected = [version for version in self.rows_of(upstream, window) if not version.held]
+        assert window.replayed or set(versions) == set(expected), "a window has all of its stretch"
+        upstream.hands[lane] = Hand(window, versions)
+
+    def acknowledged(self, cursor: str, window: Window, refused: Sequence[int], do: Callable[[], None]) -> None:
+        upstream = self.upstreams[cursor]
+        lane = next(lane for lane, hand in upstream.hands.items() if hand.window is window)
+        self.check_turn(cursor, lane)
+        hand = upstream.hands.pop(lane)
+        aside = [version for version in hand.rows if version.seq in refused]
+        upstream.resolve(self.rows_of(upstream, window), aside)
+        taken = {version for version in hand.rows if version not in aside}
+        kept = self.links[cursor].kept
+        assert all(version.key in kept for version in taken), "acknowledged without being there"
+        self.delivered[cursor] |= {version for version in taken if version.thinned is None}
+        do()
+        if window.low:
+            upstream.acknowledged.append((window.low, window.high))
+        self.settle()
+        self.look()
+
+    def check_turn(self, cursor: str, lane: Lane) -> None:
+        """Where bytes are scarce fresh readings do not wait for a backlog."""
+        now = self.clock.monotonic()
+        if lane == "live":
+            self.live_at[cursor] = now
+        elif self.links[cursor].limits.has_bytes and not self.in_doubt[cursor]:
+            assert self.store._writing is not None
+            split = self.store._writing.cursors.position(cursor).split
+            waits = split is not None and any(row.seq > split and not row.held for row in self.upstreams[cursor].owed)
+            assert not waits or now - self.live_at[cursor] <= LIVE_PAUSE, "a backlog went before fresh readings"
+
+    @invariant()
+    def promises_are_kept(self) -> None:
+        for name in getattr(self, "links", {}):
+            self.links[name].check()
+            status = self.forwarders[name].status()
+            assert (status.faults, self.store.wrong) == (0, [])
+            spent = status.spent_today
+            assert spent is None or spent <= (self.links[name].limits.per_day or 0)
+
+    # -- in the end -----------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            if getattr(self, "forwarders", None):
+                self.everything_arrives()
+        finally:
+            super().teardown()
+
+    def everything_arrives(self) -> None:
+        """All that is not in the books as something else is there, as it stands, or as its minute's average."""
+        for name, link in self.links.items():
+            link.away, link.refuses = False, None
+            upstream = self.upstreams[name]
+            for _ in range(2000):
+                if not upstream.pending:
+                    break
+                self.step(name, self.clock.monotonic() + 2 * 86_400)
+            assert not upstream.pending
+            assert self.store.count_pending(name) == 0
+            link.check()
+        self.the_file_is_as_it_should_be()
+
+
+TestScarce = Scarce.TestCase
+TestScarce.settings = settings(max_examples=int(os.environ.get("STATES", "14")), stateful_step_count=30)
