@@ -260,7 +260,7 @@ def test_what_is_sent_once_more_never_goes_behind_what_is_newer(store: SQLiteSto
         if value == 1.0:
             store.quarantine("central", window.rows, "out of range")
         store.acknowledge("central", window)
-    store.delete_readings(Weather, "mast", T0 + timedelta(seconds=1), T0 + timedelta(seconds=2))
+    store.delete_readings(Weather, "a", T0 + timedelta(seconds=1), T0 + timedelta(seconds=2))
     assert store.count_quarantined() == {"central": 1}
     assert store.replay_quarantined("central") == 0
     assert store.ledger().upstreams["central"] == upstream_books(versions=4, delivered=2, superseded=2)
@@ -268,7 +268,7 @@ def test_what_is_sent_once_more_never_goes_behind_what_is_newer(store: SQLiteSto
     window = next_window(store)
     store.quarantine("central", window.rows, "out of range")
     store.acknowledge("central", window)
-    store.delete_readings(Weather, "mast", T0 + timedelta(seconds=3), T0 + timedelta(seconds=4))
+    store.delete_readings(Weather, "a", T0 + timedelta(seconds=3), T0 + timedelta(seconds=4))
     assert store.replay_quarantined("central") == 1
     put(store, 3, value=2.0)
     window = next_window(store)
