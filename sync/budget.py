@@ -306,9 +306,9 @@ class _Cost:
         if spread > 0.01 * self._xx:
             self._each = max(_LEAST_EACH, (self._xy - self._x * self._y / self._weight) / spread)
             self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
-        else:  # all of one size: nothing tells what each costs from what goes with it
-            self._fixed = min(self._fixed, self._y / self._weight)
-            self._each = max(_LEAST_EACH, (self._y - self._fixed * self._weight) / self._x)
+        else:  # all of one size: what goes with a request is taken for the size's, or a larger one would seem cheap
+            self._each = max(_LEAST_EACH, min(_FIRST_EACH, self._y / self._x))
+            self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
 
 
 def _size_of(rows: Sequence[Pending]) -> float:

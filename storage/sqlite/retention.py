@@ -79,13 +79,15 @@ class Retention:
             return deed
         self.is_over = self.exceeds()
         deed = self._make_room(now) if self.is_over else None
+        if deed is None:
+            self._log.committed(is_thinning=False)  # what was thinned sufficed, in the middle of a piece
         blocks = self.is_over and deed is None and self._limits.block
         self.full = f"the store has reached its limit of {self._limits.size} bytes (keep_bytes)" if blocks else None
         return deed
 
     def committed(self) -> None:
         """What `next` said is done."""
-        self._log.committed(bool(self._batches))
+        self._log.committed(is_thinning=bool(self._batches))
 
     def exceeds(self, headroom: bool = True) -> bool:
         """Whether the store holds more than it may by now, or leaves too little room for what comes."""

@@ -263,6 +263,8 @@ class Room(RuleBasedStateMachine):
     def thinned_minutes(self, gone: set[Version], before: datetime | None) -> list[list[Version]]:
         """Whole minutes of which all but the last went, and their piece did not."""
         rest = {version for version in gone if version.piece in self.file.firsts}
+        if not rest:
+            return []
         found = [
             group
             for group in minutes_to_thin(self.journal, self.file, self.upstreams.values(), before)
