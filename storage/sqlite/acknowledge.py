@@ -81,7 +81,7 @@ def _gone(journal: Journal) -> list[tuple[int, int]]:
         if after.id > piece.id + 1:
             last = journal.connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()[0]
             found.append((piece.first if last is None else last + 1, after.first - 1))
-    return found
+    return [(low, high) for low, high in found if low <= high]  # a piece that was dropped may have had no rows
 
 
 def remove_cursor(journal: Journal, name: str) -> int:
