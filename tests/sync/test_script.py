@@ -64,6 +64,7 @@ class Gateway(RuleBasedStateMachine):
         self.upstream = ScriptedUpstream()
         self.upstream.refuses = refuses
         self.stored: dict[Identity, dict[str, float]] = {}
+        self.deleted: set[object] = set()
         self.open()
 
     def open(self) -> None:
@@ -93,7 +94,11 @@ class Gateway(RuleBasedStateMachine):
         for kept in self.upstream.kept.values():
             assert refuses(kept) is None
             assert kept.gateway_seq not in quarantined
-        assert len(quarantined) == self.store.ledger().upstreams["central"]["quarantined"]
+        still = {row["number"] for row in self.store.quarantined("central", limit=10_000)}
+        assert len(still) == self.store.ledger().upstreams["central"]["quarantined"]
+        assert still <= quarantined.keys()
+        # What was replaced and then deleted is superseded; all else stays.
+        assert {quarantined[seq].device for seq in quarantined.keys() - still} <= self.deleted
 
     def deliver(self, limit: int) -> bool:
         window = self.store.pending("central", limit)
@@ -119,6 +124,7 @@ class Gateway(RuleBasedStateMachine):
     @rule(device=DEVICES)
     def delete_device(self, device: str) -> None:
         self.store.delete_readings(Weather, device)
+        self.deleted.add(device)
         self.stored = {key: data for key, data in self.stored.items() if key[:2] != ("weather", device)}
 
     @rule(answers=st.lists(ANSWERS, min_size=1, max_size=4))
