@@ -48,7 +48,7 @@ class Averages:
         if window.place is None:
             window = self._whole(window, limit, read)
         averages = self._averages(window.rows)
-        return replace(window, rows=averages, skipped=len(window.rows) - len(averages))
+        return replace(window, rows=averages, skipped=len(window.rows) - len(averages), averages=True)
 
     def _whole(self, window: Window, limit: int, read: Callable[[int], Window | None]) -> Window:
         """Without a bucket at its end of which there may be more."""

@@ -18,7 +18,8 @@ from edgedepot.storage.sqlite.quarantine import acknowledge_replayed, set_aside
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.tables import rows_in, rows_of
-from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed
+from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed, owed
+from edgedepot.storage.sqlite.withheld import withhold_numbers, withhold_walked
 
 
 def count_pending(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -> int:
@@ -110,7 +111,7 @@ def acknowledge(
     if window.replayed:
         acknowledge_replayed(journal, cursor, window, refused)
     elif window.place is not None:
-        _acknowledge_walk(journal, cursor, window.place, window.skipped, refused, choice)
+        _acknowledge_walk(journal, cursor, window.place, window, refused, choice)
     else:
         _acknowledge_journal(journal, cursor, window, refused, choice)
 
@@ -119,7 +120,7 @@ def _acknowledge_walk(
     journal: Journal,
     cursor: str,
     place: Place,
-    spared: int,
+    window: Window,
     refused: Sequence[tuple[Pending, str]],
     choice: Choice,
 ) -> None:
@@ -127,13 +128,17 @@ def _acknowledge_walk(
     book = journal.books.cursors[cursor]
     if place <= book.walk.place:
         return
-    span = (journal.connection, journal.shape, journal.catalogue.layouts(), book.walk, place, book.since)
+    layouts = journal.catalogue.layouts()
+    span = (journal.connection, journal.shape, layouts, book.walk, place, book.since)
     passed = count_owed(*span)
     skipped = 0 if choice == EVERYTHING else passed - count_owed(*span, _chosen(journal, choice))
-    there = [(row, reason) for row, reason in refused if _is_in_history(journal, row)]
+    numbers = _numbers_in_history(journal, book.walk, place, refused)
+    there = [(row, reason) for row, reason in refused if row.seq in numbers]
     quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in there)
-    skipped += min(spared, passed - quarantined - skipped)
+    skipped += min(window.skipped, passed - quarantined - skipped)
     delivered = passed - quarantined - skipped
+    if window.averages:
+        withhold_walked(journal.connection, journal.shape, layouts, book.id, book.walk, place)
     journal.books.walk_on(cursor, place, passed, delivered=delivered, quarantined=quarantined, skipped=skipped)
 
 
@@ -151,6 +156,8 @@ def _acknowledge_journal(
         others = min(spared, passed - quarantined - skipped)
         spared, skipped = spared - others, skipped + others
         delivered = passed - quarantined - skipped
+        if window.averages:
+            withhold_numbers(journal.connection, journal.shape, book.id, first, last)
         journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
 
 
@@ -201,10 +208,19 @@ def _chosen(journal: Journal, choice: Choice) -> str:
     return json.dumps([series for model, device, series in known if choice.takes(layouts[model].name, device)])
 
 
-def _is_in_history(journal: Journal, row: Pending) -> bool:
-    layout = journal.catalogue.layout(row.model)
-    found = journal.history.find(layout, (), journal.catalogue.series(layout, row.device_id), row.timestamp)
-    return found is not None and found[0] == row.seq
+def _numbers_in_history(journal: Journal, walk: Walk, place: Place, refused: Sequence[tuple[Pending, str]]) -> set[int]:
+    """Which of the rows are in history still, up to a place. They are known by their numbers: an average has the time
+    of none."""
+    if not refused:
+        return set()
+    numbers = json.dumps([row.seq for row, _ in refused])
+    return {
+        seq
+        for _, _, table, condition in owed(journal.shape, journal.catalogue.layouts(), walk.place, place)
+        for (seq,) in journal.connection.execute(
+            f"SELECT seq FROM {table} WHERE {condition} AND seq IN (SELECT value FROM json_each(?))", (numbers,)
+        )
+    }
 
 
 def _is_in_journal(journal: Journal, row: Pending) -> bool:

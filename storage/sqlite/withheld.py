@@ -1,5 +1,5 @@
-"""What an upstream has acknowledged without getting it: evicted, thinned, dropped from quarantine, or skipped by a
-choice that it has made no more.
+"""What an upstream has acknowledged without getting it: evicted, thinned, dropped from quarantine, skipped by a choice
+that it has made no more, or gone into an average.
 
 The books count these; history still has the rows themselves, maybe for years. So that nobody takes them for delivered
 they are noted here, as stretches of a series: the rows ``start <= ts < stop`` that are numbered ``low..high``. All that
@@ -11,9 +11,11 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import rows_of
+from edgedepot.storage.sqlite.walk import Place, Walk, owed
 
 _COLUMNS = "(cursor, series, start, stop, low, high)"
 _TOGETHER = (
@@ -63,6 +65,42 @@ def withhold_piece(
         f" FROM {rows_of(shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0 GROUP BY series{_TOGETHER}",
         (cursor, low, high, low, high),
     )
+
+
+def withhold_numbers(connection: sqlite3.Connection, shape: Shape, cursor: int, low: int, high: int) -> None:
+    """Note all rows ``low..high`` of the journal. Stretches that end right before `low` go on, so that an upstream that
+    never gets anything but averages has one for each series."""
+    connection.execute("UPDATE _withheld SET high = ? WHERE cursor = ? AND high = ?", (high, cursor, low - 1))
+    for piece in shape.pieces_between(low, high):
+        found = connection.execute(
+            f"SELECT series, min(ts), max(ts) + 1 FROM {rows_of(shape, piece)}"
+            " WHERE seq BETWEEN ? AND ? AND series > 0 GROUP BY series",
+            (low, high),
+        ).fetchall()
+        for series, start, stop in found:
+            before = connection.execute(
+                "DELETE FROM _withheld WHERE cursor = ? AND series = ? AND high = ? RETURNING start, stop, low",
+                (cursor, series, high),
+            ).fetchall()
+            starts, stops, lows = zip((start, stop, low), *before, strict=True)
+            connection.execute(
+                f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?){_TOGETHER}",
+                (cursor, series, min(starts), max(stops), min(lows), high),
+            )
+
+
+def withhold_walked(
+    connection: sqlite3.Connection, shape: Shape, layouts: dict[int, Layout], cursor: int, walk: Walk, until: Place
+) -> None:
+    """Note all rows of history from where a walk is to a place. Of a series that the walk has in hand all goes that is
+    up to there, so that its stretches go on in one another."""
+    for layout, partition, table, condition in owed(shape, layouts, walk.place, until):
+        found = connection.execute(f"SELECT DISTINCT series FROM {table} WHERE {condition}").fetchall()
+        for (series,) in found:
+            here = (layout.id, partition.start, series)
+            start = walk.place[3] + 1 if walk.place[:3] == here else partition.start
+            stop = until[3] + 1 if until[:3] == here else partition.stop
+            withhold(connection, cursor, Stretch(series, start, stop, 0, walk.end - 1))
 
 
 def withhold_quarantined(connection: sqlite3.Connection, condition: str, values: list[object]) -> None:

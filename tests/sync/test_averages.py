@@ -163,6 +163,28 @@ def test_a_late_upstream_gets_the_averages_of_history(tmp_path: Path, clock: Man
     assert len(twice) <= len(upstream.requests)  # those that a window's end cut
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_refused_average_is_quarantined(tmp_path: Path, clock: ManualClock, is_late: bool) -> None:
+    """Also of history, where no reading has its identity: the average bears the interval's start."""
+    refused = T0 + timedelta(minutes=1)
+    upstream = ScriptedUpstream(gateway_id="g", refuses=lambda row: "no" if row.timestamp == refused else None)
+    with open_store(tmp_path, clock, piece_rows=1000) as store:
+        rows: list[Any] = [("d0", T0 + timedelta(seconds=second + 0.5), {"temperature": 1.0}) for second in range(1200)]
+        store.add_cursor("first" if is_late else "central")
+        store.store_readings(Weather, rows).wait()
+        store.fold()
+        if is_late:
+            deliver_all(store, upstream, clock)
+            fill(store, SECONDS, SECONDS + 300)  # the piece before is closed, and goes
+            deliver_all(store, upstream, clock)
+            store.fold()
+            store.add_cursor("central")
+        run(store, forwarder_with(store, upstream, clock, every="1 minute"), clock)
+        assert [row["timestamp"] for row in store.quarantined()] == [refused]
+        books = store.ledger()
+        assert (books.upstreams["central"]["quarantined"], books.problems) == (1, [])
+
+
 def deliver_all(store: SQLiteStorage, upstream: ScriptedUpstream, clock: ManualClock) -> None:
     while (window := store.pending("first", 5000)) is not None:
         store.acknowledge("first", window)

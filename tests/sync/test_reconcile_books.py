@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,9 @@ from edgedepot import Reading, SQLiteStorage, Version
 from edgedepot.storage.base import EVERYTHING, Choice, Data
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.delivered import measures_of
+from edgedepot.sync.averages import Averages
+from edgedepot.sync.delivery import Delivery
+from edgedepot.sync.limits import Limits
 from edgedepot.sync.reconcile import Finding, reconcile
 from tests.sync.reconciling import Identity, Own, Power, Weather, fill, forward, lose, moment, readings
 
@@ -52,6 +56,65 @@ def lost_and_found(store: SQLiteStorage, own: Own, name: str = "central", **more
     assert again.compared == sum(len(measures_of(model)) for model in there), "nothing is looked at closer"
     assert store.ledger().problems == []
     return sorted(own.kept)
+
+
+def forward_averages(store: SQLiteStorage, own: Own, every: str, limit: int, windows: int = 1000) -> None:
+    """As `forward`, but of each interval its average alone goes, in windows of at most `limit` rows."""
+    end = ManualClock(T0 + timedelta(days=30))
+    averages = Averages(store, Limits.of("central", every=every).every or 0, end)
+    delivery = Delivery(store, "central", own, end, lambda: True)
+    own.gateway_id = store.gateway_id
+    for _ in range(windows):
+        window = store.pending("central", limit)
+        if window is None:
+            break
+        delivery.deliver(averages.of(window, limit, lambda rows: store.pending("central", rows)))
+        store.flush()
+
+
+@pytest.mark.parametrize("every", ["1 minute", "1 second"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_readings_that_went_into_averages(store: SQLiteStorage, folded: bool, every: str) -> None:
+    """None of them is there as itself: not those that the books skip, and not the one that stands for them."""
+    store.add_cursor("central")
+    own = Own()
+    weather(store, range(300))
+    forward(store, own, limit=90)
+    forward_averages(store, own, every, limit=40, windows=3)
+    weather(store, range(90, 92), value=0.5)  # of which the averages come later
+    if folded:
+        store.fold()
+    forward_averages(store, own, every, limit=40)
+    weather(store, range(300, 400))
+    weather(store, range(85, 90), value=0.25)
+    if folded:
+        store.fold()
+    forward(store, own)
+    expected = {at(number) for number in (*range(90), *range(300, 400))}
+    assert set(lost_and_found(store, own)) == expected
+    with sqlite3.connect(store.path) as connection:
+        assert connection.execute("SELECT count(*) FROM _withheld").fetchone() == (1,)
+
+
+def test_history_that_went_into_averages(tmp_path: Path) -> None:
+    """Of a late upstream: that it once got averages, and then no more, each in the middle of a series."""
+    with SQLiteStorage(tmp_path / "local.db", gateway_id="roof", piece_rows=200) as store:
+        for start in range(0, 1500, 300):
+            fill(store, readings(1500)[start * 2 : start * 2 + 600])
+            store.fold()
+        store.add_cursor("central")
+        own = Own()
+        forward(store, own, limit=498)  # whole hours
+        before = set(own.kept)
+        forward_averages(store, own, "1 hour", limit=300, windows=5)
+        averages = set(own.kept) - before
+        assert averages
+        forward(store, own)
+        walked = {(model.__measurement__, device, time) for model, device, time, _ in readings(1500)[:3000]}
+        after = set(own.kept) - before - averages
+        found = set(lost_and_found(store, own))
+        assert found == (before | after) & walked
+        assert 800 < len(found) < store.ledger().upstreams["central"]["versions"] - 500
 
 
 def delivered(store: SQLiteStorage, name: str = "central") -> int:
