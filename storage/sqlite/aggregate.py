@@ -21,7 +21,7 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.downsampled import kept_spans, kept_table, why_not
 from edgedepot.storage.sqlite.select import converter
 from edgedepot.storage.sqlite.shape import Partition, Rule
-from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table
+from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table, hours_of
 from edgedepot.storage.sqlite.view import View, places
 
 Partial = tuple[Any, ...]
@@ -292,8 +292,8 @@ class _Question:
         heads, grouping = self._keys("span.bucket" if self._is_calendar else self._hour_bucket)
         dirty = "EXISTS (SELECT 1 FROM _dirty AS d WHERE d.series = t.series AND d.hour = {})"
         for partition, table in self._hours:
-            start, stop = partition.start // HOUR, partition.stop // HOUR
-            inside = [span for span in spans if span[1] < stop and span[2] > start]
+            first, behind = hours_of(partition)
+            inside = [span for span in spans if span[1] < behind and span[2] > first]
             if inside:
                 yield from connection.execute(
                     f"SELECT {heads}, {self.method.hours} FROM {_SPANS} CROSS JOIN json_each(?) AS one"

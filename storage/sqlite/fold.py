@@ -221,16 +221,18 @@ class Fold:
 
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""
-        dirty = list(read_records(self._connection, "_dirty", ("series", "hour", "digest"), "LIMIT ?", (CLEANED,)))
+        columns = ("series", "hour", "part", "digest")
+        dirty = list(read_records(self._connection, "_dirty", columns, "LIMIT ?", (CLEANED,)))
         layouts = self._journal.catalogue.layouts()
-        for series, hour, taken in dirty:
+        for series, hour, part, taken in dirty:
             known = self._journal.tail.series(series)
-            partition = None if known is None else self._journal.shape.partition_of(known.model_id, hour * HOUR)
+            partition = None if known is None else self._journal.shape.partition_of(known.model_id, part)
             if known is not None and partition is not None:
                 layout = layouts[known.model_id]
                 widen_hours(self._connection, layout, partition)
                 add_hour_again(self._connection, layout, partition, series, hour, taken)
-            self._connection.execute("DELETE FROM _dirty WHERE series = ? AND hour = ?", (series, hour))
+            where = "series = ? AND hour = ? AND part = ?"
+            self._connection.execute(f"DELETE FROM _dirty WHERE {where}", (series, hour, part))
         return len(dirty)
 
     def _finish(self) -> None:
@@ -261,7 +263,8 @@ class Fold:
         return next((piece.id for piece in aside if shape.last_of(piece) <= low), 0)
 
     def _cut_partitions(self) -> None:
-        """Where retention is to take partitions, end those that have become large or long."""
+        """Where retention is to take partitions, end those that have become large or long: right behind their newest
+        row, in the middle of an hour too. Were it the hour's end, what is left to take would lie in the future."""
         if not self._limits:
             return
         for layout in self._journal.catalogue.layouts().values():

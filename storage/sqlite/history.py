@@ -76,11 +76,12 @@ class History:
 
 
 def _taking(layout: Layout, partition: Partition, doomed: str) -> str:
-    """The SQL that notes the hours out of which rows are taken, and what their digests come to."""
+    """The SQL that notes the hours out of which rows are taken, of which partition, and what their digests come to."""
     taken = f"sum({row_digest(layout, partition)})"
     return (
-        f"INSERT INTO _dirty (series, hour, digest) SELECT series, {hour_of('ts')}, {taken} {doomed}"
-        f" GROUP BY 1, 2 ON CONFLICT (series, hour) DO UPDATE SET digest = digest + excluded.digest"
+        f"INSERT INTO _dirty (series, hour, part, digest)"
+        f" SELECT series, {hour_of('ts')}, {partition.start}, {taken} {doomed}"
+        f" GROUP BY 1, 2 ON CONFLICT (series, hour, part) DO UPDATE SET digest = digest + excluded.digest"
     )
 
 

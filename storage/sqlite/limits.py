@@ -26,6 +26,8 @@ _SIZE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]+)\s*", re.ASCII)
 _LEAST = 1_000_000
 PAGE = 4096
 _FOLD_ROWS = 30_000
+_ROW_SHARES, _MODEL_ROW_SHARES = 2_000, 400
+"""One row for so many bytes: of the store, and of a model's history, which a fold is to fill a small part of."""
 _PERIODS = [hours * HOUR for hours in (1, 2, 4, 8, 24, 48, 5 * 24, 10 * 24)]
 _SHARES = 16
 """Into so many partitions what a budget holds is cut: so fine-grained is what goes at a time."""
@@ -81,7 +83,8 @@ class Limits:
     @property
     def fold_rows(self) -> int:
         """How many rows a fold takes at most: in between the store grows beyond what it may hold."""
-        return _FOLD_ROWS if self.size is None else max(100, min(_FOLD_ROWS, self.size // 2000))
+        wanted = [size // (_ROW_SHARES if name == REST else _MODEL_ROW_SHARES) for name, size in self.sizes.items()]
+        return max(100, min([_FOLD_ROWS, *wanted]))
 
     def piece_rows(self, wanted: int, bytes_each: float, pieces: int) -> int:
         """How many rows of that size the last of so many pieces may have, where `wanted` would do: what goes for want

@@ -12,7 +12,7 @@ from edgedepot.storage.sqlite.hours import add_hours, whole_hour
 from edgedepot.storage.sqlite.records import MOST, TIME
 from edgedepot.storage.sqlite.report import span
 from edgedepot.storage.sqlite.shape import Partition
-from edgedepot.storage.sqlite.tables import HOUR, hour_table, widen_hours
+from edgedepot.storage.sqlite.tables import HOUR, hour_table, hours_of, widen_hours
 
 
 def add_all_hours(draft: Draft) -> None:
@@ -25,16 +25,15 @@ def add_all_hours(draft: Draft) -> None:
 
 def add_hours_again(draft: Draft, hours: Iterable[tuple[int, int]]) -> None:
     """Of these series and hours, into which more readings came."""
+    ordered = sorted(hours)
     for layout, partition, _ in draft.partitions():  # also those that came just now
         widen_hours(draft.new, layout, partition)
-    for series, hour in sorted(hours):
-        model = draft.models[series]
-        place = draft.shape.partition_of(model, hour * HOUR)
-        if place is not None:
-            layout = draft.layouts[model]
-            where = "WHERE series = ? AND hour = ?"
-            draft.new.execute(f"DELETE FROM main.{hour_table(layout, place)} {where}", (series, hour))
-            add_hours(draft.new, layout, place, [whole_hour(series, hour)])
+        first, behind = hours_of(partition)
+        for series, hour in ordered:
+            if draft.models[series] == layout.id and first <= hour < behind:
+                where = "WHERE series = ? AND hour = ?"
+                draft.new.execute(f"DELETE FROM main.{hour_table(layout, partition)} {where}", (series, hour))
+                add_hours(draft.new, layout, partition, [whole_hour(series, hour)])
 
 
 def compare_hours(draft: Draft, left_out: Collection[tuple[int, int]]) -> None:
@@ -57,7 +56,7 @@ def _compared(draft: Draft, layout: Layout, old: Partition, left_out: Collection
     if (layout.id, old.start) not in left_out:
         same = f"main.{table} AS n WHERE n.series = o.series AND n.hour = o.hour"
         mine = f"coalesce((SELECT rows FROM {same}), 0)"
-    dirty = "SELECT 1 FROM old._dirty AS d WHERE d.series = o.series AND d.hour = o.hour"
+    dirty = f"SELECT 1 FROM old._dirty AS d WHERE d.series = o.series AND d.hour = o.hour AND d.part = {old.start}"
     time = f"o.hour > {TIME.low // HOUR} AND o.hour < {TIME.high // HOUR}"
     query = (
         f"SELECT device_id, o.hour, o.rows - {mine} AS missing FROM old.{table} AS o"

@@ -75,7 +75,7 @@ RECORDS: Mapping[str, Mapping[str, Kind]] = {
     "_withheld": {"cursor": ID, "series": ID, "start": _INTEGER, "stop": _INTEGER, "low": COUNT, "high": _INTEGER},
     "_rejected": {"id": ID, "source": ID, "at": TIME, "kind": _TEXT, "reason": _TEXT, "raw": Kind((bytes,))},
     "_replaced": {"id": ID, "series": ID, "ts": TIME, "field": _TEXT, "value": _ANY, "at": TIME},
-    "_dirty": {"series": ID, "hour": Kind((int,), -MOST, MOST), "digest": _INTEGER},
+    "_dirty": {"series": ID, "hour": Kind((int,), -MOST, MOST), "part": _INTEGER, "digest": _INTEGER},
 }  # fmt: skip
 """By table and column, in the order of schema.py."""
 _NUMBERS: Mapping[str, Kind] = {"store_epoch": ID, "books_seq": COUNT, "last_cursor": COUNT, "copied_at": TIME}

@@ -69,7 +69,7 @@ class Recount:
         """The wrong hours of the series ``low..high``, which the temporary table has."""
         self.hours += self._connection.execute(f"SELECT count(*) FROM temp.{self._table}").fetchone()[0]
         between = "BETWEEN ? AND ?"
-        dirty = "LEFT JOIN _dirty AS d ON d.series = o.series AND d.hour = o.hour"
+        dirty = f"LEFT JOIN _dirty AS d ON d.series = o.series AND d.hour = o.hour AND d.part = {self._partition.start}"
         both = "n.series = o.series AND n.hour = o.hour"
         fault = (
             f"CASE WHEN n.series IS NULL THEN iif(d.hour IS NULL, '{_LOST}', NULL)"

@@ -141,8 +141,8 @@ class Retention:
 
     def _drop_oldest(self, layout: Layout, mine: list[Partition], now: int | None) -> Deed | None:
         """To make room. The horizon is not to lie in the future: what comes in then would be late."""
-        end = mine[0].stop if len(mine) > 1 else rows_end(self._connection, layout, mine[0])
-        if (now is not None and end > now + HOUR) or not self._may_go(layout, mine[0], self._limits.block):
+        end = rows_end(self._connection, layout, mine[0])
+        if (now is not None and end > now) or not self._may_go(layout, mine[0], self._limits.block):
             return None
         return self._going(layout, mine[0], end, FULL)
 
@@ -192,8 +192,8 @@ class Retention:
         if partition.hours is not None:
             self._connection.execute(f"DROP TABLE {hour_table(layout, partition)}")
         self._connection.execute(
-            "DELETE FROM _dirty WHERE hour >= ? AND hour < ? AND series IN (SELECT id FROM _series WHERE model = ?)",
-            (start // HOUR, end // HOUR, layout.id),
+            "DELETE FROM _dirty WHERE part = ? AND series IN (SELECT id FROM _series WHERE model = ?)",
+            (start, layout.id),
         )
         self._journal.reshape()
         self._unswept.add(layout.id)

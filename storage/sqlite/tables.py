@@ -106,10 +106,16 @@ def create_partition(connection: sqlite3.Connection, layout: Layout, partition: 
 
 
 def rows_end(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> int:
-    """The end of the hour of a partition's newest row; its start where it has none."""
+    """Right behind a partition's newest row; its start where it has none."""
     newest = f"SELECT max((SELECT max(ts) FROM {history_table(layout, partition)} WHERE series = s.id))"
     (ts,) = connection.execute(f"{newest} FROM _series AS s WHERE model = ?", (layout.id,)).fetchone()
-    return partition.start if ts is None else min(partition.stop, int(ts) - ts % HOUR + HOUR)
+    return partition.start if ts is None else int(ts) + 1
+
+
+def hours_of(partition: Partition) -> tuple[int, int]:
+    """The first hour of a partition, and the one behind its last. The first and the last may have rows in the
+    neighbours too: what they come to is in each partition that of its own rows."""
+    return partition.start // HOUR, -(-partition.stop // HOUR)
 
 
 def pages_used(connection: sqlite3.Connection) -> int:

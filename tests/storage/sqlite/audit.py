@@ -4,6 +4,7 @@ remembers is what its file says."""
 import json
 import math
 import sqlite3
+from bisect import bisect_right
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -131,16 +132,18 @@ def _audit_hours(
     rows: list[tuple[Any, ...]],
 ) -> int:
     """Compute each hour again from its rows; the number of those that say that they have to be."""
-    dirty = set(connection.execute("SELECT series, hour FROM _dirty"))
-    hours: dict[Identity, dict[str, Any]] = {}
+    dirty = set(connection.execute("SELECT series, hour, part FROM _dirty"))
+    hours: dict[tuple[int, int, int], dict[str, Any]] = {}  # by series, hour, and start of the partition
     for number, start, stop, _, _, width in shape["partitions"].get(str(model), []):
         if width is not None:
             cursor = connection.execute(f"SELECT * FROM _hour_{name}_{number}")
             names = [column[0] for column in cursor.description]
             found = {row[:2]: dict(zip(names, row, strict=True)) for row in cursor}
-            assert all(start <= hour * HOUR < stop for _, hour in found)
-            hours |= found
-    expected = {key: list(group) for key, group in groupby(rows, key=lambda row: (row[0], row[1] // HOUR))}
+            assert all(start // HOUR <= hour and hour * HOUR < stop for _, hour in found)
+            hours |= {(*key, start): hour for key, hour in found.items()}
+    starts = sorted(start for _, start, *_ in shape["partitions"].get(str(model), []))
+    key_of = lambda row: (row[0], row[1] // HOUR, starts[bisect_right(starts, row[1]) - 1])  # noqa: E731
+    expected = {key: list(group) for key, group in groupby(rows, key=key_of)}
     assert set(hours) - dirty == set(expected) - dirty
     for key in set(expected) - dirty:
         hour, inside = hours[key], expected[key]

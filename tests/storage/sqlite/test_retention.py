@@ -296,7 +296,7 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.parent.iterdir() if file.name.startswith(path.name))
 
 
-def fill(store: SQLiteStorage, first: int, last: int, step: int = 1) -> None:
+def fill(store: SQLiteStorage, first: int, last: int, step: float = 1) -> None:
     """Readings some seconds apart, from a number to another, at the time that they say."""
     clock = clock_of(store)
     for start in range(first, last, 2000):
@@ -350,6 +350,31 @@ def test_bytes_of_a_model(path: Path) -> None:
             ).fetchone()[0]
         assert abs(measured - pages) < 25
         assert len(store.query_readings(Mixed)) == 1
+    audit_file(path)
+
+
+@pytest.mark.parametrize("limit", [1_000_000, {Weather: 1_000_000}], ids=["of the store", "of a model"])
+def test_more_in_an_hour_than_the_limit_holds(path: Path, limit: Any) -> None:
+    """Part of the hour goes: what comes in is never late, and what there is goes up to the latest."""
+    with opened(path, keep_bytes=limit, piece_rows=2000) as store:
+        for start in range(0, 60_000, 10_000):
+            fill(store, start, start + 10_000, 0.01)
+            store.fold()
+            store.retain()
+            there = numbers(store)
+            assert there == list(range(there[0], start + 10_000))
+            assert len(there) >= 8000
+            first = horizon(store)
+            assert first is None or first <= from_micros(clock_of(store).now())
+            sums = store.aggregate(Weather, "count", "sum", interval="1h")
+            assert sums == [{"bucket": T0, "result": sum(there)}]
+        assert there[0] > 30_000
+        assert store.ledger().sources["direct"]["late"] == 0
+        ones = [number for number in there if number % 7 == 1]
+        merged = [("d1", T0 + timedelta(seconds=0.01 * number), {"temperature": -1.0}) for number in ones]
+        store.store_readings(Weather, merged)
+        store.fold()
+        audit_memory(store)
     audit_file(path)
 
 
