@@ -37,7 +37,7 @@ def count_held(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -
 
 
 def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int) -> int:
-    """How many readings the journal holds in ``low..high``; whole closed pieces are not counted but known."""
+    """How many readings the journal should hold in ``low..high``; of whole closed pieces that is on record."""
     count = 0
     for index, piece in enumerate(shape.pieces):
         last = shape.pieces[index + 1].first - 1 if index + 1 < len(shape.pieces) else LAST
@@ -149,10 +149,9 @@ def _acknowledge_journal(
     aside = {row.seq: (row, reason) for row, reason in refused}
     spared = window.skipped
     for first, last in book.acknowledged.gaps(window.low, window.high):
-        passed = count_rows(journal.connection, journal.shape, first, last)
+        passed, skipped = count_there(journal, first, last, book.since, choice)
         held = [aside[seq] for seq in aside if first <= seq <= last and _is_in_journal(journal, aside[seq][0])]
         quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in held)
-        skipped = count_skipped(journal, first, last, book.since, choice)
         others = min(spared, passed - quarantined - skipped)
         spared, skipped = spared - others, skipped + others
         delivered = passed - quarantined - skipped
@@ -161,18 +160,21 @@ def _acknowledge_journal(
         journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
 
 
-def count_skipped(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> int:
-    """How many of the readings ``low..high`` are from before a time, or outside a choice."""
+def count_there(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> tuple[int, int]:
+    """How many readings ``low..high`` there are, and how many of them are from before a time, or outside a choice.
+
+    Counted from the rows, also in whole pieces: what went missing must not be booked as if it had been passed on.
+    """
     condition, values = _skipped(journal, since, choice)
-    if condition == "false":
-        return 0
-    return sum(
-        journal.connection.execute(
-            f"SELECT count(series) FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND ({condition})",
-            (low, high, *values),
-        ).fetchone()[0]
-        for piece in journal.shape.pieces_between(low, high)
-    )
+    passed = skipped = 0
+    for piece in journal.shape.pieces_between(low, high):
+        rows, others = journal.connection.execute(
+            f"SELECT count(series), count(series) FILTER (WHERE {condition}) FROM {rows_of(journal.shape, piece)}"
+            " WHERE seq BETWEEN ? AND ?",
+            (*values, low, high),
+        ).fetchone()
+        passed, skipped = passed + rows, skipped + others
+    return passed, skipped
 
 
 def times_awaited(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> tuple[int, int]:

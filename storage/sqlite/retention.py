@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 
-from edgedepot.storage.sqlite.acknowledge import count_rows, count_skipped, times_awaited
+from edgedepot.storage.sqlite.acknowledge import count_there, times_awaited
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.cursors import Cursors
@@ -289,8 +289,7 @@ class Retention:
         journal = self._journal
         for name, book in journal.books.cursors.items():
             for low, high in book.acknowledged.gaps(piece.first, last):
-                rows = count_rows(self._connection, journal.shape, low, high)
-                skipped = count_skipped(journal, low, high, book.since, self._cursors.choice(name))
+                rows, skipped = count_there(journal, low, high, book.since, self._cursors.choice(name))
                 journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
                 if rows > skipped:
                     times = times_awaited(journal, low, high, book.since, self._cursors.choice(name))
