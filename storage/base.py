@@ -387,7 +387,8 @@ class Buffer(abc.ABC):
     @abc.abstractmethod
     def split(self, cursor: str) -> None:
         """What is durable by now is backlog, what comes from here on is live. Ends by itself when the backlog is done.
-        A restart finds the lanes as far as they were acknowledged."""
+        A restart finds the lanes as far as they were acknowledged. Nothing happens while a cursor has acknowledged so
+        many ranges that one more gap would be too many to keep."""
 
     @abc.abstractmethod
     def waiting(self, cursor: str, lane: Lane) -> int:

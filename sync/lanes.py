@@ -7,7 +7,9 @@
 
 While an upstream keeps up there is one lane. When more than a couple of windows wait, as after an outage, what waits
 becomes the backlog and what comes from then on the live lane. When the live lane falls behind as well, because the link
-carries less than comes in, it becomes backlog in its turn, and the newest rows go at once again.
+carries less than comes in, it becomes backlog in its turn, and the newest rows go at once again. Each time that leaves
+one more gap between what is acknowledged; where there are very many, the store has the live lane wait until the backlog
+has closed one.
 
 Live goes first, but twice a second at most unless it has a whole window, for each window costs the link a round trip.
 Of every `ROUND` windows one is the backlog's. As a window takes about a second (batch.py), a fresh reading is on its
@@ -20,7 +22,9 @@ compare versions would go back to the old one.
 
 from __future__ import annotations
 
-from edgedepot.storage.base import Buffer, Lane, Window
+from typing import Protocol
+
+from edgedepot.storage.base import Lane, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.sync.budget import Share
 
@@ -34,12 +38,20 @@ LIVE_PAUSE = 0.5
 _Order = tuple[int, ...]
 
 
+class Source(Protocol):
+    """Where windows come from: of a `Buffer`, what lanes need."""
+
+    def pending(self, cursor: str, limit: int, lane: Lane = ...) -> Window | None: ...
+    def split(self, cursor: str) -> None: ...
+    def waiting(self, cursor: str, lane: Lane) -> int: ...
+
+
 class Lanes:
     """Chooses the windows of one cursor. A window is said to be `sending` before it goes out, and `taken` once it is
     acknowledged. For one thread.
     """
 
-    def __init__(self, store: Buffer, cursor: str, clock: Clock) -> None:
+    def __init__(self, store: Source, cursor: str, clock: Clock) -> None:
         self._store = store
         self._cursor = cursor
         self._clock = clock

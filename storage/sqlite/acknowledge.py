@@ -39,10 +39,8 @@ def count_held(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -
 def count_rows(connection: sqlite3.Connection, shape: Shape, low: int, high: int) -> int:
     """How many readings the journal should hold in ``low..high``; of whole closed pieces that is on record."""
     count = 0
-    for index, piece in enumerate(shape.pieces):
-        last = shape.pieces[index + 1].first - 1 if index + 1 < len(shape.pieces) else LAST
-        if last < low or piece.first > high:
-            continue
+    for piece in shape.pieces_between(low, high):
+        last = shape.last_of(piece)
         if low <= piece.first and last <= high and last < LAST:
             count += rows_in(connection, piece)
         else:

@@ -17,6 +17,11 @@ from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import END, NEVER, Place, count_owed
 
+MOST_RANGES = 500
+"""A cursor that has acknowledged so many ranges is split again only when its backlog has closed a gap: the file has
+them all, about 20 bytes each. On a link that stays too small its live lane lags behind the more, the longer that lasts:
+by a minute or two after a day."""
+
 
 @dataclass(slots=True)
 class Position:
@@ -38,18 +43,18 @@ class Position:
 
     def gap(self, lane: Lane, last: int, holes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
         """The first rows of a lane, up to row `last`, that are neither acknowledged nor in a hole."""
-        return next(iter(self._gaps(lane, last, holes)), None)
+        return self._passed(holes).gap(*self._bounds(lane, last))
 
     def waiting(self, lane: Lane, last: int, holes: Sequence[tuple[int, int]]) -> int:
         """How many row numbers of a lane are neither acknowledged nor in a hole, and what is left to walk."""
         walking = self.walking if lane == "backlog" and self.place != END else 0
-        return walking + sum(high - low + 1 for low, high in self._gaps(lane, last, holes))
+        return walking + self._passed(holes).missing(*self._bounds(lane, last))
 
-    def _gaps(self, lane: Lane, last: int, holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _passed(self, holes: Sequence[tuple[int, int]]) -> Ranges:
         passed = self.acknowledged.copy() if holes else self.acknowledged
         for hole in holes:
             passed.add(*hole)
-        return passed.gaps(*self._bounds(lane, last))
+        return passed
 
     def _bounds(self, lane: Lane, last: int) -> tuple[int, int]:
         if lane == "backlog":
@@ -139,9 +144,10 @@ class Cursors:
         return not any(window.low <= high and window.high >= low for window in position.in_hand.values())
 
     def split(self, name: str, last: int) -> None:
-        """Have the rows up to `last` be backlog, where they are not acknowledged."""
+        """Have the rows up to `last` be backlog, where they are not acknowledged and not in too many ranges already."""
         position = self.position(name)
-        if position.place != END or position.acknowledged.first_gap() <= last:
+        is_behind = position.place != END or position.acknowledged.first_gap() <= last
+        if is_behind and len(position.acknowledged) < MOST_RANGES:
             position.split = last
 
     def bring_up(self, book: CursorBook, view: View, layouts: dict[int, Layout]) -> None:

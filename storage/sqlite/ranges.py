@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 LAST = 2**62
@@ -25,6 +25,9 @@ class Ranges:
         place = bisect_right(self._lows, number) - 1
         return place >= 0 and number <= self._highs[place]
 
+    def __len__(self) -> int:
+        return len(self._lows)
+
     def copy(self) -> Ranges:
         return Ranges(list(self))
 
@@ -39,16 +42,32 @@ class Ranges:
 
     def gaps(self, low: int, high: int) -> list[tuple[int, int]]:
         """What of ``low..high`` is not in, in order."""
-        found = []
-        for begin, end in self:
-            if end < low:
-                continue
+        return list(self._gaps(low, high))
+
+    def gap(self, low: int, high: int) -> tuple[int, int] | None:
+        """The first of the gaps; None where there is none."""
+        return next(self._gaps(low, high), None)
+
+    def _gaps(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        for place in range(bisect_left(self._highs, low), len(self._lows)):
+            begin = self._lows[place]
             if begin > high:
                 break
             if begin > low:
-                found.append((low, begin - 1))
-            low = max(low, end + 1)
-        return [*found, (low, high)] if low <= high else found
+                yield low, begin - 1
+            low = self._highs[place] + 1
+        if low <= high:
+            yield low, high
+
+    def missing(self, low: int, high: int) -> int:
+        """How many numbers of ``low..high`` are not in."""
+        if low > high:
+            return 0
+        first, last = bisect_left(self._highs, low), bisect_right(self._lows, high)
+        there = sum(self._highs[first:last]) - sum(self._lows[first:last]) + last - first
+        if there:
+            there -= max(0, low - self._lows[first]) + max(0, self._highs[last - 1] - high)
+        return high - low + 1 - there
 
     def first_gap(self) -> int:
         """The lowest number from 1 that is not in."""
