@@ -275,6 +275,10 @@ class Pending(NamedTuple):
         return Version(self.device_id, from_micros(self.timestamp), data, self.row[0], store_epoch, self.seq)
 
 
+WINDOW_BYTES = 4 << 20
+"""The values of a window take about so many bytes at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A stretch ``low <= seq <= high`` of the store's sequence with the rows in it that are still to be sent.
@@ -375,8 +379,8 @@ class Buffer(abc.ABC):
 
     @abc.abstractmethod
     def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
-        """The oldest window of a lane, with at most `limit` rows, all durable; None when there is nothing. Without a
-        split all is backlog. A window without rows is to be acknowledged like any other. Asking again without
+        """The oldest window of a lane, with at most `limit` rows, all durable, and fewer where they are so large that
+        they take over about `WINDOW_BYTES`; None when there is nothing. Without a split all is backlog. A window without rows is to be acknowledged like any other. Asking again without
         acknowledging returns the same rows as they stand then."""
 
     def read_ahead(self, cursor: str, limit: int, lane: Lane, out: Window) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgedepot.storage.base import Pending
+from edgedepot.storage.base import WINDOW_BYTES, Pending
 
 TARGET = 1.0
 """Seconds that a window should take: so long it holds up fresher rows, and that much goes out twice when an answer is
 lost."""
 FIRST = 500
 """Rows of the first window, when nothing is known of the link."""
-BYTES = 4 << 20
-"""A window's values take at most about so many bytes, once it is known how long the rows are."""
 
 _SAMPLE = 16
 _STEEPEST = 4
@@ -25,7 +23,7 @@ class BatchSize:
     less; then it grows back slowly, or every other window would be one too many.
 
     Where much time goes by before anything moves (a satellite link), windows may take twice that: smaller ones would
-    hardly be quicker. Of a window also the bytes are bounded. For one thread.
+    hardly be quicker. No more rows are asked for than the bytes of a window have room for. For one thread.
     """
 
     def __init__(self, largest: int) -> None:
@@ -63,7 +61,7 @@ class BatchSize:
         if rows:
             sample = rows[:: max(1, len(rows) // _SAMPLE)]
             bytes_each = sum(_bytes_of(row) for row in sample) / len(sample)
-            self._by_bytes = max(1, min(self._largest, int(BYTES / bytes_each)))
+            self._by_bytes = max(1, min(self._largest, int(WINDOW_BYTES / bytes_each)))
 
 
 def _bytes_of(row: Pending) -> int:

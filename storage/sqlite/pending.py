@@ -12,6 +12,7 @@ from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.cursors import Position
+from edgedepot.storage.sqlite.portion import Portion
 from edgedepot.storage.sqlite.quarantine import replayed_rows
 from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.tables import cell, rows_of
@@ -22,10 +23,11 @@ from edgedepot.storage.values import Row
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """A window that was read before its turn: for which choice, and with the walk at which place. It stands until a row
-    is taken out or changes, or a table comes or goes: then the shape's generation rises."""
+    """A full window that was read before its turn: for how many rows, which choice, and with the walk at which place.
+    It stands until a row is taken out or changes, or a table comes or goes: then the shape's generation rises."""
 
     window: Window
+    limit: int
     generation: int
     place: Place
     choice: Choice
@@ -48,7 +50,7 @@ class PendingReader:
         if window is None:
             window = self._read_before(view, cursor, position, last, limit, lane)
         if window is None:
-            window = self._read(view, position, last, limit, lane)
+            window = self._read(view, position, last, self._portion(limit), lane)
         if window is None and goes_on:
             window = self._replayed(view, cursor, position, limit, lane)
         if window is not None:
@@ -58,7 +60,7 @@ class PendingReader:
     def _replayed(self, view: View, cursor: str, position: Position, limit: int, lane: Lane) -> Window | None:
         if lane != "backlog" or not position.replays:
             return None
-        rows = replayed_rows(view, self._catalogue.layouts(), cursor, position.replayed, limit)
+        rows = replayed_rows(view, self._catalogue.layouts(), cursor, position.replayed, self._portion(limit))
         position.replays = bool(rows)
         return Window(0, 0, rows, replayed=True) if rows else None
 
@@ -67,17 +69,17 @@ class PendingReader:
     ) -> None:
         """Keep the window behind one that is out for `next`; not a short one, which may yet grow."""
         later, choice = position.behind(out), position.choice
-        place = later.place
-        window = self._read(view, later, last, limit, lane)
-        if window is not None and len(window.rows) == limit and later.place == place:
-            self._ahead[cursor, lane] = Ahead(window, view.shape.generation, place, choice)
+        place, portion = later.place, self._portion(limit)
+        window = self._read(view, later, last, portion, lane)
+        if window is not None and portion.is_full and later.place == place:
+            self._ahead[cursor, lane] = Ahead(window, limit, view.shape.generation, place, choice)
 
     def _read_before(
         self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane
     ) -> Window | None:
         """The next window, where it was read ahead and would be read like that now."""
         ahead = self._ahead.pop((cursor, lane), None)
-        if ahead is None or len(ahead.window.rows) != limit or ahead.generation != view.shape.generation:
+        if ahead is None or ahead.limit != limit or ahead.generation != view.shape.generation:
             return None
         if ahead.place != position.place or ahead.choice is not position.choice:
             return None
@@ -88,15 +90,18 @@ class PendingReader:
                 return None
         return window
 
-    def _read(self, view: View, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
+    def _portion(self, limit: int) -> Portion:
+        return Portion(limit, self._catalogue.layouts().values())
+
+    def _read(self, view: View, position: Position, last: int, portion: Portion, lane: Lane) -> Window | None:
         if lane == "backlog" and position.place != END:
-            window = self._walk(view, position, limit)
+            window = self._walk(view, position, portion)
             if window is not None:
                 return window
             position.place = END
-        return self._journal(view, position, last, limit, lane)
+        return self._journal(view, position, last, portion, lane)
 
-    def _journal(self, view: View, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
+    def _journal(self, view: View, position: Position, last: int, portion: Portion, lane: Lane) -> Window | None:
         gap = position.gap(lane, last, view.shape.held())
         if gap is None:
             return None
@@ -106,15 +111,17 @@ class PendingReader:
         condition, values = self._chosen(view, position)
         rows: list[Pending] = []
         for piece in view.shape.pieces_between(low, high):
-            if len(rows) < limit:
+            if not portion.is_full:
                 cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
                 found = view.connection.execute(
                     f"SELECT seq, series, ts, quality{cells} FROM {rows_of(view.shape, piece)}"
                     f" WHERE seq BETWEEN ? AND ? AND series > 0{condition} ORDER BY seq LIMIT ?",
-                    (low, high, *values, limit - len(rows)),
+                    (low, high, *values, portion.rows),
                 )
-                rows += self.rows(view, layouts, found)
-        end = rows[-1].seq if len(rows) == limit else self._end(view, low, high, high == last)
+                more = list(self.rows(view, layouts, portion.of(found)))
+                portion.took(len(more))
+                rows += more
+        end = rows[-1].seq if portion.is_full else self._end(view, low, high, high == last)
         return None if end is None else Window(low, end, rows)
 
     @staticmethod
@@ -143,7 +150,7 @@ class PendingReader:
             values.append(json.dumps(chosen_series(position.choice, self._catalogue.layouts(), self._series)))
         return condition, values
 
-    def _walk(self, view: View, position: Position, limit: int) -> Window | None:
+    def _walk(self, view: View, position: Position, portion: Portion) -> Window | None:
         layouts = self._catalogue.layouts()
         takes = position.choice.takes
         for layout, partition, table, condition in owed(view.shape, layouts, position.place, END):
@@ -151,11 +158,13 @@ class PendingReader:
             found = view.connection.execute(
                 f"SELECT seq, series, ts, quality{cells} FROM {table} WHERE {condition} AND {position.numbers}"
                 " AND ts >= ? ORDER BY series, ts LIMIT ?",
-                (position.since, limit),
-            ).fetchall()
-            if found:
-                _, series, ts, *_ = found[-1]
-                rows = [row for row in self.rows(view, layouts, found) if takes(layout.name, row.device_id)]
+                (position.since, portion.rows),
+            )
+            those = list(portion.of(found))
+            if those:
+                portion.took(len(those))
+                _, series, ts, *_ = those[-1]
+                rows = [row for row in self.rows(view, layouts, those) if takes(layout.name, row.device_id)]
                 return Window(0, 0, rows, place_of(layout.id, partition, series, ts))
         return None
 

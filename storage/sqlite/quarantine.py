@@ -19,6 +19,7 @@ from edgedepot.storage.clock import from_micros
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.portion import Portion
 from edgedepot.storage.sqlite.records import BadRecord, decoded, read_records
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.withheld import withhold_quarantined
@@ -111,15 +112,14 @@ def count_quarantined(view: View, which: Refused, replayed: bool) -> dict[str, i
     return dict(found.fetchall())
 
 
-def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, after: int, limit: int) -> list[Pending]:
-    """The rows behind row `after` that are to be sent to an upstream once more, oldest first."""
+def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, after: int, portion: Portion) -> list[Pending]:
+    """The rows behind row `after` that are to be sent to an upstream once more, oldest first, as many as fit."""
     by_name = {layout.name: layout for layout in layouts.values()}
     where = "WHERE cursor = (SELECT id FROM _cursors WHERE name = ?) AND replay = 1 AND seq > ? ORDER BY seq LIMIT ?"
     columns = ("seq", "model", "device_id", "ts", "quality", "data")
     rows = []
-    for seq, name, device, ts, quality, text in read_records(
-        view.connection, "_quarantined", columns, where, (cursor, after, limit)
-    ):
+    found = read_records(view.connection, "_quarantined", columns, where, (cursor, after, portion.rows))
+    for seq, name, device, ts, quality, text in portion.of(found):
         if name not in by_name:
             raise BadRecord(f"a reading of the model {name} is quarantined, which the store does not know")
         model = by_name[name].whole()

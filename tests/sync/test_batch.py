@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgedepot.storage.base import Pending
-from edgedepot.sync.batch import BYTES, FIRST, TARGET, BatchSize
+from edgedepot.storage.base import WINDOW_BYTES, Pending
+from edgedepot.sync.batch import FIRST, TARGET, BatchSize
 from tests.sync.scripted import Weather
 
 
@@ -95,10 +95,10 @@ def test_long_rows_make_small_windows() -> None:
     batch = BatchSize(5000)
     quick(batch, 5)
     batch.weigh(rows(5000, "x" * 10_000))
-    assert batch.limit == pytest.approx(BYTES / 10_000, rel=0.01)
+    assert batch.limit == pytest.approx(WINDOW_BYTES / 10_000, rel=0.01)
     batch.weigh(rows(5000, 1.0))
     assert batch.limit == 5000
     batch.weigh([])
     assert batch.limit == 5000
-    batch.weigh(rows(1, "x" * (2 * BYTES)))
+    batch.weigh(rows(1, "x" * (2 * WINDOW_BYTES)))
     assert batch.limit == 1

@@ -1,16 +1,21 @@
-"""Rows that are larger than those before do not go beyond the rate."""
+"""Rows that are larger than those before go neither beyond the rate nor into one window."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from edgedepot import SQLiteStorage
+import pytest
+
+from edgedepot import Field, Reading, SQLiteStorage, Version
+from edgedepot.storage.base import WINDOW_BYTES
 from edgedepot.storage.clock import ManualClock
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
 from edgedepot.sync.limits import Limits
 from tests.models import Weather
 from tests.sync.scarce import Metered
+from tests.sync.scripted import ScriptedUpstream
+from tests.sync.simulated import forwarder_to
 
 T0 = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -47,3 +52,55 @@ def test_large_rows_after_small_ones(tmp_path: Path) -> None:
     link.check()
     carried = sum(count for _, _, count in link.sent)
     assert carried >= 0.9 * 2000 * (link.sent[-1][0] - link.sent[0][0])
+
+
+class Camera(Reading):
+    frame: int
+    tags: str | None = Field()
+    labels: str | None = Field()
+    scene: str | None = Field()
+    text: str | None = Field()
+
+
+LONG = "x" * 1024
+TEXTS = {"tags": LONG, "labels": LONG, "scene": LONG, "text": LONG}
+NARROW, WIDE = 7500, 4000
+
+
+@pytest.mark.parametrize("since", ["the journal", "history"])
+def test_a_window_of_large_rows_is_bounded_at_once(tmp_path: Path, since: str) -> None:
+    """After small ones, when windows have thousands of rows; and what was refused and is sent once more, too."""
+    upstream, clock = ScriptedUpstream(listed=True), ManualClock(T0)
+    with SQLiteStorage(tmp_path / "x.db", gateway_id="g", clock=clock, piece_rows=10) as store:
+        if since == "the journal":
+            store.add_cursor("central")
+        store.store_readings(Camera, [*rows("a", NARROW, {"frame": 1}), *rows("b", WIDE, {"frame": 1, **TEXTS})]).wait()
+        store.fold()
+        upstream.refuses = lambda row: "too large" if len(row.data) > 1 and row.timestamp.second % 2 else None
+        forwarder = forwarder_to(store, upstream, clock)
+        forward_all(store, forwarder)
+        assert store.count_quarantined() == {"central": WIDE // 2}
+        store.store_readings(Camera, rows("c", 100, {"frame": 1})).wait()
+        forward_all(store, forwarder)
+        upstream.refuses = lambda row: None
+        store.replay_quarantined("central")
+        forward_all(store, forwarder)
+        assert store.ledger().upstreams["central"]["delivered"] == len(upstream.kept) == NARROW + WIDE + 100
+    sizes = [sum(map(size_of, request.rows)) for request in upstream.requests]
+    assert max(sizes) <= WINDOW_BYTES + len(TEXTS) * len(LONG)
+    assert len(sizes) <= 5 + 1.5 * (len(TEXTS) * len(LONG) * WIDE / WINDOW_BYTES + 2)
+
+
+def rows(device: str, count: int, data: dict[str, Any]) -> list[Any]:
+    return [(device, T0 + timedelta(seconds=number), data) for number in range(count)]
+
+
+def forward_all(store: SQLiteStorage, forwarder: Forwarder) -> None:
+    while forwarder.step() is None:
+        pass
+    store.flush()
+    assert store.count_pending("central") == 0
+
+
+def size_of(row: Version) -> int:
+    return sum(len(value) for value in row.data.values() if isinstance(value, str))
