@@ -27,7 +27,7 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import series_of
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Keeping, Partition, Rule, Shape
-from edgedepot.storage.sqlite.tables import HOUR, cell, history_table
+from edgedepot.storage.sqlite.tables import HOUR, cell, counted, history_table
 from edgedepot.storage.sqlite.walk import NEVER
 
 CHUNK = 5_000
@@ -148,20 +148,24 @@ def is_kept(shape: Shape, layout: Layout, partition: Partition) -> bool:
     return keeping is not None and keeping.is_of(layout.id, partition) and keeping.done
 
 
-def keep_more(connection: sqlite3.Connection, journal: Journal, layout: Layout, partition: Partition) -> None:
-    """Bring the next rows of a partition together."""
+def keep_more(
+    connection: sqlite3.Connection, journal: Journal, layout: Layout, partition: Partition, most: int = CHUNK
+) -> None:
+    """Bring the next rows of a partition together, so many at most."""
     shape = journal.shape
     if shape.keeping is None or not shape.keeping.is_of(layout.id, partition):
         for rule in shape.rules_of(layout.id):
-            _forget(connection, layout, rule, partition)
+            with counted(connection, rule):
+                _forget(connection, layout, rule, partition)
         shape.keeping = Keeping(layout.id, partition.start, 0, NEVER)
     keeping, table = shape.keeping, history_table(layout, partition)
     since = (keeping.series, keeping.ts)
     query = f"SELECT series, ts FROM {table} WHERE (series, ts) > (?, ?) ORDER BY series, ts LIMIT 1 OFFSET ?"
-    until = connection.execute(query, (*since, CHUNK - 1)).fetchone() or (2**62, 0)
+    until = connection.execute(query, (*since, min(most, CHUNK) - 1)).fetchone() or (2**62, 0)
     for rule in shape.rules_of(layout.id):
-        _widen(connection, layout, rule)
-        _bring_together(connection, layout, rule, partition, (*since, *until))
+        with counted(connection, rule):
+            _widen(connection, layout, rule)
+            _bring_together(connection, layout, rule, partition, (*since, *until))
     keeping.series, keeping.ts = until
     keeping.done = until[0] == 2**62
     journal.reshape()
@@ -279,5 +283,7 @@ def delete_kept(journal: Journal, scope: Scope) -> int:
         where = f"FROM {kept_table(layout, rule)} WHERE series IN ({sql}) AND start >= ? AND start < ? AND part < ?"
         bound = (*values, *(span or (0, 0)), horizon)
         counts.append(journal.connection.execute(f"SELECT coalesce(sum(rows), 0) {where}", bound).fetchone()[0])
-        journal.connection.execute(f"DELETE {where}", bound)
+        with counted(journal.connection, rule):
+            journal.connection.execute(f"DELETE {where}", bound)
+    journal.reshape()
     return max(counts)

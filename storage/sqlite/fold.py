@@ -15,7 +15,6 @@ import sqlite3
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice, pairwise
 from typing import NamedTuple
 
@@ -34,8 +33,8 @@ from edgedepot.storage.sqlite.tables import (
     add_piece,
     bytes_each,
     cell,
+    counted,
     history_table,
-    pages_used,
     refresh_view,
     rows_end,
     rows_of,
@@ -162,11 +161,11 @@ class Fold:
             for partition, part in self._by_partition(layout, run):
                 by_partition.setdefault(partition.id, (partition, []))[1].append(part)
         for partition, parts in by_partition.values():
-            with self._counted(partition):
+            with counted(self._connection, partition):
                 for piece, seqs in self._by_piece(parts):
                     self._copy(layout, piece, partition, seqs)
         for partition, parts in by_partition.values():
-            with self._counted(partition):
+            with counted(self._connection, partition):
                 widen_hours(self._connection, layout, partition)
                 spans = (span for part in parts for span in _spans(part, *self._numbers()))
                 add_hours(self._connection, layout, partition, spans)
@@ -211,13 +210,6 @@ class Fold:
             f" FROM json_each(?) AS one CROSS JOIN {rows_of(self._journal.shape, piece)} ON seq = one.value",
             (msgspec.json.encode(seqs).decode(),),
         )
-
-    @contextmanager
-    def _counted(self, partition: Partition) -> Iterator[None]:
-        """Count the pages that are taken meanwhile as a partition's."""
-        before = pages_used(self._connection)
-        yield
-        partition.pages += pages_used(self._connection) - before
 
     def _clean_hours(self) -> int:
         """Compute hours again out of which a row was taken; how many."""

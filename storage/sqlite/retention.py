@@ -18,7 +18,7 @@ from edgedepot.storage.sqlite.acknowledge import count_there, times_awaited
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.cursors import Cursors
-from edgedepot.storage.sqlite.downsampled import is_kept, keep_more, kept_table
+from edgedepot.storage.sqlite.downsampled import described, is_kept, keep_more, kept_table
 from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces
 from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
@@ -28,6 +28,7 @@ from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, Rule
 from edgedepot.storage.sqlite.tables import (
     HOUR,
     add_piece,
+    counted,
     history_table,
     hour_table,
     pages_used,
@@ -42,7 +43,9 @@ from edgedepot.storage.sqlite.withheld import withhold_piece
 SWEPT = 2_000
 """So many rows are deleted at a time, of what is not dropped with its table."""
 _KEPT_STEP = 24 * HOUR
-"""What is kept downsampled goes by days."""
+"""What is kept downsampled goes by days when it is too old."""
+_PARTS = 16
+"""When it is too much, by a part of the time that it is of."""
 _LAST_MINUTE = 2**62
 _HEADROOM = 8_000_000
 """Room left below the limit for what comes in until the next look, where the limit is not small."""
@@ -150,7 +153,8 @@ class Retention:
         """What is to be kept of it is brought together first."""
         if is_kept(self._journal.shape, layout, partition):
             return lambda journal: self._drop_partition(layout, partition, end, why)
-        return lambda journal: keep_more(self._connection, journal, layout, partition)
+        most = self._limits.fold_rows  # it takes as much room as they do, where buckets are short
+        return lambda journal: keep_more(self._connection, journal, layout, partition, most)
 
     def _may_go(self, layout: Layout, partition: Partition, keep_pending: bool) -> bool:
         return not keep_pending or not self._owed_rows(layout, partition)
@@ -198,29 +202,62 @@ class Retention:
         self._journal.reshape()
         self._unswept.add(layout.id)
 
-    def _expired(self, now: int | None) -> Deed | None:
-        """Of what is kept downsampled, the oldest."""
-        if now is None:
-            return None
+    # -- what is kept downsampled -----------------------------------------------------------------------------------
+
+    def _kept(self) -> Iterator[tuple[Rule, int, str]]:
+        """The rules by which something is kept: from when on, and in which table."""
         layouts = self._journal.catalogue.layouts()
         for rule in self._journal.shape.rules:
-            if rule.low is None or rule.keep is None:
-                continue
-            first = min((now - rule.keep) // _KEPT_STEP * _KEPT_STEP, self._journal.shape.horizon(rule.model))
-            if first > rule.low:
-                return lambda journal: self._raise_low(rule, first)
-            table = kept_table(layouts[rule.model], rule)
+            if rule.low is not None:
+                yield rule, rule.low, kept_table(layouts[rule.model], rule)
+
+    def _expired(self, now: int | None) -> Deed | None:
+        """Of what is kept downsampled, what is too old; and the rows of what has gone."""
+        for rule, low, table in self._kept():
+            if now is not None and rule.keep is not None:
+                first = min((now - rule.keep) // _KEPT_STEP * _KEPT_STEP, self._journal.shape.horizon(rule.model))
+                if first - first % rule.interval > low:
+                    return self._raising(rule, first)
             old = (
                 f"SELECT s.id, k.start, k.part FROM _series AS s CROSS JOIN {table} AS k ON k.series = s.id"
-                f" AND k.start < {rule.low - rule.low % rule.interval} WHERE s.model = {rule.model} LIMIT {SWEPT}"
+                f" AND k.start < {low - low % rule.interval} WHERE s.model = {rule.model} LIMIT {SWEPT}"
             )
             if self._connection.execute(old).fetchone():
-                return _executing(self._connection, f"DELETE FROM {table} WHERE (series, start, part) IN ({old})")
+                return self._forgetting(rule, f"DELETE FROM {table} WHERE (series, start, part) IN ({old})")
         return None
 
-    def _raise_low(self, rule: Rule, first: int) -> None:
-        rule.low = first
-        self._journal.reshape()
+    def _raising(self, rule: Rule, first: int) -> Deed:
+        """From the bucket of that time on it is kept: none is cut."""
+
+        def act(journal: Journal) -> None:
+            rule.low = first - first % rule.interval
+            journal.reshape()
+
+        return act
+
+    def _forgetting(self, rule: Rule, statement: str) -> Deed:
+        def act(journal: Journal) -> None:
+            with counted(self._connection, rule):
+                self._connection.execute(statement)
+            journal.reshape()
+
+        return act
+
+    def _keep_less(self) -> Deed | None:
+        """The oldest part of what is kept downsampled is to go."""
+        for rule, low, table in sorted(self._kept(), key=lambda one: one[1]):
+            starts = f"SELECT min(start) FROM {table} WHERE series = s.id AND start >= {low - low % rule.interval}"
+            (oldest,) = self._connection.execute(
+                f"SELECT min(({starts})) FROM _series AS s WHERE model = ?", (rule.model,)
+            ).fetchone()
+            if oldest is not None:
+                span = self._journal.shape.horizon(rule.model) - oldest
+                first = oldest + max(rule.interval, span // _PARTS)
+                if first <= oldest + span:
+                    layout = self._journal.catalogue.layouts()[rule.model]
+                    self._log.kept_went(layout.name, described(layout, rule), first)
+                    return self._raising(rule, first)
+        return None
 
     def _sweep(self) -> Deed | None:
         """Replaced values from before the horizon."""
@@ -243,12 +280,20 @@ class Retention:
         return (lambda journal: self._drop_pieces(pieces)) if pieces else None
 
     def _make_room(self, now: int | None) -> Deed | None:
-        """The least loss first: history, of which the journal still has what is pending; then what is pending."""
+        """The least loss first: history, of which the journal still has what is pending, or what is kept downsampled
+        where that takes more room; then what is pending."""
+        history = sum(partition.pages for _, mine in self._partitions() for partition in mine)
+        deed = self._keep_less() if sum(rule.pages for rule, _, _ in self._kept()) > history else None
+        if deed is not None:
+            return deed
         oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
         for layout, mine in oldest:
             deed = self._drop_oldest(layout, mine, now)
             if deed is not None:
                 return deed
+        deed = self._keep_less()
+        if deed is not None:
+            return deed
         closed = closed_pieces(self._journal.shape)
         if closed and not self._limits.block:
             return self._thinning(closed) or self._eviction(*closed[0], FULL)

@@ -1,6 +1,7 @@
 """Has the log know what went for want of room, and of what time it was: once it is committed, and a line for each step.
 
 history of weather up to 2026-03-02T06:00Z went, as the store is full (keep_bytes)
+avg of temperature by 0:01:00, kept of weather up to 2025-03-02T06:00Z, went, as the store is full (keep_bytes)
 upstream central: 16500 readings thinned, of 2026-03-02T00:00Z to 2026-03-03T21:50Z, as the store is full (keep_bytes)
 upstream central: 8250 readings evicted, of 2026-03-02T00:00Z to 2026-03-03T21:50Z, as the store is full (keep_bytes)
 """
@@ -34,6 +35,11 @@ class RoomLog:
     def history_went(self, measurement: str, end: int) -> None:
         """Of a reading model, all before a time in microseconds since 1970 UTC: upstreams lose nothing by it."""
         text = f"history of {measurement} up to {from_micros(end):%Y-%m-%dT%H:%MZ} went, as {FULL}"
+        self._lines.append((logging.INFO, text))
+
+    def kept_went(self, measurement: str, what: str, end: int) -> None:
+        """Of what is kept downsampled of a model, all before a time."""
+        text = f"{what}, kept of {measurement} up to {from_micros(end):%Y-%m-%dT%H:%MZ}, went, as {FULL}"
         self._lines.append((logging.INFO, text))
 
     def thinned(self, given_up: GivenUp) -> None:

@@ -92,7 +92,7 @@ class Folded(msgspec.Struct, array_like=True):
 
 class Rule(msgspec.Struct, array_like=True):
     """What is kept of a model's rows when they go: see downsampled.py. `interval` and `keep` are microseconds, `fields`
-    the places of fields, None for all; something is kept from `low` up to the horizon."""
+    the places of fields, None for all; something is kept from `low` up to the horizon, in so many `pages`."""
 
     id: Number
     model: Number
@@ -102,6 +102,7 @@ class Rule(msgspec.Struct, array_like=True):
     keep: int | None
     columns: list[str] = msgspec.field(default_factory=list)
     low: int | None = None
+    pages: Difference = 0
 
 
 class Keeping(msgspec.Struct, array_like=True):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.records import SEQ, TIME, BadRecord, read_records
-from edgedepot.storage.sqlite.shape import Partition, Piece, Shape
+from edgedepot.storage.sqlite.shape import Partition, Piece, Rule, Shape
 from edgedepot.storage.values import Quality
 
 HOUR = 3_600_000_000
@@ -122,6 +124,14 @@ def pages_used(connection: sqlite3.Connection) -> int:
     """How many pages of the file hold something, in the open transaction too."""
     (pages,), (free,) = (connection.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "freelist_count"))
     return int(pages) - int(free)
+
+
+@contextmanager
+def counted(connection: sqlite3.Connection, one: Partition | Rule) -> Iterator[None]:
+    """Count the pages that are taken and freed meanwhile as those of a partition, or of what is kept by a rule."""
+    before = pages_used(connection)
+    yield
+    one.pages += pages_used(connection) - before
 
 
 def bytes_each(connection: sqlite3.Connection, piece: Piece) -> float:

@@ -18,7 +18,7 @@ from edgedepot.storage.sqlite.downsampled import keep_more
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.test_failures import Failing, act, state
-from tests.storage.sqlite.test_retention import clock_of, horizon, opened
+from tests.storage.sqlite.test_retention import clock_of, drain, fill, horizon, numbers, opened
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -283,6 +283,32 @@ def test_what_is_kept_goes_when_its_own_age_has_come(path: Path) -> None:
         first = store.aggregate(Weather, "temperature", "count", interval="1h")
         assert isinstance(first, list)
         assert first[0]["bucket"] >= NOW - 15 * DAY
+
+
+def test_what_is_kept_takes_no_more_room_than_history_and_goes_before_what_upstreams_await(path: Path) -> None:
+    """Here all of it would take more than the readings."""
+    with opened(path, keep_bytes=1_000_000, piece_rows=1000) as store:
+        store.keep_downsampled(Weather, "1 second", functions=("count", "sum", "last"))
+        store.add_cursor("central")
+        for start in range(0, 24_000, 4000):
+            fill(store, start, start + 4000, 1)
+            if start:
+                drain(store, "central", 2000)
+            store.fold()
+            store.retain()
+        fill(store, 24_000, 28_000)  # which nobody has
+        store.fold()
+        store.retain()
+        assert path.stat().st_size <= 1_300_000  # the folds of so small a store are large for it
+        books = store.ledger().upstreams["central"]
+        assert (books["thinned"], books["evicted"], books["pending"]) == (0, 0, 4000)
+        counts = store.aggregate(Weather, "count", "sum", interval="1 second")
+        assert isinstance(counts, list)
+        found = [bucket["result"] for bucket in counts]
+        assert found == list(range(found[0], 28_000))
+        assert 10_000 < found[0] < numbers(store)[0] < 28_000
+        audit_memory(store)
+    audit_file(path)
 
 
 def test_a_field_that_comes_later_is_kept_too(path: Path) -> None:
