@@ -46,12 +46,17 @@ def code_of(exc: BaseException) -> int:
 
 
 def is_damage(exc: BaseException) -> bool:
-    """Whether an error of SQLite lies in the file's structure, in a sector that cannot be read, or in a record that
-    names tables or columns that are not there. Full disks and locks do not."""
+    """Whether an error of SQLite lies in the file's structure, or in a record that names tables or columns that are not
+    there. Full disks and locks do not."""
     code = code_of(exc)
     if code == sqlite3.SQLITE_ERROR:
         return any(words in str(exc) for words in ("no such table", "no such column", "has no column named"))
-    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_IOERR_READ
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_unread(exc: BaseException) -> bool:
+    """Whether the device did not give something back: for good, or a cable or a controller is well again soon."""
+    return code_of(exc) in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 
 
 def why_refused(path: Path) -> str | None:
@@ -73,6 +78,14 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write, for one thread at a time."""
+    uri = path.absolute().as_uri() + "?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
 def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: int = WAL_PAGES) -> None:
     """Set the writing connection up. With `full_sync` a commit is on the device when it returns. The WAL goes into the
     file when it has `wal_pages`."""
@@ -90,19 +103,45 @@ def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: i
     connection.execute("PRAGMA cache_size = -4000")
 
 
-def sync_wal(path: Path) -> None:
-    """Put what is committed on the device."""
-    wal = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY)
-    try:
-        os.fdatasync(wal)
-    finally:
-        os.close(wal)
+class LogSync:
+    """Puts what is committed on the device, where a commit does not.
+
+    After a sync that failed the kernel takes the pages for written, and the next one succeeds without them
+    (https://lwn.net/Articles/752063/). So what was committed is written once more then: into the file, by a checkpoint.
+    One descriptor throughout is told of every failure, also of one that a checkpoint of SQLite's own ran into.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY | os.O_CLOEXEC)
+        self._failed = False
+
+    def sync(self, connection: sqlite3.Connection) -> None:
+        """Raises `OSError`, `sqlite3.Error`, and `StorageError` while a reader is in the way of a checkpoint."""
+        if not self._failed:
+            try:
+                os.fdatasync(self._file)
+            except OSError:
+                self._failed = True
+                raise
+            return
+        busy, logged, copied = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if busy or logged != copied:
+            raise StorageError(f"{self._path}: its log could not be synced, and a reader keeps it out of the file")
+        self._failed = False
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 def sync_what_was_left(path: Path) -> None:
     """At opening: what a killed process committed is read like all the rest, and the device may have nothing of it."""
     try:
-        sync_wal(path)
+        log_file = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(log_file)
+        finally:
+            os.close(log_file)
     except OSError as exc:
         raise StoreUnusable(f"{path} cannot be opened for writing: {exc.strerror} ({path}-wal)") from exc
 
@@ -112,10 +151,9 @@ class Readers:
 
     _all: ClassVar[weakref.WeakSet[Readers]] = weakref.WeakSet()
 
-    def __init__(self, path: Path, on_damage: Callable[[str], None] | None = None) -> None:
+    def __init__(self, path: Path, on_error: Callable[[sqlite3.DatabaseError], None] | None = None) -> None:
         self._path = path
-        self._on_damage = on_damage
-        self._uri = path.absolute().as_uri() + "?mode=ro"
+        self._on_error = on_error
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._retired: set[sqlite3.Connection] = set()
@@ -133,18 +171,20 @@ class Readers:
     def lend(self) -> Iterator[sqlite3.Connection]:
         """A connection inside one read transaction: all that is read through it belongs together."""
         with sqlite_errors(self._path):
-            connection = self._take()
+            connection: sqlite3.Connection | None = None
             try:
+                connection = self._take()
                 connection.execute("BEGIN")
                 yield connection
             except sqlite3.DatabaseError as exc:
-                if is_damage(exc) and self._on_damage is not None and connection not in self._retired:
-                    self._on_damage(str(exc))
+                if self._on_error is not None and connection not in self._retired:
+                    self._on_error(exc)
                 raise
             finally:
-                with contextlib.suppress(sqlite3.Error):  # where BEGIN itself failed
-                    connection.execute("ROLLBACK")
-                self._give_back(connection)
+                if connection is not None:
+                    with contextlib.suppress(sqlite3.Error):  # where BEGIN itself failed
+                        connection.execute("ROLLBACK")
+                    self._give_back(connection)
 
     def _take(self) -> sqlite3.Connection:
         with self._lock:
@@ -154,10 +194,7 @@ class Readers:
                 connection = self._idle.pop()
                 self._lent.add(connection)
                 return connection
-        connection = sqlite3.connect(
-            self._uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("PRAGMA temp_store = MEMORY")
+        connection = open_reader(self._path)
         with self._lock:
             self._lent.add(connection)
         return connection

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,9 @@ from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import Salvaged, write_report
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage, put_aside_log, salvage
+from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.suspicion import PAUSE, Suspicion
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.wal import PAGE, Log, frames, salt_of, wal_of
 
@@ -85,12 +88,35 @@ class Opening:
         """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
         self._look_from_outside()
         try:
-            return self._load()
+            return self._load_patiently()
         except Damage as exc:
             if not self._was_a_store():
                 raise StoreUnusable(f"{self._path} cannot be read as a store: {exc}") from exc
             self._salvage(str(exc))
         return self._load_salvaged()
+
+    def _load_patiently(self) -> Opened:
+        """What the device does not give back counts as damage only when it does not some seconds later either."""
+        suspicion = Suspicion()
+        while True:
+            try:
+                return self._load()
+            except Damage as exc:
+                suspicion.note(exc.__cause__ or exc)
+                if not self._passes(suspicion):
+                    raise
+                log.warning("%s could not be read for a moment: %s", self._path, exc)
+                suspicion.clear()
+
+    def _passes(self, suspicion: Suspicion) -> bool:
+        pause = threading.Condition()
+        while True:
+            try:
+                return suspicion.has_passed(self._path, self._clock.monotonic())
+            except sqlite3.DatabaseError as exc:
+                log.warning("%s cannot be read (%s), trying again", self._path, exc)
+            with pause:
+                self._clock.wait(pause, PAUSE)
 
     def _load_salvaged(self) -> Opened:
         try:
@@ -158,14 +184,12 @@ class Opening:
 
     def _flaw(self, size: int) -> str | None:
         """What is wrong with the file's head or length."""
-        with self._path.open("rb") as file:
-            head = file.read(100)
+        head = read_file(self._path, 100)
         if head[:16] != _MAGIC or head[16:18] != b"\x10\0":
             return "its header is not that of an SQLite file"
         short = range(size // PAGE + 1, int.from_bytes(head[28:32], "big") + 1)
         if short:
-            wal = wal_of(self._path)
-            logged = {frame.page for frame in frames(wal.read_bytes())} if wal.exists() else set[int]()
+            logged = {frame.page for frame in frames(read_file(wal_of(self._path)))}
             if not logged.issuperset(short):
                 return f"it has {size // PAGE} pages of {short[-1]}"
         return None
@@ -193,11 +217,9 @@ class Opening:
         if self._sidecar.known or Readers.has(self._path):
             return True
         for path in (self._path, wal_of(self._path)):
-            if path.exists():
-                with path.open("rb") as file:
-                    head = file.read(1 << 18)
-                if (head[:16] == _MAGIC and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")) or _MARK in head:
-                    return True
+            head = read_file(path, 1 << 18)
+            if (head[:16] == _MAGIC and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")) or _MARK in head:
+                return True
         return False
 
     # -- with SQLite ----------------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ The formats are https://www.sqlite.org/fileformat2.html (b-tree pages, records, 
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgedepot.storage.sqlite.sectors import read_at
 from edgedepot.storage.sqlite.wal import FRAME_HEADER, PAGE, Frame
 
 TABLE_LEAF, INDEX_LEAF, TABLE_INNER, INDEX_INNER = 0x0D, 0x0A, 0x05, 0x02
@@ -37,7 +39,7 @@ class Pages:
     """The pages of a file, and over them those of its log."""
 
     def __init__(self, path: Path, log: bytes, frames: list[Frame]) -> None:
-        self._file = path.open("rb") if path.exists() else None
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else None
         self._size = path.stat().st_size if path.exists() else 0
         self._log = log
         self._newer = {frame.page: frame.offset + FRAME_HEADER for frame in frames}
@@ -45,7 +47,7 @@ class Pages:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
 
     def page(self, number: int) -> bytes:
         """A page as the last commit left it, as far as that can be read; zeros where there is none."""
@@ -54,9 +56,7 @@ class Pages:
             return self._log[offset : offset + PAGE]
         found = b""
         if self._file is not None and number > 0:
-            with suppress(OSError):  # a bad sector
-                self._file.seek((number - 1) * PAGE)
-                found = self._file.read(PAGE)
+            found = read_at(self._file, (number - 1) * PAGE, PAGE)
         return found.ljust(PAGE, b"\0")
 
     def free(self) -> set[int]:

@@ -21,7 +21,7 @@ import msgspec
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StorageError
-from edgedepot.storage.sqlite.connection import code_of, is_damage
+from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
 from edgedepot.storage.sqlite.pages import Pages
 from edgedepot.storage.sqlite.rebuild import Rebuild
 from edgedepot.storage.sqlite.report import Salvaged
@@ -43,7 +43,7 @@ def finding_damage() -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as exc:
-        if not is_damage(exc) and code_of(exc) != sqlite3.SQLITE_ERROR:  # as for a table that is not there
+        if not (is_damage(exc) or is_unread(exc) or code_of(exc) == sqlite3.SQLITE_ERROR):  # no such table
             raise
         raise Damage(str(exc)) from exc
     except UNREADABLE as exc:

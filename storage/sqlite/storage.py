@@ -151,9 +151,9 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         with self._reading(False) as (view, _):
             return read_report(view.connection)
 
-    def _suspect(self, reason: str) -> None:
+    def _suspect(self, exc: sqlite3.DatabaseError) -> None:
         if self._writing is not None:
-            self._writing.writer.suspect(reason)
+            self._writing.writer.suspect(exc)
 
     # -- writing --------------------------------------------------------------------------------------------------
 

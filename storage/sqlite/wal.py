@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from edgedepot.storage.sqlite.sectors import read_file
+
 HEADER = 32
 FRAME_HEADER = 24
 PAGE = 4096
@@ -37,11 +39,7 @@ def wal_of(path: Path) -> Path:
 
 def salt_of(wal: Path) -> int | None:
     """What tells one log from another: it rises by one whenever SQLite begins anew in the same file. None for none."""
-    try:
-        with wal.open("rb") as file:
-            head = file.read(HEADER)
-    except FileNotFoundError:
-        return None
+    head = read_file(wal, HEADER)
     return int.from_bytes(head[16:20], "big") if len(head) == HEADER else None
 
 
@@ -90,8 +88,7 @@ class Log:
     store that is open; all else before SQLite opens it (see `promised`)."""
 
     def __init__(self, path: Path) -> None:
-        wal = wal_of(path)
-        self.data = wal.read_bytes() if wal.exists() else b""
+        self.data = read_file(wal_of(path))
         self.good = readable_pages(self.data)
         self._path = path
         found = list(frames(self.data))

@@ -19,7 +19,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.callers import Callers
-from edgedepot.storage.sqlite.connection import is_damage, sync_wal, why_refused
+from edgedepot.storage.sqlite.connection import LogSync, why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
@@ -29,6 +29,7 @@ from edgedepot.storage.sqlite.reserve import is_full
 from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.salvage import UNREADABLE
 from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.suspicion import Suspicion
 from edgedepot.storage.sqlite.upkeep import Upkeep, transact
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Writer:
         self._journal = opened.journal
         self._sidecar = sidecar
         self._salvage = salvage
-        self._suspicion: str | None = None
+        self._suspicion = Suspicion()
         self._salvage_at = self._note_at = clock.monotonic()
         self._path = path
         self._clock = clock
@@ -82,6 +83,7 @@ class Writer:
         self._retry_at = 0.0
         self._sync_at = 0.0
         self._unsynced: list[Receipt] = []
+        self._log_sync = None if full_sync else LogSync(path)
         self._callers = Callers(self._condition)
         self._closing = False
         self.durable_seq = self._journal.committed_seq
@@ -162,10 +164,11 @@ class Writer:
                 self._want(COMMITTED)
                 self._clock.wait(self._condition, None)
 
-    def suspect(self, reason: str) -> None:
-        """Somebody found the file damaged: it is salvaged, and the store goes on with what that leaves."""
+    def suspect(self, exc: BaseException) -> None:
+        """Somebody ran into an error of SQLite's. Where the file is damaged it is salvaged, and the store goes on with
+        what that leaves."""
         with self._condition:
-            self._suspicion = self._suspicion or reason
+            self._suspicion.note(exc)
             self._condition.notify_all()
 
     def fold(self) -> None:
@@ -196,6 +199,8 @@ class Writer:
                 self._closing = True
                 self.trouble = StorageError(f"the store cannot be written any more: {exc!r}")
         finally:
+            if self._log_sync is not None:
+                self._log_sync.close()
             self._abandon_queue()
 
     def _work(self) -> None:
@@ -222,15 +227,14 @@ class Writer:
                     self._upkeep.fold_on()
                     self._upkeep.retain_on()
             except (sqlite3.Error, OSError, StorageError) as exc:
-                if is_damage(exc) or isinstance(exc, sqlite3.IntegrityError):  # of the fold: two tables contradict
-                    self.suspect(str(exc))
+                self.suspect(exc)
                 self._note_trouble(exc)
                 if is_full(exc):
                     self._make_room()
             except UNREADABLE as exc:
                 if self._clock.monotonic() < self._salvage_at:
                     raise  # it does not lie in the file
-                self.suspect(f"a record cannot be read: {exc!r}")
+                self.suspect(exc)
                 self._note_trouble(exc)
             else:
                 self._end_trouble()
@@ -239,18 +243,27 @@ class Writer:
     def _salvage_where_needed(self) -> None:
         """Where the file is damaged, go on with a new one. Not again and again: a card that loses what was just written
         is beyond help, and what waits here is safer where it is."""
-        if self._suspicion is None:
+        reason = self._suspicion.reason
+        if reason is None:
+            return
+        if self._suspicion.has_passed(self._path, self._clock.monotonic()):
+            log.warning("%s could not be read for a moment: %s", self._path, reason)
+            with self._condition:
+                self._suspicion.clear()
             return
         if self._clock.monotonic() < self._salvage_at:
-            raise StorageError(f"damaged again, right after it was salvaged: {self._suspicion}")
-        opened = self._salvage(self._suspicion)
+            raise StorageError(f"damaged again, right after it was salvaged: {reason}")
+        opened = self._salvage(reason)
         self._connection, self._journal = opened.connection, opened.journal
         self._upkeep.renew(opened)
         self.room.renew()
         self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
+        if self._log_sync is not None:
+            self._log_sync.close()
+            self._log_sync = LogSync(self._path)
         with self._condition:
             self.durable_seq = self._journal.committed_seq
-            self._suspicion = None
+            self._suspicion.clear()
 
     def _committed_within(self, started_at: float) -> None:
         with self._condition:
@@ -266,7 +279,7 @@ class Writer:
         """Seconds until there is something to do, none left where there is now; None where there will be nothing."""
         if self.trouble is not None and not self._closing:
             return self._retry_at - self._clock.monotonic()
-        if self._suspicion is not None or self._commit_due():
+        if self._suspicion.reason is not None or self._commit_due():
             return 0.0
         flush_at = self._flush_at if self._queue else None
         sync_at = self._sync_at if self._unsynced else None
@@ -325,7 +338,8 @@ class Writer:
 
     def _sync(self) -> None:
         """Put the commits so far on the device. Only with `durability="process"`, where a commit does not."""
-        sync_wal(self._path)
+        assert self._log_sync is not None
+        self._log_sync.sync(self._connection)
         with self._condition:
             for receipt in self._unsynced:
                 receipt.raise_to(DURABLE)

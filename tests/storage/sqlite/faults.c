@@ -5,6 +5,9 @@
  *   fault_code                an errno for such calls, 0 for none
  *   fault_after               so many calls succeed before
  *   fault_calls               how many there were
+ *   fault_syncs               so many syncs of a write-ahead log fail with EIO, once each
+ *   fault_reads               so many reads of the fault_length bytes from fault_place on, of the file with the number
+ *                             fault_inode, fail with EIO; all of them where it is negative
  *
  * Calls through the C library alone are seen: SQLite's and Python's.
  */
@@ -15,10 +18,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int fault_code, fault_after, fault_calls;
+int fault_code, fault_after, fault_calls, fault_syncs, fault_reads;
+long fault_inode, fault_place, fault_length;
 
 static int ours(const char *path) {
     const char *folder = getenv("EDGEDEPOT_FAULT_FOLDER");
@@ -36,13 +41,39 @@ static int refused(int applies) {
     return 1;
 }
 
-static int file_of_ours(int descriptor) {
-    char name[64], path[4096];
+static int path_of(int descriptor, char *path) {
+    char name[64];
     snprintf(name, sizeof name, "/proc/self/fd/%d", descriptor);
-    ssize_t length = readlink(name, path, sizeof path - 1);
-    if (length < 0) return 0;
-    path[length] = 0;
-    return ours(path);
+    ssize_t length = readlink(name, path, 4095);
+    path[length < 0 ? 0 : length] = 0;
+    return length > 0 && ours(path);
+}
+
+static int file_of_ours(int descriptor) {
+    char path[4096];
+    return path_of(descriptor, path);
+}
+
+static int ends_with(const char *path, const char *end) {
+    size_t length = strlen(path), rest = strlen(end);
+    return length >= rest && !strcmp(path + length - rest, end);
+}
+
+static int unsynced(int descriptor) {
+    char path[4096];
+    if (!fault_syncs || !path_of(descriptor, path) || !ends_with(path, "-wal")) return 0;
+    fault_syncs--;
+    errno = EIO;
+    return 1;
+}
+
+static int unread(int descriptor, long from, long length) {
+    struct stat file;
+    if (!fault_reads || from + length <= fault_place || from >= fault_place + fault_length) return 0;
+    if (fstat(descriptor, &file) || (long)file.st_ino != fault_inode) return 0;
+    if (fault_reads > 0) fault_reads--;
+    errno = EIO;
+    return 1;
 }
 
 ssize_t pwrite64(int to, const void *data, size_t length, off64_t at) {
@@ -61,9 +92,20 @@ int ftruncate64(int to, off64_t size) {
 
 int ftruncate(int to, off_t size) { return ftruncate64(to, size); }
 
-int fsync(int to) { return refused(file_of_ours(to)) ? -1 : (int)syscall(SYS_fsync, to); }
+int fsync(int to) { return refused(file_of_ours(to)) || unsynced(to) ? -1 : (int)syscall(SYS_fsync, to); }
 
-int fdatasync(int to) { return refused(file_of_ours(to)) ? -1 : (int)syscall(SYS_fdatasync, to); }
+int fdatasync(int to) { return refused(file_of_ours(to)) || unsynced(to) ? -1 : (int)syscall(SYS_fdatasync, to); }
+
+ssize_t pread64(int from, void *data, size_t length, off64_t at) {
+    return unread(from, at, length) ? -1 : syscall(SYS_pread64, from, data, length, at);
+}
+
+ssize_t pread(int from, void *data, size_t length, off_t at) { return pread64(from, data, length, at); }
+
+ssize_t read(int from, void *data, size_t length) {
+    if (fault_reads && unread(from, lseek(from, 0, SEEK_CUR), length)) return -1;
+    return syscall(SYS_read, from, data, length);
+}
 
 int unlink(const char *path) {
     return refused(ours(path)) ? -1 : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);

@@ -2,14 +2,11 @@
 calls a preloaded shim refuses. A C compiler builds it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).with_name("faults.c")
-ROOT = Path(__file__).parents[3]
+from tests.storage.sqlite.faulty import run_faulty
 
 PROGRAM = """
 import ctypes, errno, sys, threading
@@ -71,26 +68,10 @@ print(calls, failures)
 """
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = tmp_path_factory.mktemp("shim") / "faults.so"
-    subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(built), str(SOURCE)], check=True)
-    return built
-
-
 @pytest.mark.parametrize("code", ["EIO", "EROFS", "ENOSPC"])
 def test_calls_that_fail_lose_nothing_and_all_goes_on_by_itself(shim: Path, quick_folder: Path, code: str) -> None:
     """From each call on, until the device is well again."""
     step = 1 if os.environ.get("EDGEDEPOT_TEST_LONG") else 5
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": str(shim),
-        "EDGEDEPOT_FAULT_FOLDER": str(quick_folder),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    command = [sys.executable, "-c", PROGRAM, str(quick_folder), code, str(step)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    calls, failures = (int(word) for word in done.stdout.split())
+    calls, failures = (int(word) for word in run_faulty(shim, quick_folder, PROGRAM, code, str(step)).split())
     assert calls > 30
     assert failures > calls / step / 2
