@@ -111,7 +111,6 @@ class Server:
                 " CREATE EXTENSION timescaledb in that database, where it is installed, makes hypertables of new ones",
                 self.shown,
             )
-        timeout = str(max(1, round(self.statement_timeout * 1000)))
         return Session(
             connection,
             self.shown,
@@ -120,7 +119,7 @@ class Server:
             found.timescaledb,
             found.home,
             found.temporary,
-            STATEMENTS["settings"].format(timeout=Literal(timeout)),
+            _settings(max(1, round(self.statement_timeout * 1000))),
         )
 
 
@@ -176,6 +175,11 @@ class Session:
                     connection.rollback()
             raise
 
+    def take_time(self) -> None:
+        """From now on a statement may take as long as it takes."""
+        self.connection.patience = math.inf
+        self._settings = _settings(0)
+
     def run(self, *statements: SQL | Composed) -> None:
         """Run statements without parameters, one after the other."""
         for statement in statements:
@@ -184,6 +188,11 @@ class Session:
     def explain(self, exc: psycopg.Error) -> UpstreamError:
         """psycopg's error as ours."""
         return upstream_error(exc, self.shown)
+
+
+def _settings(statement_timeout: int) -> Composed:
+    """What every transaction begins with; the timeout is in milliseconds, 0 for none."""
+    return STATEMENTS["settings"].format(timeout=Literal(str(statement_timeout)))
 
 
 class _PatientConnection(psycopg.Connection[TupleRow]):

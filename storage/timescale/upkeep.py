@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -234,7 +233,7 @@ class Upkeep(RemoteStorage):
                         f"{what} need TimescaleDB, which {session.shown} does not have: where it is installed, CREATE"
                         " EXTENSION timescaledb in that database"
                     )
-                session.connection.patience = math.inf
+                session.take_time()
                 yield session
             except errors.FeatureNotSupported as exc:
                 raise NotSupported(_why_not(session, what, exc)) from exc

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,8 @@ from edgedepot.storage.errors import DataRefused, Misconfigured, NotSupported, S
 from edgedepot.storage.timescale.hypertable import CreateHypertable, interval_text
 from tests.models import Mixed
 from tests.servers.pglite import PgliteServer
-from tests.storage.timescale.conftest import Look
+from tests.servers.process import wait_until
+from tests.storage.timescale.conftest import Connect, Look
 
 T0 = datetime(2026, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -136,6 +138,26 @@ def test_chunks_are_dropped_by_age_on_every_edition(storage: TimescaleDBStorage)
     assert storage.aggregate(Tank, "level", "count") == {"result": 4}
     with pytest.raises(InvalidValue):
         storage.drop_chunks(Tank, datetime(2026, 1, 1))
+
+
+def test_upkeep_takes_longer_than_other_statements_may(connect: Connect, look: Look, timescale_url: str) -> None:
+    storage = connect(statement_timeout="20 ms")
+    fill(storage, 1)
+    look(storage.schema_sql([Mixed], extension=False))
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: storage.create_hypertable(Mixed),
+        lambda: storage.drop_chunks(Tank, T0),
+    )
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'edgedepot' AND wait_event_type = 'Lock' AND now() - query_start > interval '60 ms'
+    """
+    with ThreadPoolExecutor() as pool:
+        with psycopg.connect(timescale_url) as other:
+            other.execute("LOCK TABLE tank, mixed IN ACCESS EXCLUSIVE MODE")
+            done = [pool.submit(call) for call in calls]
+            wait_until(lambda: look(waiting) == [(2,)], "both wait")
+        assert [one.result(10) for one in done] == [None, 0]
 
 
 # -- the Apache-licensed edition ------------------------------------------------------------------------------------
