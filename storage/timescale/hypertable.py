@@ -10,10 +10,9 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import Interval
+from edgedepot.storage.timescale.place import LONGEST_NAME
 from edgedepot.storage.timescale.statements import STATEMENTS
 from edgedepot.storage.values import text_problem
-
-_LONGEST_NAME = 63
 
 
 class Connection(Protocol):
@@ -94,4 +93,4 @@ class CreateHypertable:
 def _is_name(name: object) -> bool:
     if not isinstance(name, str) or not name or text_problem(name):
         return False
-    return len(name.encode()) <= _LONGEST_NAME
+    return len(name.encode()) <= LONGEST_NAME

@@ -12,7 +12,7 @@ from edgedepot.storage.reading import Reading
 
 _DEVICES = "_devices"
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,7}", re.ASCII)
-_LONGEST_NAME = 63
+LONGEST_NAME = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Place:
         """Check both settings. Raises `ConfigError`."""
         if schema is not None and not (
             isinstance(schema, str)
-            and 0 < len(schema.encode("utf-8", "replace")) <= _LONGEST_NAME
+            and 0 < len(schema.encode("utf-8", "replace")) <= LONGEST_NAME
             and schema.isprintable()
         ):
             raise ConfigError(f"schema: found {schema!r}, expected the name of a schema, of at most 63 bytes")

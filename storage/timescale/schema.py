@@ -16,7 +16,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 from edgedepot.storage.errors import Misconfigured
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.timescale.hypertable import CreateHypertable
-from edgedepot.storage.timescale.place import Place
+from edgedepot.storage.timescale.place import LONGEST_NAME, Place
 from edgedepot.storage.timescale.server import Session
 from edgedepot.storage.timescale.statements import STATEMENTS
 
@@ -36,7 +36,11 @@ def staging_of(model: type[Reading]) -> Identifier:
     """The staging table of a model, named by its columns: behind a pooler a session may serve gateways with older
     models too. No measurement begins with an underscore, so it hides no other table."""
     shape = repr([(spec.name, spec.type.__name__) for spec in model.__fields__])
-    return Identifier("pg_temp", f"_in_{hashlib.sha1(shape.encode(), usedforsecurity=False).hexdigest()}")
+    return Identifier("pg_temp", f"_in_{_digest(shape)}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 _OIDS = {float: 701, int: 20, bool: 16, str: 25}
@@ -133,9 +137,8 @@ def handover(place: Place, models: Iterable[type[Reading]], role: str | None, ex
     for model in models:
         table = place.table(model)
         tables.append(table)
-        found.append(STATEMENTS["create_table"].format(table=table, fields=definitions(model)))
+        found += _table(place, model)
         found += [_addition(table, spec) for spec in model.__fields__]
-        found.append(STATEMENTS["create_index"].format(table=table, name=_index_name(place, model)))
         if extension:
             name = place.name(model) if place.schema is None else f"{place.schema}.{place.name(model)}"
             found.append(CreateHypertable(name).statement(Identifier("create_hypertable")))
@@ -175,12 +178,10 @@ def _lock(session: Session, name: str) -> None:
 
 def _creation(session: Session, model: type[Reading], plain: bool) -> Iterator[Composed]:
     place, home = session.place, session.extension_schema
-    table = place.table(model)
-    yield STATEMENTS["create_table"].format(table=table, fields=definitions(model))
-    yield STATEMENTS["create_index"].format(table=table, name=_index_name(place, model))
+    yield from _table(place, model)
     if home is not None and not plain:
         yield CreateHypertable(f"{session.schema}.{place.name(model)}").statement(Identifier(home, "create_hypertable"))
-    yield from _comments(table, model.__fields__)
+    yield from _comments(place.table(model), model.__fields__)
 
 
 def _widening(place: Place, model: type[Reading], missing: Iterable[FieldSpec]) -> Iterator[Composed]:
@@ -194,8 +195,17 @@ def _addition(table: Identifier, spec: FieldSpec) -> Composed:
     return STATEMENTS["add_column"].format(table=table, field=Identifier(spec.name), type=SQL(TYPES[spec.type]))
 
 
-def _index_name(place: Place, model: type[Reading]) -> Identifier:
-    return Identifier(f"{place.name(model)[:58]}_time")
+def _table(place: Place, model: type[Reading]) -> Iterator[Composed]:
+    """The plain table of a model, and its index."""
+    names = {"table": place.table(model), "key": _index_name(place, model, "key")}
+    yield STATEMENTS["create_table"].format(fields=definitions(model), **names)
+    yield STATEMENTS["create_index"].format(table=names["table"], name=_index_name(place, model, "time"))
+
+
+def _index_name(place: Place, model: type[Reading], what: str) -> Identifier:
+    """Indexes and tables share their names: as no measurement begins with an underscore, it is in the way of none."""
+    name = f"_{place.name(model)}_{what}"
+    return Identifier(name if len(name) <= LONGEST_NAME else f"_{_digest(name)}_{what}")
 
 
 def _comments(table: Identifier, fields: Iterable[FieldSpec]) -> Iterator[Composed]:

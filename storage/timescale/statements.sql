@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS {table} (
     store_epoch bigint NOT NULL DEFAULT 0,
     gateway_seq bigint NOT NULL DEFAULT 0,
     received_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (gateway_id, device_id, "timestamp")
+    CONSTRAINT {key} PRIMARY KEY (gateway_id, device_id, "timestamp")
 )
 
 -- name: create_index

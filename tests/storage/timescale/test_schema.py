@@ -97,6 +97,24 @@ def test_a_field_that_was_added_becomes_a_column(connect: Connect, look: Look) -
     ]
 
 
+_LONG = "l" * 54
+
+
+@pytest.mark.parametrize("names", [("tank", "tank_time", "tank_pkey"), ("tank_time", "tank"), (_LONG + "a", _LONG + "b")])
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_no_index_is_in_the_way_of_another_models(
+    connect: Connect, look: Look, names: tuple[str, ...], handed_over: bool
+) -> None:
+    storage = connect(table_prefix="eight678")
+    for name in names:
+        model = type("Model", (Reading,), {"__annotations__": {"level": float}}, measurement=name)
+        if handed_over:
+            look(storage.schema_sql([model]))
+        storage.store_reading(model, "a", T0, {"level": 1.0})
+    indexes = "SELECT tablename, count(*) FROM pg_indexes WHERE schemaname = 'public' GROUP BY 1 HAVING count(*) = 2"
+    assert sorted(look(indexes)) == sorted((f"eight678{name}", 2) for name in names)
+
+
 def test_models_of_one_measurement_take_turns_on_one_connection(storage: TimescaleDBStorage) -> None:
     for second in range(3):
         storage.store_reading(Tank, "a", T0 + timedelta(seconds=second), {"level": 1.0})
