@@ -2,15 +2,15 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
-from edgedepot import Field, Reading, TimescaleDBStorage, Version
-from edgedepot.storage.errors import Misconfigured
+from edgedepot import Device, Field, Reading, TimescaleDBStorage, Version
+from edgedepot.storage.errors import Misconfigured, NotSupported
 from tests.models import Weather
 from tests.servers.timescale import TimescaleServer
 from tests.storage.timescale.conftest import Connect, Look
@@ -236,22 +236,52 @@ def plain_url() -> Iterator[str]:
         yield server.url(server.create_database())
 
 
+_TABLES = (
+    "SELECT table_name, ordinal_position, column_name, data_type, collation_name, is_nullable, column_default,"
+    " col_description(table_name::regclass, ordinal_position)"
+    " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2",
+    "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1",
+)
+
+
 def test_a_plain_postgresql_has_the_same_tables_and_says_so_once(
-    plain_url: str, caplog: pytest.LogCaptureFixture
+    plain_url: str, caplog: pytest.LogCaptureFixture, storage: TimescaleDBStorage, look: Look
 ) -> None:
-    with TimescaleDBStorage(plain_url, gateway_id="roof") as storage, caplog.at_level(logging.WARNING):
-        storage.store_reading(Tank, "a", T0, {"level": 1.0})
-        storage.store_reading(Weather, "a", T0, {"temperature": 1.0})
-        assert storage.downsample(Tank, "level", "1w", tz="Europe/Zurich")[0]["result"] == 1.0
-        assert storage.health_check()["version"].startswith("PostgreSQL 17")
-        assert "TimescaleDB" not in storage.health_check()["version"]
+    with TimescaleDBStorage(plain_url, gateway_id="roof") as plain, caplog.at_level(logging.WARNING):
+        for one in (plain, storage):
+            one.store_reading(Tank, "a", T0, {"level": 1.0})
+            one.store_reading(TankWithPump, "a", T0, {"running": True})
+            one.store_reading(Weather, "a", T0, {"temperature": 1.0})
+            one.save_device(Device("a"))
+        assert plain.downsample(Tank, "level", "1w", tz="Europe/Zurich")[0]["result"] == 1.0
+        assert plain.health_check()["version"].startswith("PostgreSQL 17")
+        assert "TimescaleDB" not in plain.health_check()["version"]
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["postgresql"]
     assert "has no TimescaleDB" in caplog.text
     with psycopg.connect(plain_url) as connection:
-        keys = connection.execute(
-            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'tank'::regclass AND contype = 'p'"
-        )
-        assert keys.fetchall() == [('PRIMARY KEY (gateway_id, device_id, "timestamp")',)]
+        for statement in _TABLES:
+            found = connection.execute(statement).fetchall()
+            assert found == look(statement)
+            assert len(found) >= 5
+
+
+def test_what_needs_the_extension_says_how_to_get_it(plain_url: str) -> None:
+    calls: tuple[Callable[[TimescaleDBStorage], object], ...] = (
+        lambda storage: storage.create_hypertable(Tank),
+        lambda storage: storage.drop_chunks(Tank, "1 day"),
+        lambda storage: storage.create_retention_policy(Tank, "1 day"),
+        lambda storage: storage.remove_compression_policy(Tank),
+        lambda storage: storage.continuous_aggregate("hours", Tank, "level"),
+        lambda storage: storage.refresh_continuous_aggregate("hours"),
+        lambda storage: storage.drop_continuous_aggregate("hours"),
+    )
+    with TimescaleDBStorage(plain_url, gateway_id="roof") as storage:
+        storage.store_reading(Tank, "a", T0, {"level": 1.0})
+        for call in calls:
+            with pytest.raises(NotSupported, match=r" need TimescaleDB, which postgresql://.* CREATE EXTENSION"):
+                call(storage)
+        assert storage.hypertable_info(Tank) is None
+        assert storage.continuous_aggregates() == []
 
 
 def test_a_column_that_is_altered_under_an_open_session_gets_no_bits_of_another_type(
