@@ -98,6 +98,10 @@ CREATE TEMPORARY TABLE IF NOT EXISTS {staging} (
 -- name: copy
 COPY {table} ({keys}, {fields}) FROM STDIN (FORMAT BINARY)
 
+-- name: check_now
+-- What otherwise is found out at the commit.
+SET CONSTRAINTS ALL IMMEDIATE
+
 -- name: from_arrays
 (
     SELECT gateway_id, device_id, '2000-01-01 00:00:00+00'::timestamptz + micros * interval '1 microsecond' AS "timestamp",

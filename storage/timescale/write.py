@@ -43,6 +43,10 @@ Counts = tuple[int, int]
 Span = tuple[str, str, datetime, datetime]
 """Of a gateway's device, the first and the last time of what a batch has in one hour."""
 Way = Callable[[Session, type[Reading], Rows | Checked], Counts]
+Problem = Callable[[list[Cells]], psycopg.Error | None]
+"""Why some rows are refused, None where they are not."""
+Found = tuple[int, psycopg.Error]
+"""Which row, from 1, and why."""
 
 _KEY_ARRAY_TYPES = ("text", "text", "bigint", "bigint", "bigint", "smallint")
 _DENSE = 10
@@ -100,14 +104,20 @@ class Writer:
                     raise
                 self._not_straight.add(measurement)
             except (psycopg.DataError, psycopg.IntegrityError) as exc:
-                if way is _copy_straight and isinstance(exc, errors.UniqueViolation):
-                    self._again.add(measurement)
-                else:
-                    self._leave_out(session, rows, way, exc)
+                is_there = way is _copy_straight and isinstance(exc, errors.UniqueViolation)
+                if not is_there and self._leave_out(session, rows, exc):
+                    continue
+                if way is not _copy_straight:
+                    raise  # no rows of themselves are refused so
+                self._again.add(measurement)
 
     def _way(self, session: Session, measurement: str) -> Way:
         if self._copy and measurement not in self._again and measurement not in self._not_straight:
             return _copy_straight
+        return self._guarded(session)
+
+    def _guarded(self, session: Session) -> Way:
+        """The way for readings that may be there already."""
         return _copy_and_merge if self._copy and session.temporary else _insert_arrays
 
     @staticmethod
@@ -121,21 +131,25 @@ class Writer:
 
         return merging
 
-    def _leave_out(self, session: Session, rows: Rows, way: Way, exc: psycopg.Error) -> None:
-        """Find a row that the server refuses, and leave it out from now on."""
+    def _leave_out(self, session: Session, rows: Rows, exc: psycopg.Error) -> bool:
+        """Find a row that the server refuses, and leave it out from now on; False where it refuses none.
+
+        Which way the batch went does not matter: that a reading is there already is no reason to refuse it.
+        """
         if len(rows.refused_upstream) == MOST_REFUSED:
             raise DataRefused(
                 f"more than {MOST_REFUSED} rows of {len(rows)} are refused: {session.explain(exc)}", code=exc.sqlstate
             )
         good = list(rows.cells())
+        way = self._merging(self._guarded(session))
 
         def problem(some: list[Cells]) -> psycopg.Error | None:
             return _problem(session, rows.model, way, some)
 
-        number = _line(exc)
-        found = problem(good[number - 1 : number]) if number else None
-        if number is None or found is None:
-            number, found = _first_refused(good, problem, exc)
+        refused = _refused_at(good, _line(exc), problem) or _first_refused(good, problem)
+        if refused is None:
+            return False
+        number, found = refused
         if len(rows.refused_upstream) == _SUSPICIOUS and number == 1 and len(good) > 1 and problem(good[-1:]):
             raise DataRefused(
                 f"rows from all over are refused, maybe every one of {len(rows)}: {session.explain(found)}",
@@ -144,6 +158,7 @@ class Writer:
         error = session.explain(found)
         error.__cause__ = found
         rows.refuse(rows.index_of(number - 1), error)
+        return True
 
 
 def _line(exc: psycopg.Error) -> int | None:
@@ -152,19 +167,24 @@ def _line(exc: psycopg.Error) -> int | None:
     return int(match[1]) if match else None
 
 
-def _first_refused(
-    rows: list[Cells], problem: Callable[[list[Cells]], psycopg.Error | None], exc: psycopg.Error
-) -> tuple[int, psycopg.Error]:
-    """Which row it takes, from 1, for all up to it to be refused as `exc` says; and what is said then."""
-    low, high = 0, len(rows)
+def _refused_at(rows: list[Cells], line: int | None, problem: Problem) -> Found | None:
+    """The row of a line, where it is refused by itself."""
+    found = problem(rows[line - 1 : line]) if line else None
+    return (line, found) if line and found else None
+
+
+def _first_refused(rows: list[Cells], problem: Problem) -> Found | None:
+    """Which row it takes, from 1, for all up to it to be refused; and what is said then."""
+    low, high, refused = 0, len(rows), None
     while high - low > 1:
         middle = (low + high) // 2
         found = problem(rows[:middle])
         if found is None:
             low = middle
         else:
-            high, exc = middle, found
-    return high, exc
+            high, refused = middle, found
+    refused = refused or problem(rows)  # it must be the last row, if any
+    return (high, refused) if refused else None
 
 
 def _problem(session: Session, model: type[Reading], way: Way, rows: list[Cells]) -> psycopg.Error | None:
@@ -172,6 +192,7 @@ def _problem(session: Session, model: type[Reading], way: Way, rows: list[Cells]
     try:
         with session.transaction(keep=False):
             way(session, model, Checked(rows))
+            session.run(STATEMENTS["check_now"])
     except (psycopg.DataError, psycopg.IntegrityError) as exc:
         return exc
     return None

@@ -18,7 +18,7 @@ Connect = Callable[..., TimescaleDBStorage]
 _DROP_TABLES = """
 DO $$ DECLARE name text; BEGIN
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
-        EXECUTE format('DROP TABLE public.%I', name);
+        EXECUTE format('DROP TABLE public.%I CASCADE', name);
     END LOOP;
 END $$
 """

@@ -150,6 +150,67 @@ def test_rows_that_a_merge_makes_wrong_are_found_though_no_line_is_reported(conn
     assert storage.aggregate(Mixed, "b", "count") == {"result": 298}
 
 
+@pytest.mark.parametrize("copy", [True, False])
+def test_rows_that_are_found_wrong_at_the_commit_are_named(connect: Connect, look: Look, copy: bool) -> None:
+    storage = connect(copy=copy)
+    storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
+    look("CREATE TABLE sites (name text PRIMARY KEY)")
+    look("INSERT INTO sites VALUES ('here')")
+    look("ALTER TABLE mixed ADD CONSTRAINT known FOREIGN KEY (text) REFERENCES sites DEFERRABLE INITIALLY DEFERRED")
+    rows: list[StoreRow] = [
+        ("mast", T0 + timedelta(seconds=n), {"text": "there" if n in (7, 99) else "here"}) for n in range(1, 100)
+    ]
+    receipt = storage.store_readings(Mixed, rows)
+    assert counts(receipt) == (97, 0, 2)
+    assert [refusal.index for refusal in receipt.refused] == [6, 98]
+    assert receipt.refused[0].reason.endswith("(SQLSTATE 23503)")
+
+
+_COUNTS_ATTEMPTS = """
+    CREATE TABLE attempts (number serial);
+    CREATE OR REPLACE FUNCTION attempt() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('attempts_number_seq') = 1 AND TG_ARGV[0] = 'fail' THEN
+            RAISE EXCEPTION 'not today' USING ERRCODE = 'check_violation';
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER attempt BEFORE INSERT ON mixed EXECUTE FUNCTION attempt(
+"""
+
+
+def test_no_row_is_refused_for_what_happens_only_once(connect: Connect, look: Look) -> None:
+    rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": 1.0}) for n in range(100)]
+    storage = connect()
+    storage.store_readings(Mixed, rows[:1])
+    look(_COUNTS_ATTEMPTS + "'fail')")
+    assert counts(storage.store_readings(Mixed, rows[1:50])) == (49, 0, 0)
+    look("SELECT setval('attempts_number_seq', 1, false)")
+    storage = connect(copy=False)
+    with pytest.raises(DataRefused, match="not today"):
+        storage.store_readings(Mixed, rows)
+    assert counts(storage.store_readings(Mixed, rows)) == (50, 50, 0)
+
+
+def test_the_line_that_the_server_names_saves_looking_for_the_row(connect: Connect, look: Look) -> None:
+    storage = connect()
+    storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
+    look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a <> 200)")
+    look(_COUNTS_ATTEMPTS + "'count')")
+    rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": float(n)}) for n in range(1, 500)]
+    assert [refusal.index for refusal in storage.store_readings(Mixed, rows).refused] == [199]
+    # The batch, the row of the line by itself, the batch without it.
+    assert look("SELECT last_value FROM attempts_number_seq") == [(3,)]
+
+
+def test_that_a_reading_is_there_is_no_reason_to_refuse_it(storage: TimescaleDBStorage, look: Look) -> None:
+    rows: list[StoreRow] = [("mast", T0 + timedelta(seconds=n), {"a": float(n)}) for n in range(10)]
+    storage.store_readings(Mixed, rows[-1:])
+    look("ALTER TABLE mixed ADD CONSTRAINT plausible CHECK (a > 1)")
+    receipt = storage.store_readings(Mixed, rows)
+    assert counts(receipt) == (7, 1, 2)
+    assert [refusal.index for refusal in receipt.refused] == [0, 1]
+
+
 def test_a_batch_with_many_bad_rows_is_refused_as_a_whole(connect: Connect, look: Look) -> None:
     storage = connect()
     storage.store_reading(Mixed, "mast", T0, {"a": 0.0})
