@@ -38,23 +38,39 @@ _MICROS = SQL("(extract(epoch FROM bucket) * 1000000)::bigint")  # it may be bef
 _ORIGIN, _MONTH_ORIGIN = datetime(1970, 1, 1, tzinfo=UTC), datetime(2000, 1, 1, tzinfo=UTC)
 _DAY_ORIGIN = datetime(2000, 1, 3, tzinfo=UTC)
 # The vast values are summed in units of 2^64, so that there is an end of floats only where the result is beyond it.
+_VAST = SQL("sum(CASE WHEN abs({value}) < 1e270 THEN 0 ELSE {value} * 2::double precision ^ -64 END)")
+_OTHERS = SQL("sum(CASE WHEN abs({value}) < 1e270 THEN {value} ELSE 0 END)")
 _VAST_SUM = SQL(
     "CASE WHEN abs({vast}) < 2::double precision ^ 960 THEN {vast} * 2::double precision ^ 64 + {others}"
     " ELSE {vast} * 'Infinity'::double precision END"
-).format(
-    vast=SQL("sum(CASE WHEN abs(value) < 1e270 THEN 0 ELSE value * 2::double precision ^ -64 END)"),
-    others=SQL("sum(CASE WHEN abs(value) < 1e270 THEN value ELSE 0 END)"),
 )
-# PostgreSQL's own avg squares on the way, and overflows from 1e154 on.
-_AVERAGE = SQL("{sum} / count(value)")
-_FUNCTIONS: Source = {
-    "avg": _AVERAGE.format(sum=SQL("sum(value::double precision)")),
-    "min": SQL("min(value)"),
-    "max": SQL("max(value)"),
-    "sum": SQL("sum(value)"),
-    "count": SQL("count(value)"),
-}
-_VAST_FUNCTIONS: Source = {**_FUNCTIONS, "avg": _AVERAGE.format(sum=_VAST_SUM), "sum": _VAST_SUM}
+_AVERAGE = SQL("({sum}) / count({value})")
+
+
+def calculations(value: Composable) -> Source:
+    """What calculates each function but first and last. A sum of floats beyond them all is an error."""
+    return {
+        # PostgreSQL's own avg squares on the way, and overflows from 1e154 on.
+        "avg": _AVERAGE.format(sum=SQL("sum({}::double precision)").format(value), value=value),
+        "min": SQL("min({})").format(value),
+        "max": SQL("max({})").format(value),
+        "sum": SQL("sum({})").format(value),
+        "count": SQL("count({})").format(value),
+    }
+
+
+def vast_calculations(value: Composable) -> Source:
+    """The same for floats as vast as they come: it takes longer, and a sum beyond them all is infinite."""
+    total = _VAST_SUM.format(vast=_VAST.format(value=value), others=_OTHERS.format(value=value))
+    return {**calculations(value), "avg": _AVERAGE.format(sum=total, value=value), "sum": total}
+
+
+def number_of(result: Any) -> Any:
+    """A result as every storage has it: the sum of a bigint column is a numeric."""
+    return int(result) if isinstance(result, Decimal) else result
+
+
+_FUNCTIONS, _VAST_FUNCTIONS = calculations(SQL("value")), vast_calculations(SQL("value"))
 
 
 def aggregate(session: Session, gateway_id: str | None, asked: Aggregation) -> Found:
@@ -127,5 +143,4 @@ def _calculate(session: Session, asked: Aggregation, source: Source, values: Val
         statement = STATEMENTS["calculated"].format(function=functions[asked.function], **names)
     with session.connection.cursor(binary=True) as cursor:
         rows = cursor.execute(statement, values).fetchall()
-    # The sum of a bigint column is a numeric.
-    return [(device, bucket, int(result) if isinstance(result, Decimal) else result) for device, bucket, result in rows]
+    return [(device, bucket, number_of(result)) for device, bucket, result in rows]

@@ -29,8 +29,9 @@ class Place:
             isinstance(schema, str)
             and 0 < len(schema.encode("utf-8", "replace")) <= LONGEST_NAME
             and schema.isprintable()
+            and "%" not in schema  # of which statements with values make a place for one
         ):
-            raise ConfigError(f"schema: found {schema!r}, expected the name of a schema, of at most 63 bytes")
+            raise ConfigError(f"schema: found {schema!r}, expected the name of a schema, of at most 63 bytes, without %")
         if not isinstance(prefix, str) or (prefix and not _PREFIX.fullmatch(prefix)):
             raise ConfigError(
                 f"table_prefix: found {prefix!r}, expected at most 8 lowercase letters, digits and _, starting with a"

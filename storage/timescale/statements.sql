@@ -303,7 +303,7 @@ CALL {refresh}({view}::regclass, {start}, {end})
 -- name: continuous_aggregates
 SELECT substr(view_name, length(%(prefix)s) + 1) AS name, a.hypertable_name AS table, j.schedule_interval,
     (j.config ->> 'start_offset')::interval AS start_offset, (j.config ->> 'end_offset')::interval AS end_offset,
-    s.last_run_started_at AS last_run, s.last_run_status
+    nullif(s.last_run_started_at, '-infinity') AS last_run, s.last_run_status
 FROM timescaledb_information.continuous_aggregates a
     LEFT JOIN timescaledb_information.jobs j ON j.proc_name = 'policy_refresh_continuous_aggregate'
         -- Older versions name the table behind the view, newer ones the view.

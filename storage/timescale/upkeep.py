@@ -19,6 +19,7 @@ from edgedepot.storage.query import Aggregation, Function, Scope, micros_of
 from edgedepot.storage.reading import Reading, check_model, device_id_of
 from edgedepot.storage.remote import RemoteStorage
 from edgedepot.storage.timescale import schema
+from edgedepot.storage.timescale.aggregate import calculations, number_of, vast_calculations
 from edgedepot.storage.timescale.errors import mapped
 from edgedepot.storage.timescale.hypertable import CreateHypertable, interval_of
 from edgedepot.storage.timescale.link import Link
@@ -26,15 +27,6 @@ from edgedepot.storage.timescale.server import Server, Session
 from edgedepot.storage.timescale.statements import STATEMENTS
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,54}", re.ASCII)
-_FUNCTIONS = {
-    "avg": "avg({field}::double precision)",
-    "min": "min({field})",
-    "max": "max({field})",
-    "sum": "sum({field})",
-    "count": "count({field})",
-    "first": '{first}({field}, "timestamp")',
-    "last": '{last}({field}, "timestamp")',
-}
 
 
 class Upkeep(RemoteStorage):
@@ -219,7 +211,8 @@ class Upkeep(RemoteStorage):
             columns = SQL("" if gateway_id is not None else "gateway_id, ")
             place = session.place.qualified(session.place.prefix + view)
             with session.connection.cursor(row_factory=dict_row, binary=True) as cursor:
-                return cursor.execute(STATEMENTS["query_view"].format(view=place, columns=columns), values).fetchall()
+                rows = cursor.execute(STATEMENTS["query_view"].format(view=place, columns=columns), values).fetchall()
+        return [{**row, "result": number_of(row["result"])} for row in rows]
 
     @contextmanager
     def _work(self, what: str) -> Iterator[Session]:
@@ -257,14 +250,18 @@ def _why_not(session: Session, what: str, exc: errors.FeatureNotSupported) -> st
 def _view(session: Session, name: str, asked: Aggregation, with_data: bool) -> Composed:
     """The statement that makes a continuous aggregate."""
     assert asked.interval is not None
-    called = {function: _function(session, function) for function in ("first", "last")}
     origin = SQL("" if asked.interval.is_calendar else ", origin => '1970-01-01 00:00:00+00'::timestamptz")
     bucket = SQL('{}({}, "timestamp"{})').format(_function(session, "time_bucket"), interval_of(asked.interval), origin)
+    field = Identifier(asked.field.name)
+    # What overflows would keep the view from ever being fresh again.
+    results = vast_calculations(field) if asked.field.type is float else calculations(field)
+    for function in ("first", "last"):
+        results[function] = SQL('{}({}, "timestamp")').format(_function(session, function), field)
     return STATEMENTS["create_view"].format(
         view=session.place.qualified(session.place.prefix + name),
         bucket=bucket,
-        result=SQL(_FUNCTIONS[asked.function]).format(field=Identifier(asked.field.name), **called),
-        field=Identifier(asked.field.name),
+        result=results[asked.function],
+        field=field,
         table=session.place.table(asked.scope.model),
         data=SQL("WITH DATA" if with_data else "WITH NO DATA"),
     )

@@ -109,6 +109,7 @@ def test_a_user_who_may_makes_schema_and_prefixed_tables(connect: Connect, look:
         ({"schema": ""}, "schema: found ''"),
         ({"schema": "a\0b"}, "schema: found"),
         ({"schema": "x" * 64}, "schema: found"),
+        ({"schema": "a%sb"}, "schema: found .* without %"),
         ({"table_prefix": "Farm"}, "table_prefix: found 'Farm'"),
         ({"table_prefix": "a;b"}, "table_prefix: found 'a;b'"),
         ({"table_prefix": "_a"}, "table_prefix: found"),

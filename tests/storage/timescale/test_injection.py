@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from edgedepot import Device, TimescaleDBStorage, Version
-from edgedepot.storage.errors import NotSupported
+from edgedepot.storage.errors import Misconfigured, NotSupported
 from tests.models import Mixed
 from tests.storage.timescale.conftest import Connect, Look
 
@@ -123,22 +124,49 @@ def is_allowed(call: str, parameter: str, given: object) -> bool:
     return (call, parameter) in FREE | FLAGS or not isinstance(given, str)
 
 
-@pytest.mark.parametrize("name", [name for name, arguments in GOOD.items() if arguments])
-def test_a_hostile_text_is_refused_or_a_value(storage: TimescaleDBStorage, look: Look, name: str) -> None:
+def attack(storage: TimescaleDBStorage, name: str, look: Callable[[str], list[tuple[Any, ...]]]) -> None:
+    """Give a call every hostile text in every parameter: each is refused, or a value, and the tables stay as they are.
+
+    They hold the reading and the device of `storage` above, and there is a view or continuous aggregate `hours`.
+    """
     call: Callable[..., Any] = getattr(storage, name)
     for parameter in GOOD[name]:
+        # Where the call is none for this server, or was made before, it must have been refused first, or be a flag.
+        flags = [NotSupported, Misconfigured] if (name, parameter) in FLAGS else []
         for text in HOSTILE:
             for given in hostile(name, parameter, text):
-                arguments = {**GOOD[name], parameter: given}
-                # Where the call is none for this server, it must have been refused before, or be a flag.
-                with suppress(ValueError, *([NotSupported] if (name, parameter) in FLAGS else [])):
-                    found = call(**arguments)
+                with suppress(ValueError, *flags):
+                    found = call(**{**GOOD[name], parameter: given})
                     if name == "iter_readings":
                         list(found)
                     assert is_allowed(name, parameter, given), (parameter, given)
     assert look("SELECT a FROM mixed WHERE device_id = 'd'") == [(1.0,)]
     assert look("SELECT device_id FROM _devices WHERE device_id = 'd'") == [("d",)]
     assert look(RELATIONS) == [("_devices",), ("hours",), ("mixed",)]
+
+
+@pytest.mark.parametrize("name", [name for name, arguments in GOOD.items() if arguments])
+def test_a_hostile_text_is_refused_or_a_value(storage: TimescaleDBStorage, look: Look, name: str) -> None:
+    attack(storage, name, look)
+
+
+@pytest.mark.parametrize("schema", ['a"; DROP TABLE mixed; --', "'; DROP TABLE mixed; -- {a} {} \\"])
+def test_a_schema_of_a_hostile_name_is_a_schema_like_any_other(connect: Connect, look: Look, schema: str) -> None:
+    look("CREATE TABLE mixed (a text)")
+    storage = connect(schema=schema)
+    assert storage.query_readings(Mixed) == []
+    storage.store_reading(Mixed, "d", T0, {"a": 1.0})
+    storage.save_device(Device("e"))
+    look(storage.schema_sql([Mixed]))
+    storage.create_hypertable(Mixed, "1d")
+    assert storage.hypertable_info(Mixed) is not None
+    assert storage.drop_chunks(Mixed, "100y") == 0
+    assert [device.device_id for device in storage.devices()] == ["d", "e"]
+    assert storage.aggregate(Mixed, "a", interval="1d") == [{"bucket": T0, "result": 1.0}]
+    assert storage.delete_readings(Mixed) == 1
+    assert look("SELECT count(*) FROM mixed") == [(0,)]
+    assert look("SELECT hypertable_schema FROM timescaledb_information.hypertables") == [(schema,)]
+    look(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)).as_string(None))
 
 
 def test_a_hostile_text_comes_back_as_it_was(storage: TimescaleDBStorage, connect: Connect, look: Look) -> None:

@@ -1,7 +1,7 @@
-"""Hypertables, continuous aggregates and policies: on the community edition, and what the Apache edition says."""
+"""Hypertables, and what the Apache edition says of what it lacks (test_community.py has that)."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,10 +10,9 @@ import psycopg
 import pytest
 
 from edgedepot import InvalidValue, Reading, TimescaleDBStorage
-from edgedepot.storage.errors import DataRefused, Misconfigured, NotSupported, StorageClosed
+from edgedepot.storage.errors import Misconfigured, NotSupported, StorageClosed
 from edgedepot.storage.timescale.hypertable import CreateHypertable, interval_text
 from tests.models import Mixed
-from tests.servers.pglite import PgliteServer
 from tests.servers.process import wait_until
 from tests.storage.timescale.conftest import Connect, Look
 
@@ -181,142 +180,6 @@ def test_upkeep_ends_with_the_storage(storage: TimescaleDBStorage) -> None:
     storage.close()
     with pytest.raises(StorageClosed):
         storage.create_hypertable(Tank)
-
-
-# -- the community edition ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pglite() -> Iterator[PgliteServer]:
-    with PgliteServer() as server:
-        yield server
-
-
-@pytest.fixture
-def community(pglite: PgliteServer) -> Iterator[TimescaleDBStorage]:
-    """A storage on the community edition, without tables."""
-    with psycopg.connect(pglite.url, prepare_threshold=None, autocommit=True) as connection:
-        for (view,) in connection.execute("SELECT view_name FROM timescaledb_information.continuous_aggregates"):
-            connection.execute(f'DROP MATERIALIZED VIEW "{view}"')
-        for table in ("tank", "mixed", "_devices"):
-            connection.execute(f"DROP TABLE IF EXISTS {table}")
-    with TimescaleDBStorage(pglite.url, gateway_id="roof", copy=False) as storage:
-        yield storage
-
-
-def jobs(url: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url, prepare_threshold=None, autocommit=True) as connection:
-        return connection.execute(
-            "SELECT job_id, proc_name, config FROM timescaledb_information.jobs WHERE job_id >= 1000 ORDER BY 1"
-        ).fetchall()
-
-
-def run_job(url: str, job: int) -> None:
-    with psycopg.connect(url, prepare_threshold=None, autocommit=True) as connection:
-        connection.execute(f"CALL run_job({job})")
-
-
-@pytest.mark.parametrize("function", ["avg", "min", "max", "sum", "count", "first", "last"])
-def test_a_continuous_aggregate_has_the_buckets_of_aggregate(community: TimescaleDBStorage, function: Any) -> None:
-    rows = [
-        (device, T0 + n * timedelta(minutes=11), {"a": n * 0.5 if n % 3 else None, "number": n})
-        for n in range(300)
-        for device in ("north", "south")
-    ]
-    community.store_readings(Mixed, rows)
-    for name, interval in (("short", "7m"), ("daily", "1d")):
-        community.continuous_aggregate(name, Mixed, "a", function, interval)
-        found = community.query_continuous_aggregate(name)
-        expected = community.downsample(Mixed, "a", interval, function, group_by="device")
-        expected.sort(key=lambda row: (row["bucket"], row["device_id"]))
-        assert found == expected
-        assert len(found) > 4
-    some = community.query_continuous_aggregate("short", "north", T0, T0 + timedelta(hours=1))
-    assert {row["device_id"] for row in some} == {"north"}
-    assert len(some) == 4
-
-
-def test_a_continuous_aggregate_is_refreshed_listed_and_dropped(
-    community: TimescaleDBStorage, pglite: PgliteServer
-) -> None:
-    fill(community, 4)
-    community.continuous_aggregate(
-        "days", Tank, "level", "max", "1 day", start_offset="90 days", end_offset="1h", schedule_interval="12h",
-        with_data=False,
-    )  # fmt: skip
-    [listed] = community.continuous_aggregates()
-    assert (listed["name"], listed["table"]) == ("days", "tank")
-    assert listed["schedule_interval"] == timedelta(hours=12)
-    assert (listed["start_offset"], listed["end_offset"]) == (timedelta(days=90), timedelta(hours=1))
-    assert [row["result"] for row in community.query_continuous_aggregate("days")] == [3.0, 7.0, 11.0, 15.0]
-    community.refresh_continuous_aggregate("days", T0, T0 + 2 * DAY)
-    community.store_reading(Tank, "north", T0 + timedelta(hours=1), {"level": 99.0})
-    assert community.query_continuous_aggregate("days")[0]["result"] == 3.0
-    community.refresh_continuous_aggregate("days")
-    assert community.query_continuous_aggregate("days")[0]["result"] == 99.0
-    everybody = TimescaleDBStorage(pglite.url, copy=False)
-    with everybody:
-        assert everybody.query_continuous_aggregate("days")[0]["gateway_id"] == "roof"
-    community.drop_continuous_aggregate("days")
-    community.drop_continuous_aggregate("days")
-    assert community.continuous_aggregates() == []
-    with pytest.raises(Misconfigured, match="does not exist"):
-        community.query_continuous_aggregate("days")
-
-
-def test_a_continuous_aggregate_that_cannot_be_kept_fresh_is_not_there(community: TimescaleDBStorage) -> None:
-    fill(community, 4)
-    with pytest.raises(DataRefused, match="refresh window too small"):
-        community.continuous_aggregate("days", Tank, "level", interval="1 day", start_offset="1d", end_offset="1d")
-    assert community.continuous_aggregates() == []
-    community.continuous_aggregate("days", Tank, "level", interval="1 day", start_offset="3d", end_offset="1d")
-    with pytest.raises(Misconfigured, match="already exists"):
-        community.continuous_aggregate("days", Tank, "level", interval="1 day")
-    assert [one["name"] for one in community.continuous_aggregates()] == ["days"]
-
-
-def test_a_retention_policy_drops_what_is_old(community: TimescaleDBStorage, pglite: PgliteServer) -> None:
-    community.create_hypertable(Tank, "1 day")
-    fill(community, 2)
-    fill(community, 1, start=datetime.now(UTC) - timedelta(hours=12))
-    community.create_retention_policy(Tank, "1y")
-    community.create_retention_policy(Tank, timedelta(days=30))
-    [(job, procedure, config)] = jobs(pglite.url)
-    assert (procedure, config["drop_after"]) == ("policy_retention", "30 days")
-    run_job(pglite.url, job)
-    assert community.aggregate(Tank, "level", "count") == {"result": 4}
-    community.remove_retention_policy(Tank)
-    community.remove_retention_policy(Tank)
-    assert jobs(pglite.url) == []
-
-
-def test_a_compression_policy_compresses_and_late_readings_still_come_in(
-    community: TimescaleDBStorage, pglite: PgliteServer
-) -> None:
-    community.create_hypertable(Tank, "1 day")
-    fill(community, 2)
-    community.create_compression_policy(Tank, "7 days")
-    [(job, procedure, _)] = jobs(pglite.url)
-    assert procedure == "policy_compression"
-    run_job(pglite.url, job)
-    with psycopg.connect(pglite.url, prepare_threshold=None, autocommit=True) as connection:
-        compressed = connection.execute("SELECT count(*) FROM timescaledb_information.chunks WHERE is_compressed")
-        assert compressed.fetchall() == [(2,)]
-        settings = connection.execute("SELECT segmentby FROM timescaledb_information.hypertable_compression_settings")
-        assert settings.fetchall()[0] == ("gateway_id,device_id",)
-    receipt = community.store_readings(
-        Tank,
-        [
-            ("north", T0, {"level": 0.0}),
-            ("north", T0 + timedelta(hours=6), {"level": 50.0}),
-            ("south", T0, {"level": 7.0}),
-        ],
-    )
-    assert (receipt.accepted, receipt.duplicates) == (2, 1)
-    found = community.query_readings(Tank, order="timestamp", limit=3)
-    assert [(row["device_id"], row["level"]) for row in found] == [("north", 0.0), ("south", 7.0), ("north", 50.0)]
-    community.remove_compression_policy(Tank)
-    assert jobs(pglite.url) == []
 
 
 @pytest.mark.parametrize("name", ["", "a; DROP TABLE tank", 'a"b', "Upper", "x" * 56, "_a", None, 7])
