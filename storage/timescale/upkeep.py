@@ -29,6 +29,12 @@ from edgedepot.storage.timescale.statements import STATEMENTS
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,54}", re.ASCII)
 
 
+_WHEREVER = (
+    "-- No schema is set, so the tables come into the first one of the search_path of whoever runs this. Writers look\n"
+    "-- in the first one of theirs: let it be the same, or set `schema` and print this again.\n"
+)
+
+
 class Upkeep(RemoteStorage):
     """The part of `TimescaleDBStorage` that is about whole tables: it spans all gateways, whatever `gateway_id` says.
 
@@ -44,11 +50,15 @@ class Upkeep(RemoteStorage):
         """The SQL that makes the tables of reading models, for somebody who may run it, and grants `role` (the user in
         the url unless given) what writing and reading needs. It may be run again, as when a model gained a field.
 
-        Does not connect. `extension=False` is for a PostgreSQL without TimescaleDB.
+        Does not connect: without a `schema` the tables come where the search_path of whoever runs it begins, and a
+        comment says so. `extension=False` is for a PostgreSQL without TimescaleDB.
         """
         checked = [check_model(model) for model in models]
-        statements = schema.handover(self._server.place, checked, role or self._server.user, extension)
-        return "".join(f"{statement.as_string(None)};\n" for statement in statements)
+        place = self._server.place
+        statements = schema.handover(place, checked, role or self._server.user, extension)
+        return (_WHEREVER if place.schema is None else "") + "".join(
+            f"{statement.as_string(None)};\n" for statement in statements
+        )
 
     # -- hypertables ------------------------------------------------------------------------------------------------
 

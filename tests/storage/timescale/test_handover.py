@@ -64,7 +64,9 @@ def test_what_is_handed_over_is_all_that_a_user_without_rights_needs(
     storage = connect(url=writer, schema=schema, table_prefix="farm_")
     with pytest.raises(Misconfigured, match=r"lacks a right .*SQL that `edgedepot upstream schema` prints"):
         storage.store_reading(Tank, "a", T0, {"level": 1.0})
-    look(storage.schema_sql([Station, Tank]).replace("%", "%%"))
+    handed_over = storage.schema_sql([Station, Tank])
+    assert ("first one of the search_path of whoever runs this" in handed_over) == (schema is None)
+    look(handed_over.replace("%", "%%"))
     assert storage.store_reading(Tank, "a", T0, {"level": 1.0}).accepted == 1
     assert storage.store_reading(Tank, "a", T0, {"level": 2.0}).accepted == 1
     assert storage.store_reading(Station, "a", T0, {"temperature": 1.0}).accepted == 1
