@@ -31,7 +31,7 @@ class Place:
             and schema.isprintable()
             and "%" not in schema  # of which statements with values make a place for one
         ):
-            raise ConfigError(f"schema: found {schema!r}, expected the name of a schema, of at most 63 bytes, without %")
+            raise ConfigError(f"schema: found {schema!r}, expected the name of a schema, at most 63 bytes, without %")
         if not isinstance(prefix, str) or (prefix and not _PREFIX.fullmatch(prefix)):
             raise ConfigError(
                 f"table_prefix: found {prefix!r}, expected at most 8 lowercase letters, digits and _, starting with a"

@@ -100,7 +100,9 @@ def test_a_field_that_was_added_becomes_a_column(connect: Connect, look: Look) -
 _LONG = "l" * 54
 
 
-@pytest.mark.parametrize("names", [("tank", "tank_time", "tank_pkey"), ("tank_time", "tank"), (_LONG + "a", _LONG + "b")])
+@pytest.mark.parametrize(
+    "names", [("tank", "tank_time", "tank_pkey"), ("tank_time", "tank"), (_LONG + "a", _LONG + "b")]
+)
 @pytest.mark.parametrize("handed_over", [False, True])
 def test_no_index_is_in_the_way_of_another_models(
     connect: Connect, look: Look, names: tuple[str, ...], handed_over: bool
