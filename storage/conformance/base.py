@@ -67,6 +67,8 @@ class Select(Reading, measurement="select"):
     group: int | None = None
     user: str | None = None
     From: bool | None = None
+    test: str | None = None
+    table: int | None = None
 
 
 class Contract:

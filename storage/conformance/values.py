@@ -121,10 +121,12 @@ class Values(Contract):
         assert row == {"device_id": "a", "timestamp": MONDAY, "temperature": 1.0, **nothing}
 
     def test_fields_may_have_names_that_query_languages_know(self, storage: BaseStorage) -> None:
-        data = {"order": 1.5, "group": 2, "user": "me", "From": True}
+        data = {"order": 1.5, "group": 2, "user": "me", "From": True, "test": "a", "table": 3}
         storage.store_reading(Select, "a", MONDAY, data)
         assert storage.query_readings(Select, order="From") == [{"device_id": "a", "timestamp": MONDAY, **data}]
         assert storage.aggregate(Select, "order", "max") == {"result": 1.5}
+        assert storage.aggregate(Select, "table", "sum") == {"result": 3}
+        assert storage.aggregate(Select, "test", "first") == {"result": "a"}
         assert storage.aggregate(Select, "user", "last", group_by="device") == [{"device_id": "a", "result": "me"}]
 
     @pytest.mark.parametrize(("model", "data"), REFUSED.values(), ids=REFUSED)

@@ -115,16 +115,25 @@ def select_readings(bucket: str, gateway_id: str | None, selection: Selection) -
 
 
 def _mapped(selection: Selection) -> list[str]:
-    """The step that adds what order and texts need, where they need it."""
+    """The steps that make what order, texts and names need, where they need it."""
     shown = {*selection.columns, selection.order}
     parts = [
-        f'{spec.name}: if exists r.{spec.name} then plain(v: r.{spec.name}) else "{NO_TEXT}"'
+        # In quotes, as a field may be named as a word of Flux, such as test or empty.
+        f'"{spec.name}": if exists r["{spec.name}"] then plain(v: r["{spec.name}"]) else "{NO_TEXT}"'
         for spec in selection.scope.model.__fields__
         if spec.type is str and spec.name in shown
     ]
     if selection.order == "timestamp" and selection.descending:
         parts.append(f"{ORDER}: -int(v: r._time)")
-    return [f"map(fn: (r) => ({{r with {', '.join(parts)}}}))"] if parts else []
+    steps = [f"map(fn: (r) => ({{r with {', '.join(parts)}}}))"] if parts else []
+    if any(spec.name == "table" for spec in selection.scope.model.__fields__):
+        steps.append(f'rename(fn: (column) => if column == "table" then "{column_of("table")}" else column)')
+    return steps
+
+
+def column_of(field: str) -> str:
+    """The column of a field in an answer to `select_readings`, where there is a column ``table`` of all tables."""
+    return f"_{field}" if field == "table" else field
 
 
 def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:

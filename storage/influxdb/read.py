@@ -38,7 +38,7 @@ def select_readings(link: Link, bucket: str, gateway_id: str | None, selection: 
         record["device_id"] = id_of(record["device_id"])
         record["gateway_id"] = id_of(record.get("gateway_id") or "")
         for spec in selection.scope.model.__fields__:
-            record[spec.name] = _of_pivot(record.get(spec.name), spec.type)
+            record[spec.name] = _of_pivot(record.get(flux.column_of(spec.name)), spec.type)
     # Sorted twice, as sorting keeps the order of equals: ties go upwards in either direction, null is before values.
     records.sort(key=lambda record: (record["gateway_id"], record["device_id"], record["_time"]))
     order = "_time" if selection.order == "timestamp" else selection.order

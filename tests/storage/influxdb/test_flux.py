@@ -151,8 +151,10 @@ MUTATIONS: list[tuple[str, str]] = [
     (r'duplicate\(column: "_time", as', 'duplicate(column: "_time", to'),
     (r"stop: [\dT:.-]+Z, ", ""),
     (r"-int\(v: r\._time\)", "-int(r._time)"),
-    (r"exists r\.note", "exist r.note"),
-    (r"plain\(v: r\.note\)", "plain(v: 1)"),
+    (r'exists r\["note"\]', 'exist r["note"]'),
+    (r'plain\(v: r\["note"\]\)', "plain(v: 1)"),
+    (r'"note": if', "then: if"),
+    (r'r\["note"\]', "r.then"),
     (r'import "strings"\n', ""),
     (r"sort\(columns: \[", "sort(by: ["),
     (r"last\(\)", "latest()"),
@@ -275,7 +277,8 @@ def test_readings_are_rows_and_the_limit_is_of_all_of_them() -> None:
         'pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")',
         "group()",
         'drop(columns: ["_start", "_stop", "_measurement"])',
-        'map(fn: (r) => ({r with note: if exists r.note then plain(v: r.note) else "-", _order: -int(v: r._time)}))',
+        'map(fn: (r) => ({r with "note": if exists r["note"] then plain(v: r["note"]) else "-",'
+        " _order: -int(v: r._time)}))",
         'sort(columns: ["_order", "gateway_id", "device_id"])',
         "limit(n: rowLimit)",
     ]
@@ -296,6 +299,22 @@ def test_every_field_is_asked_for_though_few_are_shown() -> None:
     """A reading without a value in the fields that are shown is there all the same."""
     query = flux.select_readings("iot", None, Selection.of(scope(), ["note"], None, "timestamp"))
     assert all(f'r._field == "{spec.name}"' in query.text for spec in Weather.__fields__)
+
+
+def test_fields_may_be_named_as_words_of_flux() -> None:
+    """``r.test`` is none of its expressions, ``r["test"]`` is. And every answer has a column ``table`` of its own.
+    https://docs.influxdata.com/flux/v0/spec/lexical-elements/#keywords"""
+
+    class Words(Reading):
+        test: str | None = None
+        table: str | None = None
+
+    query = flux.select_readings("iot", None, Selection.of(Scope.of(Words, None, None, None), None, None, "table"))
+    assert steps(query)[-2:] == [
+        'map(fn: (r) => ({r with "test": if exists r["test"] then plain(v: r["test"]) else "-",'
+        ' "table": if exists r["table"] then plain(v: r["table"]) else "-"}))',
+        'rename(fn: (column) => if column == "table" then "_table" else column)',
+    ]
 
 
 def test_aggregates_merge_series_first() -> None:

@@ -39,14 +39,18 @@ values: dict[type, st.SearchStrategy[Any]] = {
     str: texts.filter(lambda text: text_problem(text) is None and "\0" not in text),
 }
 moments = st.integers(EARLIEST, LATEST - 1)
+# Flux's own words (https://docs.influxdata.com/flux/v0/spec/lexical-elements/#keywords and what its grammar adds), and
+# the one column of an answer that a field may share its name with.
+FLUX_WORDS = ["and", "builtin", "else", "empty", "exists", "if", "import", "in", "not", "option", "or", "package",
+              "return", "table", "test", "testcase", "then"]  # fmt: skip
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}x", fullmatch=True) | st.sampled_from(FLUX_WORDS)
 
 
 @st.composite
 def models(draw: st.DrawFn) -> type[Reading]:
     """A reading model with fields of any types, some of them required."""
-    names = draw(st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}x", fullmatch=True), min_size=1, max_size=6,
-                          unique_by=str.lower))  # fmt: skip
-    fields = {name: (draw(st.sampled_from(list(values))), draw(st.booleans()), None) for name in names}
+    found = draw(st.lists(names, min_size=1, max_size=6, unique_by=str.lower))
+    fields = {name: (draw(st.sampled_from(list(values))), draw(st.booleans()), None) for name in found}
     return define_model("Drawn", fields)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgedepot import Device, InfluxDBStorage, InvalidValue
+from edgedepot import Device, InfluxDBStorage, InvalidValue, Reading
 from edgedepot.storage.errors import Misconfigured, Overloaded, StorageClosed, Unreachable, UpstreamError
 from tests.models import Weather
 from tests.servers.process import wait_until
@@ -92,6 +92,14 @@ def test_readings(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     assert [(row["quality"], row["count"]) for row in rows] == [(None, 3), (5, None), (None, None)]
     assert list(rows[0]) == ["device_id", "timestamp", "quality", "count"]
     assert type(storage.query_readings(Weather)[2]["temperature"]) is float
+
+
+def test_a_field_named_as_a_column_of_every_answer(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
+    class Furniture(Reading):
+        table: float
+
+    server.csv = table(["_time", "device_id", "gateway_id", "_table"], (NOON, "a", "roof", 1.5), table="double")
+    assert storage.query_readings(Furniture) == [{"device_id": "a", "timestamp": NOON, "table": 1.5}]
 
 
 def test_times_keep_their_microseconds(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
