@@ -99,7 +99,17 @@ class Overloaded(UpstreamError):
 
 
 class DataRefused(UpstreamError):
-    """At least one of the rows sent will never be accepted; nothing of the request was kept."""
+    """At least one of the rows sent will never be accepted; of the others any part may have been kept.
+
+    ``at_fault`` tells of how many rows it is certain that the fault is their own, as with such that are too old: no
+    other set-up would have them. 0 where that cannot be told.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, code: str | None = None, at_fault: int = 0
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, code=code)
+        self.at_fault = at_fault
 
 
 class Misconfigured(UpstreamError):

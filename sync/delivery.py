@@ -68,6 +68,8 @@ class Delivery:
         self._budget = budget
         self._accepted: set[int] = set()
         self._refused: dict[int, str] = {}
+        self._at_fault: set[int] = set()
+        """Of these, the ones whose own fault it is for certain: they tell nothing of the set-up."""
         self._latest_reasons: deque[str] = deque(maxlen=GUARD)
         self._doubtful = False
         self._meanwhile: Callable[[], None] = lambda: None
@@ -88,6 +90,7 @@ class Delivery:
             self._resolve(window.rows)
         except Misconfigured:
             self._refused.clear()
+            self._at_fault.clear()
             self._doubtful = True
             raise
         self._set_aside(window.rows)
@@ -127,16 +130,24 @@ class Delivery:
         return [half for half, accepted in halves if not accepted and len(half) > 1]
 
     def _probe(self, rows: Sequence[Pending]) -> None:
-        """Ask for single rows from all over the window, until one is accepted, before thousands are asked for."""
-        for row in _spread(self._unresolved(rows), GUARD):
-            self._offer([row])
-            if row.seq in self._accepted:
-                return
+        """Ask for single rows from all over the window, until one is accepted, before thousands are asked for. In place
+        of those that are at fault themselves there are others, as long as not all are."""
+        in_doubt = 0
+        while in_doubt < GUARD:
+            asked = _spread(self._unresolved(rows), GUARD)
+            for row in asked:
+                self._offer([row])
+                if row.seq in self._accepted:
+                    return
+            found = sum(row.seq not in self._at_fault for row in asked)
+            if not found:
+                break
+            in_doubt += found
         self._check_setup(rows)
 
     def _check_setup(self, rows: Iterable[Pending]) -> None:
         """Raise `Misconfigured` if nothing of this window was accepted and the latest reasons are all the same."""
-        if self._took_some_of(rows) or not self._refused:
+        if self._took_some_of(rows) or self._refused.keys() <= self._at_fault:
             return
         reasons = self._latest_reasons
         if len(reasons) == GUARD and len({_kind_of(reason) for reason in reasons}) == 1:
@@ -150,12 +161,15 @@ class Delivery:
 
     def _offer(self, rows: list[Pending]) -> bool:
         """Send one request. True when the upstream took it, but for rows that it listed; False when it refused it as a
-        whole, which resolves the row of a request of one."""
+        whole, which resolves the row of a request of one, and all rows where each is at fault."""
         try:
             listed = self._send(rows)
         except (DataRefused, ValueError) as exc:
-            if len(rows) == 1:
-                self._note_refusal(rows[0], str(exc) or type(exc).__name__)
+            reason = str(exc) or type(exc).__name__
+            if isinstance(exc, DataRefused) and exc.at_fault == len(rows):
+                self._note_faults(rows, reason)
+            elif len(rows) == 1:
+                self._note_refusal(rows[0], reason)
             return False
         reasons = {refusal.index: refusal.reason for refusal in listed}
         taken = (
@@ -206,6 +220,10 @@ class Delivery:
         self._refused[row.seq] = reason
         self._latest_reasons.append(reason)
 
+    def _note_faults(self, rows: list[Pending], reason: str) -> None:
+        self._refused.update((row.seq, reason) for row in rows)
+        self._at_fault.update(map(_SEQ, rows))
+
     def _unresolved(self, rows: Iterable[Pending]) -> list[Pending]:
         if not (self._accepted or self._refused):
             return list(rows)
@@ -226,6 +244,7 @@ class Delivery:
         done = {seq for seq in (*self._accepted, *self._refused) if window.low <= seq <= window.high or seq in rows}
         self._accepted -= done
         self._refused = {seq: reason for seq, reason in self._refused.items() if seq not in done}
+        self._at_fault &= self._refused.keys()
 
 
 def _by_model(rows: Iterable[Pending]) -> list[list[Pending]]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from influxdb_client.client.exceptions import InfluxDBError
 from influxdb_client.client.flux_csv_parser import FluxCsvParserException, FluxQueryException
 from influxdb_client.rest import ApiException
 from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
@@ -38,13 +39,19 @@ _REDIRECT = (Misconfigured, "{} lies elsewhere: the url has to name the place it
 _UNKNOWN = (Unreachable, "{} has a trouble of its own: it is tried again")
 _NO_ANSWER = (Unreachable, "no answer from {}")
 _NO_FLUX = (Misconfigured, "{} takes writes at most: queries need InfluxDB 2, not InfluxDB 3 or VictoriaMetrics")
-_QUERY_FAILED = (UpstreamError, "{} could not answer the query")
+_NOT_DONE = (UpstreamError, "{} could not do that")
+_QUERY_FAILED = "{} could not answer the query"
+_UNKNOWN_ORG = "the organisation of {} cannot be found: check org, and what the token may see"
 
 # The server's words; the status that comes with them has varied: 400 in InfluxDB 1, 500 in early 2.x
 # (https://github.com/influxdata/influxdb/issues/19779), 422 today.
 _TYPE_CONFLICT = re.compile(
     r'input field "(?P<field>[^"]*)" on measurement "(?P<measurement>[^"]*)"'
     r" is type (?P<ours>\w+), already exists as type (?P<theirs>\w+)"
+)
+# Older and newer words. It counts every such point of a request, and keeps the others.
+_TOO_OLD = re.compile(
+    r"points beyond retention policy dropped=(?P<older>\d+)|dropped (?P<newer>\d+) points outside retention policy"
 )
 _NO_ORG = re.compile(r"(?i)provide either orgID or org|organization .*not found")
 _NO_SUCH_PATH = re.compile(r"(?i)(?:path|page) (?:requested|not found)")
@@ -62,6 +69,8 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
         yield
     except ApiException as exc:
         raise upstream_error(exc, server, asking) from exc
+    except InfluxDBError as exc:  # from the client itself, which looks up the organisation's id by its name
+        raise Misconfigured(f"{_UNKNOWN_ORG.format(server)}: {_cut(str(exc))}") from exc
     except NewConnectionError as exc:  # refused, or a host of no such name; to urllib3 a TimeoutError too
         raise Unreachable(f"cannot connect to {server}: {_cut(str(exc))}") from exc
     except TimeoutError as exc:
@@ -71,20 +80,31 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
         raise Unreachable(f"{_NO_ANSWER[1].format(server)} that makes sense: {_cut(str(exc))}") from exc
     except FluxQueryException as exc:
         kind = Overloaded if _SHORT_OF_MEMORY.search(exc.message) else UpstreamError
-        raise kind(f"{_QUERY_FAILED[1].format(server)}: {_cut(exc.message)}") from exc
+        raise kind(f"{_QUERY_FAILED.format(server)}: {_cut(exc.message)}") from exc
 
 
 def upstream_error(exc: ApiException, server: str, asking: bool) -> UpstreamError:
     """The error that says what helps. Its text: plain words, then the server's message and the HTTP status, which is
     its code too."""
     message = _message(exc)
-    conflict = None if asking else _TYPE_CONFLICT.search(message)
-    if conflict:
-        return DataRefused(f"{_conflict_in_words(conflict)}: {message} (HTTP {exc.status})", code=str(exc.status))
+    refusal = None if asking else _partly_refused(exc, message, server)
+    if refusal:
+        return refusal
     kind, words = _rule(exc, message, asking)
     code = str(exc.status) if exc.status else None
     status = f" (HTTP {code})" if code else ""
     return kind(f"{words.format(server)}: {message}{status}", retry_after=_retry_after(exc), code=code)
+
+
+def _partly_refused(exc: ApiException, message: str, server: str) -> DataRefused | None:
+    """The error for a write of which the server kept a part, by its words."""
+    text, code = f"{message} (HTTP {exc.status})", str(exc.status)
+    if conflict := _TYPE_CONFLICT.search(message):
+        return DataRefused(f"{_conflict_in_words(conflict)}: {text}", code=code)
+    if old := _TOO_OLD.search(message):
+        count = int(old["older"] or old["newer"])
+        return DataRefused(f"{server} keeps no readings as old as these: {text}", code=code, at_fault=count)
+    return None
 
 
 def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamError], str]:
@@ -96,7 +116,7 @@ def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamE
     if asking and _NO_SUCH_PATH.search(message):
         return _NO_FLUX
     if status in (400, 422) and (asking or _NO_ORG.search(message)):
-        return _QUERY_FAILED if asking else _RULES[404]
+        return _NOT_DONE if asking else _RULES[404]
     if status in _RULES:
         return _RULES[status]
     if status < 400:
@@ -106,9 +126,10 @@ def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamE
 
 def _conflict_in_words(conflict: re.Match[str]) -> str:
     field, measurement, ours, theirs = conflict.group("field", "measurement", "ours", "theirs")
+    declare = "" if theirs == "unsigned" else f"declare it as {theirs}, "  # which no reading model has
     return (
         f'field "{field}" of "{measurement}" is {ours} here, and {theirs} in the bucket, where a field keeps its type:'
-        f" declare it as {theirs}, give it another name, or use another bucket"
+        f" {declare}give it another name, or use another bucket"
     )
 
 

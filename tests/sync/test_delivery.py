@@ -17,7 +17,7 @@ import pytest
 from edgedepot import BaseStorage, Reading, Receipt, Version
 from edgedepot.storage.base import Data, Window
 from edgedepot.storage.clock import SystemClock
-from edgedepot.storage.errors import Misconfigured, NotSupported, StorageClosed, Unreachable
+from edgedepot.storage.errors import DataRefused, Misconfigured, NotSupported, StorageClosed, Unreachable
 from edgedepot.sync.delivery import GUARD, Delivery, Interrupted
 from tests.books import upstream_books
 from tests.sync.scripted import (
@@ -27,6 +27,7 @@ from tests.sync.scripted import (
     ScriptedUpstream,
     TellingStore,
     Weather,
+    failing,
     fill,
     moment,
     numbers,
@@ -193,6 +194,45 @@ def test_a_lasting_refusal_for_one_reason_is_noticed_over_small_windows(store: T
         delivery.deliver(window_of(store))
     assert len(store.refusals) == GUARD - 1
     assert books(store)["pending"] == 1
+
+
+class Forgetful(ScriptedUpstream):
+    """It keeps nothing as old as what it is sent, and says so of every row."""
+
+    def store_readings(self, reading_model: type[Reading], rows: Any) -> Receipt | None:
+        self.script = failing(DataRefused("too old", at_fault=len(rows)))
+        return super().store_readings(reading_model, rows)
+
+
+def test_what_is_certainly_the_rows_own_fault_is_no_wrong_set_up(store: TellingStore) -> None:
+    fill(store, SIZE)
+    upstream = Forgetful()
+    delivery = delivery_to(store, upstream)
+    delivery.deliver(window_of(store))
+    for number in range(SIZE, SIZE + GUARD):
+        fill(store, 1, start=number)
+        delivery.deliver(window_of(store))
+    assert [len(request.rows) for request in upstream.requests] == [SIZE] + [1] * GUARD
+    assert len(store.refusals) == books(store)["quarantined"] == SIZE + GUARD
+    assert {reason for _, reason in store.refusals} == {"too old"}
+
+
+def test_rows_that_are_too_old_do_not_hide_a_wrong_set_up(store: TellingStore) -> None:
+    fill(store, SIZE)
+
+    class Both(ScriptedUpstream):
+        def store_readings(self, reading_model: type[Reading], rows: Any) -> Receipt | None:
+            too_old = all(row.gateway_seq % 2 for row in rows)
+            self.script = failing(DataRefused("too old", at_fault=len(rows)) if too_old else DataRefused("no column"))
+            return super().store_readings(reading_model, rows)
+
+    upstream = Both()
+    delivery = delivery_to(store, upstream)
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match="no column"):
+            delivery.deliver(window_of(store))
+    assert len(upstream.requests) < 300
+    assert store.refusals == []
 
 
 def test_a_reading_accepted_in_between_starts_the_count_anew(store: TellingStore) -> None:

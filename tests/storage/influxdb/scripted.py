@@ -25,6 +25,17 @@ from line_protocol_parser import LineFormatError, parse_line
 TOKEN, ORG, BUCKET = "s3cr3t-t0k3n", "farm", "iot"
 VERSION = "v2.7.11"
 
+TOO_OLD = (
+    "points beyond retention policy dropped={count}",
+    # of late: https://docs.influxdata.com/influxdb/v2/write-data/troubleshoot/
+    "dropped {count} points outside retention policy of duration 72h0m0s - oldest point weather,device_id={device} at"
+    " 2025-08-26T03:26:38Z dropped because it violates a Retention Policy Lower Bound at 2025-09-02T09:04:10.7684903Z,"
+    " newest point weather,device_id={device} at 2025-08-26T03:31:28Z dropped because it violates a Retention Policy"
+    " Lower Bound at 2025-09-02T09:04:10.7684903Z dropped={count} for database: 610c26001281c704 for retention policy:"
+    " autogen",
+)
+"""What servers have said of points that are older than the bucket keeps."""
+
 Tags = tuple[tuple[str, str], ...]
 Identity = tuple[str, Tags, int]
 """Measurement, tags in order, time in nanoseconds."""
@@ -89,6 +100,7 @@ class ScriptedInfluxDB:
         """Bytes that a write may have before compression."""
         self.oldest = 0
         """The time in nanoseconds before which the bucket keeps nothing."""
+        self.too_old = TOO_OLD[0]
         self.conflict_status = 422
         self.buckets: list[dict[str, Any]] = [{"id": "b1", "name": BUCKET, "orgID": "o1", "retentionRules": []}]
         self.tasks: list[dict[str, Any]] = []
@@ -156,9 +168,12 @@ class ScriptedInfluxDB:
             raise Refused(404, "not found", "path not found")
         return actions[request.method, request.path](request)
 
-    def _check_place(self, request: Request) -> None:
+    def _check_org(self, request: Request) -> None:
         if request.parameters.get("org") != ORG:
             raise Refused(404, "not found", f'organization name "{request.parameters.get("org")}" not found')
+
+    def _check_place(self, request: Request) -> None:
+        self._check_org(request)
         if request.parameters.get("bucket") not in [bucket["name"] for bucket in self.buckets]:
             raise Refused(404, "not found", f'bucket "{request.parameters.get("bucket")}" not found')
 
@@ -169,11 +184,18 @@ class ScriptedInfluxDB:
         if not request.content:
             raise Refused(400, "invalid", "writing requires points")
         parsed = [_parse(line) for line in lines_of(request.content)]
-        dropped = [reason for point in parsed if (reason := self._keep(point))]
-        if dropped:  # the others are kept; only the first of these is named
-            message = f"failure writing points to database: partial write: {dropped[0]} dropped={len(dropped)}"
-            raise Refused(self.conflict_status, "unprocessable entity", message)
+        old = [point for point in parsed if point["time"] < self.oldest]
+        conflicts = [reason for point in parsed if point not in old and (reason := self._keep(point))]
+        # The others are kept. Only the first conflict is named, and what is too old only where there is none.
+        if conflicts:
+            raise self._partial(f"{conflicts[0]} dropped={len(conflicts)}")
+        if old:
+            raise self._partial(self.too_old.format(count=len(old), device=old[0]["tags"]["device_id"]))
         return Answer()
+
+    def _partial(self, reason: str) -> Refused:
+        message = f"failure writing points to database: partial write: {reason}"
+        return Refused(self.conflict_status, "unprocessable entity", message)
 
     def _keep(self, point: dict[str, Any]) -> str | None:
         """Keep a point, or say why not."""
@@ -186,8 +208,6 @@ class ScriptedInfluxDB:
                     f'field type conflict: input field "{name}" on measurement "{measurement}" is type {ours},'
                     f" already exists as type {theirs}"
                 )
-        if point["time"] < self.oldest:
-            return "points beyond retention policy"
         for name, value in fields.items():
             self.types.setdefault((measurement, name), _type_of(value))
         identity = (measurement, tuple(sorted(point["tags"].items())), point["time"])
@@ -195,6 +215,7 @@ class ScriptedInfluxDB:
         return None
 
     def _query(self, request: Request) -> Answer:
+        self._check_org(request)
         return Answer(200, headers={"Content-Type": "text/csv; charset=utf-8"}, content=self.csv.encode())
 
     def _delete(self, request: Request) -> Answer:
@@ -202,9 +223,11 @@ class ScriptedInfluxDB:
         return Answer()
 
     def _list_orgs(self, request: Request) -> Answer:
+        self._check_org(request)
         return _json(200, {"orgs": [{"id": "o1", "name": ORG}]})
 
     def _list_buckets(self, request: Request) -> Answer:
+        self._check_org(request)
         name = request.parameters.get("name")
         found = [bucket for bucket in self.buckets if bucket["name"] == name]
         if not found:
@@ -217,6 +240,7 @@ class ScriptedInfluxDB:
         return _json(201, bucket)
 
     def _list_tasks(self, request: Request) -> Answer:
+        self._check_org(request)
         name = request.parameters.get("name")
         return _json(200, {"tasks": [task for task in self.tasks if name in (None, task["name"])]})
 
@@ -238,6 +262,7 @@ class ScriptedInfluxDB:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or the body of an answer waits 40 ms for the receipt of its head
 
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)

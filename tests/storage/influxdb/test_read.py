@@ -312,6 +312,13 @@ def test_a_delete(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     }
 
 
+def test_a_delete_that_is_refused_is_no_matter_of_readings(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
+    server.script.append(Answer(400, "delete is not supported"))
+    with pytest.raises(UpstreamError, match=r"could not do that: delete is not supported") as caught:
+        storage.delete_readings(Weather)
+    assert type(caught.value) is UpstreamError
+
+
 def test_devices(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     columns = ["_time", "device_id", "gateway_id"]
     server.csv = table(columns, (NOON, "b%5C", "roof"), (NOON + HOUR, "a", "roof"), result="first")
@@ -330,7 +337,7 @@ NO_NUMBER = table(["_value"], ["x"], value="double").encode()
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (Answer(400, "compilation failed: undefined identifier x"), UpstreamError, "could not answer the query"),
+        (Answer(400, "compilation failed: undefined identifier x"), UpstreamError, "could not do that: compilation failed"),
         (Answer(401, "unauthorized access"), Misconfigured, "token"),
         (Answer(404, 'could not find bucket "iot"'), Misconfigured, "create the bucket"),
         (Answer(404, "path not found"), Misconfigured, "queries need InfluxDB 2"),
@@ -366,7 +373,7 @@ def test_errors_in_the_middle_of_an_answer(
 ) -> None:
     server.csv = table(["_value"], ["1"], value="double")
     server.csv += f"#datatype,string,string\r\n#group,true,true\r\n#default,,\r\n,error,reference\r\n,{message},\r\n"
-    with pytest.raises(UpstreamError, match=message) as caught:
+    with pytest.raises(UpstreamError, match=f"could not answer the query: {message}") as caught:
         storage.aggregate(Weather, "temperature")
     assert type(caught.value) is kind
 

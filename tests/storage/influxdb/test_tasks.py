@@ -47,6 +47,17 @@ def test_a_token_that_may_not_make_buckets(server: ScriptedInfluxDB, connect: Co
         connect(bucket="fresh").create_bucket()
 
 
+def test_an_organisation_that_is_not_there(server: ScriptedInfluxDB, connect: Connect) -> None:
+    with pytest.raises(Misconfigured, match=r"the organisation of .* check org, and what the token may see: .*'nobody'") as caught:
+        connect(org="nobody", bucket="fresh").create_bucket()
+    assert caught.value.__cause__ is not None
+    # To a token that may not see it, it is not there either.
+    server.script.extend([Answer(404, 'bucket "fresh" not found'), Answer(200, content=b'{"orgs": []}')])
+    with pytest.raises(Misconfigured, match=r"check org, and what the token may see: .*'farm'"):
+        connect(bucket="fresh").create_bucket()
+    assert len(server.buckets) == 1
+
+
 def test_a_task_is_made_once_and_replaced(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     name = storage.create_downsampling_task(Weather, "iot_hours", "1 hour")
     assert name == "edgedepot: avg of weather of roof by 1h into iot_hours"

@@ -11,6 +11,7 @@ import pytest
 
 from edgedepot import ConfigError, InfluxDBStorage, InvalidValue, SQLiteStorage, SyncWorker
 from edgedepot.storage.base import Version
+from edgedepot.storage.clock import to_micros
 from edgedepot.storage.errors import (
     DataRefused,
     Misconfigured,
@@ -24,7 +25,7 @@ from tests.models import Weather
 from tests.servers.process import wait_until
 from tests.servers.proxy import TcpProxy
 from tests.storage.influxdb.conftest import Connect
-from tests.storage.influxdb.scripted import NEVER, Answer, ScriptedInfluxDB, lines_of
+from tests.storage.influxdb.scripted import NEVER, TOO_OLD, Answer, ScriptedInfluxDB, lines_of
 
 START = datetime(2026, 1, 5, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -160,7 +161,8 @@ def test_closed(storage: InfluxDBStorage) -> None:
 def test_what_each_status_means(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     expected: list[tuple[Answer, type[UpstreamError], str]] = [
         (Answer(400, "unable to parse 'x': missing fields"), DataRefused, "missing fields"),
-        (Answer(422, "points beyond retention policy dropped=3"), DataRefused, "beyond retention"),
+        (Answer(422, TOO_OLD[0].format(count=3)), DataRefused, "as old as these: points beyond retention policy"),
+        (Answer(422, TOO_OLD[1].format(count=3, device="x" * 500)), DataRefused, "as old as these: dropped 3 points"),
         (Answer(400, "Please provide either orgID or org"), Misconfigured, "check url, org and bucket"),
         (Answer(401, "unauthorized access"), Misconfigured, "does not know the token"),
         (Answer(403, "insufficient permissions for write"), Misconfigured, "lacks a right"),
@@ -224,6 +226,9 @@ def test_a_type_conflict_names_field_types_and_remedy(
         " declare it as integer, give it another name, or use another bucket: "
     )
     assert caught.value.code == str(status)
+    server.types["weather", "temperature"] = "unsigned"  # which none of ours is
+    with pytest.raises(DataRefused, match="keeps its type: give it another name, or use another bucket: "):
+        storage.store_readings(Weather, rows(1))
 
 
 def test_a_request_that_is_too_large_is_halved_once_for_all(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
@@ -326,8 +331,44 @@ def test_bad_points_are_found_and_quarantined_with_the_reason(
     found = counts(store)
     assert (found["delivered"], found["quarantined"]) == (996, 4)
     assert len(server.points) == 996
+    refused = {row["timestamp"]: row["reason"] for row in store.quarantined()}
+    assert refused.keys() == {START + number * SECOND for number in bad}
+    assert len(set(refused.values())) == 1
+    assert refused[START + 17 * SECOND].startswith('field "note" of "weather" is string here, and float in the bucket')
     assert len(server.writes) <= 2 * 4 * math.log2(1000) + 2
     assert store.ledger().balanced
+
+
+@pytest.mark.parametrize("text", TOO_OLD)
+@pytest.mark.parametrize("old", [1, 1000, 600])
+def test_what_is_older_than_the_bucket_keeps_is_set_aside_together(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage, store: SQLiteStorage, text: str, old: int
+) -> None:
+    """A long backlog, and a bucket of few days: it is the readings for certain, however many are refused alike."""
+    server.oldest = to_micros(START + old * SECOND) * 1000
+    server.too_old = text
+    store.store_readings(Weather, rows(1000)).wait()
+    with syncing(store, storage) as status:
+        wait_until(lambda: counts(store)["pending"] == 0, "all is resolved", 20)
+        assert status().state != "misconfigured"
+    found = counts(store)
+    assert (found["delivered"], found["quarantined"]) == (1000 - old, old)
+    assert temperatures(server) == list(range(old, 1000))
+    assert len(server.writes) <= 2 * math.log2(1000) + 2
+    refused = store.quarantined(limit=1000)
+    assert {row["timestamp"] for row in refused} == {START + number * SECOND for number in range(old)}
+    assert all(row["reason"].startswith(f"{storage._shown} keeps no readings as old as") for row in refused)
+
+
+def test_a_wrong_type_is_noticed_also_behind_what_is_too_old(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage, store: SQLiteStorage
+) -> None:
+    server.oldest = to_micros(START + 300 * SECOND) * 1000
+    server.types["weather", "temperature"] = "integer"
+    store.store_readings(Weather, rows(1000)).wait()
+    with syncing(store, storage) as status:
+        wait_until(lambda: status().state == "misconfigured", "it needs mending", 20)
+    assert (counts(store)["quarantined"], counts(store)["pending"]) == (0, 1000)
 
 
 def test_a_field_of_another_type_upstream_stops_it_with_the_remedy(
