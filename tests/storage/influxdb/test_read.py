@@ -337,7 +337,7 @@ NO_NUMBER = table(["_value"], ["x"], value="double").encode()
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (Answer(400, "compilation failed: undefined identifier x"), UpstreamError, "could not do that: compilation failed"),
+        (Answer(400, "compilation failed: undefined identifier x"), UpstreamError, "do that: compilation failed"),
         (Answer(401, "unauthorized access"), Misconfigured, "token"),
         (Answer(404, 'could not find bucket "iot"'), Misconfigured, "create the bucket"),
         (Answer(404, "path not found"), Misconfigured, "queries need InfluxDB 2"),
