@@ -20,8 +20,9 @@ from edgedepot.storage.receipt import Refusal
 from edgedepot.storage.versions import Versions
 from edgedepot.sync.budget import Budget
 
-ANSWER_TIMEOUT = 60.0
-"""Seconds for which an upstream's receipt may take to become durable; after that the rows are sent again."""
+ANSWER_TIMEOUT = 30.0
+"""Seconds for which an upstream's receipt may take to become durable; after that the rows are sent again. A request that
+takes longer is awaited, for nobody can take it back, but somebody is told."""
 
 GUARD = 16
 """So many rows refused one after the other, each alone and for one reason, and none accepted: it is not the rows."""
@@ -48,7 +49,7 @@ class Delivery:
     A delivery that failed half way is continued by calling `deliver` with the window as the store gives it now: rows
     that were resolved are not sent again. Forgetting would do no harm, as upstreams take equal rows twice for once.
 
-    All but the counts, which any thread may read, is for one thread. `go_on` is asked before each request.
+    All but the counts and `asked_at`, which any thread may read, is for one thread. `go_on` is asked before each request.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Delivery:
         self.requests = 0
         self.delivered = 0
         self.last_delivery: int | None = None
+        self.asked_at: float | None = None
+        """When the request began whose answer is waited for, of the monotonic clock."""
 
     def deliver(self, window: Window, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Resolve every row of the window, then acknowledge it. Blocks for as long as the upstream takes. `meanwhile`
@@ -190,6 +193,7 @@ class Delivery:
             self._budget.admit(rows)
         self.requests += 1
         took_it = False
+        self.asked_at = self._clock.monotonic()
         try:
             receipt = self._upstream.store_readings(rows[0].model, versions)
             refused = () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
@@ -198,6 +202,7 @@ class Delivery:
         except StorageClosed as exc:  # not to be taken for the local store's
             raise Unreachable(f"the upstream storage was closed: {exc}") from exc
         finally:
+            self.asked_at = None
             if self._budget is not None:
                 self._budget.settle(rows, took_it)
 

@@ -23,7 +23,7 @@ from edgedepot.sync.averages import Averages
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.batch import BatchSize
 from edgedepot.sync.budget import Budget, Held
-from edgedepot.sync.delivery import Delivery, Interrupted
+from edgedepot.sync.delivery import ANSWER_TIMEOUT, Delivery, Interrupted
 from edgedepot.sync.lanes import Lanes
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.progress import Progress
@@ -84,8 +84,8 @@ class Forwarder:
         self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
         self._probing = False
         self._read = 0  # rows of the latest window as it was read
-        self._said: str | None = None  # the trouble that the log knows of
         self._lock = threading.Lock()  # guards what follows
+        self._said: str | None = None  # the trouble that the log knows of
         self._state: State = "stopped"
         self._last_error: str | None = None
         self._alarm: str | None = None
@@ -101,6 +101,7 @@ class Forwarder:
     def status(self) -> SyncStatus:
         """How it stands. Does not block."""
         now = self._clock.monotonic()
+        hangs = self._hangs(now)
         with self._lock:
             waiting = self._behind
             return SyncStatus(
@@ -111,13 +112,28 @@ class Forwarder:
                 self._retry_at,
                 self._delivery.requests,
                 self._faults,
-                self._alarm,
+                hangs or self._alarm,
                 waiting,
                 max(0.0, (self._clock.now() - self._oldest) / 1e6) if self._oldest is not None else 0.0,
                 self._progress.eta(now, waiting),
-                self._limit if now <= self._limit_until else "link" if self._is_slow else None,
+                self._limit if now <= self._limit_until else "link" if self._is_slow or hangs else None,
                 self._budget.spent_today,
             )
+
+    def look_after(self) -> None:
+        """Say so once when an answer is waited for too long. From any thread but that of the steps; does not block."""
+        hangs = self._hangs(self._clock.monotonic())
+        if hangs is not None:
+            self._say("hangs", logging.ERROR, f"does not take readings: {hangs}")
+
+    def _hangs(self, now: float) -> str | None:
+        asked_at = self._delivery.asked_at
+        if asked_at is None or now - asked_at <= ANSWER_TIMEOUT:
+            return None
+        return (
+            f"no answer to a request for {ANSWER_TIMEOUT:.0f} s, as the link is very slow or the storage waits without a "
+            "timeout. Nothing else is sent there until that ends"
+        )
 
     def step(self) -> Wait | None:
         """Forward one window, and say what to wait for before the next step. Blocks for as long as the upstream takes.
@@ -279,8 +295,9 @@ class Forwarder:
         self._probing = False
         self._raise_alarm(None)
         self.note("sending")
-        if self._said is not None:
-            self._said = None
+        with self._lock:
+            was_away, self._said = self._said is not None, None
+        if was_away:
             pending = self._store.count_pending(self._name)
             logger.info("upstream %s is back, %d readings pending", self._name, pending)
 
@@ -334,8 +351,9 @@ class Forwarder:
 
     def _say(self, trouble: str, level: int, text: str, fault: Exception | None = None) -> None:
         """One line for each trouble, not for each try."""
-        if trouble != self._said:
-            self._said = trouble
+        with self._lock:
+            is_known, self._said = trouble == self._said, trouble
+        if not is_known:
             logger.log(level, "upstream %s %s", self._name, text, exc_info=fault)
 
 

@@ -186,10 +186,11 @@ class SyncWorker:
                 self._clock.wait(self._changed, left)
 
     def _wake(self) -> None:
-        """Called from the store's thread."""
+        """Called from the store's thread, which goes on also while ours waits for an answer."""
         with self._changed:
             self._news = True
             self._changed.notify_all()
+        self._forwarder.look_after()
 
     def _may_go_on(self) -> bool:
         with self._changed:

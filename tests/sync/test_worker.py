@@ -107,6 +107,36 @@ def test_a_lost_answer_loses_nothing_and_doubles_nothing(store: TellingStore, st
     assert store.count_pending("central") == 0
 
 
+def test_an_upstream_that_hangs_has_a_person_called(
+    store: TellingStore, start: Start, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A storage of one's own without a timeout: nobody can end its call."""
+    caplog.set_level(logging.INFO, logger="edgedepot.sync")
+    upstream = ScriptedUpstream()
+    worker = start(upstream)
+    eventually(lambda: len(clock.lain) > 0)
+    upstream.open.clear()
+    fill(store, 1)
+    eventually(lambda: len(upstream.requests) == 1)
+    clock.advance(29)
+    fill(store, 1, start=1)
+    assert (worker.status().alarm, worker.status().limited_by) == (None, None)
+    clock.advance(2)
+    status = worker.status()
+    assert (status.state, status.limited_by, str(status.alarm)[:34]) == (
+        *("sending", "link", "no answer to a request for 30 s, a"),
+    )
+    for number in range(2, 5):
+        fill(store, 1, start=number)
+    upstream.open.set()
+    until(worker, "idle")
+    assert worker.status().alarm is None
+    lines = [record.getMessage()[:63] for record in caplog.records if record.name == "edgedepot.sync"]
+    assert lines[0] == "upstream central does not take readings: no answer to a request"
+    assert lines[1:] == ["upstream central is back, 4 readings pending"]
+    assert temperatures(upstream) == numbers(5)
+
+
 def test_a_real_store_as_upstream(store: TellingStore, start: Start, tmp_path: Path) -> None:
     fill(store, 500)
     store.store_reading(Weather, "mast", moment(3), {"temperature": 3, "humidity": 40}).wait()
