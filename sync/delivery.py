@@ -14,15 +14,23 @@ from typing import Protocol
 
 from edgedepot.storage.base import BaseStorage, Pending, Version, Window
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.errors import DataRefused, Misconfigured, StorageClosed, Unreachable
+from edgedepot.storage.errors import (
+    DataRefused,
+    Misconfigured,
+    ReceiptTimeout,
+    StorageClosed,
+    StorageError,
+    Unreachable,
+    UpstreamError,
+)
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.receipt import Refusal
 from edgedepot.storage.versions import Versions
 from edgedepot.sync.budget import Budget
 
 ANSWER_TIMEOUT = 30.0
-"""Seconds for which an upstream's receipt may take to become durable; after that the rows are sent again. A request that
-takes longer is awaited, for nobody can take it back, but somebody is told."""
+"""Seconds for which an upstream's receipt may take to become durable; after that the rows are sent again. A request
+that takes longer is awaited, for nobody can take it back, but somebody is told."""
 
 GUARD = 16
 """So many rows refused one after the other, each alone and for one reason, and none accepted: it is not the rows."""
@@ -49,7 +57,8 @@ class Delivery:
     A delivery that failed half way is continued by calling `deliver` with the window as the store gives it now: rows
     that were resolved are not sent again. Forgetting would do no harm, as upstreams take equal rows twice for once.
 
-    All but the counts and `asked_at`, which any thread may read, is for one thread. `go_on` is asked before each request.
+    All but the counts and `asked_at`, which any thread may read, is for one thread. `go_on` is asked before each
+    request.
     """
 
     def __init__(
@@ -84,9 +93,9 @@ class Delivery:
         """Resolve every row of the window, then acknowledge it. Blocks for as long as the upstream takes. `meanwhile`
         is called, maybe more than once, when the upstream was handed the rows and its answer is waited for.
 
-        Raises what the upstream raised, `Misconfigured` also where every row is refused alike, `Interrupted`, and
-        `Held` where the next request would be beyond the budget. The window is then not acknowledged and nothing of it
-        is set aside.
+        Raises what the upstream raised, as an `UpstreamError` whatever storage it is; `Misconfigured` also where every
+        row is refused alike; `Interrupted`; `Held` where the next request would be beyond the budget; and what the
+        local store raises. The window is then not acknowledged and nothing of it is set aside.
         """
         self._meanwhile = meanwhile
         try:
@@ -199,8 +208,14 @@ class Delivery:
             refused = () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
             took_it = True
             return refused
-        except StorageClosed as exc:  # not to be taken for the local store's
+        except UpstreamError:
+            raise
+        except StorageClosed as exc:
             raise Unreachable(f"the upstream storage was closed: {exc}") from exc
+        except ReceiptTimeout as exc:
+            raise Unreachable(str(exc)) from exc
+        except StorageError as exc:  # any storage may be an upstream, and its errors are not the local store's
+            raise UpstreamError(str(exc) or type(exc).__name__, code=type(exc).__name__) from exc
         finally:
             self.asked_at = None
             if self._budget is not None:

@@ -14,7 +14,6 @@ from edgedepot.storage.errors import (
     ConfigError,
     Misconfigured,
     Overloaded,
-    ReceiptTimeout,
     StorageClosed,
     StorageError,
     UpstreamError,
@@ -89,6 +88,7 @@ class Forwarder:
         self._state: State = "stopped"
         self._last_error: str | None = None
         self._alarm: str | None = None
+        self._local_trouble: str | None = None
         self._retry_at: float | None = None
         self._faults = 0
         self._oldest: int | None = None
@@ -112,7 +112,7 @@ class Forwarder:
                 self._retry_at,
                 self._delivery.requests,
                 self._faults,
-                hangs or self._alarm,
+                hangs or self._local_trouble or self._alarm,
                 waiting,
                 max(0.0, (self._clock.now() - self._oldest) / 1e6) if self._oldest is not None else 0.0,
                 self._progress.eta(now, waiting),
@@ -131,8 +131,8 @@ class Forwarder:
         if asked_at is None or now - asked_at <= ANSWER_TIMEOUT:
             return None
         return (
-            f"no answer to a request for {ANSWER_TIMEOUT:.0f} s, as the link is very slow or the storage waits without a "
-            "timeout. Nothing else is sent there until that ends"
+            f"no answer to a request for {ANSWER_TIMEOUT:.0f} s, as the link is very slow or the storage waits without "
+            "a timeout. Nothing else is sent there until that ends"
         )
 
     def step(self) -> Wait | None:
@@ -142,17 +142,22 @@ class Forwarder:
         """
         began = self._clock.monotonic()
         try:
-            return None if self._forward() else self._rest()
+            wait = None if self._forward() else self._rest()
         except (Interrupted, StorageClosed):
             raise
         except Held as held:
             return self._on_held(held)
         except (Misconfigured, ConfigError) as exc:
             return self._on_misconfigured(exc)
-        except StorageError as exc:
+        except UpstreamError as exc:
             return self._on_trouble(exc, self._clock.monotonic() - began)
+        except StorageError as exc:
+            return self._on_local_trouble(exc)
         except Exception as exc:  # noqa: BLE001 - the thread's outermost edge: a user's storage may raise anything
             return self._on_fault(exc)
+        if self._local_trouble is not None:
+            self._on_local_recovery()
+        return wait
 
     def note(self, state: State, error: str | None = None, retry_at: float | None = None) -> None:
         """Have the status say so."""
@@ -301,7 +306,24 @@ class Forwarder:
             pending = self._store.count_pending(self._name)
             logger.info("upstream %s is back, %d readings pending", self._name, pending)
 
-    def _on_trouble(self, exc: StorageError, took: float) -> Wait:
+    def _on_local_trouble(self, exc: StorageError) -> Wait:
+        """The local store's, of which the upstream knows nothing."""
+        retry_at = self._clock.monotonic() + self._backoff.next()
+        text = f"the local store fails: {_text_of(exc)}"
+        self.note("waiting", text, retry_at)
+        if self._local_trouble is None:
+            logger.error("upstream %s gets nothing, as %s. It is tried again for ever", self._name, text)
+        with self._lock:
+            self._local_trouble = text
+        return Wait(retry_at, for_news=False)
+
+    def _on_local_recovery(self) -> None:
+        self._backoff.reset()
+        with self._lock:
+            self._local_trouble = None
+        logger.info("upstream %s: the local store is read again", self._name)
+
+    def _on_trouble(self, exc: UpstreamError, took: float) -> Wait:
         retry_at = self._clock.monotonic() + self._backoff.next(_retry_after(exc))
         text = _text_of(exc)
         if isinstance(exc, Overloaded):
@@ -315,7 +337,7 @@ class Forwarder:
         self.note("waiting", text, retry_at)
         if _is_strange(exc) and self._backoff.tries >= _PATIENCE:
             self._raise_alarm(text)
-            self._say(f"alarm {_code_of(exc)}", logging.ERROR, f"keeps answering: {text}. It is tried again for ever")
+            self._say(f"alarm {exc.code}", logging.ERROR, f"keeps answering: {text}. It is tried again for ever")
         elif not isinstance(exc, Overloaded) or self._backoff.tries >= _PATIENCE:
             self._say(
                 "away", logging.WARNING, f"does not take readings: {text}. They wait, and are sent again until it does"
@@ -357,16 +379,10 @@ class Forwarder:
             logger.log(level, "upstream %s %s", self._name, text, exc_info=fault)
 
 
-def _is_strange(exc: StorageError) -> bool:
+def _is_strange(exc: UpstreamError) -> bool:
     """Whether this is trouble that waiting may not mend: of a kind that is not known, or a server's that is there and
     says so. No answer at all is the link's matter."""
-    if isinstance(exc, UpstreamError):
-        return exc.code is not None and not isinstance(exc, Overloaded)
-    return not isinstance(exc, ReceiptTimeout)
-
-
-def _code_of(exc: StorageError) -> str:
-    return (exc.code if isinstance(exc, UpstreamError) else None) or type(exc).__name__
+    return exc.code is not None and not isinstance(exc, Overloaded)
 
 
 def _retry_after(exc: Exception) -> float | None:

@@ -33,8 +33,8 @@ class SyncStatus:
     faults: int
     """Exceptions that no storage should raise: each is a bug, in the log with its traceback."""
     alarm: str | None = None
-    """What a person should look at, since waiting may not mend it: a wrong set-up, a fault, an answer that is not known,
-    that keeps coming back, or that has not come for 30 s. None when the upstream takes readings."""
+    """What a person should look at, since waiting may not mend it: a wrong set-up, a fault, an answer that is not
+    known, that keeps coming back, or that has not come for 30 s. None when the upstream takes readings."""
     waiting: int = 0
     """About how many readings it is behind: never fewer than it is."""
     lag: float = 0.0

@@ -1,15 +1,17 @@
-"""What the status says of an upstream that is behind."""
+"""What the status says of an upstream that is behind, and of a local store that fails."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgedepot.storage.base import Lane, Window
 from edgedepot.storage.clock import ManualClock
-from edgedepot.storage.errors import Misconfigured, Overloaded, Unreachable
+from edgedepot.storage.errors import Misconfigured, Overloaded, StorageError, Unreachable
 from tests.sync.scripted import Fail, ScriptedUpstream, TellingStore, fill, moment, open_store
 from tests.sync.simulated import forwarder_to
 
@@ -63,3 +65,42 @@ def test_how_long_still(store: TellingStore, clock: ManualClock) -> None:
     assert status.limited_by == "link"
     assert status.waiting == pytest.approx(24_000, rel=0.02)
     assert status.eta == pytest.approx(480, rel=0.1)
+
+
+class FailingStore(TellingStore):
+    """A local store that cannot be read for a while."""
+
+    failures = 0
+
+    def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("gateway.db cannot be read: disk I/O error")
+        return super().pending(cursor, limit, lane)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_the_local_stores_trouble_is_not_said_to_be_the_upstreams(
+    tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture, rows: int
+) -> None:
+    caplog.set_level(logging.INFO, logger="edgedepot.sync")
+    with FailingStore(tmp_path / "x.db", gateway_id="g") as store:
+        store.windows, store.read_before, store.refusals = [], [], []
+        forwarder = forwarder_to(store, ScriptedUpstream(), clock)
+        fill(store, rows)
+        store.failures = 5
+        for _ in range(5):
+            wait = forwarder.step()
+            status = forwarder.status()
+            assert wait is not None
+            assert (status.state, status.alarm, status.limited_by, status.retry_at) == (
+                *("waiting", "the local store fails: gateway.db cannot be read: disk I/O error", None, wait.until),
+            )
+            clock.advance(wait.until - clock.monotonic())
+        forwarder.step()
+        assert (forwarder.status().alarm, forwarder.status().delivered) == (None, rows)
+    assert [record.getMessage() for record in caplog.records if record.name == "edgedepot.sync"] == [
+        "upstream central gets nothing, as the local store fails: gateway.db cannot be read: disk I/O error. It is "
+        "tried again for ever",
+        "upstream central: the local store is read again",
+    ]
