@@ -24,7 +24,8 @@ from edgedepot.storage.sqlite.reserve import Reserve, is_full
 from edgedepot.storage.sqlite.wal import PAGE, wal_of
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+SHORTEN_SECONDS = 10.0
 TAKE_SECONDS = 60.0
 _TOO_LONG = 4
 """The log is too long when it is so many times what it should be."""
@@ -113,9 +114,11 @@ class Room:
         if now >= self._take_at:
             self._take_at = now + TAKE_SECONDS
             self._has_reserve = self._reserve.take_where_roomy()
-        if now >= self._look_at and (self.warning is not None or self._log_bytes() > self._longest):
-            self._look_at = now + LOOK_SECONDS
-            self._shorten(connection)
+        if now >= self._look_at:
+            is_long = self.warning is not None or self._log_bytes() > self._longest
+            self._look_at = now + (SHORTEN_SECONDS if is_long else LOOK_SECONDS)
+            if is_long:
+                self._shorten(connection)
 
     @property
     def due_at(self) -> float | None:

@@ -22,7 +22,7 @@ class Writers(NamedTuple):
 
     one_by_one: Callable[[Sequence[Row]], None] | None
     together: Callable[[Sequence[Row]], None] | None
-    close: Callable[[], None]
+    close: Callable[[], object]
 
 
 def django(folder: Path) -> Writers:

@@ -11,6 +11,7 @@ from tests.benchmarks.others import OTHERS
 from tests.benchmarks.report import Comparison
 
 ACKNOWLEDGING = ["acknowledging 5,000 rows"]
+WAYS = ("dicts", "dicts, each awaited", "JSON", "JSON, each awaited")
 MORE = ", ten times the rows"
 
 
@@ -22,7 +23,7 @@ MORE = ", ten times the rows"
         ("footprint", ["resident memory", "start"]),
         ("timescale_writing", ["first", "again"]),
         ("timescale_aggregate", ["hourly aggregate"]),
-        ("store_write", ["dicts, batch 1000", "JSON, batch 1000", "dicts, batch 50", "JSON, batch 50"]),
+        ("store_write", [f"{way}, batch {size}" for size in (1_000, 50) for way in WAYS]),
         ("store_ingest", ["ingest at 50,000 rows"]),
         ("store_latency", ["put to durable, p99"]),
         ("store_read", ["newest 100", "range of 1,000"]),
