@@ -6,7 +6,7 @@ link.py       influxdb-client's clients, and how long to wait for them
 line.py       readings as line protocol, by code made for each reading model
 write.py      a batch: checked, encoded, sent in pieces that the server takes
 flux.py       the text of every query; read.py runs them
-tasks.py      bucket and downsampling task
+tasks.py      bucket and downsampling task; downsampling.py has its text
 errors.py     what influxdb-client and the server say, by HTTP status
 """
 

@@ -7,17 +7,19 @@ superfluous keeps clear of a trap that is named beside it, and tests/storage/inf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, tzinfo
+from datetime import date, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from edgedepot.storage.clock import from_micros
+from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.influxdb.line import EARLIEST, LATEST, tag_of
 from edgedepot.storage.influxdb.zones import stretches
 from edgedepot.storage.interval import Interval
 from edgedepot.storage.query import FUNCTIONS, Aggregation, Function, Scope, Selection
+from edgedepot.storage.reading import FieldSpec
 
 ORDER = "_order"
 """A column that sorts readings upwards in the order asked for."""
@@ -34,7 +36,7 @@ ESTIMATE = "estimate"
 MOST_LIMITED = 100_000
 """Limits up to this one are kept by the server, which holds that many rows of each series in memory."""
 
-_FLUX = {name: "mean" if name == "avg" else name for name in FUNCTIONS}
+FUNCTION_OF: Mapping[Function, str] = {name: "mean" if name == "avg" else name for name in FUNCTIONS}
 # Answers are CSV whose writer turns a line feed within a text into a carriage return and a line feed, and leaves out
 # every other carriage return (Go's encoding/csv, UseCRLF). So these go as in tags, see line.py.
 _PLAIN = f"""import "strings"
@@ -54,6 +56,8 @@ _UNITS = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_00
 # from 2000-01-01.
 _DAYS_APART = (date(2000, 1, 3) - date(1970, 1, 1)).days
 _MONTHS_APART = 360
+_LONGEST = (2**63 - 1) // 1000
+"""The most microseconds that a duration can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +66,6 @@ class Query:
 
     text: str
     options: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Downsampling:
-    """What a task does: `delay` after each full `every` it makes the windows of the last `lookback` again."""
-
-    scope: Scope
-    fields: tuple[str, ...]
-    function: Function
-    interval: Interval
-    zone: tzinfo
-    every: Interval
-    delay: Interval
-    lookback: Interval
 
 
 def range_of(scope: Scope) -> tuple[int, int]:
@@ -110,7 +100,7 @@ def select_readings(bucket: str, gateway_id: str | None, selection: Selection) -
         steps.append(f'sort(columns: ["{first}", "gateway_id", "device_id"])')
     if "rowLimit" in options:
         steps.append("limit(n: rowLimit)")
-    text = _pipe(steps)
+    text = pipe(steps)
     return Query(_PLAIN + text if "plain(" in text else text, options)
 
 
@@ -148,27 +138,30 @@ def aggregate(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
     steps, options = _values(bucket, gateway_id, asked)
     if asked.function in ("first", "last"):
         defined, source = _on_clocks([*steps, *_edges_of_series(asked, window)], options, asked)
-        text = defined + _pipe([source, *_edge_of_all(asked, ["_start", *keys] if window else keys)])
+        text = defined + pipe([source, *_edge_of_all(asked, ["_start", *keys] if window else keys)])
         if asked.field.type is str:
             # `string` does nothing to a text. Without it Flux takes the values of every field for one, in `filter` too.
             text = f"{_PLAIN}{text}\n    |> map(fn: (r) => ({{r with _value: plain(v: string(v: r._value))}}))"
         return Query(text, options)
     defined, source = _on_clocks([*steps, *_shifted(asked)], options, asked)
     # Across several series, tables and gateways: without `group` each series answers apart.
-    values = _pipe([source, _group(keys)])
-    if asked.function == "avg" and asked.field.type is int:
-        values += "\n    |> toFloat()"  # `mean` adds whole numbers in 64 bits, and drops what does not fit
-    step = f"{_FLUX[asked.function]}()"
+    values = pipe([source, _group(keys), *to_float(asked.function, [asked.field])])
+    step = f"{FUNCTION_OF[asked.function]}()"
     if window:
         # `timeSrc` labels a window by its start, where the default is its end. Windows without a value are left out:
         # what fills them is the same for every storage.
-        step = f'aggregateWindow({window}, fn: {_FLUX[asked.function]}, timeSrc: "_start", createEmpty: false)'
+        step = f'aggregateWindow({window}, fn: {FUNCTION_OF[asked.function]}, timeSrc: "_start", createEmpty: false)'
     if not is_exact_sum(asked):
         return Query(f"{defined}{values}\n    |> {step}", options)
     text = f"{defined}values = {values}\n"
     for conversion, name in (("", "_result"), ("toFloat() |> ", ESTIMATE)):
         text += f'\nvalues |> {conversion}{step} |> yield(name: "{name}")'
     return Query(text, options)
+
+
+def to_float(function: Function, fields: Iterable[FieldSpec]) -> list[str]:
+    """The step before `mean`, which adds whole numbers in 64 bits, and drops what does not fit."""
+    return ["toFloat()"] if function == "avg" and any(spec.type is int for spec in fields) else []
 
 
 def is_exact_sum(asked: Aggregation) -> bool:
@@ -245,16 +238,15 @@ def _on_clocks(steps: list[str], options: dict[str, Any], asked: Aggregation) ->
     that: there a day is a day of UTC, and a window may begin in one stretch and end in another.
     """
     if not is_on_clocks(asked):
-        return "", _pipe(steps)
+        return "", pipe(steps)
     del options["rangeStart"], options["rangeStop"]
     steps = ["range(start: start, stop: stop)" if step == _RANGE else step for step in steps]
-    calls = [
-        f"readings(start: {rfc3339(one.start * 1000)}, stop: {rfc3339(one.stop * 1000)},"
-        f" shift: {one.shift // 1_000_000}s)"
-        for one in stretches(asked.zone, *range_of(asked.scope))
-    ]
+    calls = []
+    for number, one in enumerate(stretches(asked.zone, *range_of(asked.scope))):
+        options |= {f"start{number}": from_micros(one.start), f"stop{number}": from_micros(one.stop)}
+        calls.append(f"readings(start: start{number}, stop: stop{number}, shift: {one.shift // 1_000_000}s)")
     source = calls[0] if len(calls) == 1 else "union(tables: [\n    " + ",\n    ".join(calls) + ",\n])"
-    return f"readings = (start, stop, shift) => {_pipe(steps)}\n\n", source
+    return f"readings = (start, stop, shift) => {pipe(steps)}\n\n", source
 
 
 def extent(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
@@ -262,12 +254,6 @@ def extent(bucket: str, gateway_id: str | None, asked: Aggregation) -> Query:
     fields = [spec.name for spec in asked.scope.model.__fields__] if is_of_column(asked) else [asked.field.name]
     steps, options = _source(bucket, gateway_id, asked.scope, fields)
     return Query(_both_edges(steps), options)
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """A time in nanoseconds since 1970 UTC, to the nanosecond."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{from_micros(seconds * 1_000_000):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def windows_of(interval: Interval) -> str:
@@ -279,9 +265,15 @@ def windows_of(interval: Interval) -> str:
 
 
 def duration(interval: Interval) -> str:
-    """An interval as a duration literal."""
+    """An interval as a duration literal. Raises `InvalidValue` where it is none: Flux counts months, and nanoseconds in
+    64 bits."""
     if interval.months:
         return f"{interval.months}mo"
+    if interval.shortest > _LONGEST:
+        shown, most = (timedelta(microseconds=micros) for micros in (interval.shortest, _LONGEST))
+        raise InvalidValue(
+            f"an interval of {shown} is longer than InfluxDB knows: expected at most {most.days} days, or else months"
+        )
     if interval.days:
         return f"{interval.days}d"
     unit, micros = next((unit, micros) for unit, micros in _UNITS if interval.micros % micros == 0)
@@ -301,7 +293,7 @@ def devices(bucket: str, gateway_id: str | None) -> Query:
 
 def _both_edges(steps: Sequence[str]) -> str:
     """The first and the last row of every table, as two results; without values, which may be of any type."""
-    text = f"points = {_pipe(steps)}\n"
+    text = f"points = {pipe(steps)}\n"
     for function in ("first", "last"):
         text += f'\npoints |> {function}() |> drop(columns: ["_value"]) |> yield(name: "{function}")'
     return text
@@ -339,38 +331,8 @@ def _group(keys: Sequence[str]) -> str:
     return f"group(columns: [{', '.join(map(quoted, keys))}])" if keys else "group()"
 
 
-def _pipe(steps: Sequence[str]) -> str:
+def pipe(steps: Sequence[str]) -> str:
     return "\n    |> ".join(steps)
-
-
-def downsampling_task(
-    name: str, source: str, target: str, org: str, gateway_id: str | None, asked: Downsampling
-) -> str:
-    """The text of a task, which takes no options: what varies stands in it, quoted."""
-    zone = ""
-    imports = ['import "date"']
-    if isinstance(asked.zone, ZoneInfo):
-        imports.append('import "timezone"')
-        zone = f"option location = timezone.location(name: {quoted(asked.zone.key)})\n"
-    width = duration(asked.interval)
-    first_of_them = f"date.sub(d: {width}, from: date.sub(d: {duration(asked.lookback)}, from: now()))"
-    steps = [
-        f"from(bucket: {quoted(source)})",
-        f"range(start: begin, stop: date.add(d: {width}, to: now()))",
-        fields_filter(asked.scope, asked.fields),
-        *([] if gateway_id is None else [f"filter(fn: (r) => r.gateway_id == {quoted(tag_of(gateway_id))})"]),
-        f"window({windows_of(asked.interval)}, createEmpty: false)",
-        # The first window may be cut short by the range, and the last ones are not over yet.
-        "filter(fn: (r) => r._start > begin and r._stop <= now())",
-        f"{_FLUX[asked.function]}()",
-        'duplicate(column: "_start", as: "_time")',
-        "window(every: inf)",
-        f"to(bucket: {quoted(target)}, org: {quoted(org)})",
-    ]
-    options = (
-        f"option task = {{name: {quoted(name)}, every: {duration(asked.every)}, offset: {duration(asked.delay)}}}\n"
-    )
-    return "\n".join(imports) + f"\n\n{options}{zone}\nbegin = {first_of_them}\n\n{_pipe(steps)}\n"
 
 
 def quoted(text: str) -> str:

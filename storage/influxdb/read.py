@@ -144,9 +144,15 @@ def delete_readings(link: Link, settings: Settings, gateway_id: str, scope: Scop
     start, stop = flux.range_of(scope)
     if start < stop:
         # The stop of a delete belongs to it, unlike the stop of a range.
-        moments = flux.rfc3339(start * 1000), flux.rfc3339(stop * 1000 - 1)
+        moments = _rfc3339(start * 1000), _rfc3339(stop * 1000 - 1)
         predicate = delete_predicate(gateway_id, scope)
         link.ask(lambda client: client.delete_api().delete(*moments, predicate, settings.bucket, settings.org))
+
+
+def _rfc3339(nanoseconds: int) -> str:
+    """A time in nanoseconds since 1970 UTC, to the nanosecond."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{from_micros(seconds * 1_000_000):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def delete_predicate(gateway_id: str, scope: Scope) -> str:

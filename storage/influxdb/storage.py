@@ -10,6 +10,7 @@ from typing import Any, Literal
 from edgedepot.storage.base import Data, StoreRow, Version
 from edgedepot.storage.errors import InvalidValue, UpstreamError
 from edgedepot.storage.influxdb import read, tasks
+from edgedepot.storage.influxdb.downsampling import check_downsampling
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Duration, check_settings
 from edgedepot.storage.influxdb.write import Sender, lines_of
@@ -184,18 +185,20 @@ class InfluxDBStorage(RemoteStorage):
         delay: str | timedelta = "1 minute",
     ) -> str:
         """Have the server write an aggregate of each device and interval into another bucket, and go on doing so; the
-        name of its task. A task of that name that is there is replaced.
+        name of its task. A task of that name that is there is replaced: it says all but `every`, `lookback`, `delay`.
 
         There the measurement, the tags and the names of the fields are the same, so that this reading model reads that
-        bucket too: one bucket is for one function. Each point has the time at which its interval starts. `fields` are
-        those that the function takes, where not given; the intervals are those of `aggregate`. The task runs `every` so
+        bucket too: one bucket is for one function, one interval and one zone, or points of the same time overwrite one
+        another. Each point has the time at which its interval starts. `fields` are those that the function takes,
+        where not given; the intervals are those of `aggregate`. Averages are floats; sums of whole numbers are whole,
+        and wrong beyond 64 bits. The task runs `every` so
         often (an hour, or the interval if that is shorter), `delay` after the full time, and makes all intervals that
         ended within the last `lookback` again: so long may a reading take to get here.
 
         The token needs the rights to manage tasks and to read and write both buckets. Raises `InvalidValue`.
         """
         scope = Scope.of(reading_model, None, None, None)
-        asked = tasks.check_downsampling(scope, fields, interval, function, tz, every, lookback, delay)
+        asked = check_downsampling(scope, fields, interval, function, tz, every, lookback, delay)
         return tasks.create_downsampling_task(self._link, self._settings, self._confinement(), bucket, asked)
 
     def wire_bytes(self) -> int | None:

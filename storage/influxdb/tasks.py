@@ -1,8 +1,7 @@
-"""The bucket, and the task that downsamples into another one."""
+"""Making the bucket, and the task that downsamples into another one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -11,14 +10,11 @@ from influxdb_client.domain.bucket_retention_rules import BucketRetentionRules
 from influxdb_client.domain.task_create_request import TaskCreateRequest
 from influxdb_client.domain.task_update_request import TaskUpdateRequest
 
-from edgedepot.storage.errors import ConfigError, InvalidValue, Misconfigured
-from edgedepot.storage.influxdb import flux
+from edgedepot.storage.errors import ConfigError, Misconfigured
+from edgedepot.storage.influxdb.downsampling import Downsampling, name_of, text_of
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Settings
-from edgedepot.storage.interval import Interval, seconds_of
-from edgedepot.storage.query import FUNCTIONS, Aggregation, Function, Scope
-
-_HOUR = Interval.parse("1 hour")
+from edgedepot.storage.interval import seconds_of
 
 
 def create_bucket(link: Link, settings: Settings, retention: str | timedelta | None) -> None:
@@ -56,47 +52,14 @@ def _days(seconds: int) -> str:
     return f"{seconds / 86_400:g} days" if seconds else "ever"
 
 
-def check_downsampling(
-    scope: Scope,
-    fields: Sequence[str] | None,
-    interval: str | timedelta,
-    function: Function,
-    tz: str,
-    every: str | timedelta | None,
-    lookback: str | timedelta,
-    delay: str | timedelta,
-) -> flux.Downsampling:
-    """Check the arguments of a `create_downsampling_task` call. Raises `InvalidValue`."""
-    if function not in FUNCTIONS:
-        raise InvalidValue(f"function is {function!r}, expected one of {', '.join(FUNCTIONS)}")
-    numeric = function in ("avg", "sum", "min", "max")
-    if fields is None:
-        fields = [spec.name for spec in scope.model.__fields__ if spec.type in (float, int) or not numeric]
-    elif isinstance(fields, str):
-        raise InvalidValue(f"fields is {fields!r}, expected a list of names")
-    asked = [Aggregation.of(scope, name, function, interval, tz, None, None) for name in fields]
-    if not asked or any(flux.is_of_column(one) for one in asked):
-        raise InvalidValue(f"fields is {list(fields)!r}, expected declared fields that {function} takes")
-    width = asked[0].interval
-    assert width is not None
-    how_often = (width if 0 < width.micros < _HOUR.micros else _HOUR) if every is None else Interval.parse(every)
-    return flux.Downsampling(
-        scope, tuple(fields), function, width, asked[0].zone, how_often, Interval.parse(delay), Interval.parse(lookback)
-    )
-
-
 def create_downsampling_task(
-    link: Link, settings: Settings, gateway_id: str | None, target: str, asked: flux.Downsampling
+    link: Link, settings: Settings, gateway_id: str | None, target: str, asked: Downsampling
 ) -> str:
     """Make the task, or replace its text; returns its name."""
     if target == settings.bucket:
         raise ConfigError(f"bucket {target!r} holds the readings themselves: expected another one for the aggregates")
-    place = "" if gateway_id is None else f" of {gateway_id}"
-    name = (
-        f"edgedepot: {asked.function} of {asked.scope.model.__measurement__}{place} by {flux.duration(asked.interval)}"
-        f" into {target}"
-    )
-    text = flux.downsampling_task(name, settings.bucket, target, settings.org, gateway_id, asked)
+    name = name_of(gateway_id, target, asked)
+    text = text_of(name, settings.bucket, target, settings.org, gateway_id, asked)
 
     def create(client: InfluxDBClient) -> None:
         tasks = client.tasks_api()

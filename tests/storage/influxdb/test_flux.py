@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import available_timezones
 
+import hypothesis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,18 +19,14 @@ from hypothesis import strategies as st
 from edgedepot import InvalidValue, Reading
 from edgedepot.storage.clock import to_micros
 from edgedepot.storage.influxdb import flux
+from edgedepot.storage.influxdb.downsampling import check_downsampling, text_of
 from edgedepot.storage.influxdb.flux import Query
-from edgedepot.storage.influxdb.tasks import check_downsampling
 from edgedepot.storage.interval import Interval
 from edgedepot.storage.query import FUNCTIONS, Aggregation, Scope, Selection
-from edgedepot.storage.reading import define_model
 from tests.models import Weather
 from tests.servers.flux import FluxAnalyser
 from tests.storage.influxdb.test_line import ids, models
 
-ZONES = ["UTC", "Europe/Zurich", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"]
-INTERVALS: list[Any] = [None, "1s", "90 seconds", "5m", "1h", "7h", "1d", "3d", "1w", "2w", "1mo", "7mo", "1y",
-                        timedelta(milliseconds=250), timedelta(microseconds=7)]  # fmt: skip
 START = datetime(2026, 1, 5, 12, 20, tzinfo=UTC)
 
 Check = Callable[[str], list[str]]
@@ -50,6 +48,13 @@ def whole(query: Query) -> str:
 moments = st.none() | st.datetimes(datetime(1600, 1, 1), datetime(2300, 1, 1), timezones=st.just(UTC))
 
 
+zones = st.just("UTC") | st.sampled_from(sorted(available_timezones()))
+_UNITS = ("s", " seconds", "m", " minutes", "h", " hours", "d", " days", "w", " weeks", "mo", " months", "y", " years")
+intervals = (
+    st.builds("{}{}".format, st.integers(1, 290), st.sampled_from(_UNITS))
+    | st.sampled_from(["second", "minute", "hour", "day", "week", "month", "year"])
+    | st.timedeltas(timedelta(microseconds=1), timedelta(days=106_751))
+)
 near = st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2012, 1, 1), timezones=st.just(UTC))
 
 
@@ -74,7 +79,7 @@ def aggregations(draw: st.DrawFn) -> Aggregation:
     bounds = [to_micros(moment or START) for moment in (draw(near), draw(near))]
     field = draw(st.sampled_from(["timestamp", "device_id", *(spec.name for spec in scope.model.__fields__)]))
     function = draw(st.sampled_from(FUNCTIONS))
-    interval, tz = draw(st.sampled_from(INTERVALS)), draw(st.sampled_from(ZONES))
+    interval, tz = draw(st.none() | intervals), draw(zones)
     group_by = draw(st.sampled_from([None, "device"]))
     if tz != "UTC":
         scope = replace(scope, start=min(bounds), end=max(bounds) + 1)
@@ -100,14 +105,17 @@ def test_every_query_is_sound(analyser: FluxAnalyser, query: Query) -> None:
 
 @st.composite
 def tasks(draw: st.DrawFn) -> str:
-    names = draw(st.sets(st.from_regex("[a-z]{1,4}x", fullmatch=True), min_size=1, max_size=5))
-    model = define_model("Drawn", dict.fromkeys(names, (float, False, None)))
-    widths = st.sampled_from([interval for interval in INTERVALS if interval])
+    model, function = draw(models()), draw(st.sampled_from(FUNCTIONS))
+    takes = [
+        spec.name for spec in model.__fields__ if function in ("first", "last", "count") or spec.type in (int, float)
+    ]
+    hypothesis.assume(takes)
+    fields = draw(st.none() | st.lists(st.sampled_from(takes), min_size=1))
     asked = check_downsampling(
-        Scope.of(model, None, None, None), None, draw(widths), draw(st.sampled_from(FUNCTIONS)),
-        draw(st.sampled_from(ZONES)), draw(st.none() | widths), draw(widths), draw(widths),
+        Scope.of(model, None, None, None), fields, draw(intervals), function,
+        draw(zones), draw(st.none() | intervals), draw(intervals), draw(intervals),
     )  # fmt: skip
-    return flux.downsampling_task(draw(ids), draw(ids), draw(ids), draw(ids), draw(st.none() | ids), asked)
+    return text_of(draw(ids), draw(ids), draw(ids), draw(ids), draw(st.none() | ids), asked)
 
 
 @given(tasks())
@@ -149,7 +157,8 @@ MUTATIONS: list[tuple[str, str]] = [
     (r"shift: (-?\d+)s\)", "shift: \\1)"),
     (r"union\(tables: \[", "union(tables: ["[:-1]),
     (r'duplicate\(column: "_time", as', 'duplicate(column: "_time", to'),
-    (r"stop: [\dT:.-]+Z, ", ""),
+    (r"stop: stop1, ", ""),
+    (r"option stop1 = ", "option stop01 = "),
     (r"-int\(v: r\._time\)", "-int(r._time)"),
     (r'exists r\["note"\]', 'exist r["note"]'),
     (r'plain\(v: r\["note"\]\)', "plain(v: 1)"),
@@ -162,7 +171,25 @@ MUTATIONS: list[tuple[str, str]] = [
     (r'yield\(name: "first"\)', "yield(name: first_)"),
     (r"toFloat\(\)", "toFloat(column: 1)"),
     (r'drop\(columns: \["_start"', 'drop(columns: [1, "_start"'),
+    (r'drop\(columns: \["_value"\]\)', 'drop(column: "_value")'),
+    (r"rename\(fn: \(column\)", "rename(fn: (name)"),
+    (r'then "_table" else column', 'then "_table"'),
+    (r"option task = \{name: ", "option task = {names "),
+    (r"every: 1h, offset: 1m\}", "every: 1h, offset: 1m"),
+    (r'import "date"\n', ""),
+    (r'import "timezone"\n', ""),
+    (r"timezone\.location\(name: ", "timezone.location(zone: "),
+    (r"date\.sub\(d: ", "date.sub(days: "),
+    (r"from: now\(\)", "from: now)"),
+    (r"range\(start: begin", "range(start: begun"),
+    (r"r\._start > begin and", "r._start > begin &&"),
+    (r"window\(every: 1d", "window(each: 1d"),
+    (r'to\(bucket: "iot_days"', "to(bucket: iot_days"),
 ]
+
+
+class Furniture(Reading):
+    table: str
 
 
 def scope(**more: Any) -> Scope:
@@ -184,6 +211,11 @@ SAMPLES = {
     "count": flux.aggregate("iot", None, aggregation("timestamp", "count")),
     "sum": flux.aggregate("iot", None, aggregation("count", "sum", group_by="device")),
     "devices": flux.devices("iot", "roof"),
+    "extent": flux.extent("iot", "roof", aggregation("temperature", "avg", "1d", "Europe/Zurich")),
+    "field named table": flux.select_readings(
+        "iot", None, Selection.of(Scope.of(Furniture, None, None, None), None, None, "timestamp")),
+    "task": Query(text_of("days", "iot", "iot_days", "farm", "roof", check_downsampling(
+        scope(), None, "1d", "avg", "Europe/Zurich", None, "7d", "1m")), {}),
 }  # fmt: skip
 
 
@@ -223,14 +255,52 @@ def test_a_range_is_obligatory_and_hides_nothing() -> None:
     assert (bounded.options["rangeStart"], bounded.options["rangeStop"]) == (START, START + timedelta(1))
 
 
-def test_values_are_no_part_of_a_text() -> None:
+DAYS: dict[str, Any] = {"start": START, "end": START + timedelta(days=365)}
+TEXTS: dict[str, Callable[[str, str, str], Query]] = {
+    "select": lambda bucket, gateway, device: flux.select_readings(
+        bucket, gateway, Selection.of(scope(device=device), None, 3, "-timestamp")),
+    "aggregate": lambda bucket, gateway, device: flux.aggregate(
+        bucket, gateway, aggregation("temperature", "avg", "1h", device=device)),
+    "last": lambda bucket, gateway, device: flux.aggregate(
+        bucket, gateway, aggregation("note", "last", "1d", device=device)),
+    "aggregate in a zone": lambda bucket, gateway, device: flux.aggregate(
+        bucket, gateway, aggregation("temperature", "max", "1d", "Europe/Zurich", device=device, **DAYS)),
+    "extent": lambda bucket, gateway, device: flux.extent(
+        bucket, gateway, aggregation("temperature", "avg", "1d", device=device)),
+    "devices": lambda bucket, gateway, device: flux.devices(bucket, gateway),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_values_are_no_part_of_a_text(kind: str) -> None:
     hostile = '") |> to(bucket: "x'
-    asked = Selection.of(Scope.of(Weather, hostile, None, None), None, 3, "-timestamp")
-    query = flux.select_readings(hostile, hostile, asked)
-    assert hostile not in query.text
-    assert query.options == query.options | {"bucketName": hostile, "gatewayId": hostile, "deviceId": hostile}
-    other = flux.select_readings("iot", "g", replace(asked, scope=replace(asked.scope, device_id="d"), limit=7))
-    assert other.text == query.text
+    query = TEXTS[kind](f"b{hostile}", f"g{hostile}", f"d{hostile}")
+    assert query.text == TEXTS[kind]("iot", "roof", "mast").text
+    assert "2026" not in query.text
+    expected = {"bucketName": f"b{hostile}", "gatewayId": f"g{hostile}"}
+    if kind != "devices":
+        expected["deviceId"] = f"d{hostile}"
+    assert {name: value for name, value in query.options.items() if isinstance(value, str)} == expected
+
+
+def test_a_limit_is_no_part_of_a_text() -> None:
+    few, more = (Selection.of(scope(), None, limit, "timestamp") for limit in (3, 7))
+    assert flux.select_readings("iot", None, few).text == flux.select_readings("iot", None, more).text
+
+
+def test_values_stand_quoted_in_a_task() -> None:
+    """It has no options. What ends a literal is escaped, see `test_a_quoted_text_is_one_literal`."""
+    asked = check_downsampling(scope(), None, "1d", "avg", "UTC", None, "7d", "1m")
+
+    def text_with(end: str) -> str:
+        return text_of(f"name{end}", f"source{end}", f"target{end}", f"org{end}", f"gateway{end}", asked)
+
+    hostile = '") |> to(bucket: "${x}'
+    text = text_with(hostile)
+    assert hostile not in text
+    quoted = '\\") |> to(bucket: \\"\\${x}"'
+    assert text.count(quoted) == 5
+    assert text.replace(quoted, '"') == text_with("")
 
 
 PLAIN = """import "strings"
@@ -358,16 +428,19 @@ def test_calendar_windows_lie_in_their_zone() -> None:
         "    |> timeShift(duration: shift)\n"
         "\n"
         "union(tables: [\n"
-        "    readings(start: 2026-03-28T23:00:00.000000000Z, stop: 2026-03-29T01:00:00.000000000Z, shift: 3600s),\n"
-        "    readings(start: 2026-03-29T01:00:00.000000000Z, stop: 2026-03-30T00:00:00.000000000Z, shift: 7200s),\n"
+        "    readings(start: start0, stop: stop0, shift: 3600s),\n"
+        "    readings(start: start1, stop: stop1, shift: 7200s),\n"
         "])\n"
         "    |> group()\n"
         '    |> aggregateWindow(every: 1d, fn: mean, timeSrc: "_start", createEmpty: false)'
     )
-    assert query.options == {"bucketName": "iot"}
+    change = datetime(2026, 3, 29, 1, tzinfo=UTC)
+    bounds = {"start0": span["start"], "stop0": change, "start1": change, "stop1": span["end"]}
+    assert query.options == {"bucketName": "iot", **bounds}
     west = flux.aggregate("iot", None, aggregation("temperature", "max", "1mo", "America/Caracas", **span))
     assert "union" not in west.text
-    assert "stop: 2026-03-30T00:00:00.000000000Z, shift: -14400s)\n    |> group()" in west.text
+    assert "readings(start: start0, stop: stop0, shift: -14400s)\n    |> group()" in west.text
+    assert west.options["stop0"] == span["end"]
     hours = flux.aggregate("iot", None, aggregation("temperature", "avg", "1h", "Europe/Zurich", **span))
     assert "shift" not in hours.text  # up to hours: aligned to UTC in every zone
 
@@ -427,6 +500,18 @@ def test_windows_begin_where_ours_do(interval: Any, window: str) -> None:
         assert parsed.floor(0) == int(first.timestamp()) * 1_000_000
 
 
+@pytest.mark.parametrize("longer", ["106752d", "20000w", timedelta(days=106_752), timedelta(hours=2_562_048)])
+def test_an_interval_that_is_no_duration_is_a_value_error(longer: Any) -> None:
+    """Durations are months, and nanoseconds in 64 bits."""
+    for longest in ("106751d", "15250w", timedelta(hours=2_562_047), "1000y"):
+        assert flux.duration(Interval.parse(longest))
+    with pytest.raises(InvalidValue, match=r"longer than InfluxDB knows: expected at most 106751 days"):
+        flux.aggregate("iot", None, aggregation("temperature", "avg", longer))
+    for more in ((longer, "avg", "UTC", None, "7d", "1m"), ("1d", "avg", "UTC", None, longer, "1m")):
+        with pytest.raises(InvalidValue, match="longer than InfluxDB knows"):
+            text_of("n", "b", "t", "o", None, check_downsampling(scope(), None, *more))
+
+
 def test_first_and_last_are_by_time_and_not_by_where_a_row_lies() -> None:
     """`first` takes a table's first row, and `group` merges tables in no order: so behind it rows are sorted. Before it
     each series is ordered by time. `aggregateWindow` would put the window's time in place of the row's, hence `window`.
@@ -479,7 +564,7 @@ def test_the_text_of_a_task() -> None:
         note: str | None = None
 
     asked = check_downsampling(Scope.of(Tank, None, None, None), None, "1d", "avg", "Europe/Zurich", None, "7d", "1m")
-    assert flux.downsampling_task("days", "iot", "iot_days", "farm", "roof", asked) == (
+    assert text_of("days", "iot", "iot_days", "farm", "roof", asked) == (
         'import "date"\n'
         'import "timezone"\n'
         "\n"
@@ -499,3 +584,17 @@ def test_the_text_of_a_task() -> None:
         "    |> window(every: inf)\n"
         '    |> to(bucket: "iot_days", org: "farm")\n'
     )
+
+
+def test_a_task_averages_whole_numbers_as_floats() -> None:
+    """As `aggregate` does: what `mean` adds up has to fit into 64 bits. `toFloat` leaves floats as they are."""
+    for fields, function, step in (
+        (["temperature", "count"], "avg", "toFloat"),
+        (["count"], "sum", None),
+        (["temperature"], "avg", None),
+    ):
+        asked = check_downsampling(scope(), fields, "1h", function, "UTC", None, "7d", "1m")  # type: ignore[arg-type]
+        text = text_of("n", "iot", "hours", "farm", None, asked)
+        name = "mean" if function == "avg" else function
+        before = "r._stop <= now())\n    |> " + ("toFloat()\n    |> " if step else "")
+        assert f"{before}{name}()\n    |> duplicate(" in text

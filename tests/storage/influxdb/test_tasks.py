@@ -71,16 +71,42 @@ def test_a_task_is_made_once_and_replaced(server: ScriptedInfluxDB, storage: Inf
         "temperature", "humidity", "count"
     ]  # fmt: skip
 
-    storage.create_downsampling_task(Weather, "iot_hours", "1 hour", fields=["temperature"], lookback="30d")
+    storage.create_downsampling_task(Weather, "iot_hours", "1 hour", lookback="30d")
     (again,) = server.tasks
     assert again["id"] == task["id"]
     assert "date.sub(d: 30d" in again["flux"]
-    assert "humidity" not in again["flux"]
     assert json.loads(server.requests[-1].content) == {"flux": again["flux"], "status": "active"}
 
     storage.create_downsampling_task(Weather, "iot_hours_last", "1 hour", "last")
     assert len(server.tasks) == 2
     assert 'r._field == "note"' in server.tasks[1]["flux"]
+
+
+def test_tasks_that_write_something_else_stand_beside_one_another(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage
+) -> None:
+    names = [
+        storage.create_downsampling_task(Weather, "other", interval, **more)
+        for interval, more in (
+            ("1d", {}),
+            ("1d", {"fields": ["temperature", "count"]}),
+            ("1d", {"fields": ["count", "temperature", "count"]}),
+            ("1d", {"fields": ["count"]}),
+            ("1d", {"tz": "Europe/Zurich"}),
+            ("1h", {"tz": "Europe/Zurich"}),
+            ("1h", {}),
+        )
+    ]
+    assert [name.removeprefix("edgedepot: avg of weather") for name in names] == [
+        " of roof by 1d into other",
+        " (count, temperature) of roof by 1d into other",
+        " (count, temperature) of roof by 1d into other",
+        " (count) of roof by 1d into other",
+        " of roof by 1d in Europe/Zurich into other",
+        " of roof by 1h into other",
+        " of roof by 1h into other",
+    ]
+    assert [task["name"] for task in server.tasks] == list(dict.fromkeys(names))
 
 
 @pytest.mark.parametrize(("interval", "every"), [("5m", "5m"), ("1h", "1h"), ("6h", "1h"), ("1d", "1h"), ("1mo", "1h")])
