@@ -3,6 +3,12 @@
 The copy is made inside one read transaction: it is the store at one moment, whatever is committed meanwhile, and
 nobody waits for it (the log cannot be cut short until it is done). It bears a mark: whoever opens it to write raises
 its epoch first, as numbers that were given out after the copy will be given out again.
+
+    gateway.db.restored     the copy, ready                       1. the sidecar says what gives way, synced
+    gateway.db, -wal        gateway.db.replaced-20260101T120000Z  2. are renamed
+                            gateway.db                            3. is what was .restored
+                                                                  4. the sidecar says that it is done
+Interrupted after step 1, whoever opens the store does the rest.
 """
 
 from __future__ import annotations
@@ -13,9 +19,9 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import ConfigError, StorageError, StoreUnusable
 from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.aside import free_name, move
 from edgedepot.storage.sqlite.connection import StoreLock, sqlite_errors
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import wal_of
@@ -36,13 +42,12 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
         raise ConfigError(f"{target.parent} is no folder")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        _copy(source, part, now, progress)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
-        sync_folder(target)
-    except OSError as exc:
-        raise StorageError(f"{target} cannot be written: {exc.strerror}") from exc
+        with _device_errors(target):
+            _copy(source, part, now, progress)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+            sync_folder(target)
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             part.with_name(part.name + suffix).unlink(missing_ok=True)
@@ -76,35 +81,51 @@ def restore(copy: Path, path: Path, now: int, force: bool, progress: Progress | 
         raise StoreUnusable(f"{copy} does not exist")
     lock = StoreLock(path)
     try:
-        there = [one for one in (path, wal_of(path)) if one.exists()]
+        sidecar = Sidecar(path)
+        finish_restore(path, lock, sidecar)
+        there = path.exists() or wal_of(path).exists()
         if there and not force:
             raise ConfigError(f"{path} exists; with --force it is put aside")
-        fresh = path.with_name(f"{path.name}.restored")
-        fresh.unlink(missing_ok=True)
+        fresh = _fresh(path)
+        with _device_errors(path):
+            fresh.unlink(missing_ok=True)
         copy_store(copy, fresh, now, progress)
         with sqlite_errors(fresh), _connected(fresh.absolute().as_uri()) as connection:
             store_id = schema.text(connection, "store_id")
-        sidecar = Sidecar(path)
         if sidecar.store_id != store_id:
-            sidecar.path.unlink(missing_ok=True)
-        aside = _put_aside(path, now) if there else None
-        fresh.replace(path)
-        sync_folder(path)
-        lock.note("", sync=True)
-        return aside
-    except OSError as exc:
-        raise StorageError(f"{path} cannot be written: {exc.strerror}") from exc
+            sidecar.forget()
+        aside = free_name(path, "replaced", now)
+        with _device_errors(path):
+            sidecar.mark(("salvaging", ""), ("restoring", aside.name))
+        finish_restore(path, lock, sidecar)
+        return aside if there else None
     finally:
         lock.release()
 
 
-def _put_aside(path: Path, now: int) -> Path:
-    aside = path.with_name(f"{path.name}.replaced-{from_micros(now):%Y%m%dT%H%M%SZ}")
-    for one, other in ((path, aside), (wal_of(path), wal_of(aside))):
-        if one.exists():
-            one.rename(other)
-    path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    return aside
+def finish_restore(path: Path, lock: StoreLock, sidecar: Sidecar) -> None:
+    """Steps 2 to 4, where the sidecar says that they are to be done. Raises `StorageError`."""
+    if sidecar.restoring is None:
+        return
+    with _device_errors(path):
+        if _fresh(path).exists():
+            lock.note("", sync=True)  # the copy has no log
+            move(path, path.with_name(sidecar.restoring))
+            _fresh(path).replace(path)
+            sync_folder(path)
+        sidecar.mark(("restoring", ""))
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f"{path.name}.restored")
+
+
+@contextlib.contextmanager
+def _device_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StorageError(f"{path} cannot be written: {exc.strerror}") from exc
 
 
 @contextlib.contextmanager

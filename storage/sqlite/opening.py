@@ -17,7 +17,7 @@ from edgedepot.storage.clock import Clock, from_micros
 from edgedepot.storage.errors import ConfigError, StoreUnusable
 from edgedepot.storage.reading import device_id_of
 from edgedepot.storage.sqlite import schema
-from edgedepot.storage.sqlite.backup import MARK
+from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import (
     Readers,
@@ -31,7 +31,7 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import Salvaged, write_report
-from edgedepot.storage.sqlite.salvage import Damage, finding_damage, put_aside_log, salvage
+from edgedepot.storage.sqlite.salvage import Damage, finding_damage, is_salvaged, put_aside_log, salvage
 from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import PAUSE, Suspicion
@@ -131,7 +131,11 @@ class Opening:
 
     def _salvage(self, reason: str, *, use_log: bool = True) -> None:
         salvage(self._path, self._sidecar, reason, self._clock.now(), use_log=use_log)
-        self._lock.note("", sync=True)
+        self._end_salvage()
+
+    def _end_salvage(self) -> None:
+        self._lock.note("", sync=True)  # the new file has no log
+        self._sidecar.note(("salvaging", ""))
 
     # -- before SQLite --------------------------------------------------------------------------------------------
 
@@ -139,6 +143,9 @@ class Opening:
         # SQLite has looked at it already; and to close a file here would let go of the locks it has on it (`promised`).
         if Readers.has(self._path):
             return
+        finish_restore(self._path, self._lock, self._sidecar)
+        if is_salvaged(self._path, self._sidecar):
+            self._end_salvage()
         reason, use_log = self._look_at_file(), True
         if reason is None and self._path.exists() and self._sidecar.store_id:
             reason = self._look_whose()
@@ -196,10 +203,7 @@ class Opening:
 
     def _look_whose(self) -> str | None:
         """Where the file is another store's: go on with that, or without it where it is of another gateway."""
-        uri = self._path.absolute().as_uri() + "?mode=ro&immutable=1"
-        found: dict[str, object] = {}
-        with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
-            found = dict(file.execute("SELECT key, value FROM _meta"))
+        found = schema.settings_of(self._path)
         if found.get("store_id") in (None, self._sidecar.store_id):
             return None
         theirs, own = found.get("gateway_id"), self._sidecar.gateway_id

@@ -5,7 +5,8 @@
                                     gateway.db.salvaging                         3. made out of them (rebuild.py)
                                     gateway.db                                   4. which it is from then on
                                                                                  5. the sidecar says that it is done
-Interrupted anywhere, all of it from step 2 on is done again: until step 5 nothing is written to the new file.
+Interrupted before step 4, all of it from step 2 on is done again. After it the new file's own report tells that it is
+done, whatever the sidecar says. Nothing is ever deleted but what step 3 left half made.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import msgspec
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StorageError
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.aside import free_name, move, shm_of
 from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
 from edgedepot.storage.sqlite.pages import Pages
 from edgedepot.storage.sqlite.rebuild import Rebuild
-from edgedepot.storage.sqlite.report import Salvaged
+from edgedepot.storage.sqlite.report import Salvaged, report_of
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import PAGE, Log, mended, wal_of
 
@@ -50,54 +53,52 @@ def finding_damage() -> Iterator[None]:
         raise Damage(f"a record cannot be read: {exc!r}") from exc
 
 
-def salvage(path: Path, sidecar: Sidecar, reason: str, now: int, *, use_log: bool = True) -> Salvaged:
-    """Make a new store out of a damaged one, which is put aside. `now` is in microseconds since 1970 UTC; without
-    `use_log` the write-ahead log is another store's. Nobody may have the file open for writing.
+def salvage(path: Path, sidecar: Sidecar, reason: str, now: int, *, use_log: bool = True) -> None:
+    """Make a new store out of a damaged one, which is put aside: all but step 5. `now` is in microseconds since 1970
+    UTC; without `use_log` the write-ahead log is another store's. Nobody may have the file open for writing.
 
-    Raises `StorageError` where there is no room for even an empty store.
+    Raises `StorageError` where there is no room for even an empty store, or for the word that it was begun.
     """
     log.error("%s is damaged (%s): reading what can be read of it into a new file", path, reason)
     try:
         aside = _put_aside(path, sidecar, now, use_log)
         report = _rebuilt(path, sidecar, aside, reason, now, use_log)
-        sidecar.note(("salvaging", ""), ("epoch", report[1]), sync=True)
     except (OSError, sqlite3.OperationalError) as exc:
         raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
-    log.error("%s was salvaged: %s", path, report[0])
-    return report[0]
+    log.error("%s was salvaged: %s", path, report)
+
+
+def is_salvaged(path: Path, sidecar: Sidecar) -> bool:
+    """Whether the salvage that the sidecar speaks of has come to its end, or somebody has put another store in the
+    place of the one that was put aside."""
+    if sidecar.salvaging is None:
+        return False
+    found = schema.settings_of(path)
+    if path.with_name(sidecar.salvaging).exists():
+        return "store_id" in found
+    report = report_of(found.get("salvaged"))
+    return report is not None and report.put_aside == sidecar.salvaging
 
 
 def _put_aside(path: Path, sidecar: Sidecar, now: int, use_log: bool) -> Path:
     """The damaged file under its new name; also one whose salvage was interrupted."""
-    aside = path.with_name(sidecar.salvaging) if sidecar.salvaging else _free_name(path, now)
-    sidecar.note(("salvaging", aside.name), sync=True)
-    log_aside = wal_of(aside) if use_log else aside.with_name(aside.name + "-foreign-wal")
-    shm, shm_aside = (one.with_name(one.name + "-shm") for one in (path, aside))
-    for one, other in ((path, aside), (wal_of(path), log_aside), (shm, shm_aside)):
-        if one.exists():
-            if other.exists():
-                one.unlink()  # the new file of an interrupted salvage
-            else:
-                one.rename(other)
+    aside = path.with_name(sidecar.salvaging) if sidecar.salvaging else free_name(path, "damaged", now)
+    sidecar.mark(("salvaging", aside.name))
+    move(path, aside, log=None if use_log else aside.with_name(aside.name + "-foreign-wal"))
+    move(path, free_name(path, "damaged", now))  # what was not put aside, and was not made of that either
     sync_folder(path)
     return aside
 
 
 def put_aside_log(path: Path, now: int) -> Path:
     """Rename the log of a file that is not its; the new name."""
-    aside = wal_of(_free_name(path, now))
+    aside = wal_of(free_name(path, "damaged", now))
     wal_of(path).rename(aside)
-    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    shm_of(path).unlink(missing_ok=True)
     return aside
 
 
-def _free_name(path: Path, now: int) -> Path:
-    stem = f"{path.name}.damaged-{from_micros(now):%Y%m%dT%H%M%SZ}"
-    names = (stem if not number else f"{stem}-{number}" for number in range(1_000))
-    return next(path.with_name(name) for name in names if not path.with_name(name).exists())
-
-
-def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, use_log: bool) -> tuple[Salvaged, int]:
+def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, use_log: bool) -> Salvaged:
     """Put the new file in place: with all partitions of history, or as many of the latest as there is room for."""
     target = path.with_name(path.name + ".salvaging")
     found = _mended(aside)
@@ -140,7 +141,7 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
     target.replace(path)
     path.with_name(path.name + ".salvaging-pages").unlink(missing_ok=True)
     sync_folder(path)
-    return report, rebuild.store_epoch
+    return report
 
 
 def _stand_in(path: Path, pages: Pages) -> Path:
@@ -163,5 +164,5 @@ def _mended(aside: Path) -> Log:
         wal.rename(original)
         if log_found.wanted:
             wal.write_bytes(mended(log_found.data, log_found.wanted))
-    aside.with_name(aside.name + "-shm").unlink(missing_ok=True)
+    shm_of(aside).unlink(missing_ok=True)
     return log_found

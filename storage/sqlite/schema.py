@@ -12,6 +12,7 @@ In all three the values of a model's fields lie in columns c0, c1, ... that the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import uuid
@@ -99,6 +100,14 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise StoreUnusable(f"{path} has schema version {version}, this edgedepot knows up to {VERSION}: update it")
+
+
+def settings_of(path: Path) -> dict[str, object]:
+    """The settings of a file that nobody has open, without what is in its log alone; none where it is no store."""
+    uri = path.absolute().as_uri() + "?mode=ro&immutable=1"
+    with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+        return dict(file.execute("SELECT key, value FROM _meta"))
+    return {}
 
 
 def text(connection: sqlite3.Connection, key: str) -> str | None:

@@ -10,10 +10,12 @@ that cannot be read is none. Nothing waits for it: the store's own file is the a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ Line = tuple[Any, ...]
 
 
 class Sidecar:
-    """What the file says. `note` adds to it, `write` makes it anew; both only warn where the disk refuses."""
+    """What the file says. `note` adds to it, `write` makes it anew; both only warn where the disk refuses. `mark` does
+    not return before it is on the device."""
 
     def __init__(self, store: Path) -> None:
         self.path = store.with_name(store.name + ".catalogue")
@@ -76,36 +79,61 @@ class Sidecar:
         """The rows of kind ``model``, ``series`` or ``source``."""
         return [line[1:] for line in self._lines.values() if line[0] == kind]
 
-    def note(self, *lines: Line, sync: bool = False) -> None:
+    @property
+    def restoring(self) -> str | None:
+        """The file that gives way to a copy, under its new name."""
+        return self._value("restoring", None) or None
+
+    def note(self, *lines: Line) -> None:
         """Add lines, those that are new."""
         new = [line for line in lines if self._lines.get(_key(line)) != line]
-        if not new:
-            return
-        for line in new:
+        try:
+            self._add(new, sync=False)
+        except OSError as exc:
+            self._warn(exc)
+
+    def mark(self, *lines: Line) -> None:
+        """Add lines on which what is done next depends. Raises `OSError` where they cannot be written."""
+        before = dict(self._lines)
+        try:
+            with contextlib.suppress(OSError):
+                self._add(lines, sync=True)
+                sync_folder(self.path)
+                return
+            self._rewrite()  # a new file may still do
+        except OSError:
+            self._lines = before
+            raise
+
+    def _add(self, lines: Sequence[Line], *, sync: bool) -> None:
+        for line in lines:
             self._take(line)
-        text = b"".join(map(_text, new))
+        text = b"".join(map(_text, lines))
         self._added += len(text)
         if self.grown:
-            self.write()
-            return
-        try:
+            self._rewrite()
+        elif lines:
             with self.path.open("ab") as file:
                 file.write(b"\n" + text)  # a line of its own, also behind one that was cut off
                 if sync:
                     file.flush()
                     os.fsync(file.fileno())
-            self._refused = False
-        except OSError as exc:
-            self._warn(exc)
+        self._refused = False
 
     def forget(self) -> None:
-        """It was another store's."""
+        """It was another store's: what is noted next begins a new file."""
         self._lines.clear()
+        self._added = _ROOMY + 1
 
     def write(self) -> None:
         """Write all of it anew, so that it is there whole or as it was."""
+        try:
+            self._rewrite()
+        except OSError as exc:
+            self._warn(exc)
+
+    def _rewrite(self) -> None:
         part = self.path.with_name(self.path.name + ".new")
-        self._added = 0
         try:
             with part.open("wb") as file:
                 file.writelines(map(_text, self._lines.values()))
@@ -113,10 +141,11 @@ class Sidecar:
                 os.fsync(file.fileno())
             part.replace(self.path)
             sync_folder(self.path)
-            self._refused = False
-        except OSError as exc:
+        except OSError:
             part.unlink(missing_ok=True)
-            self._warn(exc)
+            raise
+        self._added = 0
+        self._refused = False
 
     def _value(self, kind: str, default: Any) -> Any:
         line = self._lines.get((kind,))
@@ -155,6 +184,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
     "seq": (int,),
     "salvaging": (str,),
+    "restoring": (str,),
     "model": (int, str, str, str),
     "series": (int, int, str),
     "source": (int, str),

@@ -9,10 +9,13 @@ import pytest
 
 from edgedepot import SQLiteStorage
 from edgedepot.storage.errors import ConfigError, NotSupported, StorageLocked, StoreUnusable
+from edgedepot.storage.sqlite.aside import shm_of
 from edgedepot.storage.sqlite.backup import restore
+from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import deliver, readings, rows
+from tests.storage.sqlite.damaged import deliver, leave, readings, rows
 
 NOW = 1_767_225_600_000_000
 
@@ -101,6 +104,35 @@ def test_a_restored_store_has_what_was_pending_and_sends_it_as_old(quick_folder:
         assert max(seq for epoch, seq in versions if epoch == 1) == 300
         assert versions[-1][1] > 360
     audit_file(path)
+
+
+@pytest.mark.parametrize("step", ["marked", "file renamed", "log renamed", "replaced"])
+def test_a_restore_that_was_interrupted_is_finished_by_whoever_opens(quick_folder: Path, step: str) -> None:
+    """Never is there no store, nor one with the log of another."""
+    folder = quick_folder / "left"
+    folder.mkdir()
+    path = leave(folder, "unfolded")
+    _, copy = store_with_copy(quick_folder)
+    fresh, aside = path.with_name("x.db.restored"), path.with_name("x.db.replaced-20260101T000000Z")
+    copy.rename(fresh)
+    sidecar = Sidecar(path)
+    sidecar.forget()
+    sidecar.mark(("restoring", aside.name))
+    if step != "marked":
+        path.rename(aside)
+    if step in ("log renamed", "replaced"):
+        wal_of(path).rename(wal_of(aside))
+    if step == "replaced":
+        shm_of(path).rename(shm_of(aside))
+        fresh.rename(path)
+    for _ in range(2):
+        with SQLiteStorage(path) as store:
+            assert len(readings(store)) == 300
+            assert store.store_epoch == 2
+            assert store.count_pending("central") == 200
+    with SQLiteStorage(aside, read_only=True) as store:
+        assert len(readings(store)) == 600
+    assert not fresh.exists()
 
 
 def test_a_copy_on_a_new_card_raises_the_epoch_once(quick_folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from edgedepot import SQLiteStorage
 from edgedepot.storage.errors import StorageError, StoreUnusable
+from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.report import Salvaged
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.verify import Verification
@@ -369,33 +370,101 @@ def test_an_older_copy_put_back_is_noticed(quick_folder: Path) -> None:
     audit_file(path)
 
 
+ASIDE = "x.db.damaged-20260101T000000Z"
+
+
+def put_aside(path: Path) -> None:
+    """As a salvage does it that then fails, or is interrupted."""
+    Sidecar(path).mark(("salvaging", ASIDE))
+    path.rename(path.with_name(ASIDE))
+    path.with_name("x.db-wal").rename(path.with_name(ASIDE + "-wal"))
+
+
 def test_a_salvage_that_was_interrupted_is_done_again(quick_folder: Path) -> None:
-    """After each of its steps: both files renamed or one, the new file half made, made, and in its place."""
+    """After each of its steps: both files renamed or one, the new file half made; junk came into its place."""
     folder = quick_folder / "left"
     folder.mkdir()
     original = leave(folder, "folded")
     with SQLiteStorage(shutil.copytree(folder, quick_folder / "whole") / "x.db") as store:
         expected = readings(store)
-    aside = "x.db.damaged-20260101T000000Z"
     for step in range(5):
         path = shutil.copytree(folder, quick_folder / f"step {step}") / original.name
-        Sidecar(path).note(("salvaging", aside))
-        if step >= 1:
-            path.rename(path.with_name(aside))
         if step >= 2:
-            path.with_name("x.db-wal").rename(path.with_name(aside + "-wal"))
+            put_aside(path)
+        else:
+            Sidecar(path).mark(("salvaging", ASIDE))
+        if step == 1:
+            path.rename(path.with_name(ASIDE))
         if step == 3:
             path.with_name("x.db.salvaging").write_bytes(b"half of it")
         if step == 4:
-            SQLiteStorage(quick_folder / "new.db").close()
-            shutil.copy(quick_folder / "new.db", path)
+            path.write_bytes(b"junk")
         with SQLiteStorage(path) as store:
             assert readings(store) == expected
             assert store.salvaged is not None
-            assert store.salvaged.put_aside == aside
+            assert store.salvaged.put_aside == ASIDE
             assert store.ledger().problems == []
         with SQLiteStorage(path) as store:
             assert store.store_epoch == 2
+        junk = [file.read_bytes() for file in path.parent.glob("x.db.damaged-*") if not file.name.startswith(ASIDE)]
+        assert junk == ([b"junk"] if step == 4 else [])
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["file and log", "log alone"])
+def test_a_salvage_whose_end_could_not_be_noted_is_not_done_again(quick_folder: Path, file: bool) -> None:
+    """What was stored since is there, and nothing of what was put aside is read into it once more."""
+    path = leave(quick_folder, "folded")
+    put_aside(path)
+    if not file:
+        path.with_name(ASIDE).unlink()
+    with SQLiteStorage(path) as store:
+        store.store_readings(Weather, rows(1000, 1010)).wait()
+        expected = readings(store)
+    Sidecar(path).mark(("salvaging", ASIDE))
+    for _ in range(2):
+        with SQLiteStorage(path) as store:
+            assert readings(store) == expected
+            assert store.store_epoch == 2
+    assert Sidecar(path).salvaging is None
+    assert path.with_name(ASIDE + "-wal").exists()
+
+
+def test_a_store_that_is_restored_after_a_salvage_that_failed_stays(quick_folder: Path) -> None:
+    with SQLiteStorage(quick_folder / "other.db", gateway_id="roof") as store:
+        store.store_readings(Weather, rows(0, 40)).wait()
+        store.backup(quick_folder / "copy.db")
+    for by_hand in (False, True):
+        folder = quick_folder / f"by hand {by_hand}"
+        folder.mkdir()
+        path = leave(folder, "folded")
+        put_aside(path)
+        if by_hand:
+            shutil.copy(quick_folder / "copy.db", path)
+        else:
+            assert restore(quick_folder / "copy.db", path, 0, force=False) is None
+        for _ in range(2):
+            with SQLiteStorage(path) as store:
+                assert len(readings(store)) == 40
+                assert store.salvaged is not None
+                assert store.salvaged.reason == "restored from a backup"
+        assert path.with_name(ASIDE).exists()
+
+
+def test_nothing_is_put_aside_where_nobody_would_know_of_it(quick_folder: Path) -> None:
+    path = leave(quick_folder, "folded", checkpointed=True)
+    Sidecar(path).path.unlink()
+    Sidecar(path).path.mkdir()
+    (Sidecar(path).path / "something").touch()
+    DAMAGES["truncated"](path)
+    content = path.read_bytes()
+    with pytest.raises(StorageError, match=r"cannot be salvaged: .*catalogue"):
+        SQLiteStorage(path)
+    assert path.read_bytes() == content
+    (Sidecar(path).path / "something").unlink()
+    Sidecar(path).path.rmdir()
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert store.salvaged.put_aside is not None
 
 
 def test_a_reader_is_told_and_changes_nothing(quick_folder: Path) -> None:
