@@ -424,10 +424,11 @@ class Buffer(abc.ABC):
         microseconds since 1970 UTC. For averages."""
         raise NotSupported(f"{type(self).__name__} cannot look readings up by time, so only all of them are forwarded")
 
-    def remember(self, key: str, text: str) -> None:
-        """Keep a short text, which replaces the one before; persisted with the next commit. Does not block."""
+    def remember(self, key: str, text: str) -> Receipt | None:
+        """Keep a short text, which replaces the one before. Does not block: it is kept when the receipt is durable, or
+        is where there is none."""
         raise NotSupported(f"{type(self).__name__} keeps no notes, as a limit of bytes a day needs")
 
     def recall(self, key: str) -> str | None:
-        """What was remembered, None where nothing was."""
+        """What was remembered and committed, None where nothing was. Does not wait for what is not yet."""
         raise NotSupported(f"{type(self).__name__} keeps no notes, as a limit of bytes a day needs")

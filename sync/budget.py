@@ -6,7 +6,11 @@ taken, also where that is more, and is missing from the next.
 
 Bytes a day are counted in the store too, ahead of what is spent: what a crash forgets was counted before. Fresh rows
 may use what is left of the day; a backlog goes no faster than evenly over the day's open hours, so that it never takes
-from fresh rows what they will need until midnight.
+from fresh rows what they will need until midnight. Days and hours are those of the wall clock: while nobody knows the
+time nothing goes that they limit.
+
+What goes to the same upstream beside the worker, as `reconcile` does, has a budget of its own with a note of its own in
+the store. Each takes off what the other has noted, and while the other is at work each has half of the rate.
 
              bytes
     per_day   |                        ____.      backlog: stays below this line, the share of the
@@ -19,19 +23,22 @@ from fresh rows what they will need until midnight.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-from edgedepot.storage.base import BaseStorage, Buffer, Pending
+from edgedepot.storage.base import BaseStorage, Pending
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import ReceiptTimeout
+from edgedepot.storage.receipt import Receipt
 from edgedepot.sync.limits import Limits
 
 BURST = 2.5
 """Seconds of the rate that may go out at once."""
 MARGIN = 1.1
 """A request is expected to cost so many times what the ones before suggest."""
-MOST_SLACK = 16_384
-"""Bytes of a day that are left for what nobody expects, such as connecting anew; 2 % of a small budget."""
+LEAST_SLACK, MOST_SLACK = 8_192, 16_384
+"""Bytes of a day that are left for what nobody expects, such as connecting anew: 2 %, within these bounds."""
 _BACKLOGS = 0.98
 """Of what a day has, so much a backlog may use up."""
 _WORTH = 8
@@ -39,8 +46,17 @@ _MINUTE = 60_000_000
 _MEMORY = 0.9
 _FIRST_FIXED, _FIRST_EACH, _LEAST_EACH = 4_000.0, 2.0, 0.05
 _HELD_DAYS = 4
+_LOOK = 5.0
+"""Seconds until it is asked again whether somebody knows the time."""
+_AT_WORK = 90_000_000
+"""Microseconds for which who goes beside is taken to go on, since its latest note."""
+_PATIENCE = 5.0
+"""Seconds for a note to be committed. A device that is full may take none, and must be emptied all the same."""
+_DAYS = 4
+"""So many days are remembered: a clock that was wrong comes back to one of them."""
 
-Reason = Literal["budget", "window"]
+Reason = Literal["budget", "window", "clock"]
+log = logging.getLogger(__name__)
 Share = Literal["fair", "live first", "live only", "backlog only"]
 
 
@@ -54,6 +70,13 @@ class Held(Exception):
         self.for_news = for_news
 
 
+class Notes(Protocol):
+    """What keeps notes: the local store, see `Buffer`."""
+
+    def remember(self, key: str, text: str) -> Receipt | None: ...
+    def recall(self, key: str) -> str | None: ...
+
+
 class Spent(NamedTuple):
     """A day, by its start in microseconds since 1970 UTC, and the bytes that were sent and received in it."""
 
@@ -61,13 +84,32 @@ class Spent(NamedTuple):
     total: int
 
 
-class Budget:
-    """The limits of one upstream at work. For one thread; `spent_today` is for any."""
+class Note(NamedTuple):
+    """What is kept in the store: days, the latest last, and when that was written, in microseconds since 1970 UTC."""
 
-    def __init__(self, limits: Limits, store: Buffer, name: str, upstream: BaseStorage, clock: Clock) -> None:
+    days: dict[int, int]
+    at: int
+
+    @classmethod
+    def of(cls, text: str | None) -> Note:
+        days, at = json.loads(text) if text is not None else ({}, 0)
+        return cls({int(day): total for day, total in days.items()}, at)
+
+
+class Budget:
+    """The limits of one upstream at work. `beside`: of what goes there beside the worker; it has what a backlog may.
+    For one thread; `spent_today` is for any."""
+
+    def __init__(
+        self, limits: Limits, notes: Notes, name: str, upstream: BaseStorage, clock: Clock, beside: bool = False
+    ) -> None:
         self._limits = limits
-        self._store = store
-        self._key = f"usage {name}"
+        self._notes = notes
+        self._is_beside = beside
+        keys = (f"spent {name}", f"spent {name} beside")
+        self._key, self._others_key = reversed(keys) if beside else keys
+        self._other = Note({}, 0)
+        self._days: dict[int, int] = {}
         self._upstream = upstream
         self._clock = clock
         self._cost = _Cost()
@@ -85,7 +127,7 @@ class Budget:
     @property
     def spent_today(self) -> int | None:
         """Bytes of the day's budget, as of the latest request; None without one."""
-        return None if self._limits.per_day is None else self._spent.total
+        return None if self._limits.per_day is None else self._used
 
     # -- asked before a window is read ----------------------------------------------------------------------------
 
@@ -97,8 +139,7 @@ class Budget:
         self._catch_up()
         self._check_open()
         limit = min(largest, self._rows_of(min(self._capacity, self._left_today)))
-        if self._left_today < self._expected(self._row_size):
-            raise Held(self._at(self._limits.schedule.day(self._clock.now())[1]), "budget")
+        self._check_left(self._expected(self._row_size))
         self._check_tokens(self._expected(self._waiting_size(max(1, min(waiting, limit)))))
         return limit
 
@@ -121,10 +162,15 @@ class Budget:
             return "live first", limit
         if self._backlog_at(backlog) > self._clock.monotonic():
             return "live only", limit
+        return "live first", min(limit, self._rows_of(self._even_share - self._used))
+
+    @property
+    def _even_share(self) -> float:
+        """What a backlog may have used up by now."""
         low, high = self._limits.schedule.day(self._clock.now())
         over = sum(end - start for start, end in self._limits.schedule.spans(low, self._clock.now()))
         whole = sum(end - start for start, end in self._limits.schedule.spans(low, high))
-        return "live first", min(limit, self._rows_of(self._backlogs * over / whole - self._spent.total))
+        return self._backlogs * over / whole
 
     def _backlog_at(self, backlog: int) -> float:
         """When the backlog's next window may go, of the monotonic clock: once it may have a minute's worth, and as much
@@ -134,7 +180,7 @@ class Budget:
         whole = sum(end - start for start, end in spans)
         piece = max(self._backlogs * _MINUTE / max(whole, _MINUTE), _WORTH * self._cost.of(0))
         rows = min(backlog, self._rows_of(min(piece, self._backlogs / 24)))
-        wanted = self._spent.total + self._expected(self._waiting_size(rows))
+        wanted = self._used + self._expected(self._waiting_size(rows))
         left = whole * wanted / self._backlogs
         for start, end in spans:
             if left <= end - start:
@@ -152,6 +198,13 @@ class Budget:
         """What to wait for where only fresh rows might go, and there are none."""
         return Held(self._backlog_at(backlog), "budget", for_news=True)
 
+    def open_for(self, seconds: float | None) -> float | None:
+        """When so many seconds are over in which anything may go out, from now on; None where nobody can tell."""
+        schedule, now = self._limits.schedule, self._clock.now()
+        if seconds is None or not schedule.windows:
+            return seconds
+        return (schedule.after(now, round(seconds * 1e6)) - now) / 1e6 if self._clock.trusted else None
+
     def stand_for(self, rows: float) -> None:
         """Each row that goes out stands for so many of those that wait, as an average does."""
         self._stands_for = rows
@@ -161,13 +214,24 @@ class Budget:
     def admit(self, rows: Sequence[Pending]) -> None:
         """Raise `Held` where a request with these rows would be too much now."""
         if self._limits.has_bytes:
+            self.admit_bytes(self._expected(_size_of(rows)))
+
+    def admit_bytes(self, expected: float) -> None:
+        """As `admit`, of a request that is expected to take so many bytes."""
+        if self._limits.has_bytes:
             self._catch_up()
-            self._check_open()
-            expected = self._expected(_size_of(rows))
-            if expected > self._left_today:
-                raise Held(self._at(self._limits.schedule.day(self._clock.now())[1]), "budget")
+        self._check_open()
+        if self._limits.has_bytes:
+            self._check_left(expected)
             self._check_tokens(expected)
-            self._reserve(expected)
+            if self._reserve(expected):
+                self._look_beside()  # who goes beside may have noted more meanwhile; one of the two sees it
+                self._check_left(expected)
+
+    def count(self, size: int) -> None:
+        """A request was sent that took so many bytes, where nobody counts."""
+        if self._limits.has_bytes:
+            self._count(size)
 
     def settle(self, rows: Sequence[Pending], took_it: bool) -> None:
         """A request was sent, and perhaps taken."""
@@ -179,25 +243,37 @@ class Budget:
                 self._cost.note(size, count)
 
     def close(self) -> None:
-        """Forwarding stops: write down what was spent, without what was counted ahead."""
-        if self._loaded and self._limits.per_day is not None:
-            self._write(self._spent.total)
+        """It stops: write down what was spent, without what was counted ahead."""
+        if self._loaded and self._limits.has_bytes and (self._limits.per_day is not None or self._is_beside):
+            self._write(self._spent.total, at=0)
 
     # -- the numbers ----------------------------------------------------------------------------------------------
 
     @property
+    def _rate(self) -> float:
+        """Bytes a second: half where somebody else is at work too."""
+        rate = self._limits.rate or float("inf")
+        return rate / 2 if self._is_beside or 0 <= self._clock.now() - self._other.at < _AT_WORK else rate
+
+    @property
     def _capacity(self) -> float:
-        return float("inf") if self._limits.rate is None else BURST * self._limits.rate
+        return BURST * self._rate
+
+    @property
+    def _used(self) -> int:
+        """Of the day, here and beside."""
+        return self._spent.total + self._other.days.get(self._spent.day, 0)
 
     @property
     def _left_today(self) -> float:
         if self._limits.per_day is None:
             return float("inf")
-        return self._limits.per_day - self._slack - self._spent.total
+        return (self._even_share if self._is_beside else self._limits.per_day - self._slack) - self._used
 
     @property
     def _slack(self) -> float:
-        return 0.0 if self._limits.per_day is None else min(MOST_SLACK, self._limits.per_day / 50)
+        per_day = self._limits.per_day
+        return 0.0 if per_day is None else min(MOST_SLACK, max(LEAST_SLACK, per_day / 50))
 
     def _expected(self, size: float) -> float:
         return MARGIN * self._cost.of(size)
@@ -212,15 +288,21 @@ class Budget:
 
     def _check_open(self) -> None:
         now = self._clock.now()
+        if not self._clock.trusted and (self._limits.schedule.windows or self._limits.per_day is not None):
+            raise Held(self._clock.monotonic() + _LOOK, "clock")
         if not self._limits.schedule.is_open(now):
             later = self._limits.schedule.next_change(now) or now + _HELD_DAYS * 1440 * _MINUTE
             raise Held(self._at(later), "window")
+
+    def _check_left(self, needed: float) -> None:
+        if needed > self._left_today:
+            raise Held(self._at(self._limits.schedule.day(self._clock.now())[1]), "budget")
 
     def _check_tokens(self, needed: float) -> None:
         if self._limits.rate is not None:
             missing = min(needed, self._capacity) - self._tokens
             if missing > 1e-6 * self._capacity:
-                raise Held(self._clock.monotonic() + missing / self._limits.rate, "budget")
+                raise Held(self._clock.monotonic() + missing / self._rate, "budget")
 
     def _at(self, moment: int) -> float:
         """A wall time on the monotonic clock; a millisecond later, so that it is past then."""
@@ -229,14 +311,20 @@ class Budget:
     def _catch_up(self) -> None:
         """Let time pass, and count what went over the wire beside the requests."""
         self._load()
+        self._look_beside()
         now = self._clock.monotonic()
         if self._limits.rate is not None:
-            self._tokens = min(self._capacity, self._tokens + (now - self._tokens_at) * self._limits.rate)
+            self._tokens = min(self._capacity, self._tokens + (now - self._tokens_at) * self._rate)
         self._tokens_at = now
-        today = self._limits.schedule.day(self._clock.now())[0]
-        if today > self._spent.day or today < self._spent.day - 1440 * _MINUTE:
-            self._spent = Spent(today, 0)
+        if self._clock.trusted:
+            self._turn_to(self._limits.schedule.day(self._clock.now())[0])
         self._count(0)
+
+    def _turn_to(self, day: int) -> None:
+        """Another day has begun; or the clock was wrong, and it is one again that has something spent."""
+        if day != self._spent.day:
+            self._days[self._spent.day] = self._spent.total
+            self._spent = Spent(day, self._days.pop(day, 0))
 
     def _count(self, size: float) -> int:
         """Take what was sent and received since the last time; what rows of that size would be where nobody counts."""
@@ -258,27 +346,41 @@ class Budget:
             return
         self._loaded = True
         self._wire_seen = self._upstream.wire_bytes()
-        found = self._store.recall(self._key) if self._limits.per_day is not None else None
-        if found is not None:
-            self._spent = self._written = Spent(*json.loads(found))
+        if self._limits.per_day is not None:
+            self._days = Note.of(self._notes.recall(self._key)).days
+            day = next(reversed(self._days), 0)
+            self._spent = self._written = Spent(day, self._days.pop(day, 0))
 
-    def _reserve(self, expected: float) -> None:
-        """Have the store know of more than is spent, of what goes out in a minute and a half: so it is written about
-        once a minute at most, in a commit that happens anyway."""
-        if self._limits.per_day is None:
-            return
-        wanted = self._spent.total + round(expected)
-        if self._written.day == self._spent.day and wanted <= self._written.total:
-            return
+    def _look_beside(self) -> None:
+        if self._limits.has_bytes:
+            self._other = Note.of(self._notes.recall(self._others_key))
+
+    def _reserve(self, expected: float) -> bool:
+        """Have the store know of more than is spent, of what goes out in a minute and a half, before it goes out: so it
+        is written about once a minute at most. Whether it was."""
         now = self._clock.monotonic()
+        wanted = self._spent.total + round(expected)
+        is_known = self._written.day == self._spent.day and wanted <= self._written.total
+        if self._limits.per_day is None:
+            is_known = not self._is_beside or now - self._written_at < _AT_WORK / 2e6
+        if is_known:
+            return False
         pace = self._since_written / max(300.0, now - self._written_at)
-        ahead = max(round(90 * pace), self._limits.per_day // 288)
+        ahead = max(round(90 * pace), (self._limits.per_day or 0) // 288)
         self._written_at, self._since_written = now, 0
-        self._write(min(self._limits.per_day, wanted + ahead))
+        self._write(min(self._limits.per_day or wanted, wanted + ahead), self._clock.now())
+        return True
 
-    def _write(self, count: int) -> None:
+    def _write(self, count: int, at: int) -> None:
         self._written = Spent(self._spent.day, count)
-        self._store.remember(self._key, json.dumps(self._written))
+        days = {**self._days, self._spent.day: count}
+        latest = {day: days[day] for day in list(days)[-_DAYS:] if day}
+        receipt = self._notes.remember(self._key, json.dumps(Note(latest, at)))
+        if receipt is not None:
+            try:
+                receipt.wait(timeout=_PATIENCE)
+            except ReceiptTimeout as exc:
+                log.warning("what goes to an upstream cannot be noted, so a crash would forget it: %s", exc)
 
 
 class _Cost:

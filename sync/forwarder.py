@@ -25,7 +25,7 @@ from edgedepot.sync.budget import Budget, Held
 from edgedepot.sync.delivery import ANSWER_TIMEOUT, Delivery, Interrupted
 from edgedepot.sync.lanes import Lanes
 from edgedepot.sync.limits import Limits
-from edgedepot.sync.progress import Progress
+from edgedepot.sync.progress import SPAN, Progress
 from edgedepot.sync.status import Limit, State, SyncStatus
 
 logger = logging.getLogger("edgedepot.sync")
@@ -92,7 +92,7 @@ class Forwarder:
         self._retry_at: float | None = None
         self._faults = 0
         self._oldest: int | None = None
-        self._progress = Progress()
+        self._progress = Progress(SPAN if limits.per_day is None else 86_400.0)
         self._behind = 0
         self._is_slow = False
         self._limit: Limit | None = None
@@ -115,8 +115,8 @@ class Forwarder:
                 hangs or self._local_trouble or self._alarm,
                 waiting,
                 max(0.0, (self._clock.now() - self._oldest) / 1e6) if self._oldest is not None else 0.0,
-                self._progress.eta(now, waiting),
-                self._limit if now <= self._limit_until else "link" if self._is_slow or hangs else None,
+                self._budget.open_for(self._progress.eta(now, waiting)),
+                self._limit if now <= self._limit_until else "link or server" if self._is_slow or hangs else None,
                 self._budget.spent_today,
             )
 
@@ -232,6 +232,7 @@ class Forwarder:
         found = self._lanes.next(limit, share)
         if found is None:
             if share == "live only" and backlog:
+                self._note_waiting()
                 raise self._budget.held_backlog(backlog)
             return None
         self._read = len(found[1].rows)
@@ -268,17 +269,24 @@ class Forwarder:
     def _on_held(self, held: Held) -> Wait:
         self._limited(held.reason, until=held.until)
         self.note("idle" if held.reason is None else "held", retry_at=None if held.reason is None else held.until)
+        if held.reason in ("window", "clock"):
+            with self._lock:
+                self._progress.rest(self._clock.monotonic())
         return Wait(held.until, held.for_news)
 
     def _waiting(self) -> int:
         return sum(self._store.waiting(self._name, lane) for lane in _LANES)
 
-    def _note_oldest(self, lane: Lane, window: Window) -> None:
+    def _note_waiting(self) -> None:
         waiting = self._waiting()
         is_slow = bool(self._lanes.backlog(self._batch.limit))
         with self._lock:
             self._behind, self._is_slow = waiting, is_slow
             self._progress.note(self._clock.monotonic(), waiting)
+
+    def _note_oldest(self, lane: Lane, window: Window) -> None:
+        self._note_waiting()
+        with self._lock:
             if window.rows and (lane == "backlog" or self._oldest is None):
                 self._oldest = min(row.timestamp for row in window.rows)
 

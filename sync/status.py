@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["idle", "sending", "waiting", "held", "misconfigured", "stopped"]
-Limit = Literal["link", "server", "budget", "window"]
-"""What keeps readings from going out faster: no or a slow link, a server that asks for less or refuses, bytes a second
-or a day, hours of the day."""
+Limit = Literal["link", "server", "link or server", "budget", "window", "clock"]
+"""What keeps readings from going out faster: no link, a server that asks for less or refuses, one of the two that takes
+them slowly (from here nobody can tell which), bytes a second or a day, hours of the day, or that nobody knows the time
+and so neither the day nor the hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class SyncStatus:
     lag: float = 0.0
     """Seconds since the time of the oldest of them that is known; 0 where nothing waits."""
     eta: float | None = None
-    """Seconds until none waits, at the pace of the last minutes; None where they become no fewer."""
+    """Seconds until none waits, at the pace of the last minutes, of the last day where that has a budget, and with the
+    hours in which nothing may go out; None where they become no fewer."""
     limited_by: Limit | None = None
     """What keeps them from going out faster right now; None where it keeps up."""
     spent_today: int | None = None

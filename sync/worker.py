@@ -38,6 +38,11 @@ from edgedepot.sync.limits import Limits, Rate, Size
 from edgedepot.sync.settings import Duration, check_ends, choice_of, read_backoff, read_batch_size, seconds
 from edgedepot.sync.status import SyncStatus
 
+_LOOK = 60.0
+"""Seconds after which a worker that sleeps looks whether the wall clock was set."""
+_STEP = 5.0
+"""Seconds by which it has to be; less is how clocks are kept right."""
+
 
 class SyncWorker:
     """Forwards what `store` holds to `upstream`, in a thread of its own, until it is stopped: in order, and after an
@@ -178,12 +183,18 @@ class SyncWorker:
             self._forwarder.close()
 
     def _sleep(self, wait: Wait) -> None:
+        """Until it is time, or the wall clock was set: it may be a time of that one which is waited for."""
+        ahead = self._ahead()
         with self._changed:
             while not self._stopping and not (wait.for_news and self._news):
                 left = wait.until - self._clock.monotonic()
-                if left <= 0:
+                if left <= 0 or abs(self._ahead() - ahead) > _STEP:
                     return
-                self._clock.wait(self._changed, left)
+                self._clock.wait(self._changed, min(left, _LOOK))
+
+    def _ahead(self) -> float:
+        """Seconds by which the wall clock is ahead of the monotonic one: a step of it changes that."""
+        return self._clock.now() / 1e6 - self._clock.monotonic()
 
     def _wake(self) -> None:
         """Called from the store's thread, which goes on also while ours waits for an answer."""

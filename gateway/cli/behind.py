@@ -14,9 +14,13 @@ LATE = 60.0
 _DAY = 86_400.0
 _WAYS = {"thinned": "thinned to their minutes' averages", "evicted": "evicted"}
 _CURES = {
-    "link": "All goes as fast as the link takes it. A faster link helps, or averages only: every.",
+    "link": "There is no link, or it breaks: its readings wait. See the last error.",
+    "link or server": "All goes as fast as the link and the server take it. If the server is busy, its own log says so;"
+    " else a faster link helps, or averages only: every.",
     "server": "The server asks for less, or refuses: its own log says why.",
     "budget": "Its limits hold them back: raise max_rate or max_per_day, or have averages only go: every.",
+    "clock": "Nobody knows the time yet, so neither its hours nor its day's budget. Have it synchronised (NTP), or set"
+    ' [clock] trust = "always".',
     "window": "It is not one of its hours: see windows in the gateway's file. Nothing is lost.",
 }
 
@@ -24,7 +28,7 @@ _CURES = {
 def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Lines with their styles; none where it keeps up."""
     limit, pending = live.get("limited_by"), books.get("pending", 0)
-    if not pending or (live.get("lag", 0.0) < LATE and limit not in ("budget", "window")):
+    if not pending or (live.get("lag", 0.0) < LATE and limit not in ("budget", "window", "clock")):
         return
     yield "yellow", f"{name} is {duration(live['lag'])} behind, by {counted(pending, 'reading')}; {_when(live)}"
     if live.get("spent_today") is not None:
@@ -51,7 +55,8 @@ def say_given_up(name: str, given_up: Iterable[Mapping[str, Any]]) -> Iterator[t
 
 def _when(live: Mapping[str, Any]) -> str:
     if live["state"] == "held" and live["retry_in"] is not None and live["retry_in"] > LATE:
-        return f"goes on in {duration(live['retry_in'])}."
+        later = "" if live.get("eta") is None else f", and is up to date in {duration(live['eta'])}"
+        return f"goes on in {duration(live['retry_in'])}{later}."
     if live.get("eta") is None:
         return "it does not become less."
     return f"up to date in {duration(live['eta'])} at the latest pace."

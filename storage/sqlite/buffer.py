@@ -175,12 +175,14 @@ class SQLiteBuffer(Buffer):
             found = [] if layout is None else select_readings(view, layout, selection)
         return [(to_micros(row["timestamp"]), (row["quality"], *(row[name] for name in names))) for row in found]
 
-    def remember(self, key: str, text: str) -> None:
+    def remember(self, key: str, text: str) -> Receipt:
         writing = self._writer_parts()
-        writing.writer.submit(Task(Receipt(writing.writer), lambda journal: _remember(journal, key, text)))
+        receipt = Receipt(writing.writer)
+        writing.writer.submit(Task(receipt, lambda journal: _remember(journal, key, text)))
+        return receipt
 
     def recall(self, key: str) -> str | None:
-        with self._reading(True) as (view, _):
+        with self._reading(False) as (view, _):
             return schema.text(view.connection, f"note {key}")
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:

@@ -52,7 +52,16 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("live", "words"),
     [
-        ({"state": "sending", "limited_by": "link", "lag": 300.0, "eta": 120.0}, ["5 min behind", "2 min", "averages"]),
+        (
+            {"state": "sending", "limited_by": "link or server", "lag": 300.0, "eta": 120.0},
+            ["5 min behind", "2 min", "If the server is busy", "averages"],
+        ),
+        ({"state": "waiting", "limited_by": "link", "lag": 300.0, "eta": None}, ["no link", "last error"]),
+        ({"state": "held", "limited_by": "clock", "lag": 5.0, "eta": None}, ["Nobody knows the time", "NTP"]),
+        (
+            {"state": "held", "limited_by": "window", "lag": 300.0, "eta": 40_000.0, "retry_in": 3600.0},
+            ["goes on in 60 min, and is up to date in 11 h", "not one of its hours"],
+        ),
         ({"state": "held", "limited_by": "budget", "lag": 5.0, "eta": None}, ["does not become less", "max_per_day"]),
         ({"state": "waiting", "limited_by": "server", "lag": 300.0, "eta": None}, ["its own log"]),
         ({"state": "sending", "limited_by": None, "lag": 5.0, "eta": 1.0}, []),

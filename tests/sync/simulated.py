@@ -13,6 +13,7 @@ from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.receipt import Receipt
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
+from edgedepot.sync.limits import Limits
 from tests.sync.scripted import ScriptedUpstream, TellingStore, Weather
 
 
@@ -23,6 +24,7 @@ def forwarder_to(
     name: str = "central",
     batch_size: int = 5000,
     random: Callable[[], float] = lambda: 0.5,
+    limits: Limits | None = None,
 ) -> Forwarder:
     """A forwarder as `SyncWorker` makes it, for the test to step."""
     store.add_cursor(name)
@@ -34,6 +36,7 @@ def forwarder_to(
         batch_size=batch_size,
         poll_interval=5.0,
         backoff=Backoff(0.2, 60.0, random),
+        limits=limits,
     )
 
 

@@ -12,8 +12,12 @@ import pytest
 from edgedepot.storage.base import Lane, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import Misconfigured, Overloaded, StorageError, Unreachable
+from edgedepot.sync.limits import Limits
+from tests.sync.scarce import Metered
 from tests.sync.scripted import Fail, ScriptedUpstream, TellingStore, fill, moment, open_store
 from tests.sync.simulated import forwarder_to
+
+DAY = 86_400.0
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_how_long_still(store: TellingStore, clock: ManualClock) -> None:
         assert forwarder.step() is None
         clock.advance(2)  # 50 a second
     status = forwarder.status()
-    assert status.limited_by == "link"
+    assert status.limited_by == "link or server"
     assert status.waiting == pytest.approx(24_000, rel=0.02)
     assert status.eta == pytest.approx(480, rel=0.1)
 
@@ -104,3 +108,50 @@ def test_the_local_stores_trouble_is_not_said_to_be_the_upstreams(
         "tried again for ever",
         "upstream central: the local store is read again",
     ]
+
+
+def test_how_long_still_with_hours(store: TellingStore, clock: ManualClock) -> None:
+    """Three minutes a day: what is closed counts, and the pace is that of the open time, also hours later."""
+    fill(store, 30_000)
+    clock.step((moment(12 * 3600) - moment(3600)).total_seconds())
+    limits = Limits.of("central", windows=["12:00-12:03 UTC"])
+    forwarder = forwarder_to(store, ScriptedUpstream(gateway_id="g"), clock, batch_size=100, limits=limits)
+    for _ in range(60):
+        assert forwarder.step() is None
+        clock.advance(2)  # 50 a second
+    whole = 3 * DAY - 60  # 480 s open from here on: 60, then 180 on each of two days, then 60
+    assert forwarder.status().eta == pytest.approx(whole, abs=30)
+    while (wait := forwarder.step()) is None:
+        clock.advance(2)
+    for passed in (60, 60 + DAY / 2):
+        clock.advance(120 + passed - clock.monotonic())
+        forwarder.step()
+        status = forwarder.status()
+        assert (status.state, status.limited_by) == ("held", "window")
+        assert status.eta == pytest.approx(whole - passed, abs=30)
+    clock.trusted = False
+    assert wait is not None
+    assert forwarder.status().eta is None
+
+
+def test_how_long_still_with_a_days_budget(store: TellingStore, clock: ManualClock) -> None:
+    """The pieces of a backlog lie far apart."""
+    fill(store, 6_000)
+    clock.step(-3600)
+    limits = Limits.of("central", max_per_day="200 kB")
+    forwarder = forwarder_to(store, Metered(clock, limits), clock, limits=limits)
+    foretold: list[tuple[float, float]] = []
+    wait = forwarder.step()
+    assert wait is not None
+    assert (forwarder.status().state, forwarder.status().waiting) == ("held", 6_001)
+    while forwarder.status().state != "idle":
+        if wait is not None:
+            clock.advance(max(1e-3, wait.until - clock.monotonic()))
+        wait = forwarder.step()
+        status = forwarder.status()
+        if status.eta is not None and status.waiting:
+            foretold.append((clock.monotonic(), clock.monotonic() + status.eta))
+    done = clock.monotonic()
+    late = [end for at, end in foretold if done / 3 < at]
+    assert done > 2 * DAY
+    assert late == pytest.approx([done] * len(late), rel=0.25)
