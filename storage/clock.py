@@ -13,6 +13,9 @@ from typing import Protocol
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 DAY = 86_400_000_000
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""It goes on while the machine sleeps, as the wall clock does: Linux's monotonic clock stands still then, and the wall
+clock would seem to step. Other systems have no such clock."""
 
 
 def to_micros(moment: datetime) -> int:
@@ -40,7 +43,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never step, from an arbitrary start."""
+        """Seconds that never step, from an arbitrary start; they go on while the machine sleeps."""
         ...
 
     @property
@@ -75,7 +78,7 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_SINCE_BOOT)
 
     def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
         return condition.wait(timeout)
