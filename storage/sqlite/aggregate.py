@@ -312,7 +312,7 @@ class _Question:
         """The rows that are not in history."""
         heads, grouping = self._keys("NULL" if self._is_calendar else self._bucket)
         column = self._column
-        for source in self._view.unfolded(list(self._series), self._asked.scope, [column]):
+        for source in self._view.unfolded(self._layout, list(self._series), self._asked.scope, [column]):
             named = f"WITH given (series, ts, quality, cell) AS ({source.sql})"
             if not self._is_calendar:
                 yield from self._view.connection.execute(

@@ -8,15 +8,18 @@
 Nothing is kept up while raw rows live: late, merged and deleted ones need no care, for the rows are brought together
 only before their partition goes. Queries see either the partition or, from the transaction on that drops it, what is
 kept of it: `part` is the start of the partition, and counts once that lies below the horizon. A row that changes in the
-partition meanwhile has all of it begun anew. Runs on the writer's thread, but for what `kept_spans` is used for.
+partition meanwhile has all of it begun anew. What comes when its partition has gone is added by the fold, as a part of
+its own. Runs on the writer's thread, but for what `kept_spans` is used for.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from datetime import timedelta
+from typing import NamedTuple
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import InvalidValue
@@ -26,8 +29,8 @@ from edgedepot.storage.reading import Reading, check_model, field_of
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import series_of
 from edgedepot.storage.sqlite.journal import Journal
-from edgedepot.storage.sqlite.shape import Keeping, Partition, Rule, Shape
-from edgedepot.storage.sqlite.tables import HOUR, cell, counted, history_table
+from edgedepot.storage.sqlite.shape import Keeping, Partition, Piece, Rule, Shape
+from edgedepot.storage.sqlite.tables import HOUR, cell, counted, history_table, rows_of, value_columns
 from edgedepot.storage.sqlite.walk import NEVER
 
 CHUNK = 5_000
@@ -42,6 +45,8 @@ _PARTS = {
     "last": ("n", "last", "last_ts"),
 }
 _SUMS = ("n", "sum", "rest")
+_LATE = NEVER
+"""The part of the rows that came when their partition had gone."""
 Reach = tuple[int, int]
 """Of a question: ``low <= ts < high``."""
 
@@ -162,10 +167,10 @@ def keep_more(
     since = (keeping.series, keeping.ts)
     query = f"SELECT series, ts FROM {table} WHERE (series, ts) > (?, ?) ORDER BY series, ts LIMIT 1 OFFSET ?"
     until = connection.execute(query, (*since, min(most, CHUNK) - 1)).fetchone() or (2**62, 0)
+    rows = _Rows(table, partition.width, "(series, ts) > (?, ?) AND (series, ts) <= (?, ?)", (*since, *until))
     for rule in shape.rules_of(layout.id):
         with counted(connection, rule):
-            _widen(connection, layout, rule)
-            _bring_together(connection, layout, rule, partition, (*since, *until))
+            _bring_together(connection, layout, rule, partition.start, rows)
     keeping.series, keeping.ts = until
     keeping.done = until[0] == 2**62
     journal.reshape()
@@ -180,35 +185,72 @@ def _forget(connection: sqlite3.Connection, layout: Layout, rule: Rule, partitio
     )
 
 
-def _bring_together(
-    connection: sqlite3.Connection, layout: Layout, rule: Rule, partition: Partition, span: tuple[int, int, int, int]
-) -> None:
-    """Add rows, behind a series and time up to others, to their buckets."""
-    table, kept = history_table(layout, partition), kept_table(layout, rule)
-    start = f"ts - ((ts % {rule.interval}) + {rule.interval}) % {rule.interval}"
+def keep_late(journal: Journal, layout: Layout, pieces: list[tuple[Piece, list[int]]]) -> None:
+    """Add rows of the journal, by piece and number, whose partition has gone. Whether there was one of an identity
+    nobody can tell any more: so only those that lie before or behind all of their device's that a part of the bucket is
+    made of. They are counted for the first time, for certain."""
+    connection, shape = journal.connection, journal.shape
+    rules = [rule for rule in shape.rules_of(layout.id) if rule.low is not None]
+    columns = ("series", "ts", *value_columns(layout))
+    for rule in rules:
+        connection.execute(f"CREATE TEMP TABLE _late ({', '.join(columns)}, PRIMARY KEY (series, ts)) WITHOUT ROWID")
+        for piece, seqs in pieces:
+            part = (
+                f"SELECT 1 FROM {kept_table(layout, rule)} AS k WHERE k.series = r.series AND k.start = {_start(rule)}"
+                f" AND k.part < {shape.horizon(layout.id)} AND r.ts BETWEEN k.low AND k.high"
+            )
+            connection.execute(
+                f"INSERT INTO temp._late SELECT {', '.join(cell(column, piece.width) for column in columns)}"
+                f" FROM {rows_of(shape, piece)} AS r"
+                f" WHERE seq IN (SELECT value FROM json_each(?)) AND ts >= {rule.low} AND NOT EXISTS ({part})",
+                (json.dumps(seqs),),
+            )
+        with counted(connection, rule):
+            _bring_together(connection, layout, rule, _LATE, _Rows("temp._late", len(layout.written), "true", ()))
+        connection.execute("DROP TABLE temp._late")
+
+
+class _Rows(NamedTuple):
+    """Rows to bring together: of a table with so many value columns, under a condition with what that binds."""
+
+    table: str
+    width: int
+    condition: str
+    bound: tuple[int, ...]
+
+
+def _start(rule: Rule) -> str:
+    """The start of a row's bucket, in SQL."""
+    return f"ts - ((ts % {rule.interval}) + {rule.interval}) % {rule.interval}"
+
+
+def _bring_together(connection: sqlite3.Connection, layout: Layout, rule: Rule, number: int, added: _Rows) -> None:
+    """Add rows to their buckets, as a part with that number."""
+    _widen(connection, layout, rule)
+    table, kept, start = added.table, kept_table(layout, rule), _start(rule)
     sums: dict[str, str] = {"rows": "count(*)", "low": "min(ts)", "high": "max(ts)"}
     edges = []
     for column in rule.columns:
         part, index = re.fullmatch(r"(.*?)(\d+)", column).groups()  # type: ignore[union-attr]
-        value = cell(f"c{index}", partition.width)
+        value = cell(f"c{index}", added.width)
         if part in ("first", "last"):
             lookup = f"(SELECT {value} FROM {table} AS h WHERE h.series = k.series AND h.ts = {part}_ts{index})"
             edges.append(f"{column} = coalesce({lookup}, {column})")
         else:
             sums[column] = _expression(part, value, layout.written[int(index)].type)
     updates = ", ".join(f"{name} = {_combined(name)}" for name in sums)
-    rows = f"FROM {table} WHERE (series, ts) > (?, ?) AND (series, ts) <= (?, ?)"
+    rows = f"FROM {table} WHERE {added.condition}"
     connection.execute(
         f"INSERT INTO {kept} AS k (series, start, part, {', '.join(sums)})"
-        f" SELECT series, {start}, {partition.start}, {', '.join(sums.values())} {rows} GROUP BY 1, 2"
+        f" SELECT series, {start}, {number}, {', '.join(sums.values())} {rows} GROUP BY 1, 2"
         f" ON CONFLICT (series, start, part) DO UPDATE SET {updates}",
-        span,
+        added.bound,
     )
     if edges:
         connection.execute(
-            f"UPDATE {kept} AS k SET {', '.join(edges)} WHERE part = {partition.start} AND (series, start) IN"
+            f"UPDATE {kept} AS k SET {', '.join(edges)} WHERE part = {number} AND (series, start) IN"
             f" (SELECT series, {start} {rows})",
-            span,
+            added.bound,
         )
 
 

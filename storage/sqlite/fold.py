@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.downsampled import keep_late
 from edgedepot.storage.sqlite.hours import Span, add_hour_again, add_hours
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
@@ -156,6 +157,10 @@ class Fold:
 
     def _fold_model(self, layout: Layout, runs: list[Run]) -> None:
         known = len(self._journal.shape.partitions.get(layout.id, []))
+        horizon = self._journal.shape.horizon(layout.id)
+        late = [run.part(0, bisect_left(run.times, horizon)) for run in runs if run.times[0] < horizon]
+        if late:
+            keep_late(self._journal, layout, self._by_piece(late))
         by_partition: dict[int, tuple[Partition, list[Run]]] = {}
         for run in runs:
             for partition, part in self._by_partition(layout, run):
@@ -174,7 +179,7 @@ class Fold:
 
     def _by_partition(self, layout: Layout, run: Run) -> Iterator[tuple[Partition, Run]]:
         """A run by the partitions that it goes to, which are made where they are missing. Late rows, whose time is past
-        what history holds, stay in the journal alone."""
+        what history holds, do not."""
         shape, period = self._journal.shape, self._limits.period(layout.name)
         begin = bisect_left(run.times, shape.horizon(layout.id))
         while begin < len(run.times):

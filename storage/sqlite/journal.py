@@ -481,7 +481,7 @@ class Journal:
             gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq IN ({doomed})", values).rowcount
             self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
         series = [series_id for (series_id,) in self.connection.execute(*series_of(scope))]
-        return count + self.tail.discard(series, scope.start, scope.end)
+        return count + self.tail.discard(series, scope.start, scope.end, self.shape.horizon(layout.id))
 
 
 def _merge(model: type[Reading], old: Row, new: Row) -> Row | None:

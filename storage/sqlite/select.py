@@ -21,7 +21,7 @@ from edgedepot.storage.query import Selection
 from edgedepot.storage.reading import Device
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.records import BadRecord, decoded, read_records
-from edgedepot.storage.sqlite.tables import cell, rows_of, unfolded_condition
+from edgedepot.storage.sqlite.tables import cell, rows_of, seen_condition
 from edgedepot.storage.sqlite.view import View, places
 
 _NARROW = 200
@@ -74,7 +74,7 @@ def converter(kind: type) -> Converter | None:
 
 def _by_time(view: View, layout: Layout, selection: Selection, series: dict[int, str]) -> Iterator[Cells]:
     columns = [places(layout, selection.scope.model)[name] for name in selection.columns]
-    unfolded = _unfolded(view, selection, series, columns)
+    unfolded = _unfolded(view, layout, selection, series, columns)
     history = _history(view, layout, selection, series, columns)
     if not unfolded:
         return history
@@ -90,14 +90,16 @@ def _by_time(view: View, layout: Layout, selection: Selection, series: dict[int,
     return heapq.merge(unfolded, history, key=key)
 
 
-def _unfolded(view: View, selection: Selection, series: dict[int, str], columns: list[str]) -> list[Cells]:
+def _unfolded(
+    view: View, layout: Layout, selection: Selection, series: dict[int, str], columns: list[str]
+) -> list[Cells]:
     """Of each source as many as can be wanted: after a bulk load there may be hundreds of thousands of them."""
     direction = "DESC" if selection.descending else "ASC"
     limit = -1 if selection.limit is None else selection.limit
     found: list[Cells] = []
     values = "".join(f", v{index}" for index in range(len(columns)))
     newest = selection.limit if selection.descending else None
-    for source in view.unfolded(list(series), selection.scope, columns, newest):
+    for source in view.unfolded(layout, list(series), selection.scope, columns, newest):
         query = (
             f"WITH given (series, ts, quality{values}) AS ({source.sql})"
             f" SELECT ts, device_id{values} FROM given JOIN _series ON _series.id = series"
@@ -148,7 +150,7 @@ def _sorted(view: View, layout: Layout, selection: Selection, series: dict[int, 
     """All rows of the scope, sorted by a column."""
     place = places(layout, selection.scope.model)
     columns = [place[name] for name in (*selection.columns, selection.order)]
-    sources = view.unfolded(list(series), selection.scope, columns)
+    sources = view.unfolded(layout, list(series), selection.scope, columns)
     queries, values = [source.sql for source in sources], [value for source in sources for value in source.values]
     for partition, table in view.partitions(layout, selection.scope):
         span = "".join(
@@ -222,7 +224,7 @@ def _first_and_last(view: View, series: int, model_id: int) -> Iterator[int]:
     for piece in view.shape.unfolded():
         low, high = view.connection.execute(
             f"SELECT min(ts), max(ts) FROM {rows_of(view.shape, piece)}"
-            f" WHERE {unfolded_condition(view.shape, piece)} AND series = ?",
+            f" WHERE {seen_condition(view.shape, piece, model_id)} AND series = ?",
             (series,),
         ).fetchone()
         if low is not None:

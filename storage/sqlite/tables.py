@@ -210,6 +210,17 @@ def unfolded_condition(shape: Shape, piece: Piece) -> str:
     )
 
 
+def seen_condition(shape: Shape, piece: Piece, model: int) -> str:
+    """As `unfolded_condition`, for the rows of a model that queries see: from before its horizon none, but where nobody
+    knows yet when they are from."""
+    return unfolded_condition(shape, piece) + _past_horizon(shape, piece, model)
+
+
+def _past_horizon(shape: Shape, piece: Piece, model: int) -> str:
+    is_open = model not in shape.horizons or shape.is_held(piece)
+    return "" if is_open else f" AND ts >= {shape.horizon(model)}"
+
+
 def _folded(place: int) -> str:
     return f"(SELECT json_extract(value, '$.folded[{place}]') FROM _meta WHERE key = 'shape')"
 
@@ -236,7 +247,7 @@ def refresh_view(connection: sqlite3.Connection, shape: Shape, layout: Layout) -
     mine = f"series IN (SELECT id FROM _series WHERE model = {layout.id})"
     sources += [
         f"SELECT series, ts, quality, {', '.join(cell(value, piece.width) for value in values)}"
-        f" FROM {rows_of(shape, piece)} WHERE {_unfolded_now(piece)} AND {mine}"
+        f" FROM {rows_of(shape, piece)} WHERE {_unfolded_now(piece)}{_past_horizon(shape, piece, layout.id)} AND {mine}"
         for piece in shape.unfolded()
     ]
     names = ", ".join(f'r.{value} AS "{spec.name}"' for value, spec in zip(values, layout.written, strict=True))

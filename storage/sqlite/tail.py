@@ -47,6 +47,16 @@ class Series:
         begin = 0 if low is None else bisect_left(self.times, low)
         return slice(begin, max(begin, len(self.times) if high is None else bisect_left(self.times, high)))
 
+    def seen(self, low: int | None, high: int | None, horizon: int, held: Ranges) -> array[int]:
+        """The numbers of the rows with ``low <= ts < high`` that queries see: from before the horizon held ones alone,
+        of which nobody knows when they are from."""
+        span = self.span(low, high)
+        begin = max(span.start, min(bisect_left(self.times, horizon), span.stop))
+        rest = self.seqs[begin : span.stop]
+        if begin == span.start:
+            return rest
+        return array("q", [seq for seq in self.seqs[span.start : begin] if seq in held]) + rest
+
 
 class Tail:
     """All series. The writer's thread changes it; `between` may be called from any. `held` is how many of the rows wait
@@ -142,18 +152,18 @@ class Tail:
         series.seqs = array("q", [series.seqs[place] for place in keep])
         self.rows -= len(gone)
 
-    def discard(self, series_ids: list[int], low: int | None, high: int | None) -> int:
-        """Take all rows with ``low <= ts < high`` out, when the rows are hidden; how many."""
+    def discard(self, series_ids: list[int], low: int | None, high: int | None, horizon: int) -> int:
+        """Take all rows with ``low <= ts < high`` out, when the rows are hidden; how many of them queries saw."""
         count = 0
         for series_id in series_ids:
             series = self._series.get(series_id)
             if series is not None:
                 span = series.span(low, high)
-                count += span.stop - span.start
+                count += len(series.seen(low, high, horizon, self._holes))
+                self.rows -= span.stop - span.start
                 self.held -= sum(seq in self._holes for seq in series.seqs[span])
                 del series.times[span]
                 del series.seqs[span]
-        self.rows -= count
         return count
 
     def between(
@@ -161,12 +171,13 @@ class Tail:
         series_ids: list[int],
         low: int | None,
         high: int | None,
+        horizon: int,
         last_seq: int,
         generation: int,
         newest: int | None = None,
     ) -> list[int] | None:
-        """The numbers of the rows with ``low <= ts < high`` up to `last_seq`; None where memory is of another state
-        than the caller's transaction. Of each series only so many of the `newest`."""
+        """The numbers of the rows with ``low <= ts < high`` up to `last_seq` that queries see; None where memory is of
+        another state than the caller's transaction. Of each series only so many of the `newest`."""
         found: list[int] = []
         with self._lock:
             if generation != self._generation:
@@ -174,7 +185,7 @@ class Tail:
             for series_id in series_ids:
                 series = self._series.get(series_id)
                 if series is not None:
-                    seqs = series.seqs[series.span(low, high)]
+                    seqs = series.seen(low, high, horizon, self._holes)
                     if newest is None:
                         found += [seq for seq in seqs if seq <= last_seq]
                     else:

@@ -11,7 +11,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import series_of
 from edgedepot.storage.sqlite.shape import Partition, Shape, read_shape
-from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, unfolded_condition
+from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, seen_condition
 from edgedepot.storage.sqlite.tail import Tail
 
 
@@ -45,12 +45,14 @@ class View:
             and (scope.end is None or scope.end > partition.start)
         ]
 
-    def unfolded(self, series: list[int], scope: Scope, columns: list[str], newest: int | None = None) -> list[Source]:
+    def unfolded(
+        self, layout: Layout, series: list[int], scope: Scope, columns: list[str], newest: int | None = None
+    ) -> list[Source]:
         """The rows of the scope that are not in history: one query for each piece of the journal. Where that is
         cheaper, of each series only so many of the `newest`."""
         found: list[Source] = []
         pieces = self.shape.unfolded()
-        seqs = self._remembered(series, scope, newest)
+        seqs = self._remembered(layout, series, scope, newest)
         if seqs == []:
             return []
         for piece in pieces:
@@ -60,7 +62,7 @@ class View:
                 found.append(Source(f"{head} seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)))
                 continue
             condition, values = (
-                f"{unfolded_condition(self.shape, piece)} AND series IN (SELECT value FROM json_each(?))",
+                f"{seen_condition(self.shape, piece, layout.id)} AND series IN (SELECT value FROM json_each(?))",
                 [json.dumps(series)],
             )
             bounds = [(">=", scope.start), ("<", scope.end)]
@@ -68,14 +70,15 @@ class View:
             found.append(Source(f"{head} {condition}", tuple(values)))
         return found
 
-    def _remembered(self, series: list[int], scope: Scope, newest: int | None) -> list[int] | None:
+    def _remembered(self, layout: Layout, series: list[int], scope: Scope, newest: int | None) -> list[int] | None:
         """The numbers of the unfolded rows of the scope, where the writer's memory fits this transaction."""
         if self._tail is None or not self.shape.pieces:
             return None if self.shape.pieces else []
         last = self.connection.execute(f"SELECT max(seq) FROM {self.shape.pieces[-1].table}").fetchone()[0]
         if last is None:
             last = self.shape.pieces[-1].first - 1
-        return self._tail.between(series, scope.start, scope.end, last, self.shape.generation, newest)
+        horizon = self.shape.horizon(layout.id)
+        return self._tail.between(series, scope.start, scope.end, horizon, last, self.shape.generation, newest)
 
 
 def places(layout: Layout, model: type[Reading]) -> dict[str, str]:

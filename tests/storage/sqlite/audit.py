@@ -52,6 +52,7 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
     history = {row[:2]: row for model in models for row in _history(connection, shape, model, models[model][0])}
     found: Counter[str] = Counter(pieces=len(shape["pieces"]), history=len(history))
     unfolded: set[Identity] = set()
+    seen: Counter[int] = Counter()  # of them, by model: not those from before the horizon, whose time is known
     last = 0
     for index, (piece, first, _, base, aside) in enumerate(shape["pieces"]):
         ts = f"CASE received WHEN 0 THEN ts + {offsets[base] or 0} ELSE ts END" if base else "ts"
@@ -74,6 +75,8 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
                 assert (one, ts) not in unfolded, "an identity is in the journal twice"
                 assert (one, ts) not in history, "an identity is in the journal and in history"
                 unfolded.add((one, ts))
+                is_held = bool(base) and offsets[base] is None
+                seen[series[one]] += is_held or ts >= horizons.get(str(series[one]), -math.inf)
         if index + 1 < len(shape["pieces"]):
             assert connection.execute("SELECT live FROM _pieces WHERE id = ?", (piece,)).fetchall() == [
                 (len(readings),)
@@ -89,7 +92,7 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
     for model, (name, fields) in models.items():
         mine = sorted(row for row in history.values() if series[row[0]] == model)
         found["dirty hours"] += _audit_hours(connection, shape, model, name, fields, mine)
-        _audit_view(connection, name, len(mine) + sum(series[one] == model for one, _ in unfolded))
+        _audit_view(connection, name, len(mine) + seen[model])
     newest = dict(connection.execute("SELECT id, newest FROM _series"))
     assert all(newest[one] is not None and ts <= newest[one] for one, ts in history), "a row is newer than the newest"
     return found

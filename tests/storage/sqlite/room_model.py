@@ -16,9 +16,10 @@ from typing import Any
 from edgedepot.storage.base import Choice, Lane, Window
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
-from tests.storage.sqlite.states import RESOLVED, Key, Values
+from tests.storage.sqlite.states import RESOLVED, T0, Key, Values
 
 MINUTE = 60_000_000
+LATE = -(2**63)
 
 
 @dataclass(eq=False)
@@ -45,12 +46,32 @@ class Version:
 
 @dataclass
 class Rule:
-    """What is kept downsampled; from `low` on, None while nothing is. `rows` are the model's."""
+    """What is kept downsampled; from `low` on, None while nothing is. `rows` are the model's. `parts` are what buckets
+    are made of: by device and start, and then by the part's number, from when to when."""
 
     interval: int
     low: datetime | None
     knows_all: bool
     rows: list[tuple[Key, Values]] = field(default_factory=list)
+    parts: dict[tuple[str, int], dict[int, tuple[int, int]]] = field(default_factory=lambda: defaultdict(dict))
+
+    def keep_late(self, versions: list[Version]) -> None:
+        """A fold passes them by, as they are from before the horizon. Those of which nobody can tell whether they are
+        kept already are not."""
+        taken = [version for version in versions if self.takes(version)]
+        for version in taken:
+            self.rows.append((version.key, version.values))
+            parts, micros = self.parts[self._bucket(version)], version.micros
+            low, high = parts.get(LATE, (micros, micros))
+            parts[LATE] = min(low, micros), max(high, micros)
+
+    def _bucket(self, version: Version) -> tuple[str, int]:
+        return version.key[0], version.micros // self.interval * self.interval
+
+    def takes(self, version: Version) -> bool:
+        parts = self.parts[self._bucket(version)].values()
+        is_doubtful = any(low <= version.micros <= high for low, high in parts)
+        return self.low is not None and version.key[1] >= self.low and not is_doubtful
 
     def reaches(self, start: datetime | None, end: datetime | None, horizon: datetime | None) -> bool:
         if self.low is None or horizon is None:
@@ -91,8 +112,10 @@ class File:
             self.horizon: datetime | None = from_micros(horizons[0]) if horizons else None
             self.rules = {
                 number: Rule(interval, None if low is None else from_micros(low), len(functions) == len(FUNCTIONS))
-                for number, _, interval, functions, _, _, _, low in shape.get("rules", [])
+                for number, _, interval, functions, _, _, _, low, *_ in shape.get("rules", [])
             }
+            for number, rule in self.rules.items():
+                self._read_parts(connection, number, rule, to_micros(self.horizon or T0))
             self.partitions: list[tuple[int, int]] = [
                 (start, stop) for _, start, stop, *_ in next(iter(shape.get("partitions", {}).values()), [])
             ]
@@ -104,6 +127,13 @@ class File:
                 self._read_piece(connection, piece, learned)
             for (table,) in connection.execute(r"SELECT name FROM sqlite_schema WHERE name LIKE '~_h~_%' ESCAPE '~'"):
                 self._read_new(connection, f"{table} AS r", 0, learned)
+
+    @staticmethod
+    def _read_parts(connection: sqlite3.Connection, number: int, rule: Rule, horizon: int) -> None:
+        table = f"_d_weather_{number} JOIN _series ON id = series"
+        query = f"SELECT device_id, start, part, low, high FROM {table} WHERE part < ?"
+        for device, start, part, low, high in connection.execute(query, (horizon,)):
+            rule.parts[device, start][part] = low, high
 
     def _read_piece(self, connection: sqlite3.Connection, piece: int, learned: int) -> None:
         table = f"_j_{piece}"

@@ -36,7 +36,7 @@ class Room(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         self.path = self.folder / "x.db"
         self.clock = ManualClock(T0)
-        self.rows: dict[Key, Version] = {}  # what queries see
+        self.rows: dict[Key, Version] = {}  # of all identities that are known; queries see those that `is_seen` says
         self.journal: set[Version] = set()
         self.fresh: list[Version] = []  # their numbers are not known yet
         self.learned = self.order = 0
@@ -44,7 +44,7 @@ class Room(RuleBasedStateMachine):
         self.moving: dict[Key, timedelta] = {}  # held rows that the gateway stamped, and what the clock moved since
         self.counts = dict.fromkeys(COUNTED, 0)
         self.upstreams: dict[str, Upstream] = {}
-        self.kept_unknown = False
+        self.unknown: set[Key] = set()  # of these nobody can tell whether they are among what is kept
         self.open(limits)
         self.file = File(self.path, self.learned)
 
@@ -76,6 +76,14 @@ class Room(RuleBasedStateMachine):
 
     def is_late(self, moment: datetime) -> bool:
         return self.file.horizon is not None and moment < self.file.horizon
+
+    def is_seen(self, version: Version) -> bool:
+        return version.held or not self.is_late(version.key[1])
+
+    @property
+    def seen(self) -> dict[Key, Version]:
+        """What queries see."""
+        return {key: version for key, version in self.rows.items() if self.is_seen(version)}
 
     def arrive(self, key: Key, values: Values) -> None:
         old = self.rows.get(key)
@@ -153,7 +161,7 @@ class Room(RuleBasedStateMachine):
                 if self.rows.get(version.key) is version:
                     del self.rows[version.key]
                     self.moving.pop(version.key, None)
-                    count += 1
+                    count += self.is_seen(version)
                 self.leave(version)
                 for upstream in self.upstreams.values():
                     upstream.out_of_the_way(version, "deleted")
@@ -173,9 +181,14 @@ class Room(RuleBasedStateMachine):
 
     def fold_past(self) -> None:
         """A fold: what is from before the horizon goes past history."""
-        for key in [key for key, version in self.rows.items() if self.is_late(key[1]) and not version.held]:
-            if not (self.file.is_folded(self.rows[key]) and self.rows[key].seq):
-                del self.rows[key]
+        late = [version for version in self.rows.values() if not self.is_seen(version)]
+        self.pass_by([one for one in late if not (self.file.is_folded(one) and one.seq)], self.file)
+
+    def pass_by(self, late: list[Version], file: File) -> None:
+        for version in late:
+            self.rows.pop(version.key, None)
+        for rule in file.rules.values():
+            rule.keep_late(late)
 
     # -- what upstreams get ---------------------------------------------------------------------------------------
 
@@ -313,16 +326,27 @@ class Room(RuleBasedStateMachine):
             self.check_horizon(horizon)
         for number, rule in self.file.rules.items():
             rule.rows = old.rules[number].rows if number in old.rules else []
+        passed = []
         for version in self.lost_partitions():
             del self.rows[version.key]
-            if old.horizon is None or version.key[1] >= old.horizon:
-                # A full store folds in the middle: whether that came first nobody can tell.
-                is_new = version in fresh or not old.is_folded(version)
-                self.kept_unknown |= bool(self.file.rules) and "keep_bytes" in self.limits and is_new
+            was_late = old.horizon is not None and version.key[1] < old.horizon
+            is_new = version in fresh or not old.is_folded(version)
+            if was_late and horizon == old.horizon:
+                passed.append(version)
+            elif was_late or (is_new and "keep_bytes" in self.limits):
+                # A full store folds in the middle: whether that came first, and before what, nobody can tell.
+                self.unknown.add(version.key)
+            else:
                 for rule in self.file.rules.values():
                     rule.rows.append((version.key, version.values))
+        self.pass_by(passed, old)
         for rule in self.kept():
             rule.rows[:] = [row for row in rule.rows if row[0][1] >= rule.low]
+        self.unknown = {key for key in self.unknown if any(key[1] >= rule.low for rule in self.kept())}
+
+    def are_known(self, device: str | None, start: datetime | None, end: datetime | None) -> bool:
+        """Whether it can be told what is kept of a scope."""
+        return not any(is_in(key, device, start, end) for key in self.unknown)
 
     def check_horizon(self, horizon: datetime) -> None:
         assert self.limits
@@ -365,7 +389,7 @@ class Room(RuleBasedStateMachine):
 
     def check_devices(self) -> None:
         seen: dict[str, list[datetime]] = defaultdict(list)
-        for device, moment in self.rows:
+        for device, moment in self.seen:
             seen[device].append(moment)
         found = {device.device_id: (device.first_seen, device.last_seen) for device in self.store.devices()}
         expected = {device: (min(times), max(times)) for device, times in seen.items()}
@@ -373,7 +397,7 @@ class Room(RuleBasedStateMachine):
 
     def all_rows(self, kept: Collection[tuple[Key, Values]] = ()) -> list[dict[str, Any]]:
         nothing = dict.fromkeys(FIELDS)
-        there = [(key, version.values) for key, version in self.rows.items()]
+        there = [(key, version.values) for key, version in self.seen.items()]
         return [
             {"device_id": device, "timestamp": moment, **nothing, **values}
             for (device, moment), values in [*there, *kept]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from edgedepot import InvalidValue, SQLiteStorage
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.reading import define_model
-from edgedepot.storage.rows import aggregate_rows
+from edgedepot.storage.rows import aggregate_rows, select_rows
 from edgedepot.storage.sqlite.downsampled import keep_more
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
@@ -285,6 +286,37 @@ def test_what_is_kept_goes_when_its_own_age_has_come(path: Path) -> None:
         assert first[0]["bucket"] >= NOW - 15 * DAY
 
 
+def test_late_readings_are_kept_too_where_they_cannot_be_counted_twice(path: Path) -> None:
+    rows = {key: data for key, data in readings().items() if key[0] != "b" or key[1] < T0 + 5 * DAY}
+    with opened(path, NOW, keep="10 days") as store:
+        store.keep_downsampled(Weather, "1 hour", functions=FUNCTIONS)
+        put(store, rows)
+        store.fold()
+        store.retain()
+        first = gone(store)
+        late = {key: data for key, data in readings().items() if key not in rows and key[1] < first}
+        known = dict(list(rows.items())[:50])
+        store.add_cursor("central", "now")
+        for part in (list(late.items())[::2], list(late.items())[1::2]):
+            put(store, dict(part))  # of a bucket one row comes with the first, or before or behind it with the second
+            there = {key: data for key, data in rows.items() if key[1] >= first}
+            assert store.query_readings(Weather) == select_rows(dicts(there), Weather)
+            check(store, rows, ["1d"])
+            store.fold()
+            rows |= dict(part)
+            check(store, rows, [None, "1h", "1d"])
+        moments = sorted(moment for device, moment in rows if device == "a" and moment < first)
+        low, high = next(two for two in pairwise(moments) if two[0].hour == two[1].hour)
+        doubtful = {("a", low + (high - low) / 2): {"temperature": 1e6}}
+        put(store, late | known | doubtful)
+        store.fold()
+        check(store, rows, ["1h"])
+        counts = 2 * len(late) + len(known | doubtful)
+        assert (store.ledger().sources["direct"]["late"], store.count_pending("central")) == (counts, counts)
+        audit_memory(store)
+    audit_file(path)
+
+
 def test_what_is_kept_takes_no_more_room_than_history_and_goes_before_what_upstreams_await(path: Path) -> None:
     """Here all of it would take more than the readings."""
     with opened(path, keep_bytes=1_000_000, piece_rows=1000) as store:
@@ -398,6 +430,7 @@ def test_keeping_that_fails_anywhere_is_done_once_in_the_end(path: Path, tmp_pat
 CHILD = """
 import itertools, sys, time
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import to_micros
 from edgedepot.storage.sqlite import downsampled

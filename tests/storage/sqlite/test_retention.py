@@ -166,9 +166,12 @@ def test_a_reading_from_before_the_horizon_is_forwarded_and_counted_late(path: P
         store.fold()
         store.retain()
         first = horizon(store)
+        assert first is not None
         old: Row = ("a", T0 - 150 * DAY, {"temperature": 1.5})
         store.store_readings(Weather, [old, ("b", T0, {"temperature": 1})])
-        assert len(store.query_readings(Weather, end=first)) == 1  # until it is folded
+        assert store.query_readings(Weather, end=first) == []  # and so it stays when it is folded
+        check_answers(store, [row for row in days(-200, 0) if row[1] >= first] + [("b", T0, {"temperature": 1.0})])
+        assert store.delete_readings(Weather, "c", T0 - 150 * DAY, first) == 0
         assert store.ledger().sources["direct"]["late"] == 1
         store.fold()
         audit_memory(store)
