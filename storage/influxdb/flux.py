@@ -77,14 +77,17 @@ def range_of(scope: Scope) -> tuple[int, int]:
 def select_readings(bucket: str, gateway_id: str | None, selection: Selection) -> Query:
     """The readings of a selection as one table, a row for each reading and a column for each field.
 
-    Ordered by timestamp and cut to the limit where the order is by that; else all of them, in any order.
+    Ordered by timestamp and cut to the limit where the order is by that; else all of them, in any order. Where readings
+    of one moment may lie on both sides of the limit, the first beyond it comes too: their order here is that of the
+    tags, which is not always that of the ids.
     """
     scope = selection.scope
     source, options = _source(bucket, gateway_id, scope, [*(spec.name for spec in scope.model.__fields__), "quality"])
     steps = [*source]
     by_time = selection.order == "timestamp"
     if by_time and selection.limit is not None and selection.limit <= MOST_LIMITED:
-        options["rowLimit"] = selection.limit
+        is_one_series = gateway_id is not None and scope.device_id is not None
+        options["rowLimit"] = selection.limit + (not is_one_series)
         # Each field of each device comes as a table of its own, ordered by time: the newest n readings of a device are
         # among the newest n of each of its fields. The limit of the whole answer comes below.
         steps.append("tail(n: rowLimit)" if selection.descending else "limit(n: rowLimit)")

@@ -33,7 +33,10 @@ def select_readings(link: Link, bucket: str, gateway_id: str | None, selection: 
     start, stop = flux.range_of(selection.scope)
     if start >= stop or selection.limit == 0:
         return []
-    records = _ask(link, flux.select_readings(bucket, gateway_id, selection))
+    query = flux.select_readings(bucket, gateway_id, selection)
+    records = _ask(link, query)
+    if selection.limit is not None and selection.limit < len(records) == query.options.get("rowLimit"):
+        records = _with_ties(link, bucket, gateway_id, selection, records)
     for record in records:
         record["device_id"] = id_of(record["device_id"])
         record["gateway_id"] = id_of(record.get("gateway_id") or "")
@@ -44,6 +47,19 @@ def select_readings(link: Link, bucket: str, gateway_id: str | None, selection: 
     order = "_time" if selection.order == "timestamp" else selection.order
     records.sort(key=lambda record: _sort_key(record[order]), reverse=selection.descending)
     return [_row(record, selection, gateway_id is None) for record in records[: selection.limit]]
+
+
+def _with_ties(
+    link: Link, bucket: str, gateway_id: str | None, selection: Selection, records: list[Record]
+) -> list[Record]:
+    """The records, with all of the moment at the limit, if that cuts through one."""
+    *_, last, beyond = sorted((record["_time"] for record in records), reverse=selection.descending)
+    if last != beyond:
+        return records
+    moment = to_micros(last)
+    whole = replace(selection, scope=replace(selection.scope, start=moment, end=moment + 1), limit=None)
+    others = [record for record in records if record["_time"] != last]
+    return others + _ask(link, flux.select_readings(bucket, gateway_id, whole))
 
 
 def _row(record: Record, selection: Selection, spans_gateways: bool) -> dict[str, Any]:

@@ -358,6 +358,15 @@ def test_readings_are_rows_and_the_limit_is_of_all_of_them() -> None:
     assert not any("map" in step for step in upwards)
 
 
+@pytest.mark.parametrize(("gateway", "device", "rows"), [("g", "d", 5), ("g", None, 6), (None, "d", 6)])
+def test_where_readings_may_be_of_one_moment_one_more_is_asked_for(
+    gateway: str | None, device: str | None, rows: int
+) -> None:
+    """So that read.py sees whether the limit cuts through some that are: tags are not always in the order of ids."""
+    query = flux.select_readings("iot", gateway, Selection.of(scope(device=device), None, 5, "timestamp"))
+    assert query.options["rowLimit"] == rows
+
+
 def test_another_order_or_a_huge_limit_is_left_to_us() -> None:
     for asked in (Selection.of(scope(), None, 5, "-temperature"), Selection.of(scope(), None, 10**30, "timestamp")):
         query = flux.select_readings("iot", None, asked)

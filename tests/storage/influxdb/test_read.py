@@ -132,11 +132,44 @@ def test_readings_of_all_gateways_carry_theirs(server: ScriptedInfluxDB, connect
 )
 def test_order_and_ties(server: ScriptedInfluxDB, storage: InfluxDBStorage, order: str, expected: list[int]) -> None:
     rows = [(NOON, "a", None), (NOON, "b", 2.0), (NOON + HOUR, "a", 1.0), (NOON, "c", 3.0)]
-    server.csv = table(["_time", "device_id", "humidity"], *rows)
+    columns = ["_time", "device_id", "humidity"]
+    server.script.append(Answer(200, content=table(columns, *rows).encode()))
+    server.csv = table(columns, *(row for row in rows if row[0] == NOON))  # where the limit cuts through those
     found = storage.query_readings(Weather, order=order, limit=3)
     assert [(row["timestamp"], row["device_id"], row["humidity"]) for row in found] == [
         rows[index] for index in expected
     ]
+
+
+@pytest.mark.parametrize(("order", "first"), [("timestamp", "x"), ("-timestamp", "y")])
+def test_a_limit_among_readings_of_one_moment(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage, order: str, first: str
+) -> None:
+    """The server orders them by their tags: with a limit of its own it would cut off what comes first by its id."""
+    columns = ["_time", "device_id", "gateway_id", "temperature"]
+    alone = (NOON if first == "x" else NOON + 2 * HOUR, first, "roof", 1.0)
+    at_once = [(NOON + HOUR, tag, "roof", 1.0) for tag in ("a!", "a%0A", "b")]
+    for some in ([alone, at_once[0], at_once[2]], at_once):
+        server.script.append(Answer(200, content=table(columns, *some).encode()))
+    found = storage.query_readings(Weather, limit=2, order=order)
+    assert [row["device_id"] for row in found] == [first, "a\n"]
+    limited, whole = [request for request in server.requests if request.path == "/api/v2/query"]
+    assert '"3"' in limited.content.decode()
+    assert "rowLimit" not in whole.content.decode()
+    assert (asked(server)["rangeStart"], asked(server)["rangeStop"]) == (
+        "2026-01-05T13:00:00.000000000Z",
+        "2026-01-05T13:00:00.000001000Z",
+    )
+
+
+def test_a_limit_between_two_moments_needs_no_second_question(
+    server: ScriptedInfluxDB, storage: InfluxDBStorage
+) -> None:
+    columns = ["_time", "device_id", "gateway_id", "temperature"]
+    server.csv = table(columns, *((NOON + number * HOUR, "a", "roof", 1.0) for number in range(3)))
+    assert len(storage.query_readings(Weather, limit=2, order="timestamp")) == 2
+    assert len(storage.query_readings(Weather, limit=5, order="timestamp")) == 3
+    assert len(server.requests) == 2
 
 
 def test_what_needs_no_question(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
