@@ -7,13 +7,14 @@ f-string for the model, joined, that escapes each device's tag once.
 import random
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from influxdb_client.client.write.point import Point
 
 from edgedepot import Reading
 from edgedepot.storage.influxdb.line import encoder_of, head_of
-from tests.benchmarks.report import Comparison, progress, read_options, report
+from tests.benchmarks.report import Comparison, alternate, read_options, report
 
 READINGS = 200_000
 DEVICES = 20
@@ -89,11 +90,8 @@ def main() -> None:
     rows = readings(options.of(READINGS))
     if by_product(rows[:1000]) != by_hand(rows[:1000]):
         raise RuntimeError("the product's lines are not those of the floor")
-    rates: dict[str, list[float]] = {"by hand": [], "Point": [], "product": []}
-    for number in range(options.rounds):
-        for name, encode in (("by hand", by_hand), ("Point", by_point), ("product", by_product)):
-            rates[name].append(rate(encode, rows))
-            progress(f"round {number + 1}, {name}: {1e6 / rates[name][-1]:.2f} µs a reading")
+    encoders = {"by hand": by_hand, "Point": by_point, "product": by_product}
+    rates = alternate(options, "readings/s", {name: partial(rate, encode, rows) for name, encode in encoders.items()})
     bars = (("by hand", 0.7), ("Point", 4))
     comparisons = [
         Comparison(f"encoding, {name}", "readings/s", rates[name], rates["product"], factor, at_least=True)

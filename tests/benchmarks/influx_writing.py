@@ -6,9 +6,12 @@ memory, of four floats and 20 devices, and end when the server has acknowledged 
 """
 
 import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
 
 from tests.benchmarks.child import Child
-from tests.benchmarks.report import Comparison, progress, read_options, report
+from tests.benchmarks.report import Comparison, alternate, read_options, report
 from tests.servers.process import wait_until
 from tests.servers.victoria import VictoriaMetrics
 
@@ -16,8 +19,9 @@ READINGS = 500_000
 FIELDS = 4
 
 
-def measure(server: VictoriaMetrics, kind: str, gateway: str, readings: int) -> float:
-    """One round of floor or product: readings per second."""
+def measure(server: VictoriaMetrics, kind: str, rounds: Iterator[int], readings: int) -> float:
+    """One round of floor or product, as a gateway of its own: readings per second."""
+    gateway = f"{kind}-{next(rounds)}"
     settings = {"kind": kind, "url": server.url, "gateway": gateway, "readings": readings}
     with Child("influx_writers", json.dumps(settings)) as child:
         child.hear()
@@ -31,12 +35,10 @@ def measure(server: VictoriaMetrics, kind: str, gateway: str, readings: int) -> 
 def main() -> None:
     options = read_options(__doc__)
     readings = options.of(READINGS)
-    rates: dict[str, list[float]] = {"floor": [], "product": []}
+    rounds = count()
     with VictoriaMetrics() as server:
-        for number in range(options.rounds):
-            for kind, found in rates.items():
-                found.append(measure(server, kind, f"{kind}-{number}", readings))
-                progress(f"round {number + 1}, {kind}: {found[-1]:,.0f} readings/s")
+        contestants = {kind: partial(measure, server, kind, rounds, readings) for kind in ("floor", "product")}
+        rates = alternate(options, "readings/s", contestants)
     comparison = Comparison("writing", "readings/s", rates["floor"], rates["product"], factor=3, at_least=True)
     report(options, [comparison], readings=readings, fields=FIELDS)
 

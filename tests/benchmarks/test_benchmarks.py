@@ -21,6 +21,8 @@ MORE = ", ten times the rows"
         ("mqtt_to_durable", ["MQTT to durable"]),
         ("serial_to_durable", ["serial to durable"]),
         ("footprint", ["resident memory", "start"]),
+        ("influx_encoding", ["encoding, by hand", "encoding, Point"]),
+        ("influx_writing", ["writing"]),
         ("timescale_writing", ["first", "again"]),
         ("timescale_aggregate", ["hourly aggregate"]),
         ("store_write", [f"{way}, batch {size}" for size in (1_000, 50) for way in WAYS]),
