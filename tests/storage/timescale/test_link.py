@@ -1,19 +1,24 @@
 """The link and the server fail; logins are refused; the storage is closed."""
 
+import ctypes
 import logging
 import os
 import socket
+import struct
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from edgedepot import TimescaleDBStorage, Version
 from edgedepot.storage.errors import Misconfigured, Overloaded, StorageClosed, Unreachable, UpstreamError
+from edgedepot.storage.timescale.link import Link
 from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.server import Server
 from tests.models import Mixed, Weather
@@ -174,6 +179,53 @@ def test_a_dead_link_is_noticed_within_30_seconds(timescale_url: str) -> None:
         ]
     session.connection.close()
     assert options == [1, 10, 5, 3, 25_000]
+
+
+_SO_ATTACH_FILTER = 26
+_TCP_CLOSE = 7
+
+
+def lose_packets(link: Link) -> socket.socket:
+    """Have the kernel drop every packet that comes in for the link's connection, data and acknowledgements, before
+    TCP sees it: a filter (socket(7)) that lets through none. The connection's socket."""
+    assert link._session is not None
+    connection = socket.socket(fileno=os.dup(link._session.connection.fileno()))
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET, 0 bytes
+    connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(nothing)))
+    return connection
+
+
+def test_packets_that_get_lost_end_idle_and_waiting_and_sending_connections(
+    connect: Connect, timescale_url: str, look: Look
+) -> None:
+    """By what the kernel finds out, here in 2 s instead of 25, long before our own patience ends."""
+    url = f"{timescale_url}?keepalives_idle=1&keepalives_interval=1&tcp_user_timeout=1000"
+    idle, waiting, sending = storages = [connect(name, url=url) for name in ("idle", "waiting", "sending")]
+    for storage in storages:
+        storage.store_readings(Weather, batch(0))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'edgedepot' AND wait_event_type = 'Lock'"
+    with psycopg.connect(timescale_url) as lock, ThreadPoolExecutor() as pool:
+        lock.execute("LOCK TABLE weather IN ACCESS EXCLUSIVE MODE")
+        calls = [pool.submit(waiting.store_readings, Weather, batch(100))]
+        wait_until(lambda: look(waits) == [(1,)], "the batch waits")
+        connections = [lose_packets(storage._writing) for storage in storages]
+        calls.append(pool.submit(sending.store_readings, Weather, batch(100)))
+        for call in calls:
+            with pytest.raises(Unreachable, match="timed out"):
+                call.result(20)
+        info = socket.IPPROTO_TCP, socket.TCP_INFO, 1
+        wait_until(lambda: connections[0].getsockopt(*info)[0] == _TCP_CLOSE, "the idle connection is given up")
+    for connection in connections:
+        connection.close()
+    with pytest.raises(Unreachable):
+        idle.store_readings(Weather, batch(100))
+    for storage in storages:
+        storage.store_readings(Weather, batch(100))
+    assert look("SELECT gateway_id, count(*) FROM weather GROUP BY 1 ORDER BY 1") == [
+        ("idle", 200),
+        ("sending", 200),
+        ("waiting", 200),
+    ]
 
 
 @pytest.fixture(scope="module")

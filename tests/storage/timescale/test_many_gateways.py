@@ -1,7 +1,6 @@
-"""50 processes write as 50 gateways into one hypertable that is not there yet."""
+"""50 processes start at once as 50 gateways, and write into one hypertable that is not there yet."""
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 
 from tests.servers.timescale import TimescaleServer
 from tests.storage.timescale.conftest import Look
@@ -13,9 +12,19 @@ GATEWAYS = 50
 def test_every_row_is_there_once(timescale_server: TimescaleServer, timescale_url: str, look: Look) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.storage.timescale.gateways"])  # all fork from one that has imported us
-    with ProcessPoolExecutor(GATEWAYS, mp_context=context) as pool:
-        futures = [pool.submit(run, timescale_url, number) for number in range(GATEWAYS)]
-        assert [future.result(60) for future in futures] == [BATCH * BATCHES] * GATEWAYS
+    together = context.Barrier(GATEWAYS)
+    pipes = [context.Pipe(duplex=False) for _ in range(GATEWAYS)]
+    gateways = [
+        context.Process(target=run, args=(timescale_url, number, together, done), daemon=True)
+        for number, (_, done) in enumerate(pipes)
+    ]
+    for gateway in gateways:
+        gateway.start()
+    assert len({gateway.pid for gateway in gateways}) == GATEWAYS
+    for gateway in gateways:
+        gateway.join(60)
+    assert [gateway.exitcode for gateway in gateways] == [0] * GATEWAYS
+    assert [end.recv() for end, _ in pipes] == [BATCH * BATCHES] * GATEWAYS
     total = GATEWAYS * BATCH * BATCHES
     assert look("SELECT count(*), count(DISTINCT (gateway_id, device_id, timestamp)) FROM weather") == [(total, total)]
     assert look("SELECT count(*) FROM timescaledb_information.hypertables") == [(1,)]
