@@ -39,6 +39,10 @@ _RULES: dict[str, tuple[type[UpstreamError], str]] = {
     "57014": (Overloaded, "{} took longer than the statement timeout"),
     "57P": (Unreachable, "{} is going down or coming up"),
     "TS": (Misconfigured, "TimescaleDB on {} does not take that"),
+    "CERT": (
+        Unreachable,
+        "the certificate of {} does not verify: expired, of another name or authority, or the clock here is wrong",
+    ),
     "URL": (Misconfigured, "an option in the url of {} is not what libpq takes"),
     "TLS": (Misconfigured, "no encrypted connection with {} in the way the url asks for: check sslmode, sslrootcert"),
 }
@@ -46,8 +50,8 @@ _UNKNOWN = (Unreachable, "{} answered with an error that is not known here: it i
 _NO_ANSWER = (Unreachable, "no connection with {}")
 
 # While it connects, libpq hands on the server's words without the SQLSTATE; servers that speak another language than
-# English come out as unreachable, with their words. A certificate that does not verify is not here: a gateway whose
-# clock is not set yet takes every certificate for one of the future.
+# English come out as unreachable, with their words. A certificate that does not verify is no wrong set-up: a gateway
+# whose clock is not set yet takes every certificate for one of the future.
 _WORDS = (
     (re.compile("authentication failed|no pg_hba.conf entry|no password supplied|role .* does not exist"), "28000"),
     (re.compile("connection requires a valid client certificate"), "28000"),
@@ -57,6 +61,7 @@ _WORDS = (
     (re.compile("too many clients|too many connections|remaining connection slots"), "53300"),
     (re.compile("the database system is"), "57P03"),
     (re.compile(r"invalid [\w ]*value|bad value for"), "URL"),
+    (re.compile("certificate verify failed|certificate has expired|does not match host name"), "CERT"),
     (re.compile("does not support SSL, but SSL was required|root certificate file .* does not exist"), "TLS"),
 )
 

@@ -7,7 +7,8 @@ the Apache edition: continuous aggregates and the policies answer SQLSTATE 0A000
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -152,11 +153,35 @@ class TimescaleServer(Server):
             self._inside("initdb", "-D", self._path_inside(self._data), *options),
             "cannot make a PostgreSQL cluster",
         )
-        for name, content in self._files.items():
+        self.put_files(self._files)
+
+    def put_files(self, files: Mapping[str, bytes]) -> None:
+        """Put files into its data directory; `reload` has it look at them."""
+        for name, content in files.items():
             path = self._data / name
             path.write_bytes(content)
             path.chmod(0o600)
             os.chown(path, POSTGRES, POSTGRES)
+
+    def reload(self) -> None:
+        """Have it read its configuration and certificates again. Does not wait until it has."""
+        os.kill(self.pid, signal.SIGHUP)
+
+    @contextmanager
+    def small_disk(self, size: str) -> Iterator[Callable[[str], object]]:
+        """A tablespace `small` on a disk of its own. What is given makes it larger. At the end nothing may be in it."""
+        folder = self._work.path / "small"
+        folder.mkdir()
+        owner = f"uid={POSTGRES},gid={POSTGRES},mode=0700"
+        mount = ["mount", "-t", "tmpfs", "-o"]
+        run([*mount, f"size={size},{owner}", "tmpfs", str(folder)], "cannot mount a small disk")
+        try:
+            self.sql(f"CREATE TABLESPACE small LOCATION '{self._path_inside(folder)}'")
+            yield lambda other: run(["mount", "-o", f"remount,size={other}", str(folder)], "cannot mount it anew")
+            self.sql("DROP TABLESPACE small")
+        finally:
+            run(["umount", "--lazy", str(folder)], "cannot unmount the small disk")
+            folder.rmdir()
 
     def _path_inside(self, path: Path) -> str:
         return f"/{path.relative_to(self._root)}"

@@ -90,9 +90,9 @@ def test_the_server_is_known_by_its_certificate(tls: Tls) -> None:
 
 def test_a_server_that_is_not_who_it_should_be_is_not_sent_anything(tls: Tls) -> None:
     # Unreachable and not misconfigured: without the right time every certificate looks wrong.
-    with pytest.raises(Unreachable, match="certificate verify failed"):
+    with pytest.raises(Unreachable, match=r"does not verify: .*certificate verify failed"):
         write(tls.url(sslrootcert=tls.folder / "other-ca.pem"))
-    with pytest.raises(Unreachable, match="does not match host name"):
+    with pytest.raises(Unreachable, match=r"does not verify: .*does not match host name"):
         write(tls.url().replace("@127.0.0.1:", "@localhost:"))
 
 
@@ -105,17 +105,6 @@ def test_clients_are_known_by_their_certificates(tls: Tls) -> None:
     for name in ("stranger", "expired"):
         with pytest.raises(Unreachable, match=r"alert|closed the connection"):
             write(with_certificate(tls, name))
-
-
-def test_a_server_whose_certificate_expired(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    own = authority.issue_cert("127.0.0.1", not_after=LONG_AGO + timedelta(days=1))
-    files = {"server.crt": own.cert_chain_pems[0].bytes(), "server.key": own.private_key_pem.bytes()}
-    with TimescaleServer(files=files, settings={"ssl": "on"}) as server:
-        options = f"sslmode=verify-full&sslrootcert={tmp_path / 'ca.pem'}"
-        with pytest.raises(Unreachable, match=r"certificate has expired|certificate verify failed"):
-            write(f"{server.url()}?{options}")
 
 
 # -- PgBouncer ------------------------------------------------------------------------------------------------------

@@ -3,11 +3,9 @@ once."""
 
 import itertools
 import random
-import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,7 +15,7 @@ from edgedepot import TimescaleDBStorage, Version
 from edgedepot.storage.errors import Overloaded, Unreachable, UpstreamError
 from tests.models import Mixed
 from tests.servers.process import wait_until
-from tests.servers.timescale import POSTGRES, TimescaleServer
+from tests.servers.timescale import TimescaleServer
 from tests.storage.timescale.conftest import Connect, Look
 from tests.storage.timescale.cutter import Cutter, message_ends
 
@@ -119,12 +117,7 @@ def test_a_server_killed_in_the_middle_of_a_batch(
 
 
 def test_a_disk_that_is_full_is_waited_for(timescale_server: TimescaleServer, look: Look, connect: Connect) -> None:
-    folder = Path(timescale_server._root) / "small"
-    folder.mkdir(exist_ok=True)
-    owner = f"uid={POSTGRES},gid={POSTGRES},mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=600k,{owner}", "tmpfs", str(folder)], check=True)
-    try:
-        timescale_server.sql("CREATE TABLESPACE small LOCATION '/small'")
+    with timescale_server.small_disk("600k") as make_larger:
         storage = connect()
         storage.store_reading(Mixed, "mast", T0, {"a": 1.0})
         look("SELECT attach_tablespace('small', 'mixed')")
@@ -136,13 +129,10 @@ def test_a_disk_that_is_full_is_waited_for(timescale_server: TimescaleServer, lo
             with pytest.raises(Unreachable, match=r"the disk of .* is full: .*SQLSTATE 53100"):
                 storage.store_readings(Mixed, batch)
         assert storage.aggregate(Mixed, "a", "count") == {"result": 1}
-        subprocess.run(["mount", "-o", "remount,size=60m", str(folder)], check=True)
+        make_larger("60m")
         assert storage.store_readings(Mixed, batch).accepted == 3000
         storage.close()
-    finally:
         look("DROP TABLE mixed")
-        timescale_server.sql("DROP TABLESPACE small")
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_server_without_a_free_connection_is_sent_less(connect: Connect, look: Look, timescale_url: str) -> None:
