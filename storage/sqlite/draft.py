@@ -36,6 +36,7 @@ class Draft:
         self.pages = pages
         self.sidecar = sidecar
         self.roots: Mapping[str, int] = {}
+        self.complete = complete
         self.damaged = set[str]() if complete else {"journal"}
         """What of the old file is not all there: ``small``, ``history``, ``journal``, and tables by name."""
         self.book_rows: dict[int, str] = {}
@@ -52,6 +53,8 @@ class Draft:
         self.spans: list[LostSpan] = []
         self.numbers: list[tuple[int, int]] = []
         self.notes: list[str] = []
+        self.changed: list[tuple[str, int, int, int]] = []
+        """Hours whose readings changed on the card: table, series, hour, and by how much the digest differs."""
         self._sound: dict[str, bool] = {}
         self._open(target, old)
 

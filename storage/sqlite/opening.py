@@ -30,7 +30,7 @@ from edgedepot.storage.sqlite.connection import (
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.records import BadRecord
-from edgedepot.storage.sqlite.report import Salvaged, write_report
+from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, write_report
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage, is_salvaged, put_aside_log, salvage
 from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar
@@ -83,6 +83,7 @@ class Opening:
         self._wal_pages = wal_pages
         self._hold_uncertain = hold_uncertain
         self._before: str | None = None
+        self._notes: list[str] = []
 
     def open(self) -> Opened:
         """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
@@ -211,7 +212,9 @@ class Opening:
             self._path.rename(self._path.with_name(f"{self._path.name}.of-{found['store_id']}"))
             return f"the file was that of another gateway's store, {theirs}"
         if salt_of(wal_of(self._path)) is not None:
-            put_aside_log(self._path, self._clock.now())
+            aside = put_aside_log(self._path, self._clock.now())
+            self._notes.append(f"the log of the store that was here is {aside.name}")
+        self._notes.append(UNCOUNTED)
         self._lock.note("")
         self._lock.found = ""
         self._before = "the file is another store's than before"
@@ -271,10 +274,10 @@ class Opening:
             reason = self._before or ("the file is older than it was" if last < sidecar.seq else None)
         if reason is None:
             return
-        if sidecar.store_id != schema.text(connection, "store_id"):
-            sidecar.forget()
-        gone = ((last + 1, sidecar.seq),) if sidecar.seq > last else ()
-        report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, ())
+        is_another = sidecar.store_id not in (None, schema.text(connection, "store_id"))
+        first = 1 if is_another else last + 1
+        gone = ((first, sidecar.seq),) if sidecar.seq >= first else ()
+        report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, tuple(self._notes))
         connection.execute("BEGIN IMMEDIATE")
         journal.begin()
         schema.raise_epoch(connection, epoch, top + 1)
@@ -282,7 +285,9 @@ class Opening:
         write_report(connection, report)
         connection.execute("DELETE FROM _meta WHERE key = ?", (MARK,))
         connection.execute("COMMIT")
-        self._before = None
+        self._before, self._notes = None, []
+        if is_another:
+            sidecar.forget()
         log.log(logging.ERROR if copied_at is None else logging.WARNING, "%s: %s", self._path, report)
 
     def _settled_gateway_id(self, connection: sqlite3.Connection) -> str | None:

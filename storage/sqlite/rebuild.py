@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgedepot.storage.sqlite.draft import Draft
 from edgedepot.storage.sqlite.pages import Pages
-from edgedepot.storage.sqlite.rebuild_hours import add_all_hours, add_hours_again, compare_hours
+from edgedepot.storage.sqlite.rebuild_hours import add_all_hours, add_hours_again, compare_hours, keep_changed
 from edgedepot.storage.sqlite.rebuild_numbers import Numbers
 from edgedepot.storage.sqlite.rebuild_readings import Readings
 from edgedepot.storage.sqlite.rebuild_records import copy_records
@@ -32,7 +32,6 @@ class Rebuild:
         """`complete` says that the log is whole; `partitions` is how many of history to take, all for None."""
         self._draft = Draft(target, old, pages, sidecar, complete=complete)
         self._limit = partitions
-        self.store_epoch = 0
 
     @property
     def partitions(self) -> int:
@@ -68,9 +67,13 @@ class Rebuild:
         add_all_hours(draft)
         compare_hours(draft, readings.left_out)
         add_hours_again(draft, readings.fold())
+        keep_changed(draft)
         draft.let_go()
-        self.store_epoch = Numbers(draft).settle()
+        numbers = Numbers(draft)
+        numbers.settle()
         self._settle_series()
+        if draft.old_shape is None:
+            numbers.note_unknown()
 
     def _settle_series(self) -> None:
         draft = self._draft

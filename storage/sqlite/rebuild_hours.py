@@ -10,9 +10,15 @@ from edgedepot.storage.sqlite.draft import Draft, reading_old
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.hours import add_hours, whole_hour
 from edgedepot.storage.sqlite.records import MOST, TIME
-from edgedepot.storage.sqlite.report import span
+from edgedepot.storage.sqlite.report import LostSpan, span
 from edgedepot.storage.sqlite.shape import Partition
 from edgedepot.storage.sqlite.tables import HOUR, hour_table, hours_of, widen_hours
+
+_READABLE = (
+    "typeof(o.hour) || typeof(o.rows) || typeof(o.digest) = 'integerintegerinteger'"
+    f" AND o.hour > {TIME.low // HOUR} AND o.hour < {TIME.high // HOUR}"
+)
+_SHOWN = 3
 
 
 def add_all_hours(draft: Draft) -> None:
@@ -37,17 +43,29 @@ def add_hours_again(draft: Draft, hours: Iterable[tuple[int, int]]) -> None:
 
 
 def compare_hours(draft: Draft, left_out: Collection[tuple[int, int]]) -> None:
-    """Note which hours have fewer readings than they had; those `left_out`, by model and start, have none."""
-    if draft.old_shape is None and draft.pages.count:
-        draft.notes.append("how many readings are lost is not known")
+    """Note which hours have fewer readings than they had, or others; those `left_out`, by model and start, have
+    none."""
     unknown = set[str]()
     for model, mine in draft.old_shape.partitions.items() if draft.old_shape else ():
         layout = draft.layouts.get(model)
         for partition in mine if layout is not None else ():
             assert layout is not None
-            if partition.hours is not None and not _compared(draft, layout, partition, left_out):
+            if partition.hours is None:
+                continue
+            if not _compared(draft, layout, partition, left_out):
                 unknown.add(layout.name)
+            elif draft.complete and (model, partition.start) not in left_out:
+                _find_changed(draft, layout, partition)
     draft.notes += [f"how many old readings of {name} are lost is not known" for name in sorted(unknown)]
+
+
+def keep_changed(draft: Draft) -> None:
+    """Have the hours whose readings changed on the card say so: their digests differ by what they did before. Were they
+    computed from what is there, `verify` would take it for what was stored."""
+    for table, series, hour, difference in draft.changed:
+        draft.new.execute(
+            f"UPDATE main.{table} SET digest = digest + ? WHERE series = ? AND hour = ?", (difference, series, hour)
+        )
 
 
 def _compared(draft: Draft, layout: Layout, old: Partition, left_out: Collection[tuple[int, int]]) -> bool:
@@ -57,27 +75,51 @@ def _compared(draft: Draft, layout: Layout, old: Partition, left_out: Collection
         same = f"main.{table} AS n WHERE n.series = o.series AND n.hour = o.hour"
         mine = f"coalesce((SELECT rows FROM {same}), 0)"
     dirty = f"SELECT 1 FROM old._dirty AS d WHERE d.series = o.series AND d.hour = o.hour AND d.part = {old.start}"
-    time = f"o.hour > {TIME.low // HOUR} AND o.hour < {TIME.high // HOUR}"
     query = (
         f"SELECT device_id, o.hour, o.rows - {mine} AS missing FROM old.{table} AS o"
         f" JOIN main._series AS s ON s.id = o.series WHERE missing BETWEEN 1 AND {MOST} AND NOT EXISTS ({dirty})"
-        f" AND typeof(o.hour) || typeof(o.rows) = 'integerinteger' AND {time} ORDER BY device_id, o.hour"
+        f" AND {_READABLE} ORDER BY device_id, o.hour"
     )
     if draft.is_sound(table) and draft.is_sound("_dirty"):
         with reading_old():
-            _note_missing(draft, layout, draft.new.execute(query).fetchall())
+            draft.spans += _spans(layout, draft.new.execute(query))
             return True
     return False
 
 
-def _note_missing(draft: Draft, layout: Layout, hours: list[tuple[str, int, int]]) -> None:
-    open_spans: dict[str, list[int]] = {}
-    for device, hour, missing in hours:
+def _find_changed(draft: Draft, layout: Layout, old: Partition) -> None:
+    """The hours that have as many readings as they had, and others."""
+    table = hour_table(layout, old)
+    query = (
+        f"SELECT device_id, o.hour, n.rows, o.series, o.digest - coalesce(d.digest, 0) - n.digest AS difference"
+        f" FROM old.{table} AS o JOIN main.{table} AS n ON n.series = o.series AND n.hour = o.hour"
+        f" JOIN main._series AS s ON s.id = o.series LEFT JOIN old._dirty AS d"
+        f" ON d.series = o.series AND d.hour = o.hour AND d.part = {old.start}"
+        f" WHERE (d.hour IS NOT NULL OR o.rows = n.rows) AND difference <> 0 AND {_READABLE}"
+        " ORDER BY device_id, o.hour"
+    )
+    found = list[tuple[str, int, int, int, object]]()
+    with reading_old():
+        found = draft.new.execute(query).fetchall()
+    draft.changed += [
+        (table, series, hour, difference if isinstance(difference, int) else 1)  # where it exceeds 64 bits
+        for _, hour, _, series, difference in found
+    ]
+    spans = _spans(layout, (one[:3] for one in found))
+    draft.notes += [f"readings of {one.where} are not those that were stored, see verify" for one in spans[:_SHOWN]]
+    if spans[_SHOWN:]:
+        draft.notes.append(f"nor are those of {len(spans) - _SHOWN} more stretches of {layout.name}")
+
+
+def _spans(layout: Layout, hours: Iterable[tuple[str, int, int]]) -> list[LostSpan]:
+    """Hours of a device after one another together; by device and hour, with how many readings they are about."""
+    found, open_spans = list[LostSpan](), dict[str, list[int]]()
+    for device, hour, count in hours:
         last = open_spans.get(device)
         if last is not None and last[1] + 1 == hour:
-            last[1], last[2] = hour, last[2] + missing
+            last[1], last[2] = hour, last[2] + count
             continue
         if last is not None:
-            draft.spans.append(span(layout.name, device, *last))
-        open_spans[device] = [hour, hour, missing]
-    draft.spans += [span(layout.name, device, *one) for device, one in open_spans.items()]
+            found.append(span(layout.name, device, *last))
+        open_spans[device] = [hour, hour, count]
+    return found + [span(layout.name, device, *one) for device, one in open_spans.items()]

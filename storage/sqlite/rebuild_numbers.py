@@ -14,6 +14,7 @@ from edgedepot.storage.sqlite.acknowledge import count_pending
 from edgedepot.storage.sqlite.books import RESOLVED, Books
 from edgedepot.storage.sqlite.draft import Draft
 from edgedepot.storage.sqlite.ranges import LAST
+from edgedepot.storage.sqlite.report import UNCOUNTED
 from edgedepot.storage.sqlite.shape import Base, Folded, Piece, Shape, write_shape
 from edgedepot.storage.sqlite.tables import create_piece, value_columns
 from edgedepot.storage.sqlite.thinning import MINUTE
@@ -32,8 +33,8 @@ class Numbers:
         # Not where nobody would know any more what was thinned, and nothing else is missing.
         self._fills = "_withheld" not in draft.damaged or "journal" in draft.damaged
 
-    def settle(self) -> int:
-        """All of it; the store's new epoch."""
+    def settle(self) -> None:
+        """All of it."""
         new, shape = self._new, self._draft.shape
         self._note_gaps()
         shape.pieces = self._made_up_pieces() if self._draft.old_shape is None else self._old_pieces()
@@ -53,9 +54,18 @@ class Numbers:
         self._withhold_what_is_forgotten()
         self._books.write_snapshot(new, self._top)
         found = schema.number(new, "store_epoch") or 1
-        epoch = schema.raise_epoch(new, max(self._draft.sidecar.store_epoch, found) + 1, self._top + 1)
+        schema.raise_epoch(new, max(self._draft.sidecar.store_epoch, found) + 1, self._top + 1)
         write_shape(new, shape)
-        return epoch
+
+    def note_unknown(self) -> None:
+        """Where no record is left of what there was: each number that was given out may have been a reading."""
+        draft = self._draft
+        if draft.kept:
+            lost = self._top - draft.kept
+            draft.notes.append(f"how many readings are lost is not known, at most {max(0, lost)}")
+        elif self._top:
+            draft.numbers = [(1, self._top)]
+            draft.notes.append(UNCOUNTED)
 
     # -- numbers --------------------------------------------------------------------------------------------------
 

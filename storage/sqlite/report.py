@@ -12,6 +12,8 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.records import decoded
 
 _SHOWN = 3
+UNCOUNTED = "what came in up to a minute before it ended may not be counted"
+"""Of a store of which only the sidecar tells: it is noted there now and then how far the numbers are."""
 
 
 class LostSpan(msgspec.Struct, frozen=True):

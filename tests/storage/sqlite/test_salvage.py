@@ -1,6 +1,7 @@
 """A damaged file never stops the store and never silently empties it: each damage by name, at each stage."""
 
 import logging
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -97,7 +98,7 @@ def test_what_can_be_read_is_kept(
     with SQLiteStorage(folder / "x.db", gateway_id="roof") as store:
         after, report = readings(store), store.salvaged
         if (suffix, damage) == ("", "swapped"):
-            judge_another(report, left)
+            judge_another(report, left, stage, folder)
         else:
             lost = (LOST_IN_FILE if left["in file"] else LOST_IN_LOG).get(key, 0)
             at_most = LOST_WITH_FILE.get(key, lost) if left["in file"] else lost
@@ -143,11 +144,17 @@ def judge(before: dict[Any, Any], after: dict[Any, Any], report: Salvaged | None
             assert before.get(identity, {"temperature": -1.0})["temperature"] == -1.0
 
 
-def judge_another(report: Salvaged | None, left: dict[str, Any]) -> None:
+def judge_another(report: Salvaged | None, left: dict[str, Any], stage: str, folder: Path) -> None:
     """It is a store like any other. In the file of one that was never checkpointed there is nothing yet."""
     if left["in file"]:
         assert report is not None
         assert report.reason == "the file is another store's than before"
+        # Whatever the store had that was here before, as far as it was noted beside it.
+        noted = Sidecar(left[stage] / "x.db").seq
+        assert report.numbers == (((1, noted),) if noted else ())
+        assert any("may not be counted" in note for note in report.notes)
+        (logged,) = folder.glob("x.db.damaged-*-wal")
+        assert f"the log of the store that was here is {logged.name}" in report.notes
 
 
 def goes_on(store: SQLiteStorage) -> dict[Any, Any]:
@@ -247,6 +254,9 @@ def test_a_record_that_is_not_what_the_store_writes(quick_folder: Path, statemen
     with SQLiteStorage(path) as store:
         assert store.salvaged is not None
         assert readings(store) == expected
+        at_most = re.search("lost is not known, at most ([0-9]+)", str(store.salvaged))
+        assert bool(at_most) == ("shade" in statement or "'{'" in statement)
+        assert at_most is None or 0 <= int(at_most[1]) < 100  # there are records of commits, too
         assert store.ledger().problems == []
         store.add_cursor("central")
         store.store_readings(Weather, rows(3000, 3010)).wait()
@@ -368,6 +378,21 @@ def test_an_older_copy_put_back_is_noticed(quick_folder: Path) -> None:
         assert window.rows[-1].seq > 100
         audit_memory(store)
     audit_file(path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "emptied"])
+def test_all_of_a_store_that_was_closed_and_is_gone_counts_as_lost(quick_folder: Path, damage: str) -> None:
+    """Only the copy of the catalogue beside it tells what there was: as many readings as numbers, at most."""
+    path = store_with_history(quick_folder)
+    path.write_bytes(b"")
+    if damage == "missing":
+        path.unlink()
+    with SQLiteStorage(path) as store:
+        assert readings(store) == {}
+        assert store.salvaged is not None
+        assert store.salvaged.lost >= 3000
+        assert store.salvaged.numbers == ((1, store.salvaged.lost),)
+        assert store.store_epoch == 2
 
 
 ASIDE = "x.db.damaged-20260101T000000Z"

@@ -103,6 +103,27 @@ def digest(kind: type, value: object) -> int:
         return int(connection.execute(query, (value,)).fetchone()[0])
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["", "with a reading since"])
+def test_a_salvage_makes_no_changed_value_right(folded: Path, later: bool) -> None:
+    """Neither in an hour that is as it was, nor in one that more readings come into."""
+    assert execute(folded, f"UPDATE _h_weather_1 SET c4 = c4 + 1 WHERE {PLACE}", *place(100)) == 1
+    before = problems(folded)
+    assert len(before) == 1
+    assert before[0].readings is not None
+    if later:
+        with SQLiteStorage(folded) as store:
+            device, moment = rows(100, 101)[0][:2]
+            store.store_reading(Weather, device, moment + timedelta(seconds=1), {"temperature": 1.0})
+    execute(folded, "UPDATE _sources SET name = x'00ff'")
+    with SQLiteStorage(folded) as store:
+        assert store.salvaged is not None
+        assert store.salvaged.lost == 0
+        where = before[0].readings.where
+        assert f"readings of {where} are not those that were stored, see verify" in store.salvaged.notes
+    after = problems(folded)
+    assert [(one.kind, one.readings and one.readings.where) for one in after] == [("hours", where)]
+
+
 CHANGES: dict[str, str] = {  # in the order of the model's fields
     "the last bit of a float": "c0 = c0 * (1 + 2.3e-16)",
     "an integer": "c4 = c4 + 1",
