@@ -42,7 +42,7 @@ Examples:
 @FILE
 @click.option("--force", is_flag=True, help="Put the store that is there aside, under another name.")
 def restore(copy: Path, file: Path, force: bool) -> None:
-    """Make BACKUP the store of FILE: a gateway's file, or a database file.
+    """Make BACKUP the store of FILE, a gateway's or a database.
 
     What was pending when the backup was made is sent again; upstreams know what they have already. What came in since
     is in the store that was put aside alone. The gateway must not run.

@@ -40,7 +40,7 @@ Examples:
 @click.option("--card-tbw", type=click.FloatRange(min=0.001), help="Terabytes that the card may be written; 16 if not.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def plan(file: Path | None, as_json: bool, **given: Any) -> None:
-    """Work out how long an outage the disk holds, and what the link and the card bear.
+    """Work out what disk, link and card bear, and for how long.
 
     From the readings of the last hour in the store of FILE and, where that is a gateway's TOML, from its settings and
     the limits of an upstream; or before anything is installed from --devices, --every and --fields.

@@ -27,7 +27,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 @click.pass_context
 def verify(ctx: click.Context, file: Path, as_json: bool) -> None:
-    """Look for damage in the store that nobody has stumbled over yet.
+    """Look for damage in the store that nobody has met yet.
 
     Checks the file's structure, that each hour of history adds up to what was stored in it, which tells of values that
     changed on the card, that the journal and history agree, and that the books balance. Changes nothing; works beside

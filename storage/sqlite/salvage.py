@@ -17,6 +17,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,11 +26,12 @@ from edgedepot.storage.errors import StorageError
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import free_name, move, shm_of
 from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
-from edgedepot.storage.sqlite.pages import Pages
-from edgedepot.storage.sqlite.rebuild import Rebuild
 from edgedepot.storage.sqlite.report import Salvaged, report_of
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import PAGE, Log, mended, wal_of
+
+if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.pages import Pages
 
 log = logging.getLogger(__name__)
 UNREADABLE = (msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError)
@@ -100,6 +102,10 @@ def put_aside_log(path: Path, now: int) -> Path:
 
 def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, use_log: bool) -> Salvaged:
     """Put the new file in place: with all partitions of history, or as many of the latest as there is room for."""
+    # Here, as hardly a store is ever damaged: what is imported stays in memory for years.
+    from edgedepot.storage.sqlite.pages import Pages
+    from edgedepot.storage.sqlite.rebuild import Rebuild
+
     target = path.with_name(path.name + ".salvaging")
     found = _mended(aside)
     partitions: int | None = None
