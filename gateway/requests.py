@@ -18,6 +18,7 @@ from edgedepot.storage.base import BaseStorage, Buffer, Version
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported
 from edgedepot.storage.reading import Field, FieldSpec, Reading, define_model
 from edgedepot.storage.registry import did_you_mean
+from edgedepot.sync.budget import Note, beside
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.storage import SQLiteStorage
@@ -151,6 +152,20 @@ class StoreReadings(Request, frozen=True, kw_only=True, tag="store_readings"):
         return {"accepted": receipt.accepted, "duplicates": receipt.duplicates, "refused": refused}
 
 
+class NoteSpent(Request, frozen=True, kw_only=True, tag="note_spent"):
+    """Keep what a command has sent to an upstream beside the gateway, and is about to: see sync/budget.py."""
+
+    upstream: str
+    text: Annotated[str, msgspec.Meta(max_length=1000)]
+
+    def run(self, desk: Desk) -> dict[str, Any]:
+        store = _sqlite(desk)
+        check_upstream(store, self.upstream)
+        Note.of(self.text)
+        store.remember(beside(self.upstream), self.text).wait()
+        return {}
+
+
 class Fold(Request, frozen=True, kw_only=True):
     """Have the store move what is committed into history."""
 
@@ -160,7 +175,7 @@ class Fold(Request, frozen=True, kw_only=True):
 
 
 _requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(
-    Status | Replay | Drop | RemoveUpstream | StoreReadings | Fold
+    Status | Replay | Drop | RemoveUpstream | StoreReadings | NoteSpent | Fold
 )
 
 

@@ -10,6 +10,7 @@
         ├── NotSupported                this backend cannot do that
         ├── StorageClosed               the storage was closed
         ├── StorageBusy                 the queue stayed full for the whole timeout
+        ├── LimitReached                what an upstream may cost lets nothing more go for now
         ├── StorageLocked               another process writes this store
         ├── StoreUnusable               the file is not a store of ours, or a newer program wrote it
         ├── ReceiptTimeout (TimeoutError)   not as safe as asked for within the timeout
@@ -63,6 +64,10 @@ class StorageClosed(StorageError):
 
 class StorageBusy(StorageError):
     """The queue in front of the store stayed full for the whole timeout."""
+
+
+class LimitReached(StorageError):
+    """What an upstream may cost (bytes a day, hours) lets nothing more go for now."""
 
 
 class StorageLocked(StorageError):

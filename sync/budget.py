@@ -22,15 +22,17 @@ the store. Each takes off what the other has noted, and while the other is at wo
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
+
 from edgedepot.storage.base import BaseStorage, Pending
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.errors import ReceiptTimeout
+from edgedepot.storage.errors import InvalidValue, ReceiptTimeout
 from edgedepot.storage.receipt import Receipt
+from edgedepot.sync.cost import Cost, row_size, size_of
 from edgedepot.sync.limits import Limits
 
 BURST = 2.5
@@ -43,8 +45,6 @@ _BACKLOGS = 0.98
 """Of what a day has, so much a backlog may use up."""
 _WORTH = 8
 _MINUTE = 60_000_000
-_MEMORY = 0.9
-_FIRST_FIXED, _FIRST_EACH, _LEAST_EACH = 4_000.0, 2.0, 0.05
 _HELD_DAYS = 4
 _LOOK = 5.0
 """Seconds until it is asked again whether somebody knows the time."""
@@ -77,6 +77,11 @@ class Notes(Protocol):
     def recall(self, key: str) -> str | None: ...
 
 
+def beside(name: str) -> str:
+    """The key of the note of what goes to an upstream beside its worker."""
+    return f"spent {name} beside"
+
+
 class Spent(NamedTuple):
     """A day, by its start in microseconds since 1970 UTC, and the bytes that were sent and received in it."""
 
@@ -92,27 +97,35 @@ class Note(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None) -> Note:
-        days, at = json.loads(text) if text is not None else ({}, 0)
-        return cls({int(day): total for day, total in days.items()}, at)
+        """Raises `InvalidValue` for what is none."""
+        if text is None:
+            return cls({}, 0)
+        try:
+            return _notes.decode(text)
+        except ValueError as exc:
+            raise InvalidValue(f"a note of what was spent: {exc}") from exc
+
+
+_notes = msgspec.json.Decoder(Note)
 
 
 class Budget:
-    """The limits of one upstream at work. `beside`: of what goes there beside the worker; it has what a backlog may.
+    """The limits of one upstream at work. `is_beside`: of what goes there beside the worker; it has what a backlog may.
     For one thread; `spent_today` is for any."""
 
     def __init__(
-        self, limits: Limits, notes: Notes, name: str, upstream: BaseStorage, clock: Clock, beside: bool = False
+        self, limits: Limits, notes: Notes, name: str, upstream: BaseStorage, clock: Clock, is_beside: bool = False
     ) -> None:
         self._limits = limits
         self._notes = notes
-        self._is_beside = beside
-        keys = (f"spent {name}", f"spent {name} beside")
-        self._key, self._others_key = reversed(keys) if beside else keys
+        self._is_beside = is_beside
+        keys = (f"spent {name}", beside(name))
+        self._key, self._others_key = reversed(keys) if is_beside else keys
         self._other = Note({}, 0)
         self._days: dict[int, int] = {}
         self._upstream = upstream
         self._clock = clock
-        self._cost = _Cost()
+        self._cost = Cost()
         self._row_size = 100.0
         self._stands_for = 1.0
         self._tokens = 0.0
@@ -149,7 +162,7 @@ class Budget:
             return len(rows)
         room = self._cost.size_for(min(self._capacity, self._left_today) / MARGIN)
         for count, row in enumerate(rows):
-            room -= _row_size(row)
+            room -= row_size(row)
             if room < 0:
                 return max(1, count)
         return len(rows)
@@ -214,7 +227,7 @@ class Budget:
     def admit(self, rows: Sequence[Pending]) -> None:
         """Raise `Held` where a request with these rows would be too much now."""
         if self._limits.has_bytes:
-            self.admit_bytes(self._expected(_size_of(rows)))
+            self.admit_bytes(self._expected(size_of(rows)))
 
     def admit_bytes(self, expected: float) -> None:
         """As `admit`, of a request that is expected to take so many bytes."""
@@ -236,7 +249,7 @@ class Budget:
     def settle(self, rows: Sequence[Pending], took_it: bool) -> None:
         """A request was sent, and perhaps taken."""
         if self._limits.has_bytes:
-            size = _size_of(rows)
+            size = size_of(rows)
             self._row_size = 0.7 * self._row_size + 0.3 * size / len(rows)
             count = self._count(size)
             if took_it:
@@ -244,10 +257,15 @@ class Budget:
 
     def close(self) -> None:
         """It stops: write down what was spent, without what was counted ahead."""
-        if self._loaded and self._limits.has_bytes and (self._limits.per_day is not None or self._is_beside):
+        if self._loaded and self._has_notes:
             self._write(self._spent.total, at=0)
 
     # -- the numbers ----------------------------------------------------------------------------------------------
+
+    @property
+    def _has_notes(self) -> bool:
+        """Whether what it spends is noted: for a day's budget, and for the worker to know who goes beside it."""
+        return self._limits.per_day is not None or (self._is_beside and self._limits.rate is not None)
 
     @property
     def _rate(self) -> float:
@@ -360,10 +378,11 @@ class Budget:
         is written about once a minute at most. Whether it was."""
         now = self._clock.monotonic()
         wanted = self._spent.total + round(expected)
-        is_known = self._written.day == self._spent.day and wanted <= self._written.total
-        if self._limits.per_day is None:
-            is_known = not self._is_beside or now - self._written_at < _AT_WORK / 2e6
-        if is_known:
+        if self._limits.per_day is not None:
+            is_enough = wanted <= self._written.total
+        else:  # only who goes beside has to say that it is at work
+            is_enough = not self._has_notes or now - self._written_at < _AT_WORK / 2e6
+        if is_enough and (self._written.day == self._spent.day or not self._has_notes):
             return False
         pace = self._since_written / max(300.0, now - self._written_at)
         ahead = max(round(90 * pace), (self._limits.per_day or 0) // 288)
@@ -375,50 +394,9 @@ class Budget:
         self._written = Spent(self._spent.day, count)
         days = {**self._days, self._spent.day: count}
         latest = {day: days[day] for day in list(days)[-_DAYS:] if day}
-        receipt = self._notes.remember(self._key, json.dumps(Note(latest, at)))
+        receipt = self._notes.remember(self._key, msgspec.json.encode(Note(latest, at)).decode())
         if receipt is not None:
             try:
                 receipt.wait(timeout=_PATIENCE)
             except ReceiptTimeout as exc:
                 log.warning("what goes to an upstream cannot be noted, so a crash would forget it: %s", exc)
-
-
-class _Cost:
-    """What a request of some size costs: the straight line that fits best to the latest ones (linear regression, with
-    exponential forgetting). Sizes are `_size_of`, costs are bytes on the wire."""
-
-    def __init__(self) -> None:
-        self._fixed, self._each = _FIRST_FIXED, _FIRST_EACH
-        self._weight = self._x = self._y = self._xx = self._xy = 0.0
-
-    def of(self, size: float) -> float:
-        return self._fixed + self._each * size
-
-    def size_for(self, count: float) -> float:
-        return max(0.0, count - self._fixed) / self._each
-
-    def note(self, size: float, count: float) -> None:
-        """A request of that size took so many bytes."""
-        self._weight = _MEMORY * self._weight + 1
-        self._x = _MEMORY * self._x + size
-        self._y = _MEMORY * self._y + count
-        self._xx = _MEMORY * self._xx + size * size
-        self._xy = _MEMORY * self._xy + size * count
-        spread = self._xx - self._x**2 / self._weight
-        if spread > 0.01 * self._xx:
-            self._each = max(_LEAST_EACH, (self._xy - self._x * self._y / self._weight) / spread)
-            self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
-        else:  # all of one size: what goes with a request is taken for the size's, or a larger one would seem cheap
-            self._each = max(_LEAST_EACH, min(_FIRST_EACH, self._y / self._x))
-            self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
-
-
-def _size_of(rows: Sequence[Pending]) -> float:
-    """About what rows take as JSON; a proper measure only of what they take beside one another."""
-    return float(sum(_row_size(row) for row in rows))
-
-
-def _row_size(row: Pending) -> int:
-    names = sum(len(spec.name) + 4 for spec in row.model.__fields__)
-    values = sum(len(value.encode()) if isinstance(value, str) else 12 for value in row.row if value is not None)
-    return 40 + len(row.device_id) + names + values

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.delivered import DAY, HOUR, Delivered, Measure, Tallies, measures_of, rows_in
 from edgedepot.storage.errors import NotSupported
 from edgedepot.storage.reading import Reading
+from edgedepot.sync.pace import Pace
 
 RUN = 31
 """At most so many days are narrowed to their hours together: answers have a bound."""
@@ -41,7 +43,7 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Scope:
     """What is to be compared: of one device or of all, ``start <= ts < end``, None for open."""
 
     device: str | None = None
@@ -57,12 +59,14 @@ class Comparison:
         self,
         delivered: Delivered,
         upstream: BaseStorage,
-        limits: Limits,
+        scope: Scope,
         asked: Callable[[], object] = lambda: None,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace
         self._delivered = delivered
         self._upstream = upstream
-        self._limits = limits
+        self._scope = scope
         self._asked = asked
         self.requests = 0
         self.extra: dict[tuple[str, str, int], int] = {}
@@ -71,15 +75,15 @@ class Comparison:
     def stretches(self, model: type[Reading]) -> list[Stretch]:
         """Where the upstream differs. Raises what it raises, but for `NotSupported`: then every row is to be looked
         at."""
-        start = _latest(self._limits.start, self._delivered.beginning(model))
-        ours = self._delivered.tallies(model, self._limits.device, start, self._limits.end, DAY)
+        start = _latest(self._scope.start, self._delivered.beginning(model))
+        ours = self._delivered.tallies(model, self._scope.device, start, self._scope.end, DAY)
         if not ours:
             return []
         days = [day for _, day in ours]
         low = min(days) if start is None else max(start, min(days))
-        high = max(days) + DAY if self._limits.end is None else min(self._limits.end, max(days) + DAY)
+        high = max(days) + DAY if self._scope.end is None else min(self._scope.end, max(days) + DAY)
         try:
-            theirs = self._ask(model, self._limits.device, low, high, DAY, measures_of(model))
+            theirs = self._ask(model, self._scope.device, low, high, DAY, measures_of(model), len(ours))
         except NotSupported:
             every = {key: set(tally) for key, tally in ours.items()}
             return _stretches(model, every, ours, ours, (low, high), DAY)
@@ -98,23 +102,32 @@ class Comparison:
         low = max(low, min(day for _, day in days))
         high = min(high, max(day for _, day in days) + DAY)
         devices = {device for device, _ in days}
-        device = devices.pop() if len(devices) == 1 else self._limits.device
+        device = devices.pop() if len(devices) == 1 else self._scope.device
         wanted = set().union(*days.values())
         ours = self._delivered.tallies(model, device, low, high, HOUR)
-        theirs = self._ask(model, device, low, high, HOUR, [one for one in measures_of(model) if one in wanted])
+        asked = [one for one in measures_of(model) if one in wanted]
+        theirs = self._ask(model, device, low, high, HOUR, asked, len(ours))
         ours = {key: tally for key, tally in ours.items() if (key[0], key[1] - key[1] % DAY) in days}
         narrowed = {key: {one: value for one, value in tally.items() if one in wanted} for key, tally in ours.items()}
         return _stretches(model, _differing(narrowed, theirs), ours, theirs, (low, high), HOUR)
 
     def _ask(
-        self, model: type[Reading], device: str | None, low: int, high: int, width: int, measures: Iterable[Measure]
+        self,
+        model: type[Reading],
+        device: str | None,
+        low: int,
+        high: int,
+        width: int,
+        measures: Iterable[Measure],
+        buckets: int,
     ) -> Tallies:
-        """The upstream's tallies: one request for each measure."""
+        """The upstream's tallies, about so many: one request for each measure."""
         found: Tallies = {}
         span: Any = {"start": moment_of(low), "end": moment_of(high), "interval": "1 day" if width == DAY else "1 hour"}
         for measure in measures:
             self.requests += 1
-            answer = self._upstream.aggregate(model, *measure, device, group_by="device", **span)
+            question = partial(self._upstream.aggregate, model, *measure, device, group_by="device", **span)
+            answer = question() if self._pace is None else self._pace.ask(buckets, question)
             for row in answer if isinstance(answer, list) else []:
                 if row["result"] is not None and (row["result"] or measure.function != "count"):
                     found.setdefault((row["device_id"], to_micros(row["bucket"])), {})[measure] = row["result"]

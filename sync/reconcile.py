@@ -15,15 +15,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 from edgedepot.storage.base import BaseStorage, Pending, Window
 from edgedepot.storage.clock import Clock, SystemClock, from_micros, to_micros
 from edgedepot.storage.delivered import HOUR, Delivered, measures_of
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading
-from edgedepot.sync.compare import TOGETHER, Comparison, Limits, Stretch, moment_of
+from edgedepot.sync.budget import Budget, Notes
+from edgedepot.sync.compare import TOGETHER, Comparison, Scope, Stretch, moment_of
 from edgedepot.sync.delivery import Delivery
+from edgedepot.sync.limits import Limits
+from edgedepot.sync.pace import Pace
 from edgedepot.sync.settings import check_ends
 
 BATCH = 2_000
@@ -93,6 +97,10 @@ class Reconciliation:
     compared: the readings of these measurements (None: all), of one device, with ``start <= timestamp < end``. With
     `dry_run` nothing is sent. Raises `ConfigError` where store and upstream do not fit, `InvalidValue`.
 
+    `costs` is what the upstream may cost: of a day's bytes it takes what a backlog may, of a rate half, in its hours.
+    `notes` keeps what it spent (None: the store); a worker takes that off its own. Where a rate has it wait
+    it does (`wait`, in seconds); where hours or a day's budget do, `find` and `mend` raise `LimitReached`.
+
     For one thread; a worker may forward to the same upstream meanwhile, also in another process.
     """
 
@@ -107,6 +115,9 @@ class Reconciliation:
         start: datetime | None = None,
         end: datetime | None = None,
         dry_run: bool = False,
+        costs: Limits | None = None,
+        notes: Notes | None = None,
+        wait: Callable[[float], object] | None = None,
         clock: Clock | None = None,
         go_on: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -114,14 +125,19 @@ class Reconciliation:
         self._upstream = upstream
         self._delivered = store.delivered(name)
         self._models = models
-        self._limits = Limits(
+        self._scope = Scope(
             device,
             None if start is None else micros_of(start, "start"),
             None if end is None else micros_of(end, "end"),
         )
         self._dry_run = dry_run
         self._sink = _Sink(self._delivered)
-        self._delivery = Delivery(self._sink, name, upstream, clock or SystemClock(), go_on)
+        clock = clock or SystemClock()
+        self._budget = self._pace = None
+        if costs is not None:
+            self._budget = Budget(costs, notes or cast(Notes, store), name, upstream, clock, is_beside=True)
+            self._pace = Pace(self._budget, name, clock, wait)
+        self._delivery = Delivery(self._sink, name, upstream, clock, go_on, self._budget)
         self.report = Report()
 
     def models(self) -> list[type[Reading]]:
@@ -137,7 +153,7 @@ class Reconciliation:
         raises."""
         found: list[Stretch] = []
         for model in self.models():
-            comparison = Comparison(self._delivered, self._upstream, self._limits, asked)
+            comparison = Comparison(self._delivered, self._upstream, self._scope, asked, self._pace)
             try:
                 found += comparison.stretches(model)
             finally:
@@ -169,9 +185,9 @@ class Reconciliation:
 
     def _theirs(self, stretch: Stretch, start: int, end: int) -> dict[int, dict[str, Any]]:
         self.report.read += 1
-        rows = self._upstream.query_readings(
-            stretch.model, stretch.device, moment_of(start), moment_of(end), order="timestamp"
-        )
+        ends = moment_of(start), moment_of(end)
+        question = partial(self._upstream.query_readings, stretch.model, stretch.device, *ends, order="timestamp")
+        rows = question() if self._pace is None else self._pace.ask(min(stretch.rows, TOGETHER), question)
         ours = self._upstream.gateway_id
         return {to_micros(row["timestamp"]): row for row in rows if row.get("gateway_id", ours) == ours}
 
@@ -181,7 +197,7 @@ class Reconciliation:
         requests = self._delivery.requests
         try:
             for first in range(0, len(rows), BATCH):
-                self._delivery.deliver(Window(0, 0, rows[first : first + BATCH]))
+                self._deliver(Window(0, 0, rows[first : first + BATCH]))
         finally:
             self.report.written += self._delivery.requests - requests
         refused = self._sink.take()
@@ -193,6 +209,22 @@ class Reconciliation:
         for row in rows:
             self._finding(measurement, device, row.timestamp).sent += row.seq not in numbers
         return numbers
+
+    def _deliver(self, window: Window) -> None:
+        """In requests that fit into the budget."""
+        if self._budget is None or self._pace is None:
+            self._delivery.deliver(window)
+            return
+        rows = window.rows
+        while rows:
+            part = Window(0, 0, rows[: self._budget.fitting(rows)])
+            self._pace.until_free(partial(self._delivery.deliver, part))
+            rows = rows[len(part.rows) :]
+
+    def close(self) -> None:
+        """It is over: note what was spent in fact. Nothing happens without `costs`."""
+        if self._budget is not None:
+            self._budget.close()
 
     def _check(self, stretch: Stretch, start: int, end: int, rows: list[Pending]) -> None:
         """See which rows an upstream kept as they were, though others were sent."""
@@ -229,8 +261,11 @@ class _Sink:
 def reconcile(store: History, name: str, upstream: BaseStorage, **more: Any) -> Report:
     """Compare an upstream with the local history, and send what is missing; see `Reconciliation` for the parameters."""
     reconciliation = Reconciliation(store, name, upstream, **more)
-    for stretch in reconciliation.find():
-        reconciliation.mend(stretch)
+    try:
+        for stretch in reconciliation.find():
+            reconciliation.mend(stretch)
+    finally:
+        reconciliation.close()
     return reconciliation.report
 
 

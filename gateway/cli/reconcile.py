@@ -15,7 +15,7 @@ import click
 from edgedepot.cli.output import console, counted, escape, number, table, visible
 from edgedepot.cli.progress import progress
 from edgedepot.cli.scope import TIMES, model_of, read_time
-from edgedepot.cli.target import open_store
+from edgedepot.cli.target import change, open_store
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of, zone_of
 from edgedepot.storage.registry import did_you_mean
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgedepot.storage.base import BaseStorage
+    from edgedepot.storage.sqlite.storage import SQLiteStorage
+    from edgedepot.sync.limits import Limits
     from edgedepot.sync.reconcile import Finding, Reconciliation, Report
 
 _FAILED = 1
@@ -87,18 +89,20 @@ def reconcile(
 
     zone_of(tz or "UTC")
     start, end = _since(since, tz), read_time("--until", until, tz)
-    with open_store(file) as store, _opened(file, upstream) as storage:
+    with open_store(file) as store, _opened(file, upstream) as (storage, costs):
         check_upstream(store, upstream)
         names = [model_of(store, name).__measurement__ for name in models] or None
         work = Reconciliation(
             *(store, upstream, storage),
             models=names, device=device, start=start, end=end, dry_run=dry_run,
+            costs=costs, notes=_Notes(store, file, upstream),
         )  # fmt: skip
         is_whole = False
         try:
             _do(work)
             is_whole = True
         finally:  # what was sent is there, whatever came then
+            work.close()
             if as_json:
                 click.echo(_json_of(upstream, work.report, dry_run, is_whole))
             else:
@@ -115,10 +119,28 @@ def _since(text: str | None, tz: str | None) -> datetime | None:
         return read_time("--since", text, tz)
 
 
+class _Notes:
+    """What was spent: read here, kept by who writes the store."""
+
+    def __init__(self, store: SQLiteStorage, file: Path, upstream: str) -> None:
+        self._store = store
+        self._file = file
+        self._upstream = upstream
+
+    def recall(self, key: str) -> str | None:
+        return self._store.recall(key)
+
+    def remember(self, key: str, text: str) -> None:
+        from edgedepot.requests import NoteSpent
+
+        change(self._file, NoteSpent(upstream=self._upstream, text=text))
+
+
 @contextlib.contextmanager
-def _opened(file: Path, name: str) -> Iterator[BaseStorage]:
-    """The upstream that FILE describes. Raises `ConfigError`."""
+def _opened(file: Path, name: str) -> Iterator[tuple[BaseStorage, Limits | None]]:
+    """The upstream that FILE describes, and what it may cost. Raises `ConfigError`."""
     from edgedepot.config import load
+    from edgedepot.sync.limits import Limits
 
     settings = load(file)
     part = settings.upstreams.get(name)
@@ -130,8 +152,9 @@ def _opened(file: Path, name: str) -> Iterator[BaseStorage]:
         raise ConfigError(
             f"{file}: upstreams.{name}.every: it gets averages only, which cannot be compared with readings"
         )
+    costs = Limits.of(name, *(settings.forwarding[name].get(key) for key in ("max_rate", "max_per_day", "windows")))
     with part.make() as storage:
-        yield storage
+        yield storage, costs if costs != Limits() else None
 
 
 def _do(work: Reconciliation) -> None:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from edgedepot import Reading, SQLiteStorage
+from edgedepot.sync.budget import Note, beside
 from tests.gateway.program import Run, Start, complaint, on_terminal, output
 from tests.gateway.program import run as edgedepot
 from tests.gateway.scripted import eventually
@@ -48,7 +49,8 @@ def pending(file: Path) -> int:
 @pytest.fixture
 def site(tmp_path: Path, timescale_url: str) -> Path:
     fill(tmp_path)
-    return write_config(tmp_path, f'[upstreams.central]\nengine = "timescaledb"\nurl = "{timescale_url}"\n')
+    central = f'[upstreams.central]\nengine = "timescaledb"\nurl = "{timescale_url}"\nmax_rate = "50 MB/s"\n'
+    return write_config(tmp_path, central)
 
 
 @pytest.fixture
@@ -108,6 +110,10 @@ def test_a_part_of_it(site: Path, gateway: Run, timescale_url: str) -> None:
     assert said.splitlines()[-1] == "central lacks 3 readings; 3 were sent."
     found = look(timescale_url, "SELECT device_id, extract(hour FROM timestamp AT TIME ZONE 'UTC') FROM weather")
     assert sorted(found) == [("pump [7]", 0), ("pump [7]", 1), ("pump [7]", 2)]
+    with SQLiteStorage(site.with_name("gateway.db"), read_only=True) as store:
+        note = Note.of(store.recall(beside("central")))
+    assert sum(note.days.values()) > 1_000, "the gateway knows what went beside it"
+    assert note.at == 0, "and that it is over"
     assert output("reconcile", site, "central", "--since", "1s").startswith("central has all")
 
 
@@ -121,6 +127,22 @@ def test_what_the_upstream_refuses(site: Path, gateway: Run, timescale_url: str)
     assert "mild" in refusal
     assert summary == "central lacks 48 readings; 46 were sent."
     assert json.loads(output("ledger", site, "--json"))["upstreams"]["central"]["quarantined"] == 0
+
+
+def test_out_of_its_hours(site: Path) -> None:
+    with SQLiteStorage(site.with_name("gateway.db")) as store:
+        store.add_cursor("central")
+    now = datetime.now(UTC)
+    hours = " ".join(f"{(now + timedelta(hours=ahead)):%H:%M}" for ahead in (8, 16)).replace(" ", "-")
+    site.write_text(site.read_text() + f'windows = ["{hours} UTC"]\n')
+    assert edgedepot("reconcile", site, "central").returncode == 0, "there is nothing to ask for"
+    with SQLiteStorage(site.with_name("gateway.db")) as store:
+        window = store.pending("central", 5000)
+        assert window is not None
+        store.acknowledge("central", window)
+    done = edgedepot("reconcile", site, "central")
+    assert (done.returncode, done.stdout) == (1, "Interrupted before all was compared.\n")
+    assert done.stderr == ("upstream central: it is not one of its hours (windows). Started again later, it goes on\n")
 
 
 def test_an_upstream_that_is_a_local_file(tmp_path: Path, start: Start) -> None:
