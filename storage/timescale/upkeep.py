@@ -40,7 +40,8 @@ class Upkeep(RemoteStorage):
 
     All but `schema_sql` and the queries needs the rights of the tables' owner, and raises `NotSupported` where the
     extension is missing, or is the Apache-licensed edition and the call needs the community edition. Each call opens a
-    connection of its own and may take as long as it takes.
+    connection of its own and may take as long as it takes; making and refreshing a continuous aggregate, which go in no
+    transaction, as long as the statement_timeout of the user lets it.
     """
 
     _server: Server

@@ -108,7 +108,7 @@ class Writer:
                 if not is_there and self._leave_out(session, rows, exc):
                     continue
                 if way is not _copy_straight:
-                    raise  # no rows of themselves are refused so
+                    raise  # no reading causes it by itself
                 self._again.add(measurement)
 
     def _way(self, session: Session, measurement: str) -> Way:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 
 from edgedepot import ConfigError, Device, Field, Reading, TimescaleDBStorage
+from edgedepot.cli import program
 from edgedepot.storage.errors import Misconfigured
 from tests.storage.timescale.conftest import Connect, Look
 
@@ -146,8 +148,7 @@ org = "x"
 bucket = "x"
 """
     )
-    command: list[str | Path] = [COMMAND, "upstream", "schema", file]
-    done = subprocess.run([*command, "central"], capture_output=True, text=True, check=False)
+    done = subprocess.run([COMMAND, "upstream", "schema", file, "central"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "geheim" not in done.stdout
     assert "CREATE EXTENSION" in done.stdout
@@ -155,12 +156,17 @@ bucket = "x"
         connection.execute(done.stdout)
     with TimescaleDBStorage(writer, gateway_id="roof") as storage:
         assert storage.store_reading(Tank, "a", T0, {"level": 1.0}).accepted == 1
-    plain = subprocess.run([*command, "central", "--plain"], capture_output=True, text=True, check=True)
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(program, ["upstream", "schema", str(file), *words])
+
+    plain = run("central", "--plain")
+    assert "GRANT" in plain.stdout
     assert "hypertable" not in plain.stdout
     assert "EXTENSION" not in plain.stdout
-    unknown = subprocess.run([*command, "west"], capture_output=True, text=True, check=False)
-    assert unknown.returncode == 2
-    assert "no upstream 'west'; upstreams there: central, other" in unknown.stderr
-    influx = subprocess.run([*command, "other"], capture_output=True, text=True, check=False)
-    assert influx.returncode == 2
-    assert "upstreams.other is influxdb" in influx.stderr
+    unknown = run("west")
+    assert unknown.exit_code == 2
+    assert "no upstream 'west'; upstreams there: central, other" in unknown.output
+    influx = run("other")
+    assert influx.exit_code == 2
+    assert "upstreams.other is influxdb" in influx.output
