@@ -114,7 +114,10 @@ class SQLiteBuffer(Buffer):
 
     def acknowledge(self, cursor: str, window: Window) -> None:
         writing = self._writer_parts()
-        choice, refused = writing.cursors.acknowledge(cursor, window)
+        moved = writing.cursors.acknowledge(cursor, window)
+        if moved is None:
+            return
+        choice, refused = moved
         # The journal knows the rows: those of many windows would fill the memory until the next commit.
         bounds = window if window.replayed else replace(window, rows=[])
         task = Task(Receipt(writing.writer), lambda journal: acknowledge(journal, cursor, bounds, refused, choice))

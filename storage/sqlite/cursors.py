@@ -27,7 +27,8 @@ by a minute or two after a day."""
 class Position:
     """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `numbers`, `place` and
     `since` are those of its walk and book, which had `walking` rows before it; `replays` says that quarantined rows
-    wait to be sent once more; of them those up to row `replayed` are acknowledged."""
+    wait to be sent once more; of them those up to row `replayed` are acknowledged. Windows up to row `renewed` may be
+    from before a salvage, and have rows that the file has it go through again."""
 
     acknowledged: Ranges
     numbers: str
@@ -38,6 +39,7 @@ class Position:
     choice: Choice = EVERYTHING
     replays: bool = False
     replayed: int = 0
+    renewed: int = 0
     set_aside: list[tuple[Pending, str]] = field(default_factory=list)
     in_hand: dict[Lane, Window] = field(default_factory=dict)
 
@@ -98,21 +100,21 @@ class Cursors:
             if book.name in self._positions:
                 self._positions[book.name].choice = choice
                 return
-            acknowledged = book.acknowledged.copy()
-            # Several ranges are lanes that a restart interrupted: the live one goes on behind the last. Not so where
-            # history has what lies between.
-            spans = [span for span in acknowledged if span not in book.walk.gone]
-            split = spans[-1][0] - 1 if spans and acknowledged.first_gap() <= spans[-1][1] else None
-            self._positions[book.name] = Position(
-                acknowledged,
-                book.walk.numbers(),
-                book.walk.place if book.walk.left else END,
-                NEVER if book.since is None else book.since,
-                book.walk.left,
-                split,
-                choice,
-                replays,
-            )
+            self._positions[book.name] = _position_of(book, choice, replays)
+
+    def lost(self, books: Books) -> dict[str, Position]:
+        """Those that the file has no more, after a salvage."""
+        with self._lock:
+            return {name: mine for name, mine in self._positions.items() if name not in books.cursors}
+
+    def renew(self, books: Books, replays: set[int], last: int) -> None:
+        """The file is another, with all of these cursors, and row `last`: from now on they are where it says. What it
+        does not know to be acknowledged is sent once more; windows that are out may still be acknowledged."""
+        with self._lock:
+            self._positions = {
+                name: _position_of(book, self.choice(name), book.id in replays, last)
+                for name, book in books.cursors.items()
+            }
 
     def removed(self, name: str) -> None:
         """The file has this cursor no more."""
@@ -162,13 +164,35 @@ class Cursors:
     def set_aside(self, name: str, rows: Sequence[Pending], reason: str) -> None:
         self.position(name).set_aside += [(row, reason) for row in rows]
 
-    def acknowledge(self, name: str, window: Window) -> tuple[Choice, list[tuple[Pending, str]]]:
-        """Move past a window, as the record of it is on its way: what the cursor chose, and what was set aside.
+    def acknowledge(self, name: str, window: Window) -> tuple[Choice, list[tuple[Pending, str]]] | None:
+        """Move past a window, as the record of it is on its way: what the cursor chose, and what was set aside. None
+        for a window of history as it was before a salvage: its place may be another now, and it is read again.
         Raises `InvalidValue` for a window that is no gap."""
         position = self.position(name)
+        if position.renewed and window.place is not None and window not in position.in_hand.values():
+            return None
         span = (window.low, window.high)
-        if window.low and position.acknowledged.gaps(*span) != [span]:
+        if window.low > position.renewed and position.acknowledged.gaps(*span) != [span]:
             raise InvalidValue(f"cursor {name!r} has acknowledged some of {window.low} to {window.high} before")
         aside = position.set_aside
         position.passed(window)
         return position.choice, aside
+
+
+def _position_of(book: CursorBook, choice: Choice, replays: bool, renewed: int = 0) -> Position:
+    acknowledged = book.acknowledged.copy()
+    # Several ranges are lanes that a restart interrupted: the live one goes on behind the last. Not so where history
+    # has what lies between.
+    spans = [span for span in acknowledged if span not in book.walk.gone]
+    split = spans[-1][0] - 1 if spans and acknowledged.first_gap() <= spans[-1][1] else None
+    return Position(
+        acknowledged,
+        book.walk.numbers(),
+        book.walk.place if book.walk.left else END,
+        NEVER if book.since is None else book.since,
+        book.walk.left,
+        split,
+        choice,
+        replays,
+        renewed=renewed,
+    )

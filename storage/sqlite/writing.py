@@ -8,10 +8,13 @@ from pathlib import Path
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
+from edgedepot.storage.sqlite.acknowledge import add_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.choices import note_choice
 from edgedepot.storage.sqlite.connection import Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
+from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
@@ -21,7 +24,9 @@ from edgedepot.storage.sqlite.reserve import Reserve, is_full
 from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.tail import Tail
+from edgedepot.storage.sqlite.upkeep import transact
 from edgedepot.storage.sqlite.wal import wal_of
+from edgedepot.storage.sqlite.walk import NEVER
 from edgedepot.storage.sqlite.writer import Writer
 
 
@@ -98,8 +103,23 @@ class Writing:
         self._opened.connection.close()
         self._opened = self._opening.salvage(reason)
         self._readers.renew()
+        self._renew_cursors()
         self.pending_reader = PendingReader(self.catalogue)
         return self._opened
+
+    def _renew_cursors(self) -> None:
+        """Upstreams whose record is lost are added again: from the oldest reading there is, rather twice than never."""
+        journal = self._opened.journal
+        lost = self.cursors.lost(journal.books)
+
+        def add(journal: Journal) -> None:
+            for name, position in lost.items():
+                add_cursor(journal, name, None if position.since == NEVER else position.since, now=False)
+                note_choice(journal, name, position.choice)
+
+        if lost:
+            transact(self._opened.connection, journal, [add])
+        self.cursors.renew(journal.books, replaying_cursors(self._opened.connection), journal.committed_seq)
 
     def held(self) -> list[tuple[int, int]]:
         """The row numbers that wait for somebody to know the time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edgedepot.storage.errors import (
     StorageBusy,
     Unreachable,
 )
+from edgedepot.storage.sqlite.records import BadRecord
 from tests.sync.conftest import Start
 from tests.sync.scripted import (
     Fail,
@@ -40,6 +42,48 @@ def test_a_stop_ends_a_wait_at_once(store: TellingStore, start: Start, clock: Ha
     assert worker.stop()  # the clock stands still: nothing else ends the wait
     assert (worker.status().state, worker.status().retry_at) == ("stopped", None)
     assert clock.monotonic() == 0
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["its cursor is lost", "its cursor is older"])
+def test_a_worker_goes_on_across_a_salvage(
+    store: TellingStore, start: Start, lost: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a request in flight: all arrives, the books know it, and nobody takes it for owed after a restart."""
+    caplog.set_level(logging.CRITICAL, "edgedepot")
+    fill(store, 20)
+    upstream = ScriptedUpstream()
+    worker = start(upstream, batch_size=10)
+    eventually(lambda: store.count_pending("central") == 0)
+    upstream.open.clear()
+    fill(store, 20, start=20)
+    eventually(lambda: len(upstream.requests) == 3)
+    store.flush()
+    with sqlite3.connect(store.path) as file:
+        if lost:
+            file.execute("UPDATE _cursors SET acknowledged = '[[7, 3]]'")
+        else:  # as where the log lost what was acknowledged
+            file.execute("UPDATE _cursors SET acknowledged = '[]', delivered = 0")
+            file.execute("UPDATE _sources SET name = x'00ff'")
+            for (piece,) in file.execute("SELECT name FROM sqlite_schema WHERE name GLOB '_j_*'").fetchall():
+                file.execute(f"DELETE FROM {piece} WHERE series IS NULL")
+    file.close()
+    assert store._writing is not None
+    store._writing.writer.suspect(BadRecord("somebody came upon it"))
+    store.fold()
+    assert store.salvaged is not None
+    upstream.open.set()
+    eventually(lambda: store.count_pending("central") == 0)
+    fill(store, 5, start=40)
+    eventually(lambda: len(upstream.kept) == 45)
+    assert worker.stop()
+    store.fold()
+    assert store.ledger().problems == []
+    store.close()
+    with SQLiteStorage(store.path, read_only=True) as closed:
+        assert closed.cursors() == ["central"]
+        assert closed.count_pending("central") == 0
+        assert closed.ledger().upstreams["central"]["pending"] == 0
+        assert closed.ledger().problems == []
 
 
 def test_a_stop_awaits_the_request_in_flight(store: TellingStore, start: Start) -> None:
