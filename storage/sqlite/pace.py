@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When to commit. Times in seconds."""
+    """When to commit. Times in seconds. Beyond `queue_rows` nothing more is taken in; one call may go beyond it, as it
+    is one transaction."""
 
     flush_interval: float
     sync_interval: float

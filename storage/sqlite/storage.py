@@ -174,7 +174,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         return writing.writer.submit(Write(Receipt(writing.writer), DIRECT, (arrival,)))
 
     def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt:
-        """Queue many readings, in one transaction; bad ones are listed in the receipt's `refused`."""
+        """Queue many readings, in one transaction; bad ones are listed in the receipt's `refused`. They are taken in
+        whole once the queue has room for one: give a bulk load in parts."""
         if self._is_overridden():
             settled = super().store_readings(reading_model, rows)
             assert settled is not None

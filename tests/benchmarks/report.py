@@ -106,7 +106,8 @@ def _table(options: Options, comparisons: Sequence[Comparison], notes: dict[str,
         rows.append((it.name, floor, product, f"{it.ratio:.2f}", it.demand(), _verdict(it)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.append(f"median (least..greatest) of {options.rounds} rounds, scale {options.scale:g}")
+    fewer = [f"; {it.name}: of {len(it.product)}" for it in comparisons if len(it.product) != options.rounds]
+    lines.append(f"median (least..greatest) of {options.rounds} rounds, scale {options.scale:g}{''.join(fewer)}")
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in notes.items())])
 
 

@@ -2,8 +2,9 @@
 
 50 readings a second come from 20 devices, 4 floats each: 42 bytes of payload. They are committed each second or every
 ten, an upstream acknowledges all of them every five seconds, and they are folded every ten minutes, after which the
-journal's pieces go: the whole life of a reading. A round is four hours of that, by a clock moved by hand, behind
-half an hour that is not counted: in fewer it would matter whether the log was just written back.
+journal's pieces go: the whole life of a reading but for its end, which `store_retention` measures. A round is four
+hours of that, by a clock moved by hand, behind half an hour that is not counted: in fewer it would matter whether the
+log was just written back.
 
 Acknowledging is measured by commits that carry an acknowledgement of 5,000 rows each, beside the same without.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.others import OTHERS
-from tests.benchmarks.report import Comparison
+from tests.benchmarks.report import Comparison, Options, report
 
 ACKNOWLEDGING = ["acknowledging 5,000 rows"]
 WAYS = ("dicts", "dicts, each awaited", "JSON", "JSON, each awaited")
@@ -60,6 +60,7 @@ def test_other_libraries_run_or_are_named() -> None:
     found = run("store_others")
     measured = {result["name"].partition(",")[0] for result in found["results"]}
     missing = set() if found["not_installed"] == "none" else set(found["not_installed"])
+    print(f"measured: {', '.join(sorted(measured))}; not installed: {', '.join(sorted(missing))}")
     assert measured | missing == set(OTHERS)
     assert not measured & missing
 
@@ -83,3 +84,9 @@ def run(name: str) -> Any:
 )
 def test_medians_decide(product: list[float], at_least: bool, plus: float, met: bool) -> None:
     assert Comparison("speed", "m/s", [1, 10, 11], product, 0.6, at_least, plus).met is met
+
+
+def test_a_figure_of_fewer_rounds_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    speed, memory = (Comparison(name, "m/s", [1, 2][:count], [1, 2][:count], 1) for name, count in (("a", 2), ("b", 1)))
+    report(Options(1.0, 2, as_json=False), [speed, memory])
+    assert capsys.readouterr().out.endswith("median (least..greatest) of 2 rounds, scale 1; b: of 1\n")
