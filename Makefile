@@ -39,7 +39,7 @@ test-influxdb: install ## run the storage contract against a real InfluxDB 2: IN
 
 states: install ## compare the local store and sync with models in random states; STATES=1500, SEED=n repeats a run
 	STATES=$(or $(STATES),1500) $(BIN)/python -m pytest tests/storage/sqlite/test_states.py tests/storage/sqlite/test_room_states.py \
-		tests/sync/test_scarce_states.py \
+		tests/sync/test_states.py tests/sync/test_scarce_states.py \
 		--hypothesis-seed=$(or $(SEED),$(shell date +%s))
 
 crash: install ## rebuild 20,000 states that power cuts may leave of the store, and open each (minutes)
