@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UPSTREAM ?=
+WORKERS ?= 2
 
 .PHONY: help venv install demo test test-influxdb states crash fuzz check servers peers bench bench-long comparison bench-small clean
 .DEFAULT_GOAL := help
@@ -31,8 +32,8 @@ demo: install ## run a whole gateway on simulated devices; UPSTREAM=postgresql:/
 servers: install ## fetch the real servers that the tests use into .servers/
 	$(BIN)/python -m tests.servers fetch
 
-test: servers ## run all tests, against the installed package and real servers
-	$(BIN)/python -m pytest $(PYTEST)
+test: servers ## run all tests, against the installed package and real servers, WORKERS (2) at a time
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 test-influxdb: install ## run the storage contract against a real InfluxDB 2: INFLUXDB_URL, _TOKEN, _ORG, _BUCKET
 	EDGEDEPOT_TEST_INFLUXDB=1 $(BIN)/python -m pytest tests/storage/conformance/test_influxdb.py $(PYTEST)
@@ -79,8 +80,10 @@ bench-long: servers peers ## the local store's benchmarks with ten times the row
 	$(BIN)/python -m tests.benchmarks.store_aggregate --long
 	$(BIN)/python -m tests.benchmarks.sync_drain --long --rounds 1
 
-bench-small: servers
+bench-small: servers ## run the benchmarks at a twentieth, to see that they run; two of them with a million rows
 	$(BIN)/python -m tests.benchmarks --scale 0.05
+	$(BIN)/python -m tests.benchmarks.store_ingest --rounds 1
+	$(BIN)/python -m tests.benchmarks.sync_drain --rounds 1
 
 clean: ## remove everything that was made or fetched
 	rm -rf .venv .servers build dist edgedepot.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
