@@ -47,7 +47,8 @@ def test_ten_thousand_readings_come_back_equal(victoria_metrics: VictoriaMetrics
     gateway = f"roof-{next(numbers)}"
     rows: list[tuple[str, datetime, dict[str, Any]]] = [
         (f"dev {number % 7},a=b", START + timedelta(milliseconds=137 * number), {
-            "temperature": number / 8 - 100, "humidity": None if number % 3 else number % 1000 / 10, "count": number})
+            "temperature": number / 8 - 100, "humidity": None if number % 3 else number % 1000 / 10, "count": number,
+            "raining": number % 5 == 0, "note": None if number % 4 else f'text {number}, "quoted" \\'})
         for number in range(10_000)
     ]  # fmt: skip
     place = ("any", "any", "any")
@@ -61,8 +62,8 @@ def test_ten_thousand_readings_come_back_equal(victoria_metrics: VictoriaMetrics
     for device, moment, data in rows:
         quality = {"quality": 1} if not -40 <= data["temperature"] <= 80 else {}
         for name, value in {**data, **quality}.items():
-            if value is not None:
-                expected[f"weather_{name}", device][to_micros(moment) // 1000] = value
+            if value is not None:  # it keeps numbers: true is 1, and every text is 0
+                expected[f"weather_{name}", device][to_micros(moment) // 1000] = 0 if type(value) is str else value
     assert series(victoria_metrics, gateway) == expected
 
 
