@@ -19,7 +19,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Part:
     path: str
     kind: str
     target: type[Any]
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)  # some are secrets
 
     @property
     def file(self) -> Path | None:

@@ -1,4 +1,4 @@
-"""urllib3's connections, with the bytes that they carry counted."""
+"""urllib3's connections, with the bytes that they carry counted, and with patience while they send."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from edgedepot.storage.wire import WireMeter
 
+_PIECE = 65_536
+"""Bytes that are sent at once: a link may take as long as the timeout for each."""
 
-def pools(meter: WireMeter) -> dict[str, type[HTTPConnectionPool]]:
-    """The pools, by scheme, that a `PoolManager` is to take."""
+
+def pools(meter: WireMeter, timeout: float) -> dict[str, type[HTTPConnectionPool]]:
+    """The pools, by scheme, that a `PoolManager` is to take. `timeout` is in seconds, for the server to take more."""
 
     class Plain(_Counted, HTTPConnection):
         wire = meter
+        patience = timeout
 
     class Secure(_Counted, HTTPSConnection):
         wire = meter
+        patience = timeout
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -29,10 +34,23 @@ def pools(meter: WireMeter) -> dict[str, type[HTTPConnectionPool]]:
 
 
 class _Counted(HTTPConnection):
-    """Counts from where the socket is made, so that a TLS that fails is counted too."""
+    """Counts from where the socket is made, so that a TLS that fails is counted too.
+
+    urllib3 would send the first request of a connection within the time that is meant for connecting, and Python counts
+    the time for all that is sent at once.
+    """
 
     wire: WireMeter
+    patience: float
     _counted: int | None = None
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(self.patience)
+
+    def send(self, data: bytes) -> None:  # type: ignore[override]  # influxdb-client's bodies are no other
+        for start in range(0, len(data), _PIECE):
+            super().send(memoryview(data)[start : start + _PIECE])
 
     def _new_conn(self) -> socket.socket:
         made = super()._new_conn()

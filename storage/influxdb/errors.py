@@ -15,7 +15,7 @@ from typing import Any
 from influxdb_client.client.exceptions import InfluxDBError
 from influxdb_client.client.flux_csv_parser import FluxCsvParserException, FluxQueryException
 from influxdb_client.rest import ApiException
-from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError, ProxyError, TimeoutError
 
 from edgedepot.storage.errors import DataRefused, Misconfigured, Overloaded, Unreachable, UpstreamError
 
@@ -71,6 +71,8 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
         raise upstream_error(exc, server, asking) from exc
     except InfluxDBError as exc:  # from the client itself, which looks up the organisation's id by its name
         raise Misconfigured(f"{_UNKNOWN_ORG.format(server)}: {_cut(str(exc))}") from exc
+    except ProxyError as exc:
+        raise upstream_error(_of_tunnel(exc), server, asking) from exc
     except NewConnectionError as exc:  # refused, or a host of no such name; to urllib3 a TimeoutError too
         raise Unreachable(f"cannot connect to {server}: {_cut(str(exc))}") from exc
     except TimeoutError as exc:
@@ -81,6 +83,12 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
     except FluxQueryException as exc:
         kind = Overloaded if _SHORT_OF_MEMORY.search(exc.message) else UpstreamError
         raise kind(f"{_QUERY_FAILED.format(server)}: {_cut(exc.message)}") from exc
+
+
+def _of_tunnel(exc: ProxyError) -> ApiException:
+    """What a proxy said that was to connect to the server: http.client has its status in the text alone."""
+    status = re.search(r"Tunnel connection failed: (\d{3})", str(exc))
+    return ApiException(status=int(status[1]) if status else 0, reason=str(exc))
 
 
 def upstream_error(exc: ApiException, server: str, asking: bool) -> UpstreamError:

@@ -127,5 +127,5 @@ def _client(settings: Settings, meter: WireMeter, *, compressed_answers: bool) -
         retries=False,
         **options,
     )
-    client.api_client.rest_client.pool_manager.pool_classes_by_scheme = pools(meter)
+    client.api_client.rest_client.pool_manager.pool_classes_by_scheme = pools(meter, settings.timeout)
     return client

@@ -31,8 +31,8 @@ class InfluxDBStorage(RemoteStorage):
     `url`, `org`, `bucket` and `token` come from INFLUXDB_URL, INFLUXDB_ORG, INFLUXDB_BUCKET and INFLUXDB_TOKEN where
     they are not given; the token also from `token_file`, or from the systemd credential ``influxdb_token``. `ca_file`
     holds the certificates to trust in place of the machine's; `proxy` is ``http://user:password@host:port``. Durations
-    are texts such as "10s", seconds, or timedeltas: `connect_timeout` to connect, `timeout` for the server to say
-    something more. Requests hold at most `batch_lines` lines and `batch_bytes` bytes before compression (`gzip`).
+    are texts such as "10s", seconds, or timedeltas: `connect_timeout` to connect, `timeout` for the server to take more
+    or to say more. Requests hold at most `batch_lines` lines and `batch_bytes` bytes before compression (`gzip`).
 
     The constructor does not connect; it raises `ConfigError` for a setting that cannot be right.
 

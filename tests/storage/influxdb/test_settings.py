@@ -2,10 +2,12 @@
 
 import logging
 import pickle
+import socket
 import ssl
 import threading
-from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import trustme
 from edgedepot import ConfigError, InfluxDBStorage
 from edgedepot.storage.engines import storage_from_settings
 from edgedepot.storage.errors import Misconfigured, Unreachable
+from edgedepot.storage.influxdb.connections import pools
 from edgedepot.storage.influxdb.settings import Settings, check_settings
+from edgedepot.storage.wire import WireMeter
 from tests.models import Weather
 from tests.servers.process import free_port
 from tests.storage.influxdb.conftest import Connect
@@ -166,13 +170,23 @@ def test_what_is_no_gateway(connect: Connect, gateway_id: Any) -> None:
 # -- on the way -----------------------------------------------------------------------------------------------------
 
 
-def test_tls_with_an_own_ca(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who signs the servers' certificates."""
+    return trustme.CA()
+
+
+def tls_of(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's, for 127.0.0.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    with ScriptedInfluxDB(context) as server:
+    return context
+
+
+def test_tls_with_an_own_ca(tmp_path: Path, authority: trustme.CA) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with ScriptedInfluxDB(tls_of(authority)) as server:
         place = (server.url, TOKEN, ORG, BUCKET)
         assert server.url.startswith("https://")
         with InfluxDBStorage(*place, gateway_id="roof", ca_file=tmp_path / "ca.pem") as storage:
@@ -187,38 +201,114 @@ def test_tls_with_an_own_ca(tmp_path: Path) -> None:
     assert len(server.points) == 1
 
 
-def test_a_proxy_with_a_login() -> None:
-    seen: list[tuple[str, str | None]] = []
+class Proxy(ThreadingHTTPServer):
+    """A proxy that wants a login. It answers writes itself, and lets TLS through. `seen` are path and login."""
 
-    class Proxy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            seen.append((self.path, self.headers.get("Proxy-Authorization")))
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(204 if seen[-1][1] else 407)
-            self.end_headers()
+    daemon_threads = True
 
-        def log_message(self, *_: object) -> None:
-            pass
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _ProxyHandler)
+        self.seen: list[tuple[str, str | None]] = []
 
-    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(204)
+
+    def do_CONNECT(self) -> None:
+        host, _, port = self.path.partition(":")
+        with socket.create_connection((host, int(port))) as there:
+            if self._answer(200):
+                back = threading.Thread(target=self._pass_on, args=(there, self.connection))
+                back.start()
+                self._pass_on(self.connection, there)
+                back.join()
+
+    def _answer(self, status: int) -> bool:
+        login = self.headers.get("Proxy-Authorization")
+        self.server.seen.append((self.path, login))
+        self.send_response(status if login else 407)
+        self.end_headers()
+        return bool(login)
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):  # either end may close first
+            while some := source.recv(65536):
+                target.sendall(some)
+            target.shutdown(socket.SHUT_WR)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web_proxy() -> Iterator[Proxy]:
+    with Proxy() as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        address = f"127.0.0.1:{proxy.server_address[1]}"
-        try:
+        yield proxy
+        proxy.shutdown()
+        thread.join()
+
+
+def test_a_proxy_with_a_login(web_proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
+    """Before a server without TLS it passes requests on, before one with TLS it connects to it and sees nothing."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with ScriptedInfluxDB(tls_of(authority)) as server:
+        for url in ("http://central.invalid:8086", server.url):
+            place = {"url": url, "token": TOKEN, "org": ORG, "bucket": BUCKET, "gateway_id": "roof"}
             for login in ("user:p%40ss@", ""):
-                place = {"url": "http://central.invalid:8086", "org": ORG, "bucket": BUCKET, "gateway_id": "roof"}
-                with InfluxDBStorage(**place, proxy=f"http://{login}{address}") as storage:  # type: ignore[arg-type]
+                proxy = f"http://{login}{web_proxy.address}"
+                with InfluxDBStorage(**place, ca_file=tmp_path / "ca.pem", proxy=proxy) as storage:  # type: ignore[arg-type]
                     if login:
                         storage.store_reading(Weather, *READING)
                         assert "p@ss" not in repr(storage._settings)
                     else:
                         with pytest.raises(Misconfigured, match=r"proxy .* wants a login"):
                             storage.store_reading(Weather, *READING)
-        finally:
-            proxy.shutdown()
-            thread.join()
-    assert seen[0][0].startswith("http://central.invalid:8086/api/v2/write?")
-    assert [login for _, login in seen] == ["Basic dXNlcjpwQHNz", None]
+        (request,) = server.requests
+        assert "proxy-authorization" not in request.headers
+    paths = [path for path, _ in web_proxy.seen]
+    assert paths[0].startswith("http://central.invalid:8086/api/v2/write?")
+    assert paths[2:] == [server.url.removeprefix("https://")] * 2
+    assert [login for _, login in web_proxy.seen] == ["Basic dXNlcjpwQHNz", None] * 2
+
+
+def test_a_link_that_went_silent_is_noticed_within_30_seconds() -> None:
+    """With nothing set; that the times are kept is for the tests beside this one to say."""
+    with InfluxDBStorage("http://central:8086", bucket="iot") as storage:
+        assert max(storage._settings.connect_timeout, storage._settings.timeout) <= 30
+
+
+def test_a_slow_link_may_take_as_long_for_a_request_as_for_its_answer(server: ScriptedInfluxDB) -> None:
+    """To urllib3 the time to connect is the time to send the first request, too, and Python counts it for all that is
+    sent at once."""
+    sent: list[tuple[float | None, int]] = []
+
+    class Told(socket.socket):
+        def sendall(self, data: Any, flags: int = 0) -> None:
+            sent.append((self.gettimeout(), len(data)))
+            super().sendall(data, flags)
+
+    class Connection(pools(WireMeter(), 30.0)["http"].ConnectionCls):  # type: ignore[misc]
+        def _new_conn(self) -> socket.socket:
+            return Told(fileno=super()._new_conn().detach())
+
+    connection = Connection("127.0.0.1", server.port, timeout=10)
+    body = b"x" * 1_000_000
+    connection.request("POST", "/api/v2/write", body=body)
+    assert connection.getresponse().status == 401
+    connection.close()
+    assert server.writes == [body]
+    assert {patience for patience, _ in sent} == {30}
+    assert max(size for _, size in sent) <= 65_536
 
 
 def test_a_timeout_is_kept(server: ScriptedInfluxDB, connect: Connect) -> None:
