@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,8 @@ AGREEMENT = 5_000_000
 """Microseconds by which an upstream's clock may differ."""
 LOOK_SECONDS = 1.0
 ASK_SECONDS = 30.0
+LONGEST_PAUSE = 3600.0
+"""Seconds at most between questions to an upstream whose bytes or hours are limited; each is twice the one before."""
 _UNSYNCHRONISED = 0x40  # STA_UNSYNC in <sys/timex.h>
 Trust = Literal["auto", "always"]
 
@@ -108,12 +110,22 @@ def has_own_time(machine: Path) -> bool:
 class TrustWatch:
     """A thread that looks for a reason to trust the clock until there is one, and then says so.
 
-    `on_trust` is called from it.
+    `on_trust` is called from it. Upstreams are asked for their time: those in `sparing` less and less often, for that
+    may be out of their hours, which nobody knows yet.
     """
 
-    def __init__(self, clock: GatewayClock, upstreams: Mapping[str, BaseStorage], on_trust: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: GatewayClock,
+        upstreams: Mapping[str, BaseStorage],
+        on_trust: Callable[[], None],
+        sparing: Collection[str] = (),
+    ) -> None:
         self._clock = clock
         self._upstreams = upstreams
+        self._sparing = sparing
+        self._pauses = dict.fromkeys(upstreams, ASK_SECONDS)
+        self._ask_at = dict.fromkeys(upstreams, clock.monotonic())
         self._on_trust = on_trust
         self._condition = threading.Condition()
         self._stopping = False
@@ -136,11 +148,8 @@ class TrustWatch:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        asked_at = self._clock.monotonic() - ASK_SECONDS
         while not self._clock.look():
-            if self._clock.monotonic() - asked_at >= ASK_SECONDS:
-                self._ask_upstreams()
-                asked_at = self._clock.monotonic()
+            self._ask_upstreams()
             with self._condition:
                 if self._stopping:
                     return
@@ -152,6 +161,11 @@ class TrustWatch:
 
     def _ask_upstreams(self) -> None:
         for name, storage in self._upstreams.items():
+            if self._clock.monotonic() < self._ask_at[name]:
+                continue
+            self._ask_at[name] = self._clock.monotonic() + self._pauses[name]
+            if name in self._sparing:
+                self._pauses[name] = min(2 * self._pauses[name], LONGEST_PAUSE)
             with suppress(StorageError):
                 theirs = storage.server_time()
                 if theirs is None:
@@ -165,8 +179,10 @@ class TrustWatch:
                     )  # fmt: skip
 
 
-def watch_of(clock: Clock, upstreams: Mapping[str, BaseStorage], on_trust: Callable[[], None]) -> TrustWatch | None:
+def watch_of(
+    clock: Clock, upstreams: Mapping[str, BaseStorage], on_trust: Callable[[], None], sparing: Collection[str] = ()
+) -> TrustWatch | None:
     """What looks for a reason to trust a gateway's clock; None where there is one, or the clock finds out itself."""
     if isinstance(clock, GatewayClock) and not clock.trusted:
-        return TrustWatch(clock, upstreams, on_trust)
+        return TrustWatch(clock, upstreams, on_trust, sparing)
     return None

@@ -36,7 +36,7 @@ from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, St
 from edgedepot.storage.plain import PlainInlet
 from edgedepot.storage.reading import Reading
 from edgedepot.supervisor import Supervisor
-from edgedepot.sync.limits import Rate, Size
+from edgedepot.sync.limits import Limits, Rate, Size
 from edgedepot.sync.settings import Duration
 from edgedepot.sync.worker import SyncWorker
 
@@ -218,7 +218,8 @@ class Gateway:
             control = ControlServer(socket_path(path), self)
             control.start()
             undo.callback(control.stop)
-        watch = watch_of(self._clock, self._upstreams, self._store.flush)
+        sparing = [name for name, worker in self._workers.items() if worker.limits != Limits()]
+        watch = watch_of(self._clock, self._upstreams, self._store.flush, sparing)
         if watch is not None:
             watch.start()
             undo.callback(watch.stop)

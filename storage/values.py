@@ -127,6 +127,18 @@ def _in_64_bits(value: int) -> int:
     return value
 
 
+def represent(kind: type, values: Sequence[Any]) -> Any:
+    """One value of a field for several of them, oldest first: the average of floats, of others the last; None where
+    all are."""
+    there = [value for value in values if value is not None]
+    if not there or kind is not float:
+        return there[-1] if there else None
+    try:
+        return math.fsum(there) / len(there)
+    except OverflowError:
+        return math.fsum(value / len(there) for value in there)
+
+
 def _shown(value: Any) -> str:
     """A short text of any value: type and a cut of its repr, safe for huge and hostile ones."""
     if isinstance(value, (str, bytes)):

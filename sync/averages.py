@@ -19,7 +19,7 @@ from dataclasses import replace
 from edgedepot.storage.base import Buffer, Pending, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.values import Quality, Row
+from edgedepot.storage.values import Quality, Row, represent
 from edgedepot.sync.budget import Held
 
 _PATIENCE = 15_000_000
@@ -109,9 +109,5 @@ def _average(model: type[Reading], rows: Sequence[Row]) -> Row:
         quality |= row[0] or 0
     values: list[object] = [quality]
     for place, spec in enumerate(model.__fields__, 1):
-        there = [row[place] for row in rows if row[place] is not None]
-        if spec.type is float and there:
-            values.append(sum(there) / len(there))
-        else:
-            values.append(there[-1] if there else None)
+        values.append(represent(spec.type, [row[place] for row in rows]))
     return tuple(values)

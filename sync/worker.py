@@ -93,6 +93,7 @@ class SyncWorker:
         self._start: Start = start
         self._choice = choice_of(models, devices, name)
         self._clock = clock or SystemClock()
+        self.limits = Limits.of(name, max_rate, max_per_day, windows, every)
         self._forwarder = Forwarder(
             store,
             name,
@@ -102,7 +103,7 @@ class SyncWorker:
             poll_interval=seconds(poll_interval, f"upstream {name!r}: poll_interval"),
             backoff=Backoff(*read_backoff(backoff, f"upstream {name!r}: backoff"), random),
             go_on=self._may_go_on,
-            limits=Limits.of(name, max_rate, max_per_day, windows, every),
+            limits=self.limits,
         )
         self._changed = threading.Condition()  # guards what follows; no storage is called while it is held
         self._thread: threading.Thread | None = None

@@ -14,7 +14,7 @@ import click
 
 from edgedepot.cli.output import console, counted, escape, number, table, visible
 from edgedepot.cli.progress import progress
-from edgedepot.cli.scope import TIMES, model_of, read_time
+from edgedepot.cli.scope import TIMES, check_device, model_of, read_time
 from edgedepot.cli.target import change, open_store
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of, zone_of
@@ -91,6 +91,8 @@ def reconcile(
     start, end = _since(since, tz), read_time("--until", until, tz)
     with open_store(file) as store, _opened(file, upstream) as (storage, costs):
         check_upstream(store, upstream)
+        if device is not None:
+            check_device(store, device)
         names = [model_of(store, name).__measurement__ for name in models] or None
         work = Reconciliation(
             *(store, upstream, storage),

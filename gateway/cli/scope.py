@@ -98,6 +98,13 @@ def model_of(store: SQLiteStorage, name: str) -> type[Reading]:
     raise InvalidValue(f'{store.path}: no model "{name}"{did_you_mean(name, models)}; there are: {known}')
 
 
+def check_device(store: SQLiteStorage, device: str) -> None:
+    """Raise `InvalidValue` where the store has never had a reading of that device."""
+    known = [one.device_id for one in store.devices()]
+    if device not in known:
+        raise InvalidValue(f'{store.path}: no device "{device}"{did_you_mean(device, known)}')
+
+
 def names_of(fields: str | None) -> list[str] | None:
     """The names of a list such as ``temperature,humidity``."""
     return [name.strip() for name in fields.split(",")] if fields else None

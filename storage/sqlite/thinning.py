@@ -12,7 +12,6 @@ much later than the others are thinned by themselves. Runs on the writer's threa
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from edgedepot.storage.given_up import GivenUp
-from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import bytes_each, cell, rows_of, value_columns
 from edgedepot.storage.sqlite.withheld import Stretch, withhold
-from edgedepot.storage.values import Quality
+from edgedepot.storage.values import Quality, represent
 
 MINUTE = 60_000_000
 _BATCH = 5_000
@@ -149,7 +147,9 @@ def _thin_minute(
     assert series is not None
     layout = journal.catalogue.layouts()[series.model_id]
     columns = value_columns(layout)[: piece.width]
-    values = [_value(layout, index, [row[_HEAD + index] for row in rows]) for index in range(len(columns))]
+    values = [
+        represent(layout.written[index].type, [row[_HEAD + index] for row in rows]) for index in range(len(columns))
+    ]
     quality = int(Quality.THINNED)
     for row in rows:
         quality |= row[3] or 0
@@ -173,13 +173,3 @@ def _awaiting(journal: Journal, cursors: Cursors, low: int, high: int) -> list[s
         elif book.acknowledged.gaps(low, high):
             return []
     return found
-
-
-def _value(layout: Layout, index: int, cells: list[Any]) -> Any:
-    values = [value for value in cells if value is not None]
-    if not values or layout.written[index].type is not float:
-        return values[-1] if values else None
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:
-        return math.fsum(value / len(values) for value in values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from edgedepot import ConfigError, Gateway, SQLiteStorage
 from edgedepot.cli.target import open_store_to_write
-from edgedepot.clock import GatewayClock, has_own_time
+from edgedepot.clock import GatewayClock, TrustWatch, has_own_time
 from edgedepot.config import load
 from tests.gateway.program import complaint
 from tests.gateway.scripted import ScriptedDriver, eventually
@@ -134,6 +135,44 @@ def test_an_upstream_whose_clock_differs_is_none(
         eventually(lambda: "the machine's clock is 3600 s behind that of upstream central" in caplog.text)
         assert not clock.trusted
     assert central.rows == []
+
+
+class QuickClock(GatewayClock):
+    """Whoever waits on it need not wait."""
+
+    elapsed = 0.0
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+    def wait(self, condition: threading.Condition, timeout: float | None) -> bool:
+        self.elapsed += timeout or 0.0
+        return False
+
+
+def test_upstreams_that_cost_are_asked_less_and_less_often(kernel: Kernel, tmp_path: Path) -> None:
+    clock = QuickClock(synchronised=kernel, machine=tmp_path)
+    asked: dict[str, list[float]] = {"cheap": [], "dear": []}
+
+    class Asked(Central):
+        ahead = timedelta(hours=1)
+
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def server_time(self) -> datetime | None:
+            asked[self.name].append(clock.elapsed)
+            kernel.synchronised = clock.elapsed >= 3 * 3600
+            return super().server_time()
+
+    known = threading.Event()
+    watch = TrustWatch(clock, {name: Asked(name) for name in asked}, known.set, ["dear"])
+    watch.start()
+    assert known.wait(60)
+    watch.stop()
+    assert len(asked["cheap"]) == 3 * 120 + 1
+    assert asked["dear"] == [0, 30, 90, 210, 450, 930, 1890, 3810, 7410]
 
 
 def test_a_gateway_uses_the_clock_of_its_store(tmp_path: Path) -> None:

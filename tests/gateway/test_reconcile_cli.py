@@ -178,6 +178,7 @@ def test_wrong_names(tmp_path: Path) -> None:
         assert window is not None
         store.acknowledge("central", window)
     assert 'no model "wether" (did you mean "weather"?)' in complaint("reconcile", file, "central", "--model", "wether")
+    assert 'no device "mats" (did you mean "mast"?)' in complaint("reconcile", file, "central", "--device", "mats")
     assert complaint("reconcile", file, "central", "--since", "soon").startswith('--since: found "soon", expected')
     away = edgedepot("reconcile", file, "central")
     assert (away.returncode, away.stdout) == (1, "Interrupted before all was compared.\n")

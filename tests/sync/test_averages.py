@@ -163,6 +163,17 @@ def test_a_late_upstream_gets_the_averages_of_history(tmp_path: Path, clock: Man
     assert len(twice) <= len(upstream.requests)  # those that a window's end cut
 
 
+def test_the_average_of_vast_values_is_finite(tmp_path: Path, clock: ManualClock) -> None:
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central")
+        vast = [1.5e308, 1.7e308, 1.6e308]
+        rows: list[Any] = [("d0", T0 + timedelta(seconds=n), {"temperature": value}) for n, value in enumerate(vast)]
+        store.store_readings(Weather, rows).wait()
+        run(store, forwarder_with(store, upstream, clock, every="1 minute"), clock)
+    assert kept(upstream) == {("d0", T0): pytest.approx(1.6e308)}
+
+
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_refused_average_is_quarantined(tmp_path: Path, clock: ManualClock, is_late: bool) -> None:
     """Also of history, where no reading has its identity: the average bears the interval's start."""
