@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -84,6 +87,7 @@ def test_bytes_a_second(metered: Callable[[Limits], Metered], store: TellingStor
     assert end - start > 100
     assert line.most_in(60) <= 1.05 * rate * 60
     assert line.counted_here() - before >= 0.95 * rate * (end - start)
+    assert line.total(start, end) >= 0.8 * rate * (end - start)  # less what a busy kernel sent once more
     assert line.forwarder.status().limited_by == "budget"
 
 
@@ -103,6 +107,28 @@ def test_bytes_a_day(metered: Callable[[Limits], Metered], store: TellingStore) 
     assert min(days) >= 0.85 * budget
     assert store.count_pending("central") > 0
     assert line.forwarder.status().limited_by == "budget"
+
+
+def test_bytes_a_day_of_a_process_that_is_killed(
+    influxdb: tuple[TcpProxy, BaseStorage], tmp_path: Path, clock: ManualClock
+) -> None:
+    """Right after a request, again and again: each was noted before it went out."""
+    link, _ = influxdb
+    budget, path = 100_000, tmp_path / "killed.db"
+    with open_store(path, clock=clock) as store:
+        store.add_cursor("central")
+        fill(store, 20_000)
+
+    def child(requests: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tests.sync.spending_child", *map(str, (path, link.port, requests, budget))]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    for requests in (15, 1, 25):
+        done = child(requests)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    done = child(10_000)
+    assert (done.returncode, done.stdout) == (0, "the day's budget is spent\n"), done.stderr
+    assert 0.5 * budget <= link.bytes_up + link.bytes_down <= budget
 
 
 def test_fresh_readings_come_first_in_the_days_budget(
