@@ -311,12 +311,12 @@ def _source(
     """
     options = {"bucketName": bucket} | _range_options(*range_of(scope))
     steps = ["from(bucket: bucketName)", _RANGE, fields_filter(scope, fields)]
-    if gateway_id is not None:
-        options["gatewayId"] = tag_of(gateway_id)
-        steps.append("filter(fn: (r) => r.gateway_id == gatewayId)")
-    if scope.device_id is not None:
-        options["deviceId"] = tag_of(scope.device_id)
-        steps.append("filter(fn: (r) => r.device_id == deviceId)")
+    for tag, option, wanted in (("gateway_id", "gatewayId", gateway_id), ("device_id", "deviceId", scope.device_id)):
+        if wanted is None:  # a point without it is somebody else's, in a measurement that is named as one of ours
+            steps.append(f"filter(fn: (r) => exists r.{tag})")
+        else:
+            options[option] = tag_of(wanted)
+            steps.append(f"filter(fn: (r) => r.{tag} == {option})")
     return steps, options
 
 

@@ -39,7 +39,7 @@ def select_readings(link: Link, bucket: str, gateway_id: str | None, selection: 
         records = _with_ties(link, bucket, gateway_id, selection, records)
     for record in records:
         record["device_id"] = id_of(record["device_id"])
-        record["gateway_id"] = id_of(record.get("gateway_id") or "")
+        record["gateway_id"] = id_of(record["gateway_id"])
         for spec in selection.scope.model.__fields__:
             record[spec.name] = _of_pivot(record.get(flux.column_of(spec.name)), spec.type)
     # Sorted twice, as sorting keeps the order of equals: ties go upwards in either direction, null is before values.

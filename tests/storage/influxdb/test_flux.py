@@ -271,6 +271,19 @@ TEXTS: dict[str, Callable[[str, str, str], Query]] = {
 }  # fmt: skip
 
 
+def test_points_of_others_are_no_readings() -> None:
+    """A measurement named as one of ours may hold points without our tags. Storage takes ``exists`` of a tag as a
+    comparison of its own (https://github.com/influxdata/influxdb/pull/14538)."""
+    for gateway, device, filters in (
+        (None, None, ["exists r.gateway_id", "exists r.device_id"]),
+        ("roof", None, ["r.gateway_id == gatewayId", "exists r.device_id"]),
+        (None, "mast", ["exists r.gateway_id", "r.device_id == deviceId"]),
+    ):
+        asked = aggregation("temperature", "max", device=device)
+        for query in (flux.aggregate("iot", gateway, asked), flux.extent("iot", gateway, asked)):
+            assert [f"    |> filter(fn: (r) => {one})" for one in filters] == query.text.splitlines()[3:5]
+
+
 @pytest.mark.parametrize("kind", TEXTS)
 def test_values_are_no_part_of_a_text(kind: str) -> None:
     hostile = '") |> to(bucket: "x'
@@ -434,6 +447,8 @@ def test_calendar_windows_lie_in_their_zone() -> None:
         "readings = (start, stop, shift) => from(bucket: bucketName)\n"
         "    |> range(start: start, stop: stop)\n"
         '    |> filter(fn: (r) => r._measurement == "weather" and (r._field == "temperature"))\n'
+        "    |> filter(fn: (r) => exists r.gateway_id)\n"
+        "    |> filter(fn: (r) => exists r.device_id)\n"
         "    |> timeShift(duration: shift)\n"
         "\n"
         "union(tables: [\n"
@@ -526,14 +541,14 @@ def test_first_and_last_are_by_time_and_not_by_where_a_row_lies() -> None:
     each series is ordered by time. `aggregateWindow` would put the window's time in place of the row's, hence `window`.
     https://docs.influxdata.com/flux/v0/stdlib/universe/first/"""
     query = flux.aggregate("iot", None, aggregation("temperature", "first", "1h", group_by="device"))
-    assert steps(query)[3:] == [
+    assert steps(query)[5:] == [
         "window(every: 1h, createEmpty: false)",
         "first()",
         'group(columns: ["_start", "device_id"])',
         'sort(columns: ["_time", "gateway_id", "device_id"])',
         "first()",
     ]
-    assert steps(flux.aggregate("iot", None, aggregation("temperature", "last")))[3:] == [
+    assert steps(flux.aggregate("iot", None, aggregation("temperature", "last")))[5:] == [
         "last()",
         "group()",
         'sort(columns: ["_time", "gateway_id", "device_id"])',
@@ -545,7 +560,7 @@ def test_a_reading_counts_once_whatever_fields_it_has() -> None:
     """`drop` of the columns that differ merges the tables of a series, one for each field; `unique` leaves one row of
     each time. https://docs.influxdata.com/flux/v0/stdlib/universe/unique/"""
     query = flux.aggregate("iot", None, aggregation("timestamp", "count"))
-    assert steps(query)[3:] == [
+    assert steps(query)[5:] == [
         'drop(columns: ["_field", "_value", "_measurement"])',
         'unique(column: "_time")',
         "map(fn: (r) => ({r with _value: int(v: r._time)}))",

@@ -132,9 +132,9 @@ def test_readings_of_all_gateways_carry_theirs(server: ScriptedInfluxDB, connect
 )
 def test_order_and_ties(server: ScriptedInfluxDB, storage: InfluxDBStorage, order: str, expected: list[int]) -> None:
     rows = [(NOON, "a", None), (NOON, "b", 2.0), (NOON + HOUR, "a", 1.0), (NOON, "c", 3.0)]
-    columns = ["_time", "device_id", "humidity"]
-    server.script.append(Answer(200, content=table(columns, *rows).encode()))
-    server.csv = table(columns, *(row for row in rows if row[0] == NOON))  # where the limit cuts through those
+    columns = ["_time", "device_id", "humidity", "gateway_id"]
+    server.script.append(Answer(200, content=table(columns, *((*row, "roof") for row in rows)).encode()))
+    server.csv = table(columns, *((*row, "roof") for row in rows if row[0] == NOON))  # if the limit cuts there
     found = storage.query_readings(Weather, order=order, limit=3)
     assert [(row["timestamp"], row["device_id"], row["humidity"]) for row in found] == [
         rows[index] for index in expected
