@@ -40,11 +40,13 @@ from edgedepot.storage.sqlite.wal import PAGE, Log, frames, salt_of, wal_of
 
 log = logging.getLogger(__name__)
 _MAGIC = b"SQLite format 3\0"
+_JOURNAL_MODES = (b"\2\2", b"\1\1")
+"""A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
 _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _ROUNDS = 1 << 20
 """A log begins anew at most so often between the note of its salt and now."""
 _VERSIONS = 1_000
-"""No schema will ever have a version beyond that: it is damage."""
+"""No schema will ever have a version beyond that, where nothing tells which one it had: it is damage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ class Opening:
     def _flaw(self, size: int) -> str | None:
         """What is wrong with the file's head or length."""
         head = read_file(self._path, 100)
-        if head[:16] != _MAGIC or head[16:18] != b"\x10\0":
+        if head[:16] != _MAGIC or head[16:18] != b"\x10\0" or head[18:20] not in _JOURNAL_MODES:
             return "its header is not that of an SQLite file"
         short = range(size // PAGE + 1, int.from_bytes(head[28:32], "big") + 1)
         if short:
@@ -259,8 +261,10 @@ class Opening:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if self._sidecar.known:
             mark = connection.execute("PRAGMA application_id").fetchone()[0]
-            if mark != schema.APPLICATION_ID or version > _VERSIONS:
+            if mark != schema.APPLICATION_ID or not 1 <= version <= (self._sidecar.schema or _VERSIONS):
                 raise Damage("it does not bear the mark of a store")
+        if 0 < version < schema.VERSION:  # before it has it: an older program would take it for damage
+            self._sidecar.note(("schema", schema.VERSION))
         schema.prepare(connection, self._path)
 
     def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> None:
@@ -323,6 +327,7 @@ class Opening:
             ("store_id", str(schema.text(connection, "store_id"))),
             ("epoch", max(opened.store_epoch, sidecar.store_epoch)),
             ("seq", max(opened.journal.committed_seq, sidecar.seq)),
+            ("schema", schema.VERSION),
             *opened.catalogue.lines(),
         ]
         if opened.gateway_id is not None:

@@ -66,6 +66,11 @@ class Sidecar:
         return int(self._value("seq", 0))
 
     @property
+    def schema(self) -> int:
+        """The schema version of the store, or that which it was about to get; 0 where that is not known."""
+        return int(self._value("schema", 0))
+
+    @property
     def grown(self) -> bool:
         """Whether so much was added that it should be written anew."""
         return self._added > _ROOMY
@@ -183,6 +188,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "gateway_id": (str,),
     "epoch": (int,),
     "seq": (int,),
+    "schema": (int,),
     "salvaging": (str,),
     "restoring": (str,),
     "model": (int, str, str, str),

@@ -1,6 +1,7 @@
 """A damaged file never stops the store and never silently empties it: each damage by name, at each stage."""
 
 import logging
+import os
 import re
 import shutil
 import sqlite3
@@ -297,6 +298,35 @@ def test_readings_that_nobody_stored_are_found_by_whoever_asks(quick_folder: Pat
             assert store.salvaged.lost == 1
     with Verification(path) as verification:
         assert verification.run().sound is ("warm" not in change)
+
+
+EVERY_BIT = bool(os.environ.get("EDGEDEPOT_TEST_LONG"))
+HEADER_BITS = [
+    (byte, bit)
+    for byte in range(100)
+    for bit in range(8)
+    # Of some bytes one bit; all of those that say which version it is, of SQLite's format and of ours.
+    if EVERY_BIT or byte in (18, 19, 62, 63) or (bit == byte % 8 and byte % 3 == 0)
+]
+
+
+def test_any_bit_of_the_header_may_flip(quick_folder: Path) -> None:
+    path = leave(quick_folder, "unfolded", checkpointed=True)
+    with SQLiteStorage(path) as store:
+        expected = readings(store)
+    whole = {file.name: file.read_bytes() for file in quick_folder.iterdir()}
+    for byte, bit in HEADER_BITS:
+        for file in quick_folder.iterdir():
+            file.unlink()
+        for name, content in whole.items():
+            (quick_folder / name).write_bytes(content)
+        changed = bytearray(whole["x.db"])
+        changed[byte] ^= 1 << bit
+        path.write_bytes(changed)
+        with SQLiteStorage(path) as store:
+            assert readings(store) == expected, (byte, bit)
+            store.add_cursor("central")  # it can be written
+            assert store.salvaged is None or store.salvaged.lost == 0
 
 
 def readings_of(path: Path) -> dict[Any, Any]:
