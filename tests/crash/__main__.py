@@ -30,13 +30,15 @@ def main() -> int:
 
 
 def _run(theme: str, seed: int, states: int) -> list[Outcome]:
-    """Recordings of a theme, each with a seed of its own, until there are so many states."""
+    """Recordings of a theme, each with a seed of its own, until there are so many states; the first is cut after each of
+    its operations."""
     outcomes: list[Outcome] = []
     for number in itertools.count(seed):
         missing = states - sum(outcome.opened for outcome in outcomes)
         if missing <= 0:
             break
-        outcomes.append(judge(theme, number, recording_of(theme, number), min(missing, PER_RECORDING)))
+        recording = recording_of(theme, number)
+        outcomes.append(judge(theme, number, recording, min(missing, PER_RECORDING), every=number == seed))
     _tell(theme, outcomes)
     return outcomes
 

@@ -81,18 +81,20 @@ def _check(operations: list[Operation], folder: Path) -> None:
         raise RecordingError("what was recorded is not what happened: the files differ")
 
 
-def judge(theme: str, seed: int, operations: list[Operation], states: int, stop_at: int = 3) -> Outcome:
+def judge(
+    theme: str, seed: int, operations: list[Operation], states: int, stop_at: int = 3, *, every: bool = False
+) -> Outcome:
     """Open about that many different states that a power cut during the recording may leave.
 
-    Cuts are spread evenly; at each, what was not synced is lost in a way that its seed draws. Ends early when
-    `stop_at` states were not as promised.
+    Cuts are spread evenly; at each, what was not synced is lost in a way that its seed draws. With `every` there is a
+    cut after each operation, however many states that makes. Ends early when `stop_at` states were not as promised.
     """
     began = time.monotonic()
     outcome = Outcome(theme, seed, sum(not isinstance(one, Mark) for one in operations))
     promises = Promises(operations)
     known: dict[bytes, Found | BrokenPromise] = {}
     with quick_folder() as place:
-        for cut, kind, files in _cuts(operations, seed, states, lambda: len(known)):
+        for cut, kind, files in _cuts(operations, seed, states, lambda: len(known), every):
             outcome.cuts += 1
             mark = digest(files)
             if mark not in known:
@@ -120,12 +122,14 @@ def _examined(files: Files, folder: Path, knows_time: bool) -> Found | BrokenPro
 
 
 def _cuts(
-    operations: list[Operation], seed: int, states: int, opened: Callable[[], int]
+    operations: list[Operation], seed: int, states: int, opened: Callable[[], int], every: bool
 ) -> Iterator[tuple[int, Kind, Files]]:
     """Cuts with what they leave, until so many different ones are opened: first each moment at which something was just
-    promised, then rounds of random moments."""
+    promised, with `every` then all moments, then rounds of random ones."""
     marks = {done for done, one in enumerate(operations, 1) if isinstance(one, Mark)}
     yield from _cuts_at(operations, marks, f"{seed}/marks", ("dropped", "worst"))
+    if every:
+        yield from _cuts_at(operations, set(range(len(operations) + 1)), f"{seed}/every", ("kept", "worst"))
     rounds = random.Random(seed)
     for number in range(ROUNDS):
         missing = states - opened()

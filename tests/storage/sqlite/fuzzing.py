@@ -23,6 +23,9 @@ from tests.storage.sqlite.damaged import LATER_STAGES, PAGE, STAGES, leave
 LONGEST = 60.0
 """Seconds after which an opening counts as hanging, on a machine that has other things to do."""
 SUFFIXES = ("", "", "", "-wal", "-wal", "-shm", ".catalogue", ".lock")
+REFUSED = ("update it", "an SQLite file of another program", "cannot be read as a store")
+"""Why a store may be refused: its file and the sidecar both say that it is of a newer program, or nothing is left that
+tells that it was a store."""
 _TRIES = 4
 _LATE = datetime(2030, 1, 1, tzinfo=UTC)
 _EDGES = (
@@ -160,10 +163,13 @@ def _other(value: object, choice: Choice) -> object:
 
 
 def judge(path: Path) -> str:
-    """Open a store, use it and open it again: ``refused`` or ``stored``. Raises where it does what it must not."""
+    """Open a store, use it and open it again: ``refused``, for one of `REFUSED`, or ``stored``. Raises where it
+    does what it must not."""
     try:
         store = SQLiteStorage(path, piece_rows=300)
-    except StorageError:
+    except StorageError as exc:
+        if not any(reason in str(exc) for reason in REFUSED):
+            raise
         return "refused"
     with store:
         for attempt in range(_TRIES):  # what it stumbles over it salvages, and the next time it is gone

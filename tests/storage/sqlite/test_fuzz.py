@@ -1,4 +1,4 @@
-"""Stores whose files were changed at random open, or are refused with an error of ours: for a bounded time here. The
+"""Stores whose files were changed at random open, or are refused for one of few reasons: for a bounded time here. The
 same with atheris, which looks for new ways, is ``make fuzz``."""
 
 import logging
@@ -25,7 +25,7 @@ def test_a_store_changed_at_random_opens_and_goes_on(quick_folder: Path, caplog:
     while seed < LEAST or (seed < MOST and time.monotonic() < until):
         seed += 1
         ended[_within_time(stores, quick_folder / "changed", seed)] += 1
-    assert ended["stored"] > 3 * ended["refused"], ended
+    assert ended["stored"] > 20 * ended["refused"], ended
 
 
 def _within_time(stores: list[Path], folder: Path, seed: int) -> str:
