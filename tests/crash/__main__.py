@@ -30,8 +30,8 @@ def main() -> int:
 
 
 def _run(theme: str, seed: int, states: int) -> list[Outcome]:
-    """Recordings of a theme, each with a seed of its own, until there are so many states; the first is cut after each of
-    its operations."""
+    """Recordings of a theme, each with a seed of its own, until there are so many states; the first is cut after each
+    of its operations."""
     outcomes: list[Outcome] = []
     for number in itertools.count(seed):
         missing = states - sum(outcome.opened for outcome in outcomes)
