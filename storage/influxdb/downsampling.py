@@ -107,7 +107,10 @@ def text_of(name: str, source: str, target: str, org: str, gateway_id: str | Non
         f"from(bucket: {quoted(source)})",
         f"range(start: begin, stop: date.add(d: {width}, to: now()))",
         fields_filter(asked.scope, asked.fields),
-        *([] if gateway_id is None else [f"filter(fn: (r) => r.gateway_id == {quoted(tag_of(gateway_id))})"]),
+        "filter(fn: (r) => exists r.gateway_id)"
+        if gateway_id is None
+        else f"filter(fn: (r) => r.gateway_id == {quoted(tag_of(gateway_id))})",
+        "filter(fn: (r) => exists r.device_id)",
         f"window({windows_of(asked.interval)}, createEmpty: false)",
         # The first window may be cut short by the range, and the last ones are not over yet.
         "filter(fn: (r) => r._start > begin and r._stop <= now())",

@@ -601,6 +601,7 @@ def test_the_text_of_a_task() -> None:
         "    |> range(start: begin, stop: date.add(d: 1d, to: now()))\n"
         '    |> filter(fn: (r) => r._measurement == "tank" and (r._field == "level"))\n'
         '    |> filter(fn: (r) => r.gateway_id == "roof")\n'
+        "    |> filter(fn: (r) => exists r.device_id)\n"
         "    |> window(every: 1d, createEmpty: false)\n"
         "    |> filter(fn: (r) => r._start > begin and r._stop <= now())\n"
         "    |> mean()\n"
