@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -15,6 +16,9 @@ from edgedepot.storage.influxdb.downsampling import Downsampling, name_of, text_
 from edgedepot.storage.influxdb.link import Link
 from edgedepot.storage.influxdb.settings import Settings
 from edgedepot.storage.interval import seconds_of
+
+_NO_BUCKET = re.compile('bucket ".*" not found')
+"""What one server says where another lists none; a 404 for an organisation or a path is something else."""
 
 
 def create_bucket(link: Link, settings: Settings, retention: str | timedelta | None) -> None:
@@ -42,9 +46,9 @@ def _find_bucket(link: Link, settings: Settings) -> Bucket | None:
     try:
         answer = link.ask(lambda client: client.buckets_api().find_buckets(name=settings.bucket, org=settings.org))
     except Misconfigured as exc:
-        if exc.code != "404":
-            raise
-        return None
+        if exc.code == "404" and _NO_BUCKET.search(str(exc)):
+            return None
+        raise
     return next((bucket for bucket in answer.buckets if bucket.name == settings.bucket), None)
 
 

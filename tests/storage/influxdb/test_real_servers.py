@@ -110,12 +110,11 @@ def test_the_server_says_what_time_it_is(influxdb1: InfluxDB1) -> None:
     assert abs(datetime.now(UTC) - found) < timedelta(seconds=5)
 
 
-def test_it_answers_no_queries(victoria_metrics: VictoriaMetrics) -> None:
-    with (
-        InfluxDBStorage(victoria_metrics.url, bucket="iot") as storage,
-        pytest.raises(Misconfigured, match="VictoriaM"),
-    ):
-        storage.query_readings(Weather)
+def test_it_answers_no_queries_and_makes_no_bucket(victoria_metrics: VictoriaMetrics) -> None:
+    with InfluxDBStorage(victoria_metrics.url, bucket="iot", org="any") as storage:
+        for call in (lambda: storage.query_readings(Weather), storage.create_bucket):
+            with pytest.raises(Misconfigured, match="queries need InfluxDB 2, not InfluxDB 3 or VictoriaMetrics"):
+                call()
 
 
 # -- InfluxDB 1: the lines, strictly --------------------------------------------------------------------------------

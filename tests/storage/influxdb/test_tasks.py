@@ -48,13 +48,16 @@ def test_a_token_that_may_not_make_buckets(server: ScriptedInfluxDB, connect: Co
 
 
 def test_an_organisation_that_is_not_there(server: ScriptedInfluxDB, connect: Connect) -> None:
-    with pytest.raises(Misconfigured, match=r"check org, and what the token may see: .*'nobody'") as caught:
+    with pytest.raises(Misconfigured, match=r'check url, org and bucket.*: organization name "nobody" not found'):
         connect(org="nobody", bucket="fresh").create_bucket()
-    assert caught.value.__cause__ is not None
-    # To a token that may not see it, it is not there either.
-    server.script.extend([Answer(404, 'bucket "fresh" not found'), Answer(200, content=b'{"orgs": []}')])
-    with pytest.raises(Misconfigured, match=r"check org, and what the token may see: .*'farm'"):
-        connect(bucket="fresh").create_bucket()
+    # To a token that may not see it, it is not there either. Servers say so of a bucket, or list none.
+    no_bucket = Answer(404, 'bucket "fresh" not found'), Answer(200, content=b'{"buckets": []}')
+    no_organisation = Answer(404, 'organization name "farm" not found'), Answer(200, content=b'{"orgs": []}')
+    for answers in zip(no_bucket, no_organisation, strict=True):
+        server.script.extend(answers)
+        with pytest.raises(Misconfigured, match=r"check org, and what the token may see: .*'farm'") as caught:
+            connect(bucket="fresh").create_bucket()
+        assert caught.value.__cause__ is not None
     assert len(server.buckets) == 1
 
 
