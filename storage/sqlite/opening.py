@@ -22,6 +22,7 @@ from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import (
     Readers,
     StoreLock,
+    open_reader,
     open_writer,
     prepare_writer,
     sqlite_errors,
@@ -31,8 +32,9 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, write_report
-from edgedepot.storage.sqlite.salvage import Damage, finding_damage, is_salvaged, put_aside_log, salvage
+from edgedepot.storage.sqlite.salvage import UNREADABLE, Damage, finding_damage, is_salvaged, put_aside_log, salvage
 from edgedepot.storage.sqlite.sectors import read_file
+from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import PAUSE, Suspicion
 from edgedepot.storage.sqlite.view import View
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 _MAGIC = b"SQLite format 3\0"
 _JOURNAL_MODES = (b"\2\2", b"\1\1")
 """A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
+_SYNCED, _LOOSE = "open", "loose"
+"""The lock's word for a store that is written, with each commit synced, or only now and then."""
 _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _ROUNDS = 1 << 20
 """A log begins anew at most so often between the note of its salt and now."""
@@ -153,9 +157,9 @@ class Opening:
         if reason is None and self._path.exists() and self._sidecar.store_id:
             reason = self._look_whose()
         word, _, noted = self._lock.found.partition(" ")
-        # The process ended in the middle, and each of its commits was synced. A salvage has put the log aside.
-        if word == "open" and not self._sidecar.salvaging:
-            flaw, use_log = self._look_at_log(int(noted) if noted.isdigit() else None)
+        # The process ended in the middle. A salvage has put the log aside.
+        if word in (_SYNCED, _LOOSE) and not self._sidecar.salvaging:
+            flaw, use_log = self._look_at_log(int(noted) if noted.isdigit() else None, word == _SYNCED)
             reason = reason or flaw
         if reason is not None:
             self._salvage(reason, use_log=use_log)
@@ -171,13 +175,15 @@ class Opening:
             return None
         return self._flaw(size) if self._was_a_store() else None
 
-    def _look_at_log(self, noted: int | None) -> tuple[str | None, bool]:
+    def _look_at_log(self, noted: int | None, is_synced: bool) -> tuple[str | None, bool]:
         """What is wrong with the log, and whether it is this store's. One that is damaged and needed no more is put
         aside: SQLite would read as much of it as it can over the newer pages in the file."""
         salt = salt_of(wal_of(self._path))
         if salt is not None and noted is not None and (salt - noted) % 2**32 >= _ROUNDS:
             return "its log is another store's", False
         found = Log(self._path)
+        if not is_synced:
+            return self._look_at_loose(found), True
         if salt is None and not found.is_copied:
             if found.missing:
                 return "its log is missing", True
@@ -191,6 +197,23 @@ class Opening:
             log.warning("%s: a damaged log was put aside, all of it is in the file as well", self._path)
             put_aside_log(self._path, self._clock.now())
         return None, True
+
+    def _look_at_loose(self, found: Log) -> str | None:
+        """Where commits were not synced one by one, a power cut may leave any of those since the last sync, and SQLite
+        reads on to the first that is not whole. It is damage where that comes before what is known to have been safe:
+        then there is more to be read behind it."""
+        last = self._last_readable() if found.goes_on else None
+        if last is None or last >= self._sidecar.seq:
+            return None
+        return f"rows {last + 1} to {self._sidecar.seq} in its log cannot be read"
+
+    def _last_readable(self) -> int | None:
+        """The last row number that SQLite reads. A connection that only reads leaves the log as it is."""
+        with contextlib.suppress(sqlite3.Error, *UNREADABLE), contextlib.closing(open_reader(self._path)) as reader:
+            piece = read_shape(reader).pieces[-1]
+            (last,) = reader.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()
+            return piece.first - 1 if last is None else int(last)
+        return None
 
     def _flaw(self, size: int) -> str | None:
         """What is wrong with the file's head or length."""
@@ -336,7 +359,7 @@ class Opening:
         if not known or sidecar.grown:
             sidecar.write()
         salt = salt_of(wal_of(self._path))
-        self._lock.note(f"{'open' if self._full_sync else 'loose'} {salt}" if salt is not None else "")
+        self._lock.note(f"{_SYNCED if self._full_sync else _LOOSE} {salt}" if salt is not None else "")
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:

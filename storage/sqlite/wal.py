@@ -84,8 +84,8 @@ def promised(path: Path) -> Promise | None:
 
 
 class Log:
-    """A log as it lies there, of a store whose commits were synced one by one. Whether it `is_torn` may be asked of a
-    store that is open; all else before SQLite opens it (see `promised`)."""
+    """A log as it lies there. What is `missing` or `is_copied` is right where commits were synced one by one. Whether
+    it `is_torn` may be asked of a store that is open; all else before SQLite opens it (see `promised`)."""
 
     def __init__(self, path: Path) -> None:
         self.data = read_file(wal_of(path))
@@ -120,6 +120,11 @@ class Log:
     def is_torn(self) -> bool:
         """Whether frames of this round lie behind those that SQLite reads."""
         return self.readable < len(self._current)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether whole commits lie behind those that SQLite reads."""
+        return len(self.good) > self.readable
 
     @property
     def missing(self) -> int:

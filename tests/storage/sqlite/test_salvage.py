@@ -17,6 +17,7 @@ from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.report import Salvaged
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.verify import Verification
+from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import DAMAGES, PAGE, STAGES, SUFFIXES, T0, deliver, leave, readings, rows
@@ -327,6 +328,40 @@ def test_any_bit_of_the_header_may_flip(quick_folder: Path) -> None:
             assert readings(store) == expected, (byte, bit)
             store.add_cursor("central")  # it can be written
             assert store.salvaged is None or store.salvaged.lost == 0
+
+
+LOST_LOOSE = {"zeroed page": 100, "flipped byte": 60, "wrong size": 60}
+"""Of a log of commits that were not synced one by one, at most; of all others what came since it was begun."""
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "swapped"])
+def test_a_log_that_is_synced_now_and_then(quick_folder: Path, damage: str) -> None:
+    """Behind a frame that cannot be read, what was durable is read all the same; what is gone is reported."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(quick_folder / "live.db", gateway_id="roof", durability="process") as store:
+        store.add_cursor("central")
+        for first in range(0, 600, 20):
+            store.store_readings(Weather, rows(first, first + 20)).wait("durable")
+        assert store._writing is not None
+        store._writing.writer._note_seq()  # as it does now and then
+        for file in quick_folder.glob("live.db*"):
+            shutil.copy(file, quick_folder / file.name.replace("live", "x"))
+    log_file = wal_of(path)
+    if damage == "swapped":
+        (quick_folder / "other").mkdir()
+        shutil.copy(wal_of(leave(quick_folder / "other", "unfolded")), log_file)
+    else:
+        DAMAGES[damage](log_file)
+    with SQLiteStorage(path, durability="process") as store:
+        after, report = readings(store), store.salvaged
+        assert report is not None
+        assert 600 - len(after) <= LOST_LOOSE.get(damage, 600)
+        assert 600 - len(after) <= report.lost
+        assert store.ledger().problems == []
+        after |= goes_on(store)
+    audit_file(path)
+    with SQLiteStorage(path) as store:
+        assert readings(store) == after
 
 
 def readings_of(path: Path) -> dict[Any, Any]:
