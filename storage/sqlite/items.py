@@ -9,6 +9,7 @@ from edgedepot.storage.base import Arrival, Intake, Reject
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.rejects import note_intake
 from edgedepot.storage.values import convert
 
 
@@ -54,7 +55,7 @@ class Write:
         unchecked_at = None if self._intake is None else self._intake.unchecked_at
         self._duplicates = journal.write(self._source, self._arrivals, unchecked_at)
         if self._intake is not None:
-            journal.note(self._intake)
+            note_intake(journal, self._intake)
 
     def settle(self, rank: int) -> None:
         self.receipt.settle(rank, len(self._arrivals) - self._duplicates, self._duplicates, self._refused)

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from edgedepot.storage.base import Arrival, Intake, Reject
+from edgedepot.storage.base import Arrival
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import Scope
@@ -30,16 +29,12 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
+from edgedepot.storage.sqlite.open_rows import OpenRows
 from edgedepot.storage.sqlite.shape import read_shape, write_shape
 from edgedepot.storage.sqlite.tables import OWN_STAMP, add_piece, cell, refresh_view, rows_of, widen_piece
 from edgedepot.storage.sqlite.tail import Series, Tail
 from edgedepot.storage.sqlite.timebase import Release, TimeKeeper
 from edgedepot.storage.values import Row
-
-KEPT_REJECTS = 10_000
-RAW_LIMIT = 1024
-BULK = 10
-"""Rows that one statement inserts."""
 
 
 class Journal:
@@ -55,9 +50,8 @@ class Journal:
         self.books = Books.load(connection, self.shape)
         self.history = History(connection, self.shape)
         self._seq = self.committed_seq = self._last_seq()
-        self._cells: dict[tuple[type[Reading], bool], list[Any]] = {}
+        self._rows = OpenRows()
         self._series: dict[type[Reading], dict[str, Series]] = {}
-        self._statements: dict[tuple[str, tuple[str, ...], int], str] = {}
         self.times = TimeKeeper(clock)
         self.at = 0
         self._hold_uncertain = hold_uncertain
@@ -165,7 +159,7 @@ class Journal:
         self.times.rolled_back()
         self._end()
         self._seq = self.committed_seq
-        self._cells.clear()
+        self._rows.clear()
         self._series.clear()
         self.books.rolled_back()
         self.catalogue.rolled_back()
@@ -208,7 +202,7 @@ class Journal:
                 latest = model
                 known = self._series.setdefault(model, {})
                 width = len(model.__fields__) + 1
-                good, flagged = self._cells_of(model)
+                good, flagged = self._rows.of(model)
             if len(row) != width:
                 raise InvalidValue(f"a row has {len(row) - 1} values, {model.__name__} has {width - 1} fields")
             series = known.get(device) or self._series_of(model, device)
@@ -228,7 +222,7 @@ class Journal:
                     merged += 1
                     replaced += self._replace(model, series, ts, old, row)
                     row = merge
-                    latest, (good, flagged) = None, self._cells_of(model)
+                    latest, (good, flagged) = None, self._rows.of(model)
                 seq += 1
                 self.tail.add(series, ts, seq)
             else:
@@ -271,11 +265,6 @@ class Journal:
             for seq in self.replays.get((model.__measurement__, device, ts), ()):
                 if (self.number_of(self.catalogue.layout(model), device, ts) or 0) > seq:
                     self.books.supersede_replayed(self.connection, seq)
-
-    def _cells_of(self, model: type[Reading]) -> tuple[list[Any], list[Any]]:
-        """Where the cells of a model's rows wait, one row after another: of those that have no quality, and of the
-        others. It stands for nearly all, and None is what takes Python longest to bind."""
-        return self._cells.setdefault((model, False), []), self._cells.setdefault((model, True), [])
 
     def _count_late(self, source: int, arrivals: Sequence[Arrival]) -> None:
         """Count the readings whose time is past what history holds."""
@@ -395,70 +384,10 @@ class Journal:
 
     def write_rows(self) -> None:
         """Put the rows that wait in memory into the journal."""
-        for (model, is_flagged), cells in self._cells.items():
-            if cells:
-                columns = ["seq", "series", "ts", *(["quality"] if is_flagged else [])]
-                columns += [*self.settled_layout(model).columns(model), *(["received"] if self._is_held else [])]
-                self._insert(tuple(columns), cells)
-                cells.clear()
-
-    def _insert(self, columns: tuple[str, ...], cells: list[Any]) -> None:
-        """Most rows many to a statement, which takes SQLite half as long."""
-        done = 0
-        for rows in (BULK, 1):
-            step = rows * len(columns)
-            end = len(cells) - (len(cells) - done) % step
-            if end > done:
-                values = [cells[at : at + step] for at in range(done, end, step)]
-                self.connection.executemany(self._insert_statement(columns, rows), values)
-                done = end
-
-    def _insert_statement(self, columns: tuple[str, ...], rows: int) -> str:
-        table = self.shape.pieces[-1].table
-        statement = self._statements.get((table, columns, rows))
-        if statement is None:
-            marks = ", ".join([f"({', '.join('?' * len(columns))})"] * rows)
-            statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {marks}"
-            self._statements[table, columns, rows] = statement
-        return statement
-
-    # -- what is no reading ---------------------------------------------------------------------------------------
-
-    def note(self, intake: Intake) -> None:
-        """Count an intake's messages and keep its rejects."""
-        source = self.catalogue.source(intake.source)
-        kinds = [reject.kind for reject in intake.rejects]
-        readings = kinds.count("reading")
-        self.books.count(
-            source,
-            messages=intake.messages,
-            decoded=intake.decoded,
-            ignored=intake.ignored,
-            rejected=kinds.count("message"),
-            readings=readings,
-            rejected_readings=readings,
-            rejected_fields=kinds.count("field"),
-        )
-        if intake.rejects:
-            self._keep_rejects(source, intake.rejects)
-
-    def _keep_rejects(self, source: int, rejects: Sequence[Reject]) -> None:
-        self.connection.executemany(
-            "INSERT INTO _rejected (source, at, kind, reason, raw) VALUES (?, ?, ?, ?, ?)",
-            [(source, self.at, reject.kind, reject.reason, reject.raw[:RAW_LIMIT]) for reject in rejects],
-        )
-        self.connection.execute(
-            "DELETE FROM _rejected WHERE source = :source AND id <= ("
-            " SELECT id FROM _rejected WHERE source = :source ORDER BY id DESC LIMIT 1 OFFSET :kept)",
-            {"source": source, "kept": KEPT_REJECTS},
-        )
-
-    def save_device(self, device_id: str, name: str | None, metadata: str) -> None:
-        self.connection.execute(
-            "INSERT INTO _devices (device_id, name, metadata) VALUES (?, ?, ?)"
-            " ON CONFLICT (device_id) DO UPDATE SET name = excluded.name, metadata = excluded.metadata",
-            (device_id, name, metadata),
-        )
+        for model, is_flagged in self._rows.waiting():
+            columns = ["seq", "series", "ts", *(["quality"] if is_flagged else [])]
+            columns += [*self.settled_layout(model).columns(model), *(["received"] if self._is_held else [])]
+            self._rows.insert(self.connection, self.shape.pieces[-1].table, model, is_flagged, tuple(columns))
 
     def delete(self, scope: Scope) -> int:
         """Delete the readings of a scope; the number."""

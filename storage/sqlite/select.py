@@ -14,20 +14,16 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-import msgspec
-
 from edgedepot.storage.clock import EPOCH, from_micros
 from edgedepot.storage.query import Selection
-from edgedepot.storage.reading import Device
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.records import BadRecord, decoded, read_records
-from edgedepot.storage.sqlite.tables import cell, rows_of, seen_condition
+from edgedepot.storage.sqlite.records import BadRecord
+from edgedepot.storage.sqlite.tables import cell
 from edgedepot.storage.sqlite.view import View, places
 
 _NARROW = 200
 """Up to so many devices each has a limited query of its own; beyond, a partition is sorted as a whole."""
 
-_metadata = msgspec.json.Decoder(dict[str, Any])
 Cells = tuple[Any, ...]
 """Timestamp in microseconds, device_id, and the values asked for."""
 Converter = Callable[[Any], Any]
@@ -174,58 +170,3 @@ def _sorted(view: View, layout: Layout, selection: Selection, series: dict[int, 
         f" ORDER BY {order}{direction}, device_id, ts LIMIT ?",
         (*values, -1 if selection.limit is None else selection.limit),
     )
-
-
-def read_devices(view: View) -> list[Device]:
-    """Every device that has readings or was saved, by id."""
-    seen: dict[str, list[int]] = {}
-    for series, model_id, device in list(read_records(view.connection, "_series", ("id", "model", "device_id"))):
-        times = list(_first_and_last(view, series, model_id))
-        if times:
-            seen.setdefault(device, []).extend(times)
-    saved = {
-        device: (name, decoded(_metadata, metadata, f"the metadata of {device}"))
-        for device, name, metadata in read_records(view.connection, "_devices", ("device_id", "name", "metadata"))
-    }
-    return [
-        Device(
-            device,
-            *saved.get(device, (None, {})),
-            first_seen=from_micros(min(seen[device])) if device in seen else None,
-            last_seen=from_micros(max(seen[device])) if device in seen else None,
-        )
-        for device in sorted({*seen, *saved})
-    ]
-
-
-def read_rejected(view: View, source: str | None, limit: int) -> list[dict[str, Any]]:
-    """What could not become a reading, of one source or all, newest first."""
-    names = dict(read_records(view.connection, "_sources", ("id", "name")))
-    chosen = json.dumps([number for number, name in names.items() if source in (None, name)])
-    columns = ("source", "at", "kind", "reason", "raw")
-    where = "WHERE source IN (SELECT value FROM json_each(?)) ORDER BY id DESC LIMIT ?"
-    return [
-        {"source": names[number], "at": from_micros(at), "kind": kind, "reason": reason, "raw": raw}
-        for number, at, kind, reason, raw in read_records(view.connection, "_rejected", columns, where, (chosen, limit))
-    ]
-
-
-def _first_and_last(view: View, series: int, model_id: int) -> Iterator[int]:
-    """The first and the last time of a series in history, and those of its unfolded rows; none where it is empty."""
-    ((name,),) = read_records(view.connection, "_models", ("name",), "WHERE id = ?", (model_id,))
-    tables = [f"_h_{name}_{partition.id}" for partition in view.shape.partitions.get(model_id, [])]
-    for order, ordered in (("ASC", tables), ("DESC", tables[::-1])):
-        for table in ordered:
-            query = f"SELECT ts FROM {table} WHERE series = ? ORDER BY ts {order} LIMIT 1"
-            found = view.connection.execute(query, (series,)).fetchone()
-            if found:
-                yield found[0]
-                break
-    for piece in view.shape.unfolded():
-        low, high = view.connection.execute(
-            f"SELECT min(ts), max(ts) FROM {rows_of(view.shape, piece)}"
-            f" WHERE {seen_condition(view.shape, piece, model_id)} AND series = ?",
-            (series,),
-        ).fetchone()
-        if low is not None:
-            yield from (low, high)

@@ -36,6 +36,7 @@ from edgedepot.storage.sqlite.backup import Progress, copy_store
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
+from edgedepot.storage.sqlite.devices import read_devices, save_device
 from edgedepot.storage.sqlite.downsampled import delete_kept
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
@@ -43,8 +44,9 @@ from edgedepot.storage.sqlite.keeping import SQLiteKeeping
 from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.quarantine import Refused, supersede
+from edgedepot.storage.sqlite.rejects import read_rejected
 from edgedepot.storage.sqlite.report import Salvaged, read_report
-from edgedepot.storage.sqlite.select import read_devices, read_rejected, select_readings
+from edgedepot.storage.sqlite.select import select_readings
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
@@ -321,7 +323,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
     def save_device(self, device: Device) -> None:
         """Keep a device's name and metadata (what JSON can say); returns when that is committed."""
         saved = saved_of(device)
-        self._do(lambda journal: journal.save_device(*saved))
+        self._do(lambda journal: save_device(journal.connection, *saved))
 
     def models(self) -> dict[str, type[Reading]]:
         """The reading models that have readings here, by measurement."""
