@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedepot.cli.behind import say_behind, say_given_up
-from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table
+from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table, visible
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.errors import StorageError
 
@@ -73,6 +73,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
             "models": sorted(store.models()),
             "devices": len(devices),
             "newest": newest.isoformat() if newest else None,
+            "history_from": {name: time.isoformat() for name, time in sorted(store.history_from().items())},
             "trouble": live["store"]["message"] if live and live["store"]["status"] != "pass" else None,
             "warning": live["store"].get("warning") if live else None,
         },
@@ -99,6 +100,10 @@ def _bytes_of(path: Path) -> int:
 def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None:
     screen.print(_headline(found))
     screen.print(_store_line(found["store"]))
+    for name, time in found["store"]["history_from"].items():
+        since = time[:16].replace("T", " ")
+        went = f"History of {visible(name)} from {since}Z on: what was before went (keep, keep_bytes)."
+        screen.print(went, style="dim", markup=False)
     if found["store"]["trouble"]:
         screen.print(f"[bold red]{escape(found['store']['trouble'])}[/]")
     if found["store"]["warning"]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 
+from edgedepot.storage.clock import from_micros
 from edgedepot.storage.sqlite.acknowledge import count_there, times_awaited
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
@@ -85,8 +86,26 @@ class Retention:
         if deed is None:
             self._log.committed(is_thinning=False)  # what was thinned sufficed, in the middle of a piece
         blocks = self.is_over and deed is None and self._limits.block
-        self.full = f"the store has reached its limit of {self._limits.size} bytes (keep_bytes)" if blocks else None
+        self._block(blocks)
         return deed
+
+    def _block(self, blocks: bool) -> None:
+        """Take no more readings, or take them again."""
+        if blocks and self.full is None:
+            self.full = (
+                f"the store has reached its limit of {self._limits.size} bytes (keep_bytes) and takes no readings until"
+                f" upstreams have acknowledged enough of what waits for them, {self._waiting_since()}"
+            )
+            self._log.blocks(self.full)
+        elif not blocks and self.full is not None:
+            self.full = None
+            self._log.takes_again()
+
+    def _waiting_since(self) -> str:
+        """Of what time the oldest piece is, for there is one while anything waits."""
+        table = rows_of(self._journal.shape, self._journal.shape.pieces[0])
+        (oldest,) = self._connection.execute(f"SELECT min(ts) FROM {table} WHERE series > 0").fetchone()
+        return "which is not in history yet" if oldest is None else f"from {from_micros(oldest):%Y-%m-%dT%H:%MZ} on"
 
     def committed(self) -> None:
         """What `next` said is done."""
@@ -137,15 +156,15 @@ class Retention:
         for layout, mine in self._partitions():
             size = self._limits.sizes.get(layout.name)
             if size is not None and sum(partition.pages for partition in mine) * PAGE > size:
-                deed = self._drop_oldest(layout, mine, now)
+                deed = self._drop_oldest(layout, mine, now, self._limits.block)
                 if deed is not None:
                     return deed
         return None
 
-    def _drop_oldest(self, layout: Layout, mine: list[Partition], now: int | None) -> Deed | None:
+    def _drop_oldest(self, layout: Layout, mine: list[Partition], now: int | None, keep_pending: bool) -> Deed | None:
         """To make room. The horizon is not to lie in the future: what comes in then would be late."""
         end = rows_end(self._connection, layout, mine[0])
-        if (now is not None and end > now) or not self._may_go(layout, mine[0], self._limits.block):
+        if (now is not None and end > now) or not self._may_go(layout, mine[0], keep_pending):
             return None
         return self._going(layout, mine[0], end, FULL)
 
@@ -281,23 +300,30 @@ class Retention:
 
     def _make_room(self, now: int | None) -> Deed | None:
         """The least loss first: history, of which the journal still has what is pending, or what is kept downsampled
-        where that takes more room; then what is pending."""
+        where that takes more room; then what is pending, thinned where that can be, which is the journal's; and what a
+        late upstream is still owed of history only before the journal has anything to evict."""
         history = sum(partition.pages for _, mine in self._partitions() for partition in mine)
         deed = self._keep_less() if sum(rule.pages for rule, _, _ in self._kept()) > history else None
         if deed is not None:
             return deed
         oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
-        for layout, mine in oldest:
-            deed = self._drop_oldest(layout, mine, now)
-            if deed is not None:
-                return deed
-        deed = self._keep_less()
+        deed = self._drop_first(oldest, now, keep_pending=True) or self._keep_less()
         if deed is not None:
             return deed
         closed = closed_pieces(self._journal.shape)
         if closed and not self._limits.block:
-            return self._thinning(closed) or self._eviction(*closed[0], FULL)
-        return None if closed else self._closing()
+            deed = self._thinning(closed) or self._drop_first(oldest, now, keep_pending=False)
+            return deed or self._eviction(*closed[0], FULL)
+        if closed or self._is_folding:
+            return None  # the fold brings what can be thinned
+        return self._closing() or (None if self._limits.block else self._drop_first(oldest, now, keep_pending=False))
+
+    def _drop_first(
+        self, oldest: list[tuple[Layout, list[Partition]]], now: int | None, keep_pending: bool
+    ) -> Deed | None:
+        """Of these models' oldest partitions the first that may go."""
+        deeds = (self._drop_oldest(layout, mine, now, keep_pending) for layout, mine in oldest)
+        return next((deed for deed in deeds if deed is not None), None)
 
     def _thinning(self, closed: list[tuple[Piece, int]]) -> Deed | None:
         """The next batch to thin; each piece is gone through once."""
@@ -315,8 +341,12 @@ class Retention:
         journal = self._journal
         last = journal.shape.pieces[-1]
         has_rows = self._connection.execute(f"SELECT 1 FROM {last.table} WHERE series > 0 LIMIT 1").fetchone()
-        is_folding = journal.tail.rows or journal.shape.folded.active
-        return self._close_piece if has_rows and not is_folding else None
+        return self._close_piece if has_rows else None
+
+    @property
+    def _is_folding(self) -> bool:
+        """Whether there is something to fold."""
+        return bool(self._journal.tail.rows or self._journal.shape.folded.active)
 
     def _close_piece(self, journal: Journal) -> None:
         """When all rows are in history."""

@@ -50,6 +50,14 @@ class RoomLog:
         """An upstream does not get these at all."""
         self._lines.append((logging.WARNING, f"upstream {given_up.upstream}: {given_up}, as {why}"))
 
+    def blocks(self, why: str) -> None:
+        """Readings are taken no more."""
+        log.warning("%s", why)
+
+    def takes_again(self) -> None:
+        """Readings are taken again."""
+        log.warning("the store takes readings again")
+
     def committed(self, is_thinning: bool) -> None:
         """What was noted is done. What is thinned gets one line when `is_thinning` is over."""
         for level, text in self._lines:

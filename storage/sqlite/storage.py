@@ -23,7 +23,7 @@ from edgedepot.storage.base import (
     Version,
     takes_version,
 )
-from edgedepot.storage.clock import Clock, SystemClock
+from edgedepot.storage.clock import Clock, SystemClock, from_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageError, StoreUnusable
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection, micros_of
@@ -330,6 +330,13 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         with self._reading(True) as (_, catalogue):
             return catalogue.models()
 
+    def history_from(self) -> dict[str, datetime]:
+        """From when on there is history (aware, in UTC), by measurement, of the models of which some went for its age
+        or for want of room."""
+        with self._reading(False) as (view, catalogue):
+            layouts = catalogue.layouts()
+            return {layouts[model].name: from_micros(time) for model, time in view.shape.horizons.items()}
+
     def rejected(self, source: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """What could not become a reading, newest first: ``{"source", "at", "kind", "reason", "raw"}``."""
         with self._reading(True) as (view, _):
@@ -337,16 +344,17 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
 
     def health_check(self) -> dict[str, Any]:
         """See `BaseStorage`; with a ``"warning"`` while a reader keeps the write-ahead log growing."""
-        trouble = None if self._writing is None else self._writing.writer.trouble
+        writer = None if self._writing is None else self._writing.writer
+        trouble = None if writer is None else writer.trouble or writer.full
         try:
             if trouble is None:
                 with self._reading(False):
                     pass
         except StorageError as exc:
-            trouble = exc
+            trouble = str(exc)
         if trouble is not None:
             return {"status": "fail", "message": str(trouble), "version": sqlite3.sqlite_version}
-        warning = None if self._writing is None else self._writing.writer.room.warning
+        warning = None if writer is None else writer.room.warning
         message = f"{self.path} can be read and written" + (f", but {warning}" if warning else "")
         found = {"status": "pass", "message": message, "version": sqlite3.sqlite_version}
         return found | ({"warning": warning} if warning else {})

@@ -115,7 +115,7 @@ class Writer:
         """Whether there is no room: in the queue, or for readings in the store."""
         if not isinstance(item, Write):
             return False  # they are few, whoever asks for one waits for it, and deletions make room
-        return self._upkeep.retention.full is not None or self._queued_rows >= self._pace.queue_rows
+        return self.full is not None or self._queued_rows >= self._pace.queue_rows
 
     def _wait_for_room(self, item: Item) -> None:
         deadline = self._clock.monotonic() + self._pace.busy_timeout
@@ -125,9 +125,14 @@ class Writer:
                 raise StorageBusy(self._why_refused())
             self._clock.wait(self._condition, left)
 
+    @property
+    def full(self) -> str | None:
+        """Why the store takes no readings, where it is to hold on to what upstreams await; else None."""
+        return self._upkeep.retention.full
+
     def _why_refused(self) -> str:
-        if self._upkeep.retention.full is not None:
-            return self._upkeep.retention.full
+        if self.full is not None:
+            return self.full
         why = f": {self.trouble}" if self.trouble else ""
         return f"{self._queued_rows} rows wait to be written, as many as may{why}"
 

@@ -120,3 +120,4 @@ def test_what_had_no_room(poor: Path) -> None:
     assert "central does not get 2 readings of 2026-01-01 00:00Z to 2026-01-01 00:01Z: evicted" in text
     assert "thinned to their minutes' averages" in text
     assert "allow it more (keep_bytes, keep)" in text
+    assert "History of mast from 2026-01-0" in text

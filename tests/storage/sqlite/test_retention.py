@@ -1,5 +1,6 @@
 """What is too old or too much goes: whole partitions and pieces, in the books, and nothing else changes."""
 
+import logging
 import random
 import sqlite3
 import subprocess
@@ -381,11 +382,21 @@ def test_more_in_an_hour_than_the_limit_holds(path: Path, limit: Any) -> None:
     audit_file(path)
 
 
-def test_bytes_go_before_a_late_upstream_and_the_books_say_so(with_a_late_upstream: Path) -> None:
+def test_bytes_go_before_a_late_upstream_and_the_books_say_so(
+    with_a_late_upstream: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But first what nobody is owed, younger though it be; then what waits is thinned, as far as it can be."""
+    caplog.set_level(logging.INFO, "edgedepot.storage.sqlite.room_log")
     with opened(with_a_late_upstream, T0 + 10 * DAY, keep_bytes=1_000_000, piece_rows=2000) as store:
+        store.store_readings(Mixed, [("m", T0 + timedelta(minutes=number), {"a": 1.0}) for number in range(100)])
+        drain(store, "early")
+        store.retain()
+        caplog.clear()  # what went at opening: there was nothing else
         fill_pending(store, 20_000)
         store.retain()
         assert horizon(store) is not None
+        said = " ".join(record.getMessage() for record in caplog.records)
+        assert 0 <= said.find("history of mixed") < said.find("thinned") < said.find("evicted")
         assert store.ledger().upstreams["late"]["evicted"] > 0
         assert store.ledger().problems == []
         audit_memory(store)
@@ -432,7 +443,10 @@ def test_pending_rows_are_evicted_last_and_oldest_first(path: Path) -> None:
     audit_file(path)
 
 
-def test_a_full_store_that_is_to_block_takes_no_readings_until_upstreams_acknowledge(path: Path) -> None:
+def test_a_full_store_that_is_to_block_takes_no_readings_until_upstreams_acknowledge(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "edgedepot.storage.sqlite.room_log")
     with opened(path, keep_bytes=1_000_000, when_full="block", piece_rows=1000, busy_timeout="5s") as store:
         store.add_cursor("central")
         stored = 0
@@ -440,13 +454,20 @@ def test_a_full_store_that_is_to_block_takes_no_readings_until_upstreams_acknowl
             stored += 2000
             store.fold()
             store.retain()
-        assert "reached its limit of 1000000 bytes" in str(failure)
+        why = (
+            "the store has reached its limit of 1000000 bytes (keep_bytes) and takes no readings until upstreams have"
+            f" acknowledged enough of what waits for them, from {T0:%Y-%m-%dT%H:%MZ} on"
+        )
+        assert str(failure) == store.health_check()["message"] == why
+        assert store.health_check()["status"] == "fail"
         assert stored > 4000
         assert store.ledger().upstreams["central"]["pending"] == stored
         assert store.ledger().upstreams["central"]["evicted"] == 0
-        assert store.health_check()["status"] == "pass"
         assert len(drain(store, "central", 1000)) == stored
         assert put_2000(store, stored) is None
+        assert store.health_check()["status"] == "pass"
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert said == [why, "the store takes readings again"]
         assert drain(store, "central", 5000)[0][2] == T0 + timedelta(seconds=stored)
         assert store.ledger().problems == []
         audit_memory(store)
