@@ -339,13 +339,15 @@ def pipe(steps: Sequence[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A Flux string literal, for the one text that has no options: a task's.
+    r"""A Flux string literal, for the one text that has no options: a task's.
 
-    https://docs.influxdata.com/flux/v0/spec/lexical-elements/#string-literals: a ``$`` before a brace would begin an
-    expression; bytes can be given in hexadecimal.
+    https://docs.influxdata.com/flux/v0/spec/lexical-elements/#string-literals: bytes can be given in hexadecimal. So is
+    each ``$``, which would begin an expression before a brace, and before anything else hides that from the scanner: of
+    ``$\"`` it takes the quote for the end.
     """
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${")
-    return f'"{"".join(char if char.isprintable() else _hexadecimal(char) for char in escaped)}"'
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    plain = (char if char.isprintable() and char != "$" else _hexadecimal(char) for char in escaped)
+    return f'"{"".join(plain)}"'
 
 
 def _hexadecimal(char: str) -> str:
