@@ -45,7 +45,9 @@ class Comparison:
     """One figure of product and floor, a value for each round.
 
     The bar is met where the product's median is at least (`at_least`), else at most, `factor` times the floor's
-    median, plus `plus`. Without a factor it is printed, and nothing is demanded.
+    median, plus `plus`. With `each` that is so of each round by itself, and the worst one decides; with `both_ways` the
+    two differ by no more than the factor says in either direction. Without a factor it is printed, and nothing is
+    demanded.
     """
 
     name: str
@@ -55,28 +57,35 @@ class Comparison:
     factor: float | None
     at_least: bool = False
     plus: float = 0.0
+    each: bool = False
+    both_ways: bool = False
 
     @property
     def ratio(self) -> float:
         return statistics.median(self.product) / statistics.median(self.floor)
 
     @property
-    def bar(self) -> float | None:
-        """What the product's median is measured against, in the unit of the figure."""
-        if self.factor is None:
-            return None
-        return self.factor * statistics.median(self.floor) + self.plus
-
-    @property
     def met(self) -> bool:
-        found, bar = statistics.median(self.product), self.bar
-        return bar is None or (found >= bar if self.at_least else found <= bar)
+        if self.each:
+            return all(map(self._meets, self.floor, self.product))
+        return self._meets(statistics.median(self.floor), statistics.median(self.product))
+
+    def _meets(self, floor: float, product: float) -> bool:
+        if self.factor is None:
+            return True
+        if self.both_ways:
+            return self.factor * floor <= product <= floor / self.factor
+        bar = self.factor * floor + self.plus
+        return product >= bar if self.at_least else product <= bar
 
     def demand(self) -> str:
         if self.factor is None:
             return ""
+        if self.both_ways:
+            return f"{self.factor:g}x to {1 / self.factor:.3g}x"
         plus = f" + {self.plus:g} {self.unit}" if self.plus else ""
-        return f"at {'least' if self.at_least else 'most'} {self.factor:g}x{plus}"
+        each = ", in each round" if self.each else ""
+        return f"at {'least' if self.at_least else 'most'} {self.factor:g}x{plus}{each}"
 
 
 def report(options: Options, comparisons: Sequence[Comparison], **notes: object) -> None:

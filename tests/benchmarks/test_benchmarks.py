@@ -73,6 +73,17 @@ def run(name: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(("product", "met"), [([5, 20, 5], True), ([5, 21, 5], False)])
+def test_the_worst_round_decides(product: list[float], met: bool) -> None:
+    assert Comparison("memory", "MiB", [1, 10, 11], product, 1, plus=10, each=True).met is met
+
+
+@pytest.mark.parametrize(("product", "met"), [([8.9], False), ([9], True), ([11.1], True), ([11.2], False)])
+def test_both_ways(product: list[float], met: bool) -> None:
+    comparison = Comparison("speed", "m/s", [10], product, 0.9, both_ways=True)
+    assert (comparison.met, comparison.demand()) == (met, "0.9x to 1.11x")
+
+
 @pytest.mark.parametrize(
     ("product", "at_least", "plus", "met"),
     [
