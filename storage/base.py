@@ -396,6 +396,10 @@ class Buffer(abc.ABC):
         many ranges that one more gap would be too many to keep."""
 
     @abc.abstractmethod
+    def is_split(self, cursor: str) -> bool:
+        """Whether it has two lanes, the live one maybe empty. From memory."""
+
+    @abc.abstractmethod
     def waiting(self, cursor: str, lane: Lane) -> int:
         """About how many rows wait in a lane: never fewer than there are. From memory, so it may be asked often."""
 

@@ -43,6 +43,7 @@ class Source(Protocol):
 
     def pending(self, cursor: str, limit: int, lane: Lane = ...) -> Window | None: ...
     def split(self, cursor: str) -> None: ...
+    def is_split(self, cursor: str) -> bool: ...
     def waiting(self, cursor: str, lane: Lane) -> int: ...
 
 
@@ -55,7 +56,6 @@ class Lanes:
         self._store = store
         self._cursor = cursor
         self._clock = clock
-        self._is_split = False
         self._live_running = 0
         self._live_at = -LIVE_PAUSE
         self._unresolved: tuple[Lane, _Order] | None = None
@@ -78,15 +78,10 @@ class Lanes:
         return None
 
     def _arrange(self, limit: int) -> None:
-        """Split where that is called for. Who is split already and has no fresh rows loses nothing by it, but for what
-        comes at that very moment: hence once for each time of falling behind."""
-        behind = BEHIND * limit
-        backlog, live = (self._store.waiting(self._cursor, lane) for lane in ("backlog", "live"))
-        if live > behind or (backlog > behind and not live and not self._is_split):
+        """Split where that is called for: where all is one lane, or the live one has fallen behind too."""
+        lane: Lane = "live" if self._store.is_split(self._cursor) else "backlog"
+        if self._store.waiting(self._cursor, lane) > BEHIND * limit:
             self._store.split(self._cursor)
-            self._is_split = True
-        elif backlog <= behind:
-            self._is_split = False
 
     @property
     def is_unresolved(self) -> bool:

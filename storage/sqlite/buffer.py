@@ -99,6 +99,9 @@ class SQLiteBuffer(Buffer):
         writing = self._writer_parts()
         writing.cursors.split(cursor, writing.writer.durable_seq)
 
+    def is_split(self, cursor: str) -> bool:
+        return self._writer_parts().cursors.position(cursor).split is not None
+
     def waiting(self, cursor: str, lane: Lane) -> int:
         writing = self._writer_parts()
         return writing.cursors.position(cursor).waiting(lane, writing.writer.durable_seq, writing.held())

@@ -149,6 +149,28 @@ def test_fresh_rows_gather_for_half_a_second_unless_they_fill_a_window(store: Te
     assert taken[0] == "live"
 
 
+def test_a_backlog_that_ended_at_once_leaves_the_next_one_its_lanes(store: TellingStore, clock: ManualClock) -> None:
+    """Most of it was deleted, or is not for this upstream: one window passes it all."""
+    fill(store, 100)
+    lanes = Lanes(store, "central", clock)
+
+    def send() -> tuple[Lane, int]:
+        clock.advance(1.0)
+        taken = lanes.next(10)
+        assert taken is not None
+        store.acknowledge("central", taken[1])
+        lanes.taken(*taken)
+        return taken[0], len(taken[1].rows)
+
+    assert send() == ("backlog", 10)
+    store.delete_readings(Weather)
+    assert send() == ("backlog", 0)
+    fill(store, 100, start=1000)
+    assert send() == ("backlog", 10)
+    fill(store, 5, start=2000)
+    assert send() == ("live", 5)
+
+
 def test_what_is_unresolved_is_sent_again_before_the_other_lane_sends(store: TellingStore, clock: ManualClock) -> None:
     """In the meantime the reading has a newer version, which is in the live lane and must not be overtaken."""
     upstream = ScriptedUpstream()

@@ -34,6 +34,9 @@ class Numbers:
     def split(self, cursor: str) -> None:
         self.cursors.split(cursor, self.last)
 
+    def is_split(self, cursor: str) -> bool:
+        return self.position.split is not None
+
     def waiting(self, cursor: str, lane: Lane) -> int:
         return self.position.waiting(lane, self.last, ())
 

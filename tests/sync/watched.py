@@ -269,8 +269,8 @@ class WatchedStore(SQLiteStorage):
         turns, pending = self._turns[cursor], self.expected[cursor].pending
         fresh = [number for number in pending if number > (turns.last or 0)]
         waiting = self.waiting(cursor, "live")
-        if lane == "backlog" and not waiting and self.waiting(cursor, "backlog") > BEHIND * limit:
-            self.upstreams[cursor].must(turns.last is not None and not fresh, "behind, and has one lane")
+        if self.waiting(cursor, "backlog") > BEHIND * limit:
+            self.upstreams[cursor].must(self.is_split(cursor), "behind, and has one lane")
         if lane == "backlog" and turns.last is not None and fresh and len(fresh) < len(pending):
             gathers = self._time.monotonic() - turns.live_at < LIVE_PAUSE and waiting < limit
             self.upstreams[cursor].must(gathers or turns.live_running >= ROUND - 1, "fresh rows wait for the backlog")
