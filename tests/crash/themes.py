@@ -159,6 +159,24 @@ def retention(work: Work) -> None:
     work.fold()
 
 
+def thinning(work: Work) -> None:
+    """Minutes of what waits become one reading each: of what no upstream has, or one has all and the other nothing."""
+    work.open(piece_rows=30)
+    work.add_cursor("central")
+    work.add_cursor("quick")
+    for step in range(3):
+        work.put(Weather, work.weather(work.fresh(40, devices=1)))
+        work.put(Mixed, work.mixed(work.fresh(20, devices=1)), wait=False)
+        work.fold()
+        if step == 1:
+            work.send("quick", 200)
+            work.send("central", 15)
+        work.thin()
+        work.put(Mixed, work.mixed(work.again(6, devices=1)))
+    work.send("central", 40)
+    work.fold()
+
+
 def held(work: Work) -> None:
     """The machine starts without knowing the time, its clock is set once, and it is killed."""
     work.open(piece_rows=30)
@@ -247,6 +265,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "delete": (delete,),
     "process": (process,),
     "retention": (retention,),
+    "thinning": (thinning,),
     "offset": (held, offset),
     "migration": (ingest, Between(_of_an_earlier_version), upgrade),
     "salvage": (until_killed, Between(_damage), fold),

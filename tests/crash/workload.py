@@ -160,6 +160,14 @@ class Work:
         self._promised("durable")
         self.reopen(piece_rows=piece_rows)
 
+    def thin(self) -> None:
+        """Minutes that upstreams await become one reading each."""
+        self.settle()
+        self._begin("something", gradual=True)
+        assert self.store.thin(T0 + timedelta(seconds=self._second)) > 0
+        self._mark_what_became()
+        self._promised("durable")
+
     def _count(self) -> int:
         return sum(len(self.store.query_readings(model, fields=[])) for model in MODELS.values())
 
