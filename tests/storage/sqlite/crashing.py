@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Arrival, Intake
+from edgedepot.storage.base import Arrival, Choice, Intake
 from edgedepot.storage.clock import Clock, ManualClock, from_micros, to_micros
 from tests.models import Weather
 
@@ -19,7 +19,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["edgedepot.storage.sqlite.storage", "tests.models"])
 Deed = tuple[Any, ...]
 """``("put", rows)``, ``("delete", device, start, end)``, ``("fold",)``, ``("stamp", device, values)``,
-``("take in", rows)`` or ``("set", seconds, trust)``, which sets the clock."""
+``("take in", rows)`` or ``("set", seconds, trust)``, which sets the clock; ``("retain",)``, ``("thin", before)`` or
+``("acknowledge", cursor, choice, limit, refused)``."""
 Offsets = dict[str, timedelta]
 """By how much the first stamps of boots were off, as far as that is known."""
 
@@ -100,9 +101,24 @@ def _do(store: SQLiteStorage, clock: ManualClock, deed: Deed) -> None:
     elif what == "set":
         clock.step(details[0])
         clock.trusted = clock.trusted or details[1]
+    elif what == "retain":
+        store.retain()
+    elif what == "thin":
+        store.thin(details[0])
+    elif what == "acknowledge":
+        acknowledge(store, *details)
     else:
         store.fold()
     store.flush()
+
+
+def acknowledge(store: SQLiteStorage, cursor: str, choice: Choice, limit: int, refused: int) -> None:
+    """What comes next in the backlog is received, but for the first few, which are refused for good."""
+    store.add_cursor(cursor, "oldest", choice)
+    window = store.pending(cursor, limit, "backlog")
+    if window is not None:
+        store.quarantine(cursor, window.rows[:refused], "refused")
+        store.acknowledge(cursor, window)
 
 
 def known_offsets(store: SQLiteStorage) -> Offsets:

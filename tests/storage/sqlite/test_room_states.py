@@ -23,6 +23,7 @@ from tests.storage.sqlite.states import (
     CHOICES,
     LANES,
     MICROSECOND,
+    RESOLVED,
     T0,
     Values,
     data,
@@ -181,7 +182,6 @@ class RoomStates(Room):
         self.settle()
         self.look(opening=True)
 
-    @precondition(lambda self: self.clock.trusted)
     @rule(deeds=st.lists(deeds, min_size=1, max_size=4), done=st.integers(0, 4), limits=limits)
     def crash(self, deeds: list[Deed], done: int, limits: dict[str, Any]) -> None:
         """Another process does things and is killed: what it said is done is done, and the next thing is, or is not."""
@@ -197,6 +197,74 @@ class RoomStates(Room):
         if is_folding or (not self.is_as_it_should_be() and said < len(deeds)):
             self.do(deeds[said])
         assert self.is_as_it_should_be()
+        self.look()
+        self.store.close()
+        self.reopened(limits)
+
+    def forsake(self) -> None:
+        """The process ends, and forgets what it has handed out."""
+        self.store.close()
+        for upstream in self.upstreams.values():
+            upstream.split = None
+            upstream.hands.clear()
+
+    @rule(
+        deed=st.just(("retain",))
+        | st.tuples(st.just("thin"), st.sampled_from([-20, 1, 50]))
+        | st.tuples(st.just("send"), which_upstream, st.integers(1, 60), st.integers(0, 3)),
+        done=st.integers(0, 1),
+        limits=limits,
+    )
+    def crash_alone(self, deed: Deed, done: int, limits: dict[str, Any]) -> None:
+        """What another process does by itself or for upstreams, until it is killed."""
+        what, *details = deed
+        doing: dict[str, Any] = {
+            "retain": self.crash_retaining,
+            "thin": self.crash_thinning,
+            "send": self.crash_sending,
+        }
+        doing[what](*details, done, limits)
+
+    def crash_retaining(self, done: int, limits: dict[str, Any]) -> None:
+        """Another process drops what limits do not allow, and is killed meanwhile or thereafter."""
+        self.forsake()
+        work_until_killed(State.of(self.path, self.clock, **limits), [("retain",)], done)
+        self.reopened(limits)
+
+    def crash_thinning(self, days: int, done: int, limits: dict[str, Any]) -> None:
+        """Another process thins, all of it or a part."""
+        for _ in range(2):  # as in `thin`
+            self.fold()
+            self.the_file_is_as_it_should_be()
+        self.forsake()
+        before = T0 + days * DAY
+        work_until_killed(State.of(self.path, self.clock), [("thin", before)], done)
+        self.open({})
+        self.fold()
+        self.settle()
+        self.look(before)
+        self.store.close()
+        self.reopened(limits)
+
+    def crash_sending(self, which: int, limit: int, refused: int, done: int, limits: dict[str, Any]) -> None:
+        """Another process hands on what comes next, and it is acknowledged and in quarantine, or neither."""
+        name, upstream = self.upstream(which)
+        if upstream is None:
+            return
+        self.forsake()
+        self.open({})
+        self.store.add_cursor(name, "oldest", upstream.choice)
+        window = self.store.pending(name, limit, "backlog")
+        rows = [] if window is None else [self.received(upstream, window, row) for row in window.rows]
+        self.store.close()
+        deed = ("acknowledge", name, upstream.choice, limit, refused)
+        work_until_killed(State.of(self.path, self.clock), [deed], done)
+        self.open({})
+        books = self.store.ledger().upstreams[name]
+        if window is not None and (done or upstream.counts != {column: books[column] for column in RESOLVED}):
+            self.resolve(upstream, window, rows, rows[:refused])
+            upstream.acknowledged += [(window.low, window.high)] if window.low else []
+        self.settle()
         self.look()
         self.store.close()
         self.reopened(limits)
@@ -347,10 +415,14 @@ class RoomStates(Room):
             return
         hand = upstream.hands.pop(lane)
         window = hand.window
-        aside = hand.rows[:refused]
         self.store.quarantine(name, window.rows[:refused], "refused")
+        self.resolve(upstream, window, hand.rows, hand.rows[:refused])
+        self.acknowledged(name, upstream, window)
+
+    def resolve(self, upstream: Upstream, window: Any, rows: list[Version], aside: list[Version]) -> None:
+        """The upstream has the rows of a window, but for those that it refused."""
         if window.replayed:
-            for version in hand.rows:
+            for version in rows:
                 values = upstream.replayed.pop(version, None)
                 if values is not None and version in aside:
                     upstream.quarantined[version] = values
@@ -358,7 +430,6 @@ class RoomStates(Room):
                     upstream.counts["quarantined" if version in aside else "delivered"] += 1
         else:
             upstream.resolve(self.rows_of(upstream, window), aside)
-        self.acknowledged(name, upstream, window)
 
     @rule(
         limit=st.integers(1, 60),
