@@ -126,7 +126,7 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
             if found.missing or not use_log:
                 notes.append("what was in its log alone is lost as far as it cannot be read")
             if partitions is not None:
-                notes.append("there was no room for more, free some and salvage the damaged file again")
+                notes.append("there was no room for more: older readings are in the damaged file alone")
             report = Salvaged(
                 from_micros(now), reason, aside.name if there else None, rebuild.kept, tuple(rebuild.spans),
                 tuple(rebuild.numbers), tuple(notes),

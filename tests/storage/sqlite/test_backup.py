@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedepot import SQLiteStorage
+from edgedepot import SQLiteStorage, SyncWorker
 from edgedepot.storage.errors import ConfigError, NotSupported, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.aside import shm_of
 from edgedepot.storage.sqlite.backup import restore
@@ -16,6 +16,7 @@ from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import deliver, leave, readings, rows
+from tests.sync.scripted import ScriptedUpstream, eventually
 
 NOW = 1_767_225_600_000_000
 
@@ -133,6 +134,33 @@ def test_a_restore_that_was_interrupted_is_finished_by_whoever_opens(quick_folde
     with SQLiteStorage(aside, read_only=True) as store:
         assert len(readings(store)) == 600
     assert not fresh.exists()
+
+
+def test_a_restored_store_forwards_what_was_pending_and_overwrites_nothing_newer(quick_folder: Path) -> None:
+    """All of it to an upstream that has what came after the copy."""
+    path, copy, upstream = quick_folder / "x.db", quick_folder / "copy.db", ScriptedUpstream()
+    changed = [(device, moment, {"temperature": -1.0}) for device, moment, _ in rows(150, 160)]
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 300)).wait()
+        store.backup(copy)
+        store.store_readings(Weather, [*rows(300, 350), *changed]).wait()
+        forward(store, upstream)
+    restore(copy, path, NOW, force=True)
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        again = [(device, moment, {"temperature": -2.0}) for device, moment, _ in rows(150, 151)]
+        store.store_readings(Weather, [*rows(400, 410), *again]).wait()
+        forward(store, upstream)
+        assert store.ledger().problems == []
+    found = {(device, moment): row.data["temperature"] for (_, device, moment), row in upstream.kept.items()}
+    assert len(found) == 360
+    stored = [*rows(0, 350), *rows(400, 410), *changed, *again]
+    assert found == {(device, moment): data["temperature"] for device, moment, data in stored}
+
+
+def forward(store: SQLiteStorage, upstream: ScriptedUpstream) -> None:
+    with SyncWorker(store, "central", upstream):
+        eventually(lambda: store.count_pending("central") == 0)
 
 
 def test_a_copy_on_a_new_card_raises_the_epoch_once(quick_folder: Path) -> None:
