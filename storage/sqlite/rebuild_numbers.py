@@ -234,12 +234,14 @@ class Numbers:
         """Count as lost what the books know of and nobody has. Where there is more than they know of, a book was lost:
         count that as taken in, by nobody knows whom."""
         new, draft, books = self._new, self._draft, self._books
+        aside = dict(new.execute("SELECT cursor, count(*) FROM main._quarantined WHERE replay = 0 GROUP BY cursor"))
         differences = {}
         for name, book in books.cursors.items():
             if book.walk.place != END:
                 if draft.old_shape is None:
                     book.walk.place = START  # partitions may begin elsewhere now: rather twice than not at all
                 book.walk.left = count_owed(new, draft.shape, draft.layouts, book.walk, END, book.since)
+            book.counts[RESOLVED.index("quarantined")] = aside.get(book.id, 0)
             accounted = count_pending(new, draft.shape, book) + sum(book.counts)
             differences[name] = books.versions() - book.versions_before - accounted
         extra = max([0, *(-difference for difference in differences.values())])

@@ -16,6 +16,15 @@ from edgedepot.storage.sqlite.shape import shape_of
 
 _SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_withheld",
           "_rejected", "_replaced")  # fmt: skip
+_SAID = {
+    "_devices": "names of devices",
+    "_books": "the books",
+    "_cursors": "upstreams",
+    "_quarantined": "quarantined readings",
+    "_rejected": "rejected messages",
+    "_replaced": "replaced values",
+}
+"""What is nowhere else: of this the report says where some may be lost."""
 
 
 def copy_records(draft: Draft) -> None:
@@ -35,6 +44,8 @@ def copy_records(draft: Draft) -> None:
         for line in draft.sidecar.rows(kind):
             _insert(draft, table, (*line, None) if kind == "series" else line)
     _drop_what_hangs_in_the_air(draft)
+    if draft.pages.count:
+        draft.notes += [f"of {said} some may be lost" for table, said in _SAID.items() if table in draft.damaged]
     _load_catalogue(draft)
     _load_shape(draft)
 
@@ -109,7 +120,8 @@ def _drop_what_hangs_in_the_air(draft: Draft) -> None:
         ("_quarantined", "model", "SELECT name FROM _models"),
         ("_quarantined", "cursor", "SELECT id FROM _cursors"),
     ):
-        draft.new.execute(f"DELETE FROM main.{table} WHERE {column} NOT IN ({there})")
+        if draft.new.execute(f"DELETE FROM main.{table} WHERE {column} NOT IN ({there})").rowcount:
+            draft.damaged.add(table)
 
 
 def _load_catalogue(draft: Draft) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgedepot import SQLiteStorage
+from edgedepot import Device, SQLiteStorage
+from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StorageError, StoreUnusable
 from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.report import Salvaged
@@ -20,7 +21,7 @@ from edgedepot.storage.sqlite.verify import Verification
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import DAMAGES, PAGE, STAGES, SUFFIXES, T0, deliver, leave, readings, rows
+from tests.storage.sqlite.damaged import DAMAGES, PAGE, STAGES, SUFFIXES, T0, Identity, deliver, leave, readings, rows
 
 Key = tuple[str, str, str]
 """Stage, file, damage."""
@@ -88,7 +89,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def test_what_can_be_read_is_kept(
     left: dict[str, Any], quick_folder: Path, stage: str, suffix: str, damage: str
 ) -> None:
-    before = contents(left[stage], quick_folder / "before")
+    before, waiting = contents(left[stage], quick_folder / "before")
     folder = quick_folder / "damaged"
     shutil.copytree(left[stage], folder)
     file = folder / f"x.db{suffix}"
@@ -106,6 +107,7 @@ def test_what_can_be_read_is_kept(
             at_most = LOST_WITH_FILE.get(key, lost) if left["in file"] else lost
             assert lost <= len(set(before) - set(after)) <= at_most
             judge(before, after, report)
+            judge_books(store, waiting, report, key)
         assert store.ledger().problems == []
         assert (report is not None) == (store.store_epoch > 1)
         after |= goes_on(store)
@@ -126,11 +128,12 @@ def is_sound(path: Path) -> bool:
             return False
 
 
-def contents(folder: Path, copy: Path) -> dict[Any, Any]:
+def contents(folder: Path, copy: Path) -> tuple[dict[Any, Any], set[Identity]]:
+    """The readings, and which of them are to be sent."""
     shutil.copytree(folder, copy)
     with SQLiteStorage(copy / "x.db") as store:
         assert store.salvaged is None
-        return readings(store)
+        return readings(store), owed(store)
 
 
 def judge(before: dict[Any, Any], after: dict[Any, Any], report: Salvaged | None) -> None:
@@ -138,12 +141,36 @@ def judge(before: dict[Any, Any], after: dict[Any, Any], report: Salvaged | None
     assert report is not None or not gone
     if report is not None:
         assert report.kept is None or report.kept == len(after)
+        assert len(gone) <= report.lost or any(word in note for note in report.notes for word in _NOT_KNOWN)
     # Where the log lost the commit of a merge or a deletion there is what was before.
     for identity in after:
         if after[identity] != before.get(identity):
             assert report is not None
             assert after[identity]["temperature"] == after[identity]["count"] / 7
             assert before.get(identity, {"temperature": -1.0})["temperature"] == -1.0
+
+
+_NOT_KNOWN = ("is not known", "in its log alone", "may not be counted")
+
+
+def judge_books(store: SQLiteStorage, waiting: set[Identity], report: Salvaged | None, key: Key) -> None:
+    """What was to be sent and is there is sent, and of what is gone the books say so, where they are not older."""
+    books = store.ledger()
+    assert books.problems == []
+    if "central" not in books.upstreams:
+        assert report is not None
+        assert "of upstreams some may be lost" in report.notes or report.kept in (0, None)
+        return
+    still = owed(store)
+    assert books.upstreams["central"]["pending"] == len(still)
+    if key[1] == "":
+        unbooked = sum(last - first + 1 for first, last in report.numbers) if report else 0  # behind the last book
+        assert len(waiting - still) <= books.upstreams["central"]["lost"] + unbooked
+
+
+def owed(store: SQLiteStorage) -> set[Identity]:
+    window = store.pending("central", 10_000)
+    return set() if window is None else {(row.device_id, from_micros(row.timestamp)) for row in window.rows}
 
 
 def judge_another(report: Salvaged | None, left: dict[str, Any], stage: str, folder: Path) -> None:
@@ -266,6 +293,48 @@ def test_a_record_that_is_not_what_the_store_writes(quick_folder: Path, statemen
         assert len(readings(store)) == 3010
         audit_memory(store)
     audit_file(path)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE _quarantined SET reason = x'00ff' WHERE seq < 4", "quarantined readings"),
+        ("UPDATE _cursors SET lost = -1", "upstreams"),
+        ("UPDATE _cursors SET lost = -1", "quarantined readings"),
+        ("UPDATE _devices SET metadata = x'00'", "names of devices"),
+        ("UPDATE _rejected SET kind = x'00'", "rejected messages"),
+        ("UPDATE _replaced SET field = x'00'", "replaced values"),
+    ],
+)
+def test_what_is_lost_beside_readings_is_said(quick_folder: Path, statement: str, said: str) -> None:
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.add_cursor("central")
+        store.save_device(Device("d1", name="the first"))
+        store.store_readings(Weather, rows(0, 20)).wait()
+        store.store_readings(Weather, [(*row[:2], {"temperature": -1.0}) for row in rows(19, 20)]).wait()
+        window = store.pending("central", 10)
+        assert window is not None
+        store.quarantine("central", window.rows[:5], "refused")
+        store.acknowledge("central", window)
+        store.fold()
+    with closing(sqlite3.connect(path)) as file:
+        if "_rejected" in statement:
+            file.execute("INSERT INTO _rejected VALUES (1, 1, 1, 'message', 'x', x'00')")
+        assert file.execute(statement).rowcount > 0
+        file.execute("UPDATE _sources SET name = x'00ff'")
+        file.commit()
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert f"of {said} some may be lost" in store.salvaged.notes
+        assert len(readings(store)) == 20
+        store.add_cursor("central")
+        ledger = store.ledger()
+        assert ledger.problems == []
+        quarantined = len(store.quarantined("central"))
+        assert ledger.upstreams["central"]["quarantined"] == quarantined
+        if "_quarantined" in statement:
+            assert (quarantined, ledger.upstreams["central"]["lost"]) == (2, 3)
 
 
 def test_an_index_that_does_not_fit_its_table(quick_folder: Path) -> None:
