@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from edgedepot.storage.sqlite.limits import REST, Limits
+
 Kind = Literal["timescale", "influxdb"]
 DAY = 86_400.0
 MONTH = 30 * DAY
@@ -20,6 +22,8 @@ BATCH = 5_000
 # tests/plan/test_plan.py measures the same.
 STORE_EACH, STORE_FIELD = 42.3, 19.3
 STORE_COMMIT = 64.0  # and for each commit, whose books are a row
+# Of these the journal has: from 3 to 6 hours of the same (30, 58 and 96 bytes; 67 of 4 fields in commits of 4).
+JOURNAL_EACH, JOURNAL_FIELD, JOURNAL_COMMIT = 19.8, 9.4, 45.0
 # Bytes that reach the card, as measured when this was fitted (see docs/benchmarks.md): 611 a reading at 50 readings a
 # commit and 293 at 500, of 4 fields. A straight line in commits for each reading: 258 for a reading, 17.7 kB for a
 # commit.
@@ -30,6 +34,8 @@ WIRE: dict[Kind, tuple[float, float, float, float]] = {
     "timescale": (625.0, 50.0, 62.5, 12.0),
     "influxdb": (570.0, 1.5, 4.6, 4.6),
 }
+AVERAGE_FIELD: dict[Kind, float] = {"timescale": 0.0, "influxdb": 1.5}
+"""What a field of an average takes more, as it has more digits: measured over an hour of averages of a minute."""
 CARD_TBW = 16.0
 """Terabytes: a 32 GB card of 512 program and erase cycles, as of surveillance cards such as WD Purple SC QD101 (512 TB
 for its 1 TB). Ordinary cards state nothing and may take far less; look for yours."""
@@ -41,7 +47,8 @@ docs/benchmarks.md, writing again."""
 @dataclass(frozen=True, slots=True)
 class Load:
     """`rate` in readings a second, each with so many `fields`; `flush` in seconds between commits; `disk` and `link`
-    (a second) in bytes; `tbw` in terabytes; `outage` in hours.
+    (a second) in bytes; `tbw` in terabytes; `outage` in hours. `keeps`: `disk` is the store's `keep_bytes`, so that
+    history goes when it is reached.
 
     What an upstream gets: `share` of the readings, or of each of so many `series` only averages over `every` seconds;
     so many bytes `per_day` at most, `batch` readings of a backlog at a time, while it is `open`: a share of the day."""
@@ -60,6 +67,12 @@ class Load:
     per_day: float | None = None
     batch: int = BATCH
     open: float = 1.0
+    keeps: bool = True
+
+    @property
+    def room(self) -> float:
+        """The bytes of the disk that readings may have."""
+        return Limits(sizes={REST: int(self.disk)}).room() if self.keeps else self.disk
 
     @property
     def commits(self) -> float:
@@ -89,7 +102,10 @@ class Plan:
     readings_per_second: float
     store_bytes_per_reading: float
     outage_hours: float
-    """Of an outage that the disk holds."""
+    """Of an outage that the disk holds: then the oldest readings that an upstream awaits are thinned; without a limit
+    the disk is full, and none are taken."""
+    history_hours: float
+    """Until the oldest of them go from history, though they wait still."""
     wire_bytes_per_month: float
     card_bytes_per_day: float
     card_share_per_year: float
@@ -105,13 +121,15 @@ class Plan:
 def plan(load: Load) -> Plan:
     """What that load comes to. `rate`, `fields` and the others are more than zero."""
     each = STORE_EACH + STORE_FIELD * load.fields + STORE_COMMIT * load.commits / load.rate
+    waiting = JOURNAL_EACH + JOURNAL_FIELD * load.fields + JOURNAL_COMMIT * load.commits / load.rate
     wire = wire_rate(load)
     shape = (STORE_EACH + STORE_FIELD * load.fields) / (STORE_EACH + STORE_FIELD * CARD_FIELDS)
     card = DAY * (CARD_EACH * shape * load.rate + CARD_COMMIT * load.commits)
     return Plan(
         load.rate,
         each,
-        load.disk / (each * load.rate) / 3600,
+        load.room / ((waiting if load.keeps else each) * load.rate) / 3600,
+        load.room / (each * load.rate) / 3600,
         MONTH * wire,
         card,
         card * 365 / (load.tbw * 1e12),
@@ -122,12 +140,17 @@ def plan(load: Load) -> Plan:
 
 def wire_rate(load: Load) -> float:
     """Bytes a second while it keeps up: a request for each commit, or for each interval's averages."""
-    fixed, fixed_field, each, each_field = WIRE[load.upstream]
+    fixed, fixed_field, each, each_field = _wire(load)
     return (fixed + fixed_field * load.fields) * load.requests + (each + each_field * load.fields) * load.sent
 
 
-def _catch_up(load: Load, wire: float) -> float | None:
+def _wire(load: Load) -> tuple[float, float, float, float]:
     fixed, fixed_field, each, each_field = WIRE[load.upstream]
+    return fixed, fixed_field, each, each_field + (AVERAGE_FIELD[load.upstream] if load.every else 0.0)
+
+
+def _catch_up(load: Load, wire: float) -> float | None:
+    fixed, fixed_field, each, each_field = _wire(load)
     ratio = load.sent / load.taken
     one = each + each_field * load.fields + (fixed + fixed_field * load.fields) / max(1.0, load.batch * ratio)
     limit = min(load.link * load.open, load.per_day / DAY if load.per_day else load.link)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from edgedepot.plan import Load, Plan
 
 
+_FULL = "it is full, for keep_bytes is not set"
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -44,6 +47,9 @@ def plan(file: Path | None, as_json: bool, **given: Any) -> None:
 
     From the readings of the last hour in the store of FILE and, where that is a gateway's TOML, from its settings and
     the limits of an upstream; or before anything is installed from --devices, --every and --fields.
+
+    The disk is full of history most of the time, where keep_bytes is set. In an outage history goes first, in the end
+    also of readings that wait; the outage that the disk holds is over when the oldest of these have to be thinned.
 
     Estimates within some 10 %, for numbers with two decimals, without TLS. The card's rating, unless given, is that of
     a 32 GB card made for surveillance; ordinary cards may take far less.
@@ -75,6 +81,7 @@ def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, str | None]:
     rates, free = measure(file)
     found = dict(settings_of(file, given["upstream"]))
     name, choice = found.pop("name", None), found.pop("choice", EVERYTHING)
+    found["keeps"] = "disk" in found
     found["disk"] = min(free, found.get("disk", free))
     sent, series = chosen(rates, choice)
     if not sent:
@@ -114,7 +121,12 @@ def _print(load: Load, found: Plan, name: str | None) -> None:
     grid.add_row(
         "outage that the disk holds",
         duration(found.outage_hours * 3600),
-        f"{size(round(load.disk))}, {found.store_bytes_per_reading:.0f} bytes a reading",
+        f"{size(round(load.disk))}; then {'the oldest that wait are thinned' if load.keeps else _FULL}",
+    )
+    grid.add_row(
+        "until history of it goes" if load.keeps else "with all its history",
+        duration(found.history_hours * 3600),
+        f"{found.store_bytes_per_reading:.0f} bytes a reading",
     )
     where = server if name is None else f"{escape(name)} ({server})"
     what = f", averages of {duration(load.every)}" if load.every else ""

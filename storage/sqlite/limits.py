@@ -29,6 +29,8 @@ _FOLD_ROWS = 30_000
 _ROW_SHARES, _MODEL_ROW_SHARES = 2_000, 400
 """One row for so many bytes: of the store, and of a model's history, which a fold is to fill a small part of."""
 _PERIODS = [hours * HOUR for hours in (1, 2, 4, 8, 24, 48, 5 * 24, 10 * 24)]
+_HEADROOM = 8_000_000
+"""Room left below the limit for what comes in until the next look, where the limit is not small."""
 _SHARES = 16
 """Into so many partitions what a budget holds is cut: so fine-grained is what goes at a time."""
 _MANY_PIECES, _FEWEST = 64, 4
@@ -74,6 +76,13 @@ class Limits:
 
     def age(self, measurement: str) -> int | None:
         return self.ages.get(measurement, self.ages.get(REST))
+
+    def room(self, headroom: bool = True) -> float:
+        """The bytes that tables may have of the whole store's: without the WAL, where the commit that fills it goes
+        beyond, and without the room that is left for what comes in until the next look."""
+        if self.size is None:
+            return float("inf")
+        return self.size - self.wal_pages * 3 // 2 * PAGE - (min(_HEADROOM, self.size // 8) if headroom else 0)
 
     @property
     def wal_pages(self) -> int:

@@ -48,8 +48,6 @@ _KEPT_STEP = 24 * HOUR
 _PARTS = 16
 """When it is too much, by a part of the time that it is of."""
 _LAST_MINUTE = 2**62
-_HEADROOM = 8_000_000
-"""Room left below the limit for what comes in until the next look, where the limit is not small."""
 
 Deed = Callable[[Journal], object]
 """What one transaction is to do."""
@@ -113,12 +111,7 @@ class Retention:
 
     def exceeds(self, headroom: bool = True) -> bool:
         """Whether the store holds more than it may by now, or leaves too little room for what comes."""
-        size = self._limits.size
-        if size is None:
-            return False
-        wal = self._limits.wal_pages * 3 // 2  # the commit that fills it goes beyond
-        used = (pages_used(self._connection) + wal) * PAGE
-        return used > size - (min(_HEADROOM, size // 8) if headroom else 0)
+        return self._limits.size is not None and pages_used(self._connection) * PAGE > self._limits.room(headroom)
 
     # -- history --------------------------------------------------------------------------------------------------
 

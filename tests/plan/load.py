@@ -13,6 +13,7 @@ from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.reading import define_model
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
+from edgedepot.sync.limits import Limits
 
 
 @dataclass
@@ -25,11 +26,17 @@ class Load:
     every: float
     fields: int
     flush: float = 1.0
+    keep_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self.clock = ManualClock(datetime(2026, 3, 1, tzinfo=UTC))
         self.store = SQLiteStorage(
-            self.path, gateway_id="roof", clock=self.clock, flush_interval="1d", fold_interval="10 minutes"
+            self.path,
+            gateway_id="roof",
+            clock=self.clock,
+            flush_interval="1d",
+            fold_interval="10 minutes",
+            keep_bytes=self.keep_bytes,
         )
         self.names = [f"field_{number}" for number in range(self.fields)]
         self.model = define_model(f"Load{self.fields}", dict.fromkeys(self.names, (float, True, None)))
@@ -39,8 +46,8 @@ class Load:
         self._random = random.Random(1)
         self._sent = 0.0
 
-    def forward(self, upstream: BaseStorage) -> None:
-        """From now on what is committed goes there at once."""
+    def forward(self, upstream: BaseStorage, limits: Limits | None = None) -> None:
+        """From now on what is committed goes there at once, as far as limits say."""
         upstream.gateway_id = "roof"
         self.forwarder = Forwarder(
             self.store,
@@ -50,6 +57,7 @@ class Load:
             batch_size=5000,
             poll_interval=5.0,
             backoff=Backoff(0.2, 60.0, lambda: 0.5),
+            limits=limits,
         )
 
     def run(self, seconds: float) -> None:

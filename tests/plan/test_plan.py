@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,8 +15,9 @@ from click.testing import CliRunner
 
 from edgedepot import InfluxDBStorage, Reading, SQLiteStorage, TimescaleDBStorage
 from edgedepot.cli import program
-from edgedepot.plan import CARD_TBW, Load, plan
+from edgedepot.plan import CARD_TBW, Kind, Load, plan
 from edgedepot.storage.base import BaseStorage
+from edgedepot.sync.limits import Limits
 from tests.plan import load
 from tests.servers.proxy import TcpProxy
 from tests.servers.victoria import VictoriaMetrics
@@ -53,17 +55,37 @@ def planned(*options: str) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize(("devices", "every", "fields", "flush"), [(20, 5, 4, 10), (30, 10, 2, 5), (10, 1, 6, 30)])
+LEFT = 1 - 1 / 8 - 3 / 16
+"""Of a small disk, what is neither the log's nor left for what comes until the next look."""
+
+
+@pytest.mark.parametrize(("devices", "every", "fields", "flush"), [(20, 5, 4, 1), (30, 10, 2, 5), (10, 1, 6, 30)])
 def test_the_disk(tmp_path: Path, devices: int, every: int, fields: int, flush: int) -> None:
-    """So many readings as three hours bring take what the plan says, while the upstream is away."""
+    """So many readings as an hour and a half bring take what the plan says, while the upstream is away."""
     asked = ["--devices", str(devices), "--every", f"{every}s", "--fields", str(fields), "--flush", f"{flush}s"]
     run = load.Load(tmp_path / "local.db", devices, every, fields, flush)
-    run.run(3 * 3600)
+    run.run(1.5 * 3600)
     run.store.fold()
     run.store.close()
-    taken = run.path.stat().st_size
-    hours = planned(*asked, "--disk", f"{taken} B")["outage_hours"]
-    assert hours == pytest.approx(3, rel=0.1)
+    hours = planned(*asked, "--disk", f"{run.path.stat().st_size / LEFT:.0f} B")["history_hours"]
+    assert hours == pytest.approx(1.5, rel=0.1)
+
+
+def test_the_disk_in_an_outage(tmp_path: Path) -> None:
+    """History of what waits goes when the plan says so, and so the first readings that are thinned."""
+    asked = ["--devices", "20", "--every", "5s", "--fields", "4", "--flush", "30s", "--disk", "5 MB"]
+    run = load.Load(tmp_path / "local.db", 20, 5, 4, 30, 5_000_000)
+    went = None
+    while not run.store.ledger().given_up:
+        run.run(600)
+        run.store.retain()
+        if went is None and run.store.history_from():
+            went = run.clock.monotonic() / 3600
+    thinned = run.clock.monotonic() / 3600
+    run.store.close()
+    found = planned(*asked)
+    assert found["history_hours"] == pytest.approx(went, rel=0.1)
+    assert found["outage_hours"] == pytest.approx(thinned, rel=0.1)
 
 
 @pytest.mark.parametrize("upstream", ["timescale", "influxdb"])
@@ -83,6 +105,20 @@ def test_the_wire(
     run.store.close()
     month = planned(*asked, "--upstream", upstream)["wire_bytes_per_month"]
     assert month == pytest.approx(taken * 30 * 86_400 / (100 * flush), rel=0.1)
+
+
+@pytest.mark.parametrize("upstream", ["timescale", "influxdb"])
+def test_the_wire_of_averages(request: pytest.FixtureRequest, tmp_path: Path, upstream: Kind) -> None:
+    link, storage = request.getfixturevalue(upstream)
+    run = load.Load(tmp_path / "local.db", 20, 5, 4, 10)
+    run.forward(storage, Limits.of("central", every="1 minute"))
+    run.run(300)
+    before = link.bytes_up + link.bytes_down
+    run.run(3600)
+    taken = link.bytes_up + link.bytes_down - before
+    run.store.close()
+    found = plan(Load(rate=4, fields=4, flush=10, upstream=upstream, series=20, every=60))
+    assert found.wire_bytes_per_month == pytest.approx(taken * 30 * 24, rel=0.1)
 
 
 @pytest.mark.parametrize(("flush", "bytes_each"), [(1.0, 611), (10.0, 293)])
@@ -112,22 +148,34 @@ class Tank(Reading):
     warm: float | None = None
 
 
-def test_from_a_store(tmp_path: Path) -> None:
-    """The rates of the last hour."""
-    with SQLiteStorage(tmp_path / "local.db", gateway_id="g") as store:
+@pytest.mark.parametrize("is_open", [False, True])
+def test_from_a_store(tmp_path: Path, is_open: bool) -> None:
+    """The rates of the last hour, also beside who writes it."""
+    with ExitStack() as at_end:
+        store = at_end.enter_context(SQLiteStorage(tmp_path / "local.db", gateway_id="g"))
         now = datetime.now(UTC)
         for number in range(1, 3600, 2):
             moment = now - timedelta(seconds=number)
             store.store_reading(Tank, f"tank-{number % 10}", moment, {"level": 1.0, "warm": 2.0})
         old = [("tank-1", now - timedelta(hours=3, seconds=number), {"level": 1.0}) for number in range(500)]
         store.store_readings(Tank, old).wait()
-    found = planned(str(tmp_path / "local.db"), "--disk", "1 GB")
-    assert found["readings_per_second"] == pytest.approx(0.5, rel=0.05)
-    described = planned("--devices", "1", "--every", "2s", "--fields", "2", "--disk", "1 GB")
-    assert found["outage_hours"] == pytest.approx(described["outage_hours"], rel=0.05)
-    result = CliRunner().invoke(program, ["plan", str(tmp_path / "local.db")])
-    for word in ("outage that the disk holds", "a month", "of the card's rated writes", "to catch up after 24 hours"):
-        assert word in result.stdout
+        if not is_open:
+            at_end.close()
+        found = planned(str(tmp_path / "local.db"), "--disk", "1 GB")
+        assert found["readings_per_second"] == pytest.approx(0.5, rel=0.05)
+        described = planned("--devices", "1", "--every", "2s", "--fields", "2", "--disk", "1 GB")
+        assert found["outage_hours"] == found["history_hours"], "nothing goes by itself"
+        assert found["history_hours"] == pytest.approx(described["history_hours"], rel=0.05)
+        result = CliRunner().invoke(program, ["plan", str(tmp_path / "local.db")])
+        for word in (
+            "outage that the disk holds",
+            "keep_bytes is not set",
+            "with all its history",
+            "a month",
+            "of the card's rated writes",
+            "to catch up after 24 hours",
+        ):
+            assert word in result.stdout
 
 
 GATEWAY = """
