@@ -22,7 +22,7 @@ from pathlib import Path
 from edgedepot.storage.errors import ConfigError, StorageError, StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import free_name, move
-from edgedepot.storage.sqlite.connection import StoreLock, sqlite_errors
+from edgedepot.storage.sqlite.connection import StoreLock, reading_uri, sqlite_errors
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import wal_of
 
@@ -55,7 +55,7 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
 
 
 def _copy(source: Path, part: Path, now: int, progress: Progress | None) -> None:
-    with sqlite_errors(source), _connected(source.absolute().as_uri() + "?mode=ro") as reader:
+    with sqlite_errors(source), _connected(reading_uri(source)) as reader:
         schema.check(reader, source)
         reader.execute("BEGIN")
         reader.execute("SELECT 1 FROM _meta").fetchone()  # from here on it sees one moment

@@ -78,9 +78,24 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
+def reading_uri(path: Path) -> str:
+    """What `sqlite3.connect` takes to read a store. Where there is no log SQLite would make one, with its index: on a
+    file system that is read-only it has to be told that there is nothing but the file."""
+    alone = is_read_only(path) and not path.with_name(path.name + "-wal").exists()
+    return path.absolute().as_uri() + ("?mode=ro&immutable=1" if alone else "?mode=ro")
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether a file's file system is mounted read-only. Others may have it writable all the same, in containers."""
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, for one thread at a time."""
-    uri = path.absolute().as_uri() + "?mode=ro"
+    uri = reading_uri(path)
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
@@ -202,7 +217,9 @@ class Readers:
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lock:
             self._lent.discard(connection)
-            if not self._closed and connection not in self._retired:
+            # On a read-only file system it may be of a file whose log it does not know of by the next time.
+            is_kept = not self._closed and not is_read_only(self._path)
+            if is_kept and connection not in self._retired:
                 self._idle.append(connection)
                 return
             self._retired.discard(connection)

@@ -22,7 +22,7 @@ import msgspec
 from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
-from edgedepot.storage.sqlite.connection import sqlite_errors
+from edgedepot.storage.sqlite.connection import reading_uri, sqlite_errors
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.ledger import read_ledger
@@ -75,9 +75,7 @@ class Verification:
         self._places: list[tuple[int, int, int]] = []
         self._pieces: list[int] = []
         with sqlite_errors(path):
-            self._connection = sqlite3.connect(
-                path.absolute().as_uri() + "?mode=ro", uri=True, timeout=10.0, isolation_level=None
-            )
+            self._connection = sqlite3.connect(reading_uri(path), uri=True, timeout=10.0, isolation_level=None)
             with contextlib.ExitStack() as undo:
                 undo.callback(self._connection.close)
                 schema.check(self._connection, path)

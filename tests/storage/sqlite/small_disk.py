@@ -39,6 +39,10 @@ class SmallDisk:
             os.posix_fallocate(file.fileno(), 0, file.tell() + (self.free - leave) * PAGE)
         assert self.free == leave
 
+    def make_read_only(self) -> None:
+        """For good, with no file open for writing."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self._mounted)], check=True)
+
     def clear(self) -> None:
         """Have what was filled free again."""
         self._filler.unlink(missing_ok=True)

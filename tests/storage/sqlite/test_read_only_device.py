@@ -15,10 +15,12 @@ import pytest
 
 from edgedepot import SQLiteStorage, StorageError
 from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.sqlite.verify import Verification
 from tests.benchmarks.loop_mount import LoopMount, NoLoopMount
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.damaged import leave, rows
+from tests.storage.sqlite.small_disk import SmallDisk
 from tests.storage.sqlite.test_failures import T0
 from tests.storage.sqlite.test_writer import advance_until
 
@@ -69,6 +71,25 @@ def test_a_file_system_that_the_kernel_makes_read_only(
         assert store.count_pending("central") == 200  # what was acknowledged meanwhile was not written down
         assert store.ledger().problems == []
         assert store.salvaged is None
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed"])
+def test_a_card_of_another_machine_can_be_read(quick_folder: Path, closed: bool) -> None:
+    """Mounted read-only: a store that was closed, where SQLite can make no log, and one with a log."""
+    with SmallDisk() as disk:
+        path = leave(disk.path, "folded")
+        if closed:
+            SQLiteStorage(path).close()
+        disk.make_read_only()
+        with SQLiteStorage(path, read_only=True) as store:
+            assert len(store.query_readings(Weather)) == 660
+            store.backup(quick_folder / "copy.db")
+        with Verification(path) as verification:
+            assert verification.run().sound
+        with pytest.raises(StorageError, match="Read-only file system"):
+            SQLiteStorage(path)
+        with SQLiteStorage(quick_folder / "copy.db") as store:
+            assert len(store.query_readings(Weather)) == 660
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])
