@@ -6,15 +6,24 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from edgedepot import ConfigError, Gateway, InvalidValue, SQLiteStorage, StorageBusy, StorageError
+from edgedepot import (
+    ConfigError,
+    Gateway,
+    InvalidValue,
+    SQLiteStorage,
+    StorageBusy,
+    StorageError,
+    TimescaleDBStorage,
+)
 from edgedepot.control import ask, socket_path
 from edgedepot.drivers.base import Sink
 from edgedepot.requests import Status
-from edgedepot.storage.base import EVERYTHING, Choice, Start
+from edgedepot.storage.base import EVERYTHING, BaseStorage, Choice, Start, StoreRow
 from edgedepot.storage.errors import NotSupported
 from tests.gateway.scripted import ScriptedDriver, Weather, eventually
 from tests.gateway.third_party import ListStorage
@@ -72,6 +81,33 @@ def test_what_comes_in_goes_upstream(tmp_path: Path) -> None:
     assert books.problems == []
     assert books.sources["mast"]["new"] == driver.taken
     assert books.upstreams["central"]["delivered"] == readings(tmp_path / "central.db")
+
+
+def test_a_new_address_keeps_the_backlog(tmp_path: Path) -> None:
+    """What an upstream has received is known by its name."""
+
+    def run(upstream: BaseStorage, hour: int, state: str, pending: int) -> None:
+        store = SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof")
+        gateway = Gateway(store)
+        gateway.forward_to("central", upstream)
+        rows: list[StoreRow] = [
+            ("mast", datetime(2026, 1, 1, hour, minute, tzinfo=UTC), {"temperature": hour}) for minute in range(5)
+        ]
+        with gateway:
+            store.store_readings(Weather, rows).wait()
+            eventually(lambda: store.ledger().upstreams["central"]["pending"] == pending)
+            eventually(lambda: gateway.status()["upstreams"]["central"]["state"] == state)
+
+    run(SQLiteStorage(tmp_path / "old.db"), 1, "idle", 0)
+    run(TimescaleDBStorage("postgresql://nobody@127.0.0.1:1/none"), 2, "waiting", 5)
+    run(SQLiteStorage(tmp_path / "new.db"), 3, "idle", 0)
+    for name, hours in (("old.db", {1}), ("new.db", {2, 3})):
+        with SQLiteStorage(tmp_path / name, read_only=True) as store:
+            assert {row["temperature"] for row in store.query_readings(Weather)} == hours
+    with SQLiteStorage(tmp_path / "gateway.db", read_only=True) as store:
+        assert store.ledger().upstreams["central"]["delivered"] == 15
+        assert store.ledger().balanced
+    assert (readings(tmp_path / "old.db"), readings(tmp_path / "new.db")) == (5, 10)
 
 
 def test_the_order_of_a_stop(tmp_path: Path) -> None:
