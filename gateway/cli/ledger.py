@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgedepot.cli.output import console, escape, number, print_section, table, terminal_width
+from edgedepot.cli.output import console, escape, number, print_section, table, terminal_width, visible
 from edgedepot.cli.target import FILE, open_store
 
 if TYPE_CHECKING:
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgedepot.storage.base import Ledger
+    from edgedepot.storage.reasons import Reason
 
 _UNBALANCED = 1
 _MESSAGES = ("messages", "decoded", "ignored", "rejected")
 _READINGS = ("readings", "new", "merged", "duplicates", "rejected_readings")
 _USUAL = ("versions", "pending", "delivered")
+_REASONS = 10
 _BESIDE = ("rejected_fields", "replaced", "late")
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -40,29 +42,36 @@ def ledger(ctx: click.Context, file: Path, as_json: bool) -> None:
     """Show the books: where everything that came in has gone.
 
     For each source how messages became readings, and for each upstream what became of those: columns without a count
-    are left out, and --json has all. Exit codes: 0 they balance, 1 they do not, 2 FILE is wrong.
+    are left out, and --json has all. Below them, why something was rejected or quarantined.
+
+    Exit codes: 0 they balance, 1 they do not, 2 FILE is wrong.
     """
     with open_store(file) as store:
-        books, salvaged = store.ledger(), store.salvaged
+        books, reasons, salvaged = store.ledger(), store.reasons(), store.salvaged
     if as_json:
         plain = {"balanced": books.balanced, "problems": books.problems}
-        given_up = [one.as_json() for one in books.given_up]
-        click.echo(json.dumps(plain | {"sources": books.sources, "upstreams": books.upstreams, "given_up": given_up}))
+        lists = {
+            "reasons": [one.as_json() for one in reasons],
+            "given_up": [one.as_json() for one in books.given_up],
+        }
+        click.echo(json.dumps(plain | {"sources": books.sources, "upstreams": books.upstreams} | lists))
     else:
         screen = console()
-        print_ledger(screen, books)
+        print_ledger(screen, books, reasons)
         if salvaged is not None:
             screen.print(f"[yellow]Salvaged {salvaged.at:%Y-%m-%d %H:%M}Z, {escape(str(salvaged))}[/]")
     ctx.exit(0 if books.balanced else _UNBALANCED)
 
 
-def print_ledger(screen: Console, books: Ledger) -> None:
+def print_ledger(screen: Console, books: Ledger, reasons: Sequence[Reason] = ()) -> None:
     """The books as tables, and whether they balance."""
     _print_account(screen, "source", _MESSAGES, books.sources)
     _print_account(screen, "source", _READINGS, books.sources)
     if any(counts[column] for counts in books.sources.values() for column in _BESIDE):
         _print_counts(screen, "Counted beside them", "source", _BESIDE, books.sources)
     _print_account(screen, "upstream", _upstream_columns(books.upstreams), books.upstreams)
+    if reasons:
+        _print_reasons(screen, reasons)
     screen.print()
     for one in books.given_up:
         screen.print(f"[yellow]{escape(one.upstream)}: {escape(str(one))}[/]")
@@ -72,6 +81,19 @@ def print_ledger(screen: Console, books: Ledger) -> None:
         screen.print("[green]The books balance.[/]")
     else:
         screen.print("[bold red]The books do not balance.[/]")
+
+
+def _print_reasons(screen: Console, reasons: Sequence[Reason]) -> None:
+    """The most frequent ones, cut where they are too long for a line."""
+    grid = table(["of", "what", "number", "reason"], left=4)
+    room = terminal_width() - 50
+    most = sorted(reasons, key=lambda one: -one.count)[:_REASONS]
+    for one in most:
+        what = one.what if one.what == "quarantined" else f"{one.what} rejected"
+        line = visible(one.reason)
+        cut = line if len(line) <= room else f"{line[: room - 1]}…"
+        grid.add_row(escape(one.name), what, number(one.count), escape(cut))
+    print_section(screen, "Reasons, the most frequent" if len(most) < len(reasons) else "Reasons", grid)
 
 
 def _upstream_columns(upstreams: Counts) -> list[str]:

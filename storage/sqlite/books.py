@@ -112,19 +112,9 @@ class Books:
         for row in read_records(connection, "_cursors", _CURSOR):
             book = _cursor_of(row)
             self.cursors[book.name] = book
-        for text in self._rows_since_snapshot(connection, shape):
-            self._apply(decoded(_change, text, "a record of the books"))
+        for _, change in _changes_since_snapshot(connection, shape):
+            self._apply(change)
         return self
-
-    @staticmethod
-    def _rows_since_snapshot(connection: sqlite3.Connection, shape: Shape) -> Iterator[str]:
-        since = schema.known_number(connection, "books_seq")
-        for piece in shape.pieces_from(since + 1):
-            query = f"SELECT c0 FROM {piece.table} WHERE seq > ? AND series IS NULL ORDER BY seq"
-            for (text,) in connection.execute(query, (since,)):
-                if not isinstance(text, str):
-                    raise BadRecord(f"a record of the books is {text!r:.40}")
-                yield text
 
     def _apply(self, change: _Change) -> None:
         for source, counts in change.sources.items():
@@ -260,6 +250,33 @@ class Books:
         for book in self.cursors.values():
             write_cursor(connection, book)
         schema.set_meta(connection, "books_seq", seq)
+
+
+def _changes_since_snapshot(connection: sqlite3.Connection, shape: Shape) -> Iterator[tuple[int, _Change]]:
+    """The book rows that the snapshot does not cover, each with its number."""
+    since = schema.known_number(connection, "books_seq")
+    for piece in shape.pieces_from(since + 1):
+        query = f"SELECT seq, c0 FROM {piece.table} WHERE seq > ? AND series IS NULL ORDER BY seq"
+        for seq, text in connection.execute(query, (since,)):
+            if not isinstance(text, str):
+                raise BadRecord(f"a record of the books is {text!r:.40}")
+            yield seq, decoded(_change, text, "a record of the books")
+
+
+def where_miscounted(
+    connection: sqlite3.Connection, shape: Shape, source: int, whole: str, parts: Sequence[str]
+) -> str:
+    """Where a source's books do not say of `whole` what became of it, in words. Each commit's account is even."""
+
+    def is_uneven(change: _Change) -> bool:
+        counts = dict(zip(COLUMNS, change.sources.get(source, ()), strict=False))
+        return counts.get(whole, 0) != sum(counts.get(part, 0) for part in parts)
+
+    rows = [seq for seq, change in _changes_since_snapshot(connection, shape) if is_uneven(change)]
+    if rows:
+        return f"the difference lies in what was noted in rows {rows[0]} to {rows[-1]} of the journal"
+    since = schema.known_number(connection, "books_seq")
+    return f"the difference lies in what was written down before row {since + 1} of the journal"
 
 
 def is_change(text: object) -> bool:

@@ -14,6 +14,7 @@ from edgedepot.storage.delivered import Delivered
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import Scope, Selection, micros_of
 from edgedepot.storage.reading import Reading
+from edgedepot.storage.reasons import Reason
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_pending, remove_cursor
@@ -24,7 +25,7 @@ from edgedepot.storage.sqlite.delivered import DeliveredRows
 from edgedepot.storage.sqlite.given_up import forget_given_up
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
-from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.ledger import read_ledger, read_reasons
 from edgedepot.storage.sqlite.quarantine import Refused, Which, count_quarantined, drop, read_quarantined, replay
 from edgedepot.storage.sqlite.select import select_readings
 from edgedepot.storage.sqlite.starts import forget_start, note_start, read_start
@@ -197,6 +198,12 @@ class SQLiteBuffer(Buffer):
     def ledger(self) -> Ledger:
         with self._reading(True) as (view, _):
             return read_ledger(view)
+
+    def reasons(self, limit: int = 100) -> list[Reason]:
+        """Why messages, readings and fields were rejected, of those that are kept, and why readings were quarantined:
+        of each the most frequent reasons, at most `limit`."""
+        with self._reading(True) as (view, _):
+            return read_reasons(view, limit)
 
 
 def _remember(journal: Journal, key: str, text: str) -> None:

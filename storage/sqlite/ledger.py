@@ -14,12 +14,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgedepot.storage.base import Ledger
+from edgedepot.storage.reasons import Reason
 from edgedepot.storage.sqlite.acknowledge import count_held, count_pending
-from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books
+from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books, where_miscounted
 from edgedepot.storage.sqlite.given_up import read_given_up
 from edgedepot.storage.sqlite.missing import where_missing
 from edgedepot.storage.sqlite.records import BadRecord, read_records
 from edgedepot.storage.sqlite.view import View
+
+_ACCOUNTS = (
+    ("messages", "came in", ("decoded", "ignored", "rejected")),
+    ("readings", "were decoded", ("new", "merged", "duplicates", "rejected_readings")),
+)
 
 
 def read_ledger(view: View) -> Ledger:
@@ -41,20 +47,36 @@ def read_ledger(view: View) -> Ledger:
     given_up = [
         one for name, book in sorted(books.cursors.items()) for one in read_given_up(view.connection, name, book.id)
     ]
-    problems = [*_of_sources(sources), *_of_upstreams(upstreams, view)]
+    problems = [*_of_sources(books, names, view), *_of_upstreams(upstreams, view)]
     return Ledger(dict(sorted(sources.items())), upstreams, problems, given_up)
 
 
-def _of_sources(sources: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _of_sources(books: Books, names: Mapping[int, str], view: View) -> list[str]:
     found: list[str] = []
-    for name, n in sources.items():
-        accounted = n["decoded"] + n["ignored"] + n["rejected"]
-        if n["messages"] != accounted:
-            found.append(f"source {name}: {n['messages']} messages came in, {accounted} are accounted for")
-        accounted = n["new"] + n["merged"] + n["duplicates"] + n["rejected_readings"]
-        if n["readings"] != accounted:
-            found.append(f"source {name}: {n['readings']} readings were decoded, {accounted} are accounted for")
+    for source, counts in books.sources.items():
+        n = dict(zip(COLUMNS, counts, strict=True))
+        for whole, came, parts in _ACCOUNTS:
+            accounted = sum(n[part] for part in parts)
+            if n[whole] != accounted:
+                where = where_miscounted(view.connection, view.shape, source, whole, parts)
+                text = f"source {names[source]}: {n[whole]} {whole} {came}, {accounted} are accounted for; {where}"
+                found.append(text)
     return found
+
+
+def read_reasons(view: View, limit: int) -> list[Reason]:
+    """The most frequent reasons for which something was rejected, then those for which it was quarantined."""
+    rejected = view.connection.execute(
+        "SELECT s.name, kind, reason, count(*) AS n FROM _rejected JOIN _sources AS s ON s.id = source"
+        " GROUP BY source, kind, reason ORDER BY n DESC, s.name, kind, reason LIMIT ?",
+        (limit,),
+    )
+    quarantined = view.connection.execute(
+        "SELECT c.name, 'quarantined', reason, count(*) AS n FROM _quarantined JOIN _cursors AS c ON c.id = cursor"
+        " WHERE replay = 0 GROUP BY cursor, reason ORDER BY n DESC, c.name, reason LIMIT ?",
+        (limit,),
+    )
+    return [Reason(*row) for row in (*rejected, *quarantined)]
 
 
 def _of_upstreams(upstreams: Mapping[str, Mapping[str, int]], view: View) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgedepot import Field, Reading, SQLiteStorage
+from edgedepot.storage.base import Intake, Reject
 from tests.gateway import third_party
 from tests.gateway.program import PROGRAM, complaint, output
 from tests.gateway.program import run as edgedepot
@@ -235,6 +236,33 @@ def test_a_ledger_too_wide_for_a_terminal_is_turned(tmp_path: Path) -> None:
     assert text.endswith("\nThe books balance.\n")
 
 
+def test_the_ledger_says_why(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof") as store:
+        store.add_cursor("central")
+        torn = [Reject("message", "the line is\ntorn", b"12,") for _ in range(3)]
+        odd = [Reject("field", f"humidity: {'long ' * 20}", b"12,x")]
+        store.take_in(Intake("mast", messages=4, decoded=1, rejects=[*torn, *odd])).wait()
+        for minute in range(2):
+            store.store_reading(Weather, "a", START + timedelta(minutes=minute), {"temperature": 1.0}).wait()
+        window = store.pending("central", 10)
+        assert window is not None
+        store.quarantine("central", window.rows, "[23514] too cold")
+        store.acknowledge("central", window)
+    text = output("ledger", tmp_path / "gateway.db")
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert lines[lines.index("Reasons") + 3 :][:3] == [
+        "mast     message rejected  3       the line is\\ntorn",
+        "central  quarantined       2       [23514] too cold",
+        "mast     field rejected    1       humidity: long long long long…",
+    ]
+    assert max(map(len, text.splitlines())) <= 80
+    assert json.loads(output("ledger", tmp_path / "gateway.db", "--json"))["reasons"] == [
+        {"source": "mast", "what": "message", "reason": "the line is\ntorn", "count": 3},
+        {"source": "mast", "what": "field", "reason": f"humidity: {'long ' * 20}", "count": 1},
+        {"upstream": "central", "what": "quarantined", "reason": "[23514] too cold", "count": 2},
+    ]
+
+
 def test_ledger_as_json(folder: Path) -> None:
     books = json.loads(output("ledger", folder / "gateway.db", "--json"))
     assert (books["balanced"], books["problems"]) == (True, [])
@@ -252,7 +280,8 @@ def test_a_ledger_that_does_not_balance(tmp_path: Path) -> None:
     done = edgedepot("ledger", tmp_path / "gateway.db")
     assert done.returncode == 1
     assert done.stdout.endswith(
-        "source direct: 1 readings were decoded, 8 are accounted for\nThe books do not balance.\n"
+        "source direct: 1 readings were decoded, 8 are accounted for; the difference lies in what was written down"
+        " before row 1 of the journal\nThe books do not balance.\n"
     )
     done = edgedepot("ledger", tmp_path / "gateway.db", "--json")
     assert done.returncode == 1

@@ -164,6 +164,30 @@ def test_what_was_lost_before_the_journal_begins_is_said_to_be_there(path: Path)
         assert re.search(r"449 are accounted for; the difference lies before row \d+ of the journal", problem)
 
 
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_source_that_is_miscounted_is_named_with_where(path: Path, folded: bool) -> None:
+    with open_store(path) as store:
+        fill(store, 10)
+        store.fold()
+        fill(store, 20, start=10)
+
+    def change(connection: sqlite3.Connection) -> int:
+        if folded:
+            return connection.execute("UPDATE _books SET duplicates = 2").rowcount
+        wrong = """UPDATE _j_1 SET c0 = replace(c0, '[0,0,0,0,20,20]', '[0,0,0,0,20,18]') WHERE series IS NULL"""
+        connection.execute(wrong)
+        return int(connection.execute("SELECT seq FROM _j_1 WHERE c0 LIKE '%20,18]%'").fetchone()[0])
+
+    hit = corrupt(path, change)
+    with open_store(path) as store:
+        (problem, *_) = store.ledger().problems
+        found, where = (32, "written down before row 12") if folded else (28, f"noted in rows {hit} to {hit}")
+        assert problem == (
+            f"source direct: 30 readings were decoded, {found} are accounted for; "
+            f"the difference lies in what was {where} of the journal"
+        )
+
+
 @pytest.fixture(autouse=True)
 def no_file_is_left_open(path: Path) -> Iterator[None]:
     yield
