@@ -284,7 +284,7 @@ class Opening:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if self._sidecar.known:
             mark = connection.execute("PRAGMA application_id").fetchone()[0]
-            if mark != schema.APPLICATION_ID or not 1 <= version <= (self._sidecar.schema or _VERSIONS):
+            if mark != schema.APPLICATION_ID or version > (self._sidecar.schema or _VERSIONS):
                 raise Damage("it does not bear the mark of a store")
         if 0 < version < schema.VERSION:  # before it has it: an older program would take it for damage
             self._sidecar.note(("schema", schema.VERSION))
