@@ -24,9 +24,9 @@ STORE_EACH, STORE_FIELD = 42.3, 19.3
 STORE_COMMIT = 64.0  # and for each commit, whose books are a row
 # Of these the journal has: from 3 to 6 hours of the same (30, 58 and 96 bytes; 67 of 4 fields in commits of 4).
 JOURNAL_EACH, JOURNAL_FIELD, JOURNAL_COMMIT = 19.8, 9.4, 45.0
-# Bytes that reach the card for each reading of 4 fields, fitted to seven loads (see docs/benchmarks.md, within 7 %): what
-# each reading takes, what a commit does, which dirties less than twice the pages with twice the rows, and what a fold
-# does every ten minutes, however few rows it has.
+# Bytes that reach the card, of 4 fields, fitted to seven loads (see docs/benchmarks.md, within 7 %): what each reading
+# takes, what a commit does, which dirties less than twice the pages with twice the rows, and what a second has of the
+# fold every ten minutes, however few rows that has.
 CARD_EACH, CARD_COMMIT, CARD_ROOT, CARD_FOLD, CARD_FIELDS = 196.0, 6_450.0, 1_804.0, 546.0, 4
 # Bytes on the wire both ways without TLS, of a request and of each reading in it: measured by `wire_bytes` over 40
 # requests each of 4 to 2,000 readings with 1, 4 and 8 fields; InfluxDB with gzip and a token of 88 characters.

@@ -37,6 +37,12 @@ class Metered(BaseStorage):
         """When, by the monotonic clock and by the wall's, how many bytes."""
         self._total = 0
 
+    def beside(self) -> Metered:
+        """The same upstream as another process reaches it, for `again`: it is there, and takes all."""
+        other = Metered(self._clock, self.limits)
+        other.kept, other.sent, other.gateway_id, other.again = self.kept, self.sent, self.gateway_id, []
+        return other
+
     def wire_bytes(self) -> int | None:
         return self._total
 
@@ -44,9 +50,8 @@ class Metered(BaseStorage):
         versions = [row for row in rows if isinstance(row, Version)]
         if self.again is not None:
             self.again += versions
-        else:
-            self._carry(CONNECTING if self.away else REQUEST + sum(_size_of(row) for row in versions))
-        if self.away and self.again is None:
+        self._carry(CONNECTING if self.away else REQUEST + sum(_size_of(row) for row in versions))
+        if self.away:
             raise Unreachable("nobody there")
         refused = [
             Refusal(place, "out of range")
@@ -80,9 +85,11 @@ class Metered(BaseStorage):
         raise NotSupported("sync sends many")
 
     def query_readings(self, reading_model: type[Reading], *args: Any, **more: Any) -> list[dict[str, Any]]:
+        self._carry(REQUEST)
         return select_rows(self._rows(), reading_model, *args, **more)
 
     def aggregate(self, reading_model: type[Reading], *args: Any, **more: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        self._carry(REQUEST)
         return aggregate_rows(self._rows(), reading_model, *args, **more)
 
     def _rows(self) -> list[dict[str, Any]]:
