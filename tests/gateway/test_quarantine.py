@@ -489,7 +489,7 @@ def test_another_user_hears_whom_the_gateway_listens_to(start: Start) -> None:
         words = "the gateway that is running takes commands from root only, and this is nobody: try it as that user"
         code = (
             "import os, sys, sqlite3, click, rich.console, rich.table\n"  # now, while it may read them
-            "import edgedepot.config, edgedepot.storage.sqlite.storage\n"
+            "import edgedepot.cli.quarantine, edgedepot.config, edgedepot.storage.sqlite.storage\n"
             "from edgedepot.cli import main\n"
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             "main()\n"
