@@ -27,7 +27,7 @@ def main() -> None:
             rows = [("mast", moment(second), {"temperature": float(second)}) for second in range(settings["rows"])]
             store.store_readings(Weather, rows).wait()
             stores.append(store)
-            workers.append(SyncWorker(store, "central", upstream, backoff=("200 ms", "5s")))
+            workers.append(SyncWorker(store, "central", upstream, backoff=("200 ms", "1s")))
         for worker in workers:
             stack.enter_context(worker)
         deadline = time.monotonic() + settings["seconds"]
@@ -36,6 +36,7 @@ def main() -> None:
             threading.Event().wait(0.05)
         print("away", flush=True)
         ended: dict[str, float] = {}
+        before = [worker.status().requests for worker in workers]
         sys.stdin.readline()
         began = time.monotonic()
         while len(ended) < len(workers) and time.monotonic() < deadline:
@@ -44,7 +45,7 @@ def main() -> None:
                     ended.setdefault(str(store.gateway_id), time.monotonic() - began)
             threading.Event().wait(0.05)
         balanced = all(store.ledger().balanced and not store.count_pending("central") for store in stores)
-        tries = [worker.status().requests for worker in workers]
+        tries = [worker.status().requests - earlier for worker, earlier in zip(workers, before, strict=True)]
     print(json.dumps({"ended": ended, "balanced": balanced, "tries": tries}), flush=True)
 
 
