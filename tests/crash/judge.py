@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.crash.workload import ADDED, ADDED_ROWS, MODELS, T0
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 
-AFTERWARDS: Identity = ("weather", "afterwards", to_micros(T0))
+AFTERWARDS: Identity = ("weather", "afterwards", to_micros(T0 + timedelta(days=200)))
 
 
 class BrokenPromise(Exception):
