@@ -18,7 +18,7 @@ from edgedepot.storage.base import BaseStorage, Buffer, Version
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported
 from edgedepot.storage.reading import Field, FieldSpec, Reading, define_model
 from edgedepot.storage.registry import did_you_mean
-from edgedepot.sync.budget import Note, beside
+from edgedepot.sync.notes import Note, beside
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.storage import SQLiteStorage
@@ -153,7 +153,7 @@ class StoreReadings(Request, frozen=True, kw_only=True, tag="store_readings"):
 
 
 class NoteSpent(Request, frozen=True, kw_only=True, tag="note_spent"):
-    """Keep what a command has sent to an upstream beside the gateway, and is about to: see sync/budget.py."""
+    """Keep what a command has sent to an upstream beside the gateway, and is about to: see sync/notes.py."""
 
     upstream: str
     text: Annotated[str, msgspec.Meta(max_length=1000)]

@@ -24,16 +24,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
-
-import msgspec
+from typing import Literal
 
 from edgedepot.storage.base import BaseStorage, Pending
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.errors import InvalidValue, ReceiptTimeout
-from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.errors import ReceiptTimeout
 from edgedepot.sync.cost import Cost, row_size, size_of
 from edgedepot.sync.limits import Limits
+from edgedepot.sync.notes import Note, Notes, Spent, beside
 
 BURST = 2.5
 """Seconds of the rate that may go out at once."""
@@ -68,45 +66,6 @@ class Held(Exception):
         self.until = until
         self.reason = reason
         self.for_news = for_news
-
-
-class Notes(Protocol):
-    """What keeps notes: the local store, see `Buffer`."""
-
-    def remember(self, key: str, text: str) -> Receipt | None: ...
-    def recall(self, key: str) -> str | None: ...
-
-
-def beside(name: str) -> str:
-    """The key of the note of what goes to an upstream beside its worker."""
-    return f"spent {name} beside"
-
-
-class Spent(NamedTuple):
-    """A day, by its start in microseconds since 1970 UTC, and the bytes that were sent and received in it."""
-
-    day: int
-    total: int
-
-
-class Note(NamedTuple):
-    """What is kept in the store: days, the latest last, and when that was written, in microseconds since 1970 UTC."""
-
-    days: dict[int, int]
-    at: int
-
-    @classmethod
-    def of(cls, text: str | None) -> Note:
-        """Raises `InvalidValue` for what is none."""
-        if text is None:
-            return cls({}, 0)
-        try:
-            return _notes.decode(text)
-        except ValueError as exc:
-            raise InvalidValue(f"a note of what was spent: {exc}") from exc
-
-
-_notes = msgspec.json.Decoder(Note)
 
 
 class Budget:
@@ -394,7 +353,7 @@ class Budget:
         self._written = Spent(self._spent.day, count)
         days = {**self._days, self._spent.day: count}
         latest = {day: days[day] for day in list(days)[-_DAYS:] if day}
-        receipt = self._notes.remember(self._key, msgspec.json.encode(Note(latest, at)).decode())
+        receipt = self._notes.remember(self._key, str(Note(latest, at)))
         if receipt is not None:
             try:
                 receipt.wait(timeout=_PATIENCE)

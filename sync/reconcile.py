@@ -23,10 +23,11 @@ from edgedepot.storage.clock import Clock, SystemClock, from_micros, to_micros
 from edgedepot.storage.delivered import HOUR, Delivered, measures_of
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading
-from edgedepot.sync.budget import Budget, Notes
+from edgedepot.sync.budget import Budget
 from edgedepot.sync.compare import TOGETHER, Comparison, Scope, Stretch, moment_of
 from edgedepot.sync.delivery import Delivery
 from edgedepot.sync.limits import Limits
+from edgedepot.sync.notes import Notes
 from edgedepot.sync.pace import Pace
 from edgedepot.sync.settings import check_ends
 

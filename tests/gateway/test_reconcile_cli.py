@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.sync.budget import Note, beside
+from edgedepot.sync.notes import Note, beside
 from tests.gateway.program import Run, Start, complaint, on_terminal, output
 from tests.gateway.program import run as edgedepot
 from tests.gateway.scripted import eventually

@@ -1,0 +1,52 @@
+"""What was spent of a day's bytes, as the store keeps it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from edgedepot.storage.errors import InvalidValue
+from edgedepot.storage.receipt import Receipt
+
+
+class Notes(Protocol):
+    """What keeps notes: the local store, see `Buffer`."""
+
+    def remember(self, key: str, text: str) -> Receipt | None: ...
+    def recall(self, key: str) -> str | None: ...
+
+
+def beside(name: str) -> str:
+    """The key of the note of what goes to an upstream beside its worker."""
+    return f"spent {name} beside"
+
+
+class Spent(NamedTuple):
+    """A day, by its start in microseconds since 1970 UTC, and the bytes that were sent and received in it."""
+
+    day: int
+    total: int
+
+
+class Note(NamedTuple):
+    """What is kept in the store: days, the latest last, and when that was written, in microseconds since 1970 UTC."""
+
+    days: dict[int, int]
+    at: int
+
+    @classmethod
+    def of(cls, text: str | None) -> Note:
+        """Raises `InvalidValue` for what is none."""
+        if text is None:
+            return cls({}, 0)
+        try:
+            return _notes.decode(text)
+        except ValueError as exc:
+            raise InvalidValue(f"a note of what was spent: {exc}") from exc
+
+    def __str__(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+_notes = msgspec.json.Decoder(Note)
