@@ -61,6 +61,11 @@ def forget_choice(connection: sqlite3.Connection, cursor_id: int) -> None:
     connection.execute("DELETE FROM _meta WHERE key = ?", (_key(cursor_id),))
 
 
+def check_choice(text: str) -> None:
+    """Raises `BadRecord` for a record of a choice that cannot be read."""
+    decoded(_made, text, "an upstream's choice")
+
+
 def _passed_since(connection: sqlite3.Connection, book: CursorBook) -> list[tuple[int, int]]:
     """The numbers that an upstream has acknowledged since it made its choice; all of history, if it was on its way
     through that."""

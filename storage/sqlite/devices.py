@@ -26,6 +26,11 @@ def save_device(connection: sqlite3.Connection, device_id: str, name: str | None
     )
 
 
+def check_metadata(device: str, name: str | None, metadata: str) -> None:
+    """Raises `BadRecord` for what was saved of a device, where it cannot be read."""
+    decoded(_metadata, metadata, f"the metadata of {device}")
+
+
 def read_devices(view: View) -> list[Device]:
     """Every device that has readings or was saved, by id."""
     seen: dict[str, list[int]] = {}

@@ -43,6 +43,11 @@ def forget_given_up(connection: sqlite3.Connection, cursor_id: int) -> None:
     connection.execute("DELETE FROM _meta WHERE key = ?", (_key(cursor_id),))
 
 
+def check_given_up(text: str) -> None:
+    """Raises `BadRecord` for a list that cannot be read."""
+    decoded(_entries, text, "what an upstream does not get")
+
+
 def _with(entries: list[_Entry], new: _Entry) -> list[_Entry]:
     same = [entry for entry in entries if entry[0] == new[0]]
     near = next((entry for entry in reversed(same) if _is_near(entry, new)), None)

@@ -128,6 +128,11 @@ def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, after: in
     return rows
 
 
+def check_quarantined(data: str) -> None:
+    """Raises `BadRecord` for a row whose values cannot be read."""
+    decoded(_data, data, "what is quarantined")
+
+
 def replaying_cursors(connection: sqlite3.Connection) -> set[int]:
     """The ids of the cursors that have rows to be sent once more."""
     return {cursor for (cursor,) in connection.execute("SELECT DISTINCT cursor FROM _quarantined WHERE replay = 1")}

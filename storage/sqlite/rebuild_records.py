@@ -9,14 +9,19 @@ from typing import Any
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.books import check_cursor
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.choices import check_choice
+from edgedepot.storage.sqlite.devices import check_metadata
 from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
-from edgedepot.storage.sqlite.records import RECORDS, BadRecord, is_record, is_setting
+from edgedepot.storage.sqlite.given_up import check_given_up
+from edgedepot.storage.sqlite.quarantine import check_quarantined
+from edgedepot.storage.sqlite.records import RECORDS, BadRecord, is_record
 from edgedepot.storage.sqlite.scan import Kinds, scan
 from edgedepot.storage.sqlite.shape import shape_of
 
 _SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_withheld",
           "_rejected", "_replaced")  # fmt: skip
 _SAID = {
+    "_meta": "what upstreams chose or could not be given",
     "_devices": "names of devices",
     "_books": "the books",
     "_cursors": "upstreams",
@@ -83,9 +88,22 @@ def _is_readable(table: str, row: Sequence[Any]) -> bool:
             Catalogue.check_row(row[2], row[1], row[3])
         elif table == "_cursors":
             check_cursor(row)
+        elif table == "_devices":
+            check_metadata(*row)
+        elif table == "_quarantined":
+            check_quarantined(row[6])
+        elif table == "_meta":
+            _check_setting(*row)
     except BadRecord:
         return False
     return True
+
+
+def _check_setting(key: str, value: Any) -> None:
+    if key.startswith("choice_"):
+        check_choice(value)
+    elif key.startswith("given_up_"):
+        check_given_up(value)
 
 
 def _insert(draft: Draft, table: str, row: Row) -> None:
@@ -97,7 +115,7 @@ def _insert(draft: Draft, table: str, row: Row) -> None:
 
 def _insert_setting(draft: Draft, key: str, value: Any) -> None:
     """Of what several states say the latest."""
-    if not is_setting(key, value):
+    if not _is_readable("_meta", (key, value)):
         return
     (known,) = draft.new.execute("SELECT value FROM main._meta WHERE key = ?", (key,)).fetchone() or (None,)
     if key == "shape":

@@ -302,6 +302,10 @@ def test_a_record_that_is_not_what_the_store_writes(quick_folder: Path, statemen
         ("UPDATE _cursors SET lost = -1", "upstreams"),
         ("UPDATE _cursors SET lost = -1", "quarantined readings"),
         ("UPDATE _devices SET metadata = x'00'", "names of devices"),
+        ("UPDATE _quarantined SET data = '{' WHERE seq < 4", "quarantined readings"),
+        ("UPDATE _devices SET metadata = '{'", "names of devices"),
+        ("INSERT INTO _meta VALUES ('choice_1', '[')", "what upstreams chose or could not be given"),
+        ("INSERT INTO _meta VALUES ('given_up_1', '[')", "what upstreams chose or could not be given"),
         ("UPDATE _rejected SET kind = x'00'", "rejected messages"),
         ("UPDATE _replaced SET field = x'00'", "replaced values"),
     ],
@@ -331,6 +335,7 @@ def test_what_is_lost_beside_readings_is_said(quick_folder: Path, statement: str
         store.add_cursor("central")
         ledger = store.ledger()
         assert ledger.problems == []
+        assert len(store.devices()) == 4
         quarantined = len(store.quarantined("central"))
         assert ledger.upstreams["central"]["quarantined"] == quarantined
         if "_quarantined" in statement:
