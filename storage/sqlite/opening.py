@@ -32,7 +32,15 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, write_report
-from edgedepot.storage.sqlite.salvage import UNREADABLE, Damage, finding_damage, is_salvaged, put_aside_log, salvage
+from edgedepot.storage.sqlite.salvage import (
+    MAGIC,
+    UNREADABLE,
+    Damage,
+    finding_damage,
+    is_salvaged,
+    put_aside_log,
+    salvage,
+)
 from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.sidecar import Sidecar
@@ -41,7 +49,6 @@ from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.wal import PAGE, Log, frames, salt_of, wal_of
 
 log = logging.getLogger(__name__)
-_MAGIC = b"SQLite format 3\0"
 _JOURNAL_MODES = (b"\2\2", b"\1\1")
 """A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
 _SYNCED, _LOOSE = "open", "loose"
@@ -142,7 +149,7 @@ class Opening:
 
     def _end_salvage(self) -> None:
         self._lock.note("", sync=True)  # the new file has no log
-        self._sidecar.note(("salvaging", ""))
+        self._sidecar.note(("salvaging", ""), sync=True)
 
     # -- before SQLite --------------------------------------------------------------------------------------------
 
@@ -218,7 +225,7 @@ class Opening:
     def _flaw(self, size: int) -> str | None:
         """What is wrong with the file's head or length."""
         head = read_file(self._path, 100)
-        if head[:16] != _MAGIC or head[16:18] != b"\x10\0" or head[18:20] not in _JOURNAL_MODES:
+        if head[:16] != MAGIC or head[16:18] != b"\x10\0" or head[18:20] not in _JOURNAL_MODES:
             return "its header is not that of an SQLite file"
         short = range(size // PAGE + 1, int.from_bytes(head[28:32], "big") + 1)
         if short:
@@ -250,7 +257,7 @@ class Opening:
             return True
         for path in (self._path, wal_of(self._path)):
             head = read_file(path, 1 << 18)
-            if (head[:16] == _MAGIC and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")) or _MARK in head:
+            if (head[:16] == MAGIC and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")) or _MARK in head:
                 return True
         return False
 

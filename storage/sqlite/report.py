@@ -86,11 +86,3 @@ def read_report(connection: sqlite3.Connection) -> Salvaged | None:
     """The store's last salvage, None where it never had one."""
     text = schema.text(connection, "salvaged")
     return None if text is None else decoded(_salvaged, text, "the report of the last salvage")
-
-
-def report_of(text: object) -> Salvaged | None:
-    """What a text says, None where it is no report."""
-    try:
-        return _salvaged.decode(text) if isinstance(text, str) else None
-    except msgspec.MsgspecError:
-        return None

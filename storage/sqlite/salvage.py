@@ -5,8 +5,8 @@
                                     gateway.db.salvaging                         3. made out of them (rebuild.py)
                                     gateway.db                                   4. which it is from then on
                                                                                  5. the sidecar says that it is done
-Interrupted before step 4, all of it from step 2 on is done again. After it the new file's own report tells that it is
-done, whatever the sidecar says. Nothing is ever deleted but what step 3 left half made.
+Interrupted before step 4, all of it from step 2 on is done again. After it a file of SQLite's lies beside what was put
+aside: that tells that it is done, whatever the sidecar says. Nothing is deleted but what step 3 left half made.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import msgspec
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StorageError
-from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import free_name, move, shm_of
 from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
-from edgedepot.storage.sqlite.report import Salvaged, report_of
+from edgedepot.storage.sqlite.report import Salvaged
+from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import PAGE, Log, mended, wal_of
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from edgedepot.storage.sqlite.pages import Pages
 
 log = logging.getLogger(__name__)
+MAGIC = b"SQLite format 3\0"
 UNREADABLE = (msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError)
 """What a record that is not what was written leads to, where the store makes use of it."""
 
@@ -75,11 +76,9 @@ def is_salvaged(path: Path, sidecar: Sidecar) -> bool:
     place of the one that was put aside."""
     if sidecar.salvaging is None:
         return False
-    found = schema.settings_of(path)
-    if path.with_name(sidecar.salvaging).exists():
-        return "store_id" in found
-    report = report_of(found.get("salvaged"))
-    return report is not None and report.put_aside == sidecar.salvaging
+    aside = path.with_name(sidecar.salvaging)
+    # No more than that it is an SQLite file: in the middle of a checkpoint more of it can be read with its log alone.
+    return (aside.exists() or wal_of(aside).exists()) and read_file(path, len(MAGIC)) == MAGIC
 
 
 def _put_aside(path: Path, sidecar: Sidecar, now: int, use_log: bool) -> Path:

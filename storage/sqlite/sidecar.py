@@ -89,11 +89,11 @@ class Sidecar:
         """The file that gives way to a copy, under its new name."""
         return self._value("restoring", None) or None
 
-    def note(self, *lines: Line) -> None:
-        """Add lines, those that are new."""
+    def note(self, *lines: Line, sync: bool = False) -> None:
+        """Add lines, those that are new; with `sync` on the device, where it takes them."""
         new = [line for line in lines if self._lines.get(_key(line)) != line]
         try:
-            self._add(new, sync=False)
+            self._add(new, sync=sync)
         except OSError as exc:
             self._warn(exc)
 
