@@ -173,6 +173,11 @@ class Model:
         }
 
 
+def rows_of(window: Window | None) -> object:
+    """What a window says of rows. It may go on over the books behind them, which may be committed at any moment."""
+    return None if window is None or not window.rows else content(replace(window, high=0))
+
+
 class Turns:
     """What the lanes of one upstream have promised, by what went before."""
 
@@ -225,11 +230,9 @@ class WatchedStore(SQLiteStorage):
         self._turns[cursor].last = max(self.expected[cursor].pending, default=0)
 
     def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
-        before = super().pending(cursor, limit, lane)
+        before = rows_of(super().pending(cursor, limit, lane))
         window = super().pending(cursor, limit, lane)
-        if before is not None and window is not None and len(window.rows) < limit:
-            before = replace(before, high=window.high)  # the books may be committed just now, behind its rows
-        self.upstreams[cursor].must(content(window) == content(before), "read ahead, and not so any more")
+        self.upstreams[cursor].must(rows_of(window) == before, "read ahead, and not so any more")
         if window is not None:
             self.upstreams[cursor].must(len(window.rows) <= limit <= BATCH, "too large a window")
             self._turns[cursor].failed()
