@@ -14,11 +14,12 @@ text is replaced from the environment. All problems are reported together, one l
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from edgedepot.storage.registry import Registry
 
 _SECTIONS = ("gateway", "clock", "storage", "models", "drivers", "upstreams")
 _GIVEN = ("gateway_id", "read_only")  # parameters that the gateway gives, not its file
+_SQLITE_HEADER = b"SQLite format 3\0"
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
 
@@ -58,11 +60,8 @@ class Part:
 
     def make(self, **more: Any) -> Any:
         """Make it. Raises `ConfigError` that names the key."""
-        arguments = {key: _revealed(value) for key, value in self.options.items()}
-        try:
-            return self.target(**arguments, **more)
-        except (ConfigError, ValueError, TypeError) as exc:
-            raise ConfigError("\n".join(self._located(line) for line in str(exc).splitlines())) from exc
+        with self._locating_problems():
+            return self.target(**self._arguments(), **more)
 
     def make_with(self, **more: Any) -> Any:
         """Make it, with those of the arguments that it takes."""
@@ -70,11 +69,24 @@ class Part:
         return self.make(**{name: value for name, value in more.items() if name in known})
 
     def try_out(self) -> None:
-        """Raise what `make` would. A local store is not tried: making one opens its file."""
-        if not issubclass(self.target, Buffer):
-            made = self.make()
-            if isinstance(made, BaseStorage):
-                made.close()
+        """Raise what `make` would. A local store is not made, for that opens its file: it looks at its settings."""
+        if issubclass(self.target, Buffer):
+            with self._locating_problems():
+                self.target.check_settings(self._arguments())
+            return
+        made = self.make()
+        if isinstance(made, BaseStorage):
+            made.close()
+
+    def _arguments(self) -> dict[str, Any]:
+        return {key: _revealed(value) for key, value in self.options.items()}
+
+    @contextlib.contextmanager
+    def _locating_problems(self) -> Iterator[None]:
+        try:
+            yield
+        except (ConfigError, ValueError, TypeError) as exc:
+            raise ConfigError("\n".join(self._located(line) for line in str(exc).splitlines())) from exc
 
     def _located(self, problem: str) -> str:
         """A constructor's problem with its key path, where it starts with the key that it is about."""
@@ -304,6 +316,9 @@ class _Reader:
 def _parse(file: Path) -> dict[str, Any]:
     """The file's plain contents. Raises `ConfigError`; for a mistake in the syntax with its line."""
     try:
+        with file.open("rb") as opened:
+            if opened.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER:
+                raise ConfigError(f"{file}: is a store's database, expected a gateway's file, gateway.toml")
         text = file.read_text("utf-8")
         return tomllib.loads(text)
     except OSError as exc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -346,6 +346,10 @@ class Buffer(abc.ABC):
     """
 
     gateway_id: str | None
+
+    @classmethod  # noqa: B027 - who has nothing to look at says nothing
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """Raise the `ConfigError` that the constructor would with these arguments, and open nothing."""
 
     @property
     @abc.abstractmethod

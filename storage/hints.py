@@ -71,8 +71,21 @@ def convert(value: Any, hint: Any, scope: Scope) -> Any:
     else:
         found = next((found for kind in kinds if (found := _as(value, kind, scope)) is not _MISS), _MISS)
     if found is _MISS:
+        _check_items(value, kinds, scope)
         raise InvalidValue(f"found {shown(value)}, expected {expected(hint, scope.models)}")
     return found
+
+
+def _check_items(value: Any, kinds: tuple[Any, ...], scope: Scope) -> None:
+    """Of a table that is wrong, raise what is wrong with its first bad value, where a table may stand."""
+    tables = [kind for kind in kinds if (typing.get_origin(kind) or kind) in _TABLES]
+    if isinstance(value, Mapping) and len(tables) == 1:
+        item_hint = (typing.get_args(tables[0]) or (str, Any))[1]
+        for key, item in value.items():
+            try:
+                convert(item, item_hint, scope)
+            except InvalidValue as exc:
+                raise InvalidValue(f"{json.dumps(key, ensure_ascii=False)}: {exc}") from exc
 
 
 def _as(value: Any, kind: Any, scope: Scope) -> Any:

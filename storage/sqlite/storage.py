@@ -129,6 +129,14 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             self.gateway_id = self._writing.opened.gateway_id
             atexit.register(self.close)
 
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """See `Buffer`."""
+        asked = {name: settings.get(name) for name in ("keep", "keep_bytes")}
+        Limits.of(
+            **asked, when_full=settings.get("when_full", "evict"), keep_pending=settings.get("keep_pending", True)
+        )
+
     def _check_readable(self) -> None:
         if not self.path.exists():
             raise StoreUnusable(f"{self.path} does not exist")

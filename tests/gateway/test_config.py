@@ -78,6 +78,15 @@ WRONG = {
         '[storage]\npath = "x"\nflush_interval = -1',
         f": storage.flush_interval: found -1, expected {DURATION}",
     ),
+    "duration in a table": (
+        '[storage]\npath = "x"\n[storage.keep]\nweather = "90 days"\n"*" = "1 year"',
+        f': storage.keep: "*": found "1 year", expected {DURATION}',
+    ),
+    "size": (
+        '[storage]\npath = "x"\nkeep_bytes = "2 gigs"',
+        ": storage.keep_bytes: found '2 gigs', expected a size such as '500 MB' or '2 GB', or a number of bytes, "
+        "at least 1 MB",
+    ),
     "choice": (
         '[storage]\npath = "x"\ndurability = "full"',
         ': storage.durability: found "full", expected one of "power", "process"',

@@ -74,7 +74,7 @@ def test_a_value_becomes_the_argument(value: object, hint: Any, argument: object
         ([1, "x"], list[int], 'found [1, "x"], expected a list, each item a whole number'),
         ("x", Sequence[str], 'found "x", expected a list, each item a text'),
         ([1], tuple[int, str], "found [1], expected a list of 2: a whole number, a text"),
-        ({"a": "x"}, Mapping[str, int], "found a table, expected a table, each value a whole number"),
+        ({"a": "x"}, Mapping[str, int], '"a": found "x", expected a whole number'),
         ("x", dict[str, Any], 'found "x", expected a table'),
         (3, Path, "found 3, expected a path"),
         ("soon", timedelta, 'found "soon", expected a duration such as "10s", "500 ms", "5 minutes" or "1d"'),
