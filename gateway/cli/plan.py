@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgedepot.cli.measured import KINDS, chosen, measure, settings_of
-from edgedepot.cli.output import console, duration, escape, size, table
+from edgedepot.cli.output import duration, size, terminal_width
 from edgedepot.storage.base import EVERYTHING
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
@@ -112,33 +112,49 @@ def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:
 
 
 def _print(load: Load, found: Plan, name: str | None) -> None:
-    grid = table(["", "", ""], left=3)
-    grid.show_header = False
     server = {"timescale": "TimescaleDB", "influxdb": "InfluxDB"}[load.upstream]
     later = "never: more comes in" if found.catch_up_seconds is None else duration(found.catch_up_seconds)
-    rate = f"{found.readings_per_second:.3g} readings a second"
-    grid.add_row("load", rate, f"{load.fields:.2g} values each, committed every {load.flush:g} s")
-    grid.add_row(
-        "outage that the disk holds",
-        duration(found.outage_hours * 3600),
-        f"{size(round(load.disk))}; then {'the oldest that wait are thinned' if load.keeps else _FULL}",
-    )
-    grid.add_row(
-        "until history of it goes" if load.keeps else "with all its history",
-        duration(found.history_hours * 3600),
-        f"{found.store_bytes_per_reading:.0f} bytes a reading",
-    )
-    where = server if name is None else f"{escape(name)} ({server})"
+    where = server if name is None else f"{name} ({server})"
     what = f", averages of {duration(load.every)}" if load.every else ""
-    grid.add_row("on the wire", f"{size(round(found.wire_bytes_per_month))} a month", f"to {where}, 30 days{what}")
-    grid.add_row("to the card", f"{size(round(found.card_bytes_per_day))} a day", "")
-    grid.add_row(
-        "of the card's rated writes",
-        f"{found.card_share_per_year:.1%} a year",
-        f"{load.tbw:g} TB; --card-tbw for yours",
-    )
-    grid.add_row(f"to catch up after {load.outage:g} hours", later, _way(load))
-    console().print(grid)
+    rows = [
+        (
+            "load",
+            f"{found.readings_per_second:.3g} readings/s",
+            f"{load.fields:.2g} values each, commit every {load.flush:g} s",
+        ),
+        (
+            "outage that the disk holds",
+            duration(found.outage_hours * 3600),
+            f"{size(round(load.disk))}; then {'the oldest that wait are thinned' if load.keeps else _FULL}",
+        ),
+        (
+            "until history of it goes" if load.keeps else "with all its history",
+            duration(found.history_hours * 3600),
+            f"{found.store_bytes_per_reading:.0f} bytes a reading",
+        ),
+        ("on the wire", f"{size(round(found.wire_bytes_per_month))} a month", f"to {where}, 30 days{what}"),
+        ("to the card", f"{size(round(found.card_bytes_per_day))} a day", ""),
+        (
+            "of the card's rated writes",
+            f"{found.card_share_per_year:.1%} a year",
+            f"{load.tbw:g} TB; --card-tbw for yours",
+        ),
+        (f"to catch up after {load.outage:g} hours", later, _way(load)),
+    ]
+    for line in _lines(rows, terminal_width()):
+        click.echo(line)
+
+
+def _lines(rows: Sequence[tuple[str, str, str]], width: int) -> Iterator[str]:
+    """The rows in columns; what is too wide in the third goes below the second."""
+    first, second = (max(len(row[column]) for row in rows) + 2 for column in (0, 1))
+    for name, figure, more in rows:
+        line = f"{name:<{first}}{figure:<{second}}{more}".rstrip()
+        if len(line) <= width:
+            yield line
+        else:
+            yield f"{name:<{first}}{figure}"
+            yield f"{'':<{first}}{more}"
 
 
 def _way(load: Load) -> str:

@@ -193,11 +193,16 @@ def _print_report(screen: Console, name: str, report: Report, dry_run: bool, is_
         grid.add_row(escape(visible(measurement)), escape(visible(device)), day.isoformat(), *counts)
     if len(days) > 1:
         grid.add_section()
-        grid.add_row("all", "", counted(len(days), "day"), *(number(getattr(total, column)) for column in columns))
+        grid.add_row(
+            "all",
+            "",
+            counted(len({day for *_, day in report.days}), "day"),
+            *(number(getattr(total, column)) for column in columns),
+        )
     if days:
         screen.print(grid)
     if len(days) > _DAYS:
-        screen.print(f"The first {_DAYS} of {len(days):,} days; --json shows all.", style="dim")
+        screen.print(f"The first {_DAYS} of {len(days):,} lines; --json shows all.", style="dim")
     for reason, count in report.reasons.most_common():
         screen.print(f"{name} refused {count:,}: {visible(reason)}", style="yellow", markup=False)
     screen.print(_summary(name, total, dry_run) if is_whole else "Interrupted before all was compared.", markup=False)

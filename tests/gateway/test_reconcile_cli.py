@@ -89,7 +89,7 @@ def test_beside_a_running_gateway(site: Path, gateway: Run, timescale_url: str) 
         ["weather", "mast", "2026-01-02", "24", "0"],
         ["weather", "mast", "2026-01-03", "24", "0"],
         ["weather", "pump", "[7]", "2026-01-01", "1", "1"],
-        ["all", "4", "days", "50", "2"],
+        ["all", "3", "days", "50", "2"],
     ]
     assert dry.stdout.splitlines()[-1] == "central lacks 52 readings. Nothing was sent."
     assert look(timescale_url, ALL) == less

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from edgedepot import InfluxDBStorage, Reading, SQLiteStorage, TimescaleDBStorage
 from edgedepot.cli import program
+from edgedepot.cli.plan import _lines
 from edgedepot.plan import CARD_TBW, Kind, Load, plan
 from edgedepot.storage.base import BaseStorage
 from edgedepot.sync.limits import Limits
@@ -232,7 +233,7 @@ def test_from_a_gateways_file(tmp_path: Path) -> None:
     assert lab == near
     assert lab["wire_bytes_per_month"] < central["wire_bytes_per_month"]
     text = CliRunner().invoke(program, ["plan", str(file), "--upstream", "lab", "--flush", "1s"]).stdout
-    for word in ("committed every 1 s", "lab (InfluxDB)", "averages of 60 s", "10.0 MB a day", "open 25% of the day"):
+    for word in ("commit every 1 s", "lab (InfluxDB)", "averages of 60 s", "10.0 MB a day", "open 25% of the day"):
         assert word in " ".join(text.split())
     result = CliRunner().invoke(program, ["plan", str(file), "--upstream", "labor"])
     assert result.exit_code == 2
@@ -267,3 +268,23 @@ def test_mistakes(options: list[str], words: str) -> None:
     result = CliRunner().invoke(program, ["plan", *options])
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+ROWS = [("load", "4 readings/s", "4 values each, commit every 1 s"), ("to the card", "1.6 GB a day", "")]
+
+
+def test_what_is_too_wide_for_the_terminal_goes_below() -> None:
+    assert list(_lines(ROWS, 80)) == [
+        "load         4 readings/s  4 values each, commit every 1 s",
+        "to the card  1.6 GB a day",
+    ]
+    assert list(_lines(ROWS, 50)) == [
+        "load         4 readings/s",
+        "             4 values each, commit every 1 s",
+        "to the card  1.6 GB a day",
+    ]
+
+
+def test_what_is_usual_fits_into_80_columns() -> None:
+    result = CliRunner().invoke(program, ["plan", "--devices", "20", "--every", "5s", "--fields", "4"])
+    assert max(map(len, result.stdout.splitlines())) <= 80
