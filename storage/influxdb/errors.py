@@ -55,6 +55,8 @@ _TOO_OLD = re.compile(
 )
 _NO_ORG = re.compile(r"(?i)provide either orgID or org|organization .*not found")
 _NO_SUCH_PATH = re.compile(r"(?i)(?:path|page) (?:requested|not found)")
+_CONNECTION = re.compile(r"^\w+\(host=[^)]*\): ")
+"""How urllib3 begins what it says of a connection: with the name of a class. The server is named already."""
 _SHORT_OF_MEMORY = re.compile(r"(?i)memory allocation limit|queue (?:length|size) exceeded|too many")
 
 
@@ -74,7 +76,7 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
     except ProxyError as exc:
         raise upstream_error(_of_tunnel(exc), server, asking) from exc
     except NewConnectionError as exc:  # refused, or a host of no such name; to urllib3 a TimeoutError too
-        raise Unreachable(f"cannot connect to {server}: {_cut(str(exc))}") from exc
+        raise Unreachable(f"cannot connect to {server}: {_cut(_CONNECTION.sub('', str(exc)))}") from exc
     except TimeoutError as exc:
         raise Unreachable(f"{_NO_ANSWER[1].format(server)} in time: {_cut(str(exc))}") from exc
     except (HTTPError, FluxCsvParserException, ValueError, IndexError, OSError) as exc:

@@ -43,6 +43,7 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with _device_errors(target):
+            part.touch()  # or SQLite would say that it cannot be opened, and not why
             _copy(source, part, now, progress)
             with part.open("rb") as file:
                 os.fsync(file.fileno())

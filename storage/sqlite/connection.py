@@ -33,8 +33,14 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         code = code_of(exc) & 0xFF
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise StoreUnusable(f"{path} cannot be read as a store: {exc}") from exc
+        if code == sqlite3.SQLITE_CANTOPEN and path.is_dir():
+            raise StoreUnusable(f"{path} is a folder, expected a store's file") from exc
         if code == sqlite3.SQLITE_CANTOPEN:
             raise StoreUnusable(f"{path} cannot be opened: no such file, or no right to use its folder") from exc
+        if code_of(exc) == sqlite3.SQLITE_READONLY_DIRECTORY:
+            raise StoreUnusable(
+                f"{path}: its folder cannot be written, where SQLite keeps files also to read: copy it to one that can"
+            ) from exc
         raise StorageError(f"{path}: {exc}") from exc
 
 
@@ -255,8 +261,10 @@ class StoreLock:
         except OSError as exc:
             holder = self._read()[0] or "unknown"
             os.close(self._file)
+            here = holder == str(os.getpid())
+            cure = ", which is this one; use the object that has it open" if here else "; stop it first"
             raise StorageLocked(
-                f"{path} is being written by process {holder}; stop it first, or open the store read-only"
+                f"{path} is being written by process {holder}{cure}, or open the store read-only"
             ) from exc
         self.found = self._read()[1]
         """What was noted last; at first by the last holder: "" where it closed the store for good."""

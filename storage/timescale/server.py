@@ -21,6 +21,7 @@ from psycopg.sql import SQL, Composed, Literal
 
 from edgedepot.storage.errors import ConfigError, Misconfigured, UpstreamError
 from edgedepot.storage.reading import Reading
+from edgedepot.storage.registry import did_you_mean
 from edgedepot.storage.timescale.errors import upstream_error
 from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.statements import STATEMENTS
@@ -249,6 +250,8 @@ def _parse(url: object) -> dict[str, Any]:
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
+        if unknown := _unknown_option(url):
+            raise _config_error(url, unknown) from None
         # Not chained, and its text not shown: it can quote the password.
         raise _config_error(url, f"{_EXPECTED}; every % in it begins a code such as %40 for @") from None
     for port in str(parts.get("port") or 5432).split(","):
@@ -258,6 +261,16 @@ def _parse(url: object) -> dict[str, Any]:
         if not (host.startswith(("/", "@")) or _is_host(host)):
             raise _config_error(url, f"the host is no name or address; {_EXPECTED}")
     return parts
+
+
+def _unknown_option(url: str) -> str:
+    """The first option behind the url's ? that libpq does not know, in words; empty where there is none, or where what
+    stands there may be a piece of a password."""
+    options = url.partition("?")[2]
+    known = [option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()]
+    names = [] if "@" in options else [pair.partition("=")[0] for pair in options.split("&") if "=" in pair]
+    unknown = next((name for name in names if name not in (*known, "ssl")), None)
+    return f"found the option {unknown!r}, which libpq does not have{did_you_mean(unknown, known)}" if unknown else ""
 
 
 def _is_host(host: str) -> bool:

@@ -322,3 +322,10 @@ def test_a_server_that_is_not_there_is_no_timeout() -> None:
     storage = InfluxDBStorage(url=url, token="t", org=ORG, bucket=BUCKET, gateway_id="roof")
     with storage, pytest.raises(Unreachable, match=f"cannot connect to {url} bucket '{BUCKET}': .*refused"):
         storage.store_reading(Weather, *READING)
+
+
+def test_who_cannot_be_reached_is_named_as_the_settings_have_it() -> None:
+    with InfluxDBStorage("http://127.0.0.1:1", token=TOKEN, org="farm", bucket="iot", gateway_id="roof") as storage:
+        with pytest.raises(Unreachable) as caught:
+            storage.store_readings(Weather, [READING])
+        assert str(caught.value).startswith("cannot connect to http://127.0.0.1:1 bucket 'iot': Failed to establish ")

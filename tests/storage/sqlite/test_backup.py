@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import SQLiteStorage, SyncWorker
-from edgedepot.storage.errors import ConfigError, NotSupported, StorageLocked, StoreUnusable
+from edgedepot.storage.errors import ConfigError, NotSupported, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.aside import shm_of
 from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.sidecar import Sidecar
@@ -213,3 +213,11 @@ def test_a_reader_copies_too(quick_folder: Path) -> None:
             store.fold()
     with SQLiteStorage(quick_folder / "again.db", read_only=True) as store:
         assert len(readings(store)) == 350
+
+
+def test_a_folder_that_takes_no_copy_is_named(tmp_path: Path) -> None:
+    with (
+        SQLiteStorage(tmp_path / "gateway.db") as store,
+        pytest.raises(StorageError, match=r"^/proc/copy\.db cannot be written: "),
+    ):
+        store.backup("/proc/copy.db")

@@ -1,5 +1,6 @@
 """What the local store does with readings, through its public calls."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from edgedepot.storage.base import Arrival, Intake, Reject
 from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.errors import NotSupported, StorageClosed, StorageLocked, StoreUnusable
 from edgedepot.storage.reading import define_model
+from edgedepot.storage.sqlite.connection import sqlite_errors
 from tests.models import Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -383,6 +385,28 @@ def test_at_most_10_000_rejects_of_a_source_are_kept_and_all_are_counted(store: 
 
 
 # -- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_in_this_process_is_told_that_it_is_this_one(store: SQLiteStorage, path: Path) -> None:
+    words = f"is being written by process {os.getpid()}, which is this one; use the object that has it open, or "
+    with pytest.raises(StorageLocked, match=words):
+        SQLiteStorage(path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(path: Path) -> None:
+    """A store on a medium that is mounted to be read only."""
+    refused = sqlite3.OperationalError("attempt to write a readonly database")
+    refused.sqlite_errorcode = sqlite3.SQLITE_READONLY_DIRECTORY
+    with (
+        pytest.raises(StoreUnusable, match=r"its folder cannot be written, .* copy it to one that can"),
+        sqlite_errors(path),
+    ):
+        raise refused
+
+
+def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnusable, match="is a folder, expected a store's file"):
+        SQLiteStorage(tmp_path)
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(store: SQLiteStorage, path: Path) -> None:

@@ -26,7 +26,8 @@ SECRET = "gehe1m"
         (f"postgresql://me:{SECRET}@[::1/db", "expected postgresql://"),
         (f"postgresql://me:{SECRET}@ho\0st/db", "expected postgresql://"),
         (f"postgresql://me:{SECRET}\ud800@host/db", "expected postgresql://"),
-        (f"postgresql://host/db?password={SECRET}&sslmod=require", "expected postgresql://"),
+        (f"postgresql://host/db?password={SECRET}&sslmod=require", "found the option 'sslmod', which libpq"),
+        (f"postgresql://me:pass%zz?{SECRET}=x@host/db", "begins a code"),
     ],
 )
 def test_a_url_that_cannot_be_right_is_named_without_its_password(url: str, problem: str) -> None:
