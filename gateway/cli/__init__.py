@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 from edgedepot.storage.errors import ConfigError, EdgeDepotError, InvalidValue, StoreUnusable
+from edgedepot.storage.registry import did_you_mean
 
 _FILES = {
     "run": "run", "check": "run", "status": "status", "ledger": "ledger", "query": "query", "tail": "tail",
@@ -33,6 +34,14 @@ class _Program(click.Group):
         command = getattr(import_module(f"edgedepot.cli.{file}"), file if cmd_name == "import" else cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _FILES and not args[0].startswith("-"):
+            known = did_you_mean(args[0], _FILES) or f"; there are: {', '.join(_FILES)}"
+            raise click.UsageError(f"No such command '{args[0]}'{known}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

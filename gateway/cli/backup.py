@@ -8,7 +8,7 @@ import click
 
 from edgedepot.cli.output import counted, size
 from edgedepot.cli.progress import advancing, progress
-from edgedepot.cli.target import FILE, open_store, store_path
+from edgedepot.cli.target import FILE, locked_until_stopped, open_store, store_path
 
 
 @click.command(
@@ -56,7 +56,7 @@ def restore(copy: Path, file: Path, force: bool) -> None:
 
     path = store_path(file, must_exist=False)
     length = copy.stat().st_size if copy.exists() else None
-    with progress("restore", length, in_bytes=True) as bar:
+    with progress("restore", length, in_bytes=True) as bar, locked_until_stopped():
         aside = put_back(copy, path, SystemClock().now(), force, advancing(bar))
     with SQLiteStorage(path, clock=GatewayClock()) as store:
         pending = sum(counts["pending"] for counts in store.ledger().upstreams.values())

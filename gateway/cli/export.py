@@ -14,7 +14,7 @@ import click
 from edgedepot.cli.output import counted, size
 from edgedepot.cli.progress import Bar, progress
 from edgedepot.cli.rows import Form, lines_of
-from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options
+from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options, unknown_device
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.errors import ConfigError, StorageError
 
@@ -69,9 +69,12 @@ def export(file: Path, model: str, span: Span, fields: str | None, output: Path 
         with _bar(store, found, span, output) as bar, opened(output) as out:
             lines = lines_of(form, columns_of(found, names), rows, span.zone)
             written = _write(out, lines, bar) - (form == "csv")
+        unknown = None if written else unknown_device(store, span.device)
     if output is not None:
         there = f", {size(output.stat().st_size)}" if output.is_file() else ""
         click.echo(f"{counted(written, 'reading')} in {output}{there}")
+    if unknown is not None:
+        click.echo(unknown, err=True)
 
 
 def _write(out: TextIO, lines: Iterable[str], bar: Bar) -> int:

@@ -17,7 +17,7 @@ from edgedepot.cli.intake import Counts, Intake, OwnStore, RunningGateway
 from edgedepot.cli.output import counted, visible
 from edgedepot.cli.progress import Bar, progress
 from edgedepot.cli.target import FILE, is_toml, open_store, open_store_to_write, running_socket
-from edgedepot.storage.errors import ConfigError, InvalidValue
+from edgedepot.storage.errors import ConfigError, InvalidValue, StoreUnusable
 from edgedepot.storage.interval import zone_of
 from edgedepot.storage.reading import Reading, define_model
 from edgedepot.storage.registry import did_you_mean
@@ -283,6 +283,8 @@ def _source(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
 @contextlib.contextmanager
 def _opened(file: Path, create: bool) -> Iterator[tuple[SQLiteStorage, Intake]]:
     """The store, for reading at least, and where rows go: through the gateway that runs on it, or straight into it."""
+    if not (create or file.exists() or is_toml(file)):
+        raise StoreUnusable(f"{file} does not exist; --create makes it")
     socket = running_socket(file) if file.exists() or not create else None
     if socket is not None:
         with open_store(file) as store:

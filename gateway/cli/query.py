@@ -13,7 +13,7 @@ import click
 from edgedepot.cli.figures import Figures, show_chart
 from edgedepot.cli.output import cell, console, counted, escape, table
 from edgedepot.cli.rows import json_of, lines_of, local
-from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options
+from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options, unknown_device
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.query import Function
 from edgedepot.storage.reading import Reading
@@ -118,6 +118,8 @@ def _show_readings(
         return
     found = list(rows)
     _print_table([_head(model, name) for name in columns], columns, found[: limit or _TABLE_LIMIT], span.zone, 2)
+    if not found and (unknown := unknown_device(store, span.device)):
+        click.echo(unknown, err=True)
     if is_cut and len(found) > _TABLE_LIMIT:
         click.echo(f"The first {_TABLE_LIMIT}; --limit shows more, --csv, --jsonl and --json show all.", err=True)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgedepot.cli.target import locked_until_stopped
 from edgedepot.storage.hints import shown
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def run(file: Path, log_level: str) -> None:
     from edgedepot.config import load
 
     start_logging(log_level)
-    load(file).build().run()
+    with locked_until_stopped():
+        gateway = load(file).build()
+    gateway.run()
 
 
 @click.command(epilog="\b\nExample:\n  edgedepot check gateway.toml && sudo systemctl restart gateway")

@@ -105,6 +105,14 @@ def check_device(store: SQLiteStorage, device: str) -> None:
         raise InvalidValue(f'{store.path}: no device "{device}"{did_you_mean(device, known)}')
 
 
+def unknown_device(store: SQLiteStorage, device: str | None) -> str | None:
+    """What to say of a device that no reading is of; None where there is nothing to say."""
+    known = [] if device is None else [found.device_id for found in store.devices()]
+    if device is None or device in known:
+        return None
+    return f'There is no device "{device}"{did_you_mean(device, known)}; `edgedepot devices {store.path}` lists them.'
+
+
 def names_of(fields: str | None) -> list[str] | None:
     """The names of a list such as ``temperature,humidity``."""
     return [name.strip() for name in fields.split(",")] if fields else None

@@ -125,7 +125,8 @@ def _headline(found: Mapping[str, Any]) -> str:
         if found["unheard"]:
             return f"{name} [yellow]does not answer[/]: {escape(found['unheard'])}"
         if found["pid"]:
-            return f"{name} [yellow]does not answer[/]: process {found['pid']} writes its store, perhaps another user's"
+            who = f"process {found['pid']} writes its store and takes no commands, such as a script without a Gateway"
+            return f"{name} [yellow]does not answer[/]: {who}"
         return f"{name} is [yellow]not running[/]"
     return f"{name} is [green]running[/] for {ago(_age(found['started'])).removesuffix(' ago')}, process {found['pid']}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,10 @@ def open_store(file: Path) -> SQLiteStorage:
     """The local store, for reading, whether a gateway writes it or not. Raises `ConfigError` and `StoreUnusable`."""
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
-    return SQLiteStorage(store_path(file), read_only=True)
+    path = store_path(file)
+    if is_toml(file) and not path.exists():
+        raise StoreUnusable(f"{path} does not exist; the first `edgedepot run {file}` makes it")
+    return SQLiteStorage(path, read_only=True)
 
 
 def open_store_to_write(file: Path, create: bool) -> SQLiteStorage:
@@ -29,10 +34,17 @@ def open_store_to_write(file: Path, create: bool) -> SQLiteStorage:
 
     Raises `ConfigError`, `StoreUnusable`, and `StorageLocked` while another process writes it.
     """
-    try:
+    with locked_until_stopped(", which takes no commands"):
         return _open_to_write(file, create)
+
+
+@contextlib.contextmanager
+def locked_until_stopped(more: str = "") -> Iterator[None]:
+    """Say of a store that another process writes who has to be stopped, and nothing that a command cannot do."""
+    try:
+        yield
     except StorageLocked as exc:
-        raise StorageLocked(f"{exc.args[0].partition(';')[0]}, which takes no commands; stop it first") from exc
+        raise StorageLocked(f"{exc.args[0].partition(';')[0]}{more}; stop it first") from exc
 
 
 def _open_to_write(file: Path, create: bool) -> SQLiteStorage:

@@ -12,6 +12,7 @@ from edgedepot.cli.output import ask_yes, console, counted
 from edgedepot.cli.status import print_upstreams, read_status
 from edgedepot.cli.target import FILE, change, is_toml, open_store
 from edgedepot.storage.errors import ConfigError
+from edgedepot.storage.registry import did_you_mean
 
 _FAILED = 1
 
@@ -119,7 +120,8 @@ def schema(file: Path, name: str, role: str | None, plain: bool) -> None:
     part = settings.upstreams.get(name)
     if part is None:
         known = ", ".join(settings.upstreams) or "none"
-        raise ConfigError(f"{file}: found no upstream {name!r}; upstreams there: {known}")
+        cure = did_you_mean(name, settings.upstreams)
+        raise ConfigError(f"{file}: found no upstream {name!r}{cure}; upstreams there: {known}")
     storage = part.make()
     if not hasattr(storage, "schema_sql"):
         raise ConfigError(f"{file}: upstreams.{name} is {part.kind}, which needs no tables made beforehand")

@@ -120,7 +120,8 @@ def test_restore_puts_the_store_aside_and_what_was_pending_back(site: Path, star
 
     run = start(site)
     run.wait_for("is running")
-    assert f"is being written by process {run.process.pid}" in complaint("restore", "--force", copy, site, code=1)
+    words = f"is being written by process {run.process.pid}; stop it first\n"
+    assert complaint("restore", "--force", copy, site, code=1).endswith(words)
     assert pending(site) == 20_500
     assert run.end() == 0
 

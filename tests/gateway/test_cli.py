@@ -108,6 +108,8 @@ def test_what_is_no_store_is_said_in_one_line(
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
+    elif command == "import" and name == "gateway.db":
+        expected = "gateway.db does not exist; --create makes it"
     assert complaint(command, name, *WITH_MODEL.get(command, []), cwd=tmp_path) == expected + "\n"
 
 
@@ -122,7 +124,35 @@ def test_a_database_of_another_program(tmp_path: Path) -> None:
 
 def test_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text('[storage]\npath = "gateway.db"\n')
-    assert complaint("status", "gateway.toml", cwd=tmp_path) == "gateway.db does not exist\n"
+    expected = "gateway.db does not exist; the first `edgedepot run gateway.toml` makes it\n"
+    assert complaint("status", "gateway.toml", cwd=tmp_path) == expected
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    assert "No such command 'stauts' (did you mean \"status\"?)" in complaint("stauts", cwd=tmp_path)
+    assert "No such command 'xyzzy'; there are: run, check, status, " in complaint("xyzzy", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("command", [("run",), ("check",), ("reconcile", "central")])
+def test_a_database_in_place_of_the_gateways_file(tmp_path: Path, command: tuple[str, ...]) -> None:
+    SQLiteStorage(tmp_path / "gateway.db").close()
+    name, *more = command
+    expected = "gateway.db: is a store's database, expected a gateway's file, gateway.toml\n"
+    assert complaint(name, "gateway.db", *more, cwd=tmp_path) == expected
+
+
+def test_a_device_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
+    """Beside the empty answer, which is one."""
+    file, known = folder / "gateway.db", json.loads(output("devices", folder / "gateway.db", "--json"))
+    name = known[0]["device_id"]
+    for command in (("query", file, "weather"), ("export", file, "weather", "-o", tmp_path / "none.csv")):
+        done = edgedepot(*command, "--device", name[:-1])
+        assert done.returncode == 0
+        assert done.stderr == (
+            f'There is no device "{name[:-1]}" (did you mean "{name}"?); `edgedepot devices {file}` lists them.\n'
+        )
+        done = edgedepot(*command, "--device", name, "--end", "1999-01-01T00Z")
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_mistake_in_a_file_gets_a_line(tmp_path: Path) -> None:
@@ -291,7 +321,8 @@ def test_a_ledger_that_does_not_balance(tmp_path: Path) -> None:
 def test_status_of_a_store_that_is_written_by_one_that_does_not_answer(tmp_path: Path) -> None:
     with SQLiteStorage(tmp_path / "gateway.db", gateway_id="roof"):
         assert output("status", tmp_path / "gateway.db").startswith(
-            f"Gateway roof does not answer: process {os.getpid()} writes its store, perhaps another user's\n"
+            f"Gateway roof does not answer: process {os.getpid()} writes its store and takes no commands, "
+            "such as a script without a Gateway\n"
         )
         found = json.loads(output("status", tmp_path / "gateway.db", "--json"))
         assert (found["running"], found["pid"]) == (False, os.getpid())

@@ -469,7 +469,9 @@ def test_a_socket_that_a_killed_gateway_left(site: Path, start: Start) -> None:
 def test_no_store_is_made_by_looking_for_one(tmp_path: Path) -> None:
     file = write_config(tmp_path)
     for command in (("quarantine", "replay", file), ("upstream", "remove", file, "central", "--yes")):
-        assert complaint(*command) == f"{tmp_path}/gateway.db does not exist\n"
+        assert complaint(*command) == (
+            f"{tmp_path}/gateway.db does not exist; the first `edgedepot run {file}` makes it\n"
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]
 
 
