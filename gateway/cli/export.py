@@ -69,7 +69,7 @@ def export(file: Path, model: str, span: Span, fields: str | None, output: Path 
         with _bar(store, found, span, output) as bar, opened(output) as out:
             lines = lines_of(form, columns_of(found, names), rows, span.zone)
             written = _write(out, lines, bar) - (form == "csv")
-        unknown = None if written else unknown_device(store, span.device)
+        unknown = None if written or span.device is None else unknown_device(store, span.device)
     if output is not None:
         there = f", {size(output.stat().st_size)}" if output.is_file() else ""
         click.echo(f"{counted(written, 'reading')} in {output}{there}")

@@ -118,7 +118,7 @@ def _show_readings(
         return
     found = list(rows)
     _print_table([_head(model, name) for name in columns], columns, found[: limit or _TABLE_LIMIT], span.zone, 2)
-    if not found and (unknown := unknown_device(store, span.device)):
+    if not found and span.device is not None and (unknown := unknown_device(store, span.device)):
         click.echo(unknown, err=True)
     if is_cut and len(found) > _TABLE_LIMIT:
         click.echo(f"The first {_TABLE_LIMIT}; --limit shows more, --csv, --jsonl and --json show all.", err=True)

@@ -98,19 +98,16 @@ def model_of(store: SQLiteStorage, name: str) -> type[Reading]:
     raise InvalidValue(f'{store.path}: no model "{name}"{did_you_mean(name, models)}; there are: {known}')
 
 
+def unknown_device(store: SQLiteStorage, device: str) -> str | None:
+    """What to say of a device that the store has never had a reading of; None where it had one."""
+    known = [one.device_id for one in store.devices()]
+    return None if device in known else f'{store.path}: no device "{device}"{did_you_mean(device, known)}'
+
+
 def check_device(store: SQLiteStorage, device: str) -> None:
     """Raise `InvalidValue` where the store has never had a reading of that device."""
-    known = [one.device_id for one in store.devices()]
-    if device not in known:
-        raise InvalidValue(f'{store.path}: no device "{device}"{did_you_mean(device, known)}')
-
-
-def unknown_device(store: SQLiteStorage, device: str | None) -> str | None:
-    """What to say of a device that no reading is of; None where there is nothing to say."""
-    known = [] if device is None else [found.device_id for found in store.devices()]
-    if device is None or device in known:
-        return None
-    return f'There is no device "{device}"{did_you_mean(device, known)}; `edgedepot devices {store.path}` lists them.'
+    if problem := unknown_device(store, device):
+        raise InvalidValue(problem)
 
 
 def names_of(fields: str | None) -> list[str] | None:
