@@ -112,7 +112,7 @@ def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None
         at = found["salvaged"]["at"][:16].replace("T", " ")
         screen.print(f"[yellow]Salvaged {at}Z, {escape(found['salvaged']['report'])}[/]")
     if found["sources"]:
-        _print_sources(screen, found["sources"], found["running"])
+        _print_sources(screen, found["sources"], found["running"], file)
     if found["upstreams"]:
         print_upstreams(screen, found, file)
     for problem in found["problems"]:
@@ -144,7 +144,7 @@ def _age(moment: str | None) -> float | None:
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
-def _print_sources(screen: Console, sources: Mapping[str, Any], running: bool) -> None:
+def _print_sources(screen: Console, sources: Mapping[str, Any], running: bool, file: Path) -> None:
     states = ["state", "heard"] if running else []
     grid = table(["source", *states, *_SOURCE_COUNTS], left=1 + len(states))
     for name, source in sources.items():
@@ -152,6 +152,8 @@ def _print_sources(screen: Console, sources: Mapping[str, Any], running: bool) -
         cells = [_source_state(live), ago(live["last_message_age"]) if live else ""] if running else []
         grid.add_row(escape(name), *cells, *(number(count) for count in _source_counts(books)))
     print_section(screen, "Sources", grid)
+    if any(_source_counts(source["books"])[-1] for source in sources.values()):
+        screen.print(f"[dim]Why something was rejected: edgedepot ledger {escape(str(file))}[/]")
     _print_errors(screen, sources, ("away",))
 
 

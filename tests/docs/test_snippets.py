@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from edgedepot.config import load
 from edgedepot.storage.hints import shown
@@ -30,7 +31,7 @@ ENVIRONMENT = {"LAB_TOKEN": "token", "INFLUXDB_TOKEN": "token", "PASSWORD": "wor
 def test_a_gateway_takes_it(text: str, tmp_path: Path) -> None:
     there = tomllib.loads(text)
     added = [_as_toml(name, table) for name, table in LEFT_OUT.items() if name not in there]
-    (tmp_path / "central-ca.pem").touch()
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "central-ca.pem"))
     (tmp_path / "gateway.toml").write_text("\n".join([text, *added]))
     load(tmp_path / "gateway.toml", ENVIRONMENT)
 

@@ -284,6 +284,8 @@ def test_the_ledger_says_why(tmp_path: Path) -> None:
         "mast     field rejected    1       humidity: long long long long…",
     ]
     assert max(map(len, text.splitlines())) <= 80
+    hint = f"Why something was rejected: edgedepot ledger {tmp_path}/gateway.db"
+    assert hint in output("status", tmp_path / "gateway.db").splitlines()
     assert json.loads(output("ledger", tmp_path / "gateway.db", "--json"))["reasons"] == [
         {"source": "mast", "what": "message", "reason": "the line is\ntorn", "count": 3},
         {"source": "mast", "what": "field", "reason": f"humidity: {'long ' * 20}", "count": 1},
