@@ -85,14 +85,18 @@ def print_ledger(screen: Console, books: Ledger, reasons: Sequence[Reason] = ())
 
 def _print_reasons(screen: Console, reasons: Sequence[Reason]) -> None:
     """The most frequent ones, cut where they are too long for a line."""
-    grid = table(["of", "what", "number", "reason"], left=4)
-    room = terminal_width() - 50
     most = sorted(reasons, key=lambda one: -one.count)[:_REASONS]
-    for one in most:
-        what = one.what if one.what == "quarantined" else f"{one.what} rejected"
+    rows = [
+        (one.name, one.what if one.what == "quarantined" else f"{one.what} rejected", f"{one.count:,}") for one in most
+    ]
+    heads = ("of", "what", "number")
+    room = terminal_width() - sum(max(map(len, column)) + 2 for column in zip(heads, *rows, strict=True))
+    grid = table([*heads, "reason"], left=4)
+    grid.columns[2].justify = "right"
+    for one, (name, what, count) in zip(most, rows, strict=True):
         line = visible(one.reason)
-        cut = line if len(line) <= room else f"{line[: room - 1]}…"
-        grid.add_row(escape(one.name), what, number(one.count), escape(cut))
+        cut = line if len(line) <= room else f"{line[: max(0, room - 1)]}…"
+        grid.add_row(escape(name), what, count, escape(cut))
     print_section(screen, "Reasons, the most frequent" if len(most) < len(reasons) else "Reasons", grid)
 
 

@@ -5,7 +5,9 @@
     from edgedepot.storage.conformance import StorageContract
 
     class TestMyStorage(StorageContract):
-        lacks = {"delete_readings", "devices", "save_device", "other_process"}
+        lacks = {
+            "delete_readings", "devices", "save_device", "versions", "version_quality", "gateways", "other_process",
+        }
 
         @pytest.fixture
         def storage(self, tmp_path):

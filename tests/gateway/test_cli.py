@@ -279,9 +279,9 @@ def test_the_ledger_says_why(tmp_path: Path) -> None:
     text = output("ledger", tmp_path / "gateway.db")
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[lines.index("Reasons") + 3 :][:3] == [
-        "mast     message rejected  3       the line is\\ntorn",
-        "central  quarantined       2       [23514] too cold",
-        "mast     field rejected    1       humidity: long long long long…",
+        "mast     message rejected       3  the line is\\ntorn",
+        "central  quarantined            2  [23514] too cold",
+        "mast     field rejected         1  humidity: long long long long long long long…",
     ]
     assert max(map(len, text.splitlines())) <= 80
     hint = f"Why something was rejected: edgedepot ledger {tmp_path}/gateway.db"
