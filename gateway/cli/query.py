@@ -13,7 +13,7 @@ import click
 from edgedepot.cli.figures import Figures, show_chart
 from edgedepot.cli.output import cell, console, counted, escape, table
 from edgedepot.cli.rows import json_of, lines_of, local
-from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options, unknown_device
+from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options, unknown_device, with_quality
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.query import Function
 from edgedepot.storage.reading import Reading
@@ -109,7 +109,8 @@ def _show_readings(
     form: Form | None,
 ) -> None:
     is_cut = limit is None and form is None
-    question = (model, span.device, span.start, span.end, fields, _TABLE_LIMIT + 1 if is_cut else limit, order)
+    asked = with_quality(model) if fields is None and form is None else fields
+    question = (model, span.device, span.start, span.end, asked, _TABLE_LIMIT + 1 if is_cut else limit, order)
     by_time = order.removeprefix("-") == "timestamp"
     rows = store.iter_readings(*question) if by_time else iter(store.query_readings(*question))
     columns = columns_of(model, fields)
@@ -117,7 +118,10 @@ def _show_readings(
         _write(form, columns, rows, span.zone)
         return
     found = list(rows)
-    _print_table([_head(model, name) for name in columns], columns, found[: limit or _TABLE_LIMIT], span.zone, 2)
+    shown = found[: limit or _TABLE_LIMIT]
+    if fields is None and any(row["quality"] is not None for row in shown):
+        columns.append("quality")
+    _print_table([_head(model, name) for name in columns], columns, shown, span.zone, 2)
     if not found and span.device is not None and (unknown := unknown_device(store, span.device)):
         click.echo(unknown, err=True)
     if is_cut and len(found) > _TABLE_LIMIT:

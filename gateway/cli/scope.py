@@ -115,6 +115,11 @@ def names_of(fields: str | None) -> list[str] | None:
     return [name.strip() for name in fields.split(",")] if fields else None
 
 
+def with_quality(model: type[Reading]) -> list[str]:
+    """All fields of a model, and `quality`: for people, who are shown it where a reading is flagged."""
+    return [*(spec.name for spec in model.__fields__), "quality"]
+
+
 def columns_of(model: type[Reading], fields: list[str] | None) -> list[str]:
     """The columns of an answer: device, time, and the fields asked for or all."""
     names = fields or [spec.name for spec in model.__fields__]

@@ -17,7 +17,7 @@ import click
 
 from edgedepot.cli.output import cell, visible
 from edgedepot.cli.rows import json_of
-from edgedepot.cli.scope import columns_of, model_of, names_of
+from edgedepot.cli.scope import columns_of, model_of, names_of, with_quality
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.interval import seconds_of, zone_of
 
@@ -62,14 +62,15 @@ def tail(
 
     Of MODEL or of all models, until Ctrl-C. Reads beside the gateway, and only when its store has changed. A
     reading that is merged with a later one is shown again. One whose time lies more than 30 seconds before the
-    newest of its model does not appear here: `query` has it.
+    newest of its model does not appear here: `query` has it. A flagged reading shows its quality.
     """
     if fields is not None and model is None:
         raise click.UsageError("--fields goes with MODEL")
     seconds, show = seconds_of(every, "--every"), _Printer(zone_of(tz), as_json)
     with open_store(file) as store, _ending_quietly():
         changes = _Changes(store.path)
-        followers = _Followers(store, None if model is None else model_of(store, model), device, names_of(fields))
+        only = None if model is None else model_of(store, model)
+        followers = _Followers(store, only, device, names_of(fields), shows_flags=not as_json)
         for found in followers.last(lines):
             show(*found)
         while _wait(seconds):
@@ -150,12 +151,18 @@ class _Followers:
     """What is new in the one model that was asked for, or in all, also in those that come later."""
 
     def __init__(
-        self, store: SQLiteStorage, model: type[Reading] | None, device: str | None, fields: list[str] | None
+        self,
+        store: SQLiteStorage,
+        model: type[Reading] | None,
+        device: str | None,
+        fields: list[str] | None,
+        shows_flags: bool,
     ) -> None:
         self._store = store
         self._only = model
         self._device = device
         self._fields = fields
+        self._shows_flags = shows_flags
         self._followers: dict[str, _Follower] = {}
 
     def last(self, number: int) -> list[_Found]:
@@ -180,7 +187,8 @@ class _Followers:
         models = self._store.models() if self._only is None else {self._only.__measurement__: self._only}
         for name, model in models.items():
             if name not in self._followers:
-                self._followers[name] = _Follower(self._store, model, self._device, self._fields)
+                fields = with_quality(model) if self._fields is None and self._shows_flags else self._fields
+                self._followers[name] = _Follower(self._store, model, self._device, fields)
 
 
 class _Changes:

@@ -485,3 +485,20 @@ def test_verify_says_what_changed_and_its_exit_code_does_too(tmp_path: Path) -> 
     (problem,) = found["problems"]
     assert problem["readings"]["device_id"] == "mast"
     assert problem["readings"]["count"] == 1
+
+
+def test_a_flagged_reading_shows_its_flags_to_people(tmp_path: Path) -> None:
+    """A value out of its range is one. CSV and JSON have what they always have."""
+
+    class Boiler(Reading):
+        temperature: float = Field(range=(0, 100))
+
+    file = tmp_path / "gateway.db"
+    with SQLiteStorage(file) as store:
+        store.store_reading(Boiler, "a", START, {"temperature": 50.0}).wait()
+        assert "quality" not in output("query", file, "boiler")
+        store.store_reading(Boiler, "b", START, {"temperature": 999.0}).wait()
+        head, _, first, second, _ = output("query", file, "boiler", "--order", "device_id").splitlines()
+    assert head.split() == ["device_id", "timestamp", "temperature", "quality"]
+    assert (first.split()[-1], second.split()[-1]) == ("50", "1")
+    assert output("query", file, "boiler", "--csv").splitlines()[0] == "device_id,timestamp,temperature"

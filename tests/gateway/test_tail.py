@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from edgedepot import Reading, SQLiteStorage
+from edgedepot import Field, Reading, SQLiteStorage
 from tests.gateway.program import PROGRAM, complaint
 from tests.models import Weather
 from tests.servers.process import wait_until
@@ -156,6 +156,21 @@ def test_only_a_device_and_a_field(store: SQLiteStorage) -> None:
             "timestamp": "2026-01-01T00:00:02+00:00",
             "note": "x",
         }
+
+
+def test_a_flagged_reading_shows_its_flags(store: SQLiteStorage) -> None:
+    """JSON has what it always has."""
+
+    class Boiler(Reading):
+        temperature: float = Field(range=(0, 100))
+
+    store.store_reading(Boiler, "a", START, {"temperature": 50.0}).wait()
+    store.store_reading(Boiler, "b", START, {"temperature": 999.0}).wait()
+    with tail(store.path) as lines:
+        assert lines.line().endswith("  boiler  a  temperature=50\n")
+        assert lines.line().endswith("  boiler  b  temperature=999  quality=1\n")
+    with tail(store.path, "--json") as lines:
+        assert list(lines.row()) == ["model", "device_id", "timestamp", "temperature"]
 
 
 def test_it_ends_when_nobody_reads_any_more(store: SQLiteStorage) -> None:
