@@ -57,7 +57,7 @@ _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _ROUNDS = 1 << 20
 """A log begins anew at most so often between the note of its salt and now."""
 _VERSIONS = 1_000
-"""No schema will ever have a version beyond that, where nothing tells which one it had: it is damage."""
+"""No schema will ever have a version beyond that: it is damage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +291,17 @@ class Opening:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if self._sidecar.known:
             mark = connection.execute("PRAGMA application_id").fetchone()[0]
-            if mark != schema.APPLICATION_ID or version > (self._sidecar.schema or _VERSIONS):
+            if mark != schema.APPLICATION_ID or version > _VERSIONS or self._is_flipped(version):
                 raise Damage("it does not bear the mark of a store")
         if 0 < version < schema.VERSION:  # before it has it: an older program would take it for damage
             self._sidecar.note(("schema", schema.VERSION))
         schema.prepare(connection, self._path)
+
+    def _is_flipped(self, version: int) -> bool:
+        """Whether a version is higher than the store's was by a single bit. Any other higher one is a newer program's,
+        which has said so in the sidecar, or whose file was brought here."""
+        known = self._sidecar.schema
+        return 0 < known < version and (version ^ known).bit_count() == 1
 
     def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> None:
         """An older state of the file, put back by hand: numbers it has given out since must not be used again."""
