@@ -149,12 +149,19 @@ class SQLiteBuffer(Buffer):
     def replay_quarantined(self, upstream: str, **which: Unpack[Which]) -> int:
         """Have quarantined readings sent to their upstream once more; how many. They are pending from then on. One that
         has a newer version by now is superseded instead. Returns when that is committed; raises `InvalidValue`."""
-        position = self._writer_parts().cursors.position(upstream)
-        refused = Refused.of(upstream, which)
-        count = self._do(lambda journal: replay(journal, refused)) or 0
-        if count:
-            position.replays, position.replayed = True, 0
-        return count
+        cursors = self._writer_parts().cursors
+        position, refused = cursors.position(upstream), Refused.of(upstream, which)
+        numbers = set[int]()
+
+        def act(journal: Journal) -> None:
+            numbers.clear()  # of a transaction that was undone
+            numbers.update(replay(journal, refused))
+
+        self._do(act)
+        if numbers:
+            with cursors.hands:  # no window goes out that was read before
+                position.replays, position.replayed = True, position.replayed - numbers
+        return len(numbers)
 
     def drop_quarantined(self, upstream: str, **which: Unpack[Which]) -> int:
         """Give quarantined readings up; how many. The books count them as deleted. Returns when that is committed;

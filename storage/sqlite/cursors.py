@@ -27,8 +27,8 @@ by a minute or two after a day."""
 class Position:
     """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `numbers`, `place` and
     `since` are those of its walk and book, which had `walking` rows before it; `replays` says that quarantined rows
-    wait to be sent once more; of them those up to row `replayed` are acknowledged. Windows up to row `renewed` may be
-    from before a salvage, and have rows that the file has it go through again."""
+    wait to be sent once more, of which `replaying` were handed out and `replayed` are acknowledged. Windows up to row
+    `renewed` may be from before a salvage, and have rows that the file has it go through again."""
 
     acknowledged: Ranges
     numbers: str
@@ -38,7 +38,8 @@ class Position:
     split: int | None = None
     choice: Choice = EVERYTHING
     replays: bool = False
-    replayed: int = 0
+    replaying: frozenset[int] = frozenset()
+    replayed: frozenset[int] = frozenset()
     renewed: int = 0
     set_aside: list[tuple[Pending, str]] = field(default_factory=list)
     in_hand: dict[Lane, Window] = field(default_factory=dict)
@@ -76,7 +77,8 @@ class Position:
         if window.place is not None:
             self.place = window.place
         elif window.replayed:
-            self.replayed = window.rows[-1].seq
+            numbers = {row.seq for row in window.rows}
+            self.replaying, self.replayed = self.replaying - numbers, self.replayed | numbers
         else:
             self.acknowledged.add(window.low, window.high)
             if self.split is not None and self.place == END and self.acknowledged.first_gap() > self.split:

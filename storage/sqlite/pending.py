@@ -58,10 +58,16 @@ class PendingReader:
         return window
 
     def _replayed(self, view: View, cursor: str, position: Position, limit: int, lane: Lane) -> Window | None:
+        """Those that were handed out before go first, as a person may have added others since; without those whose
+        acknowledgement is on its way."""
         if lane != "backlog" or not position.replays:
             return None
-        rows = replayed_rows(view, self._catalogue.layouts(), cursor, position.replayed, self._portion(limit))
+        layouts, done = self._catalogue.layouts(), position.replayed
+        rows: list[Pending] = []
+        for among in (position.replaying, None) if position.replaying else (None,):
+            rows = rows or replayed_rows(view, layouts, cursor, self._portion(limit), done, among)
         position.replays = bool(rows)
+        position.replaying |= {row.seq for row in rows}
         return Window(0, 0, rows, replayed=True) if rows else None
 
     def read_ahead(

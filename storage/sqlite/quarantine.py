@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict
@@ -112,13 +112,26 @@ def count_quarantined(view: View, which: Refused, replayed: bool) -> dict[str, i
     return dict(found.fetchall())
 
 
-def replayed_rows(view: View, layouts: dict[int, Layout], cursor: str, after: int, portion: Portion) -> list[Pending]:
-    """The rows behind row `after` that are to be sent to an upstream once more, oldest first, as many as fit."""
+def replayed_rows(
+    view: View,
+    layouts: dict[int, Layout],
+    cursor: str,
+    portion: Portion,
+    without: Set[int],
+    among: Set[int] | None = None,
+) -> list[Pending]:
+    """The rows that are to be sent to an upstream once more, `among` these or all, oldest first, as many as fit."""
     by_name = {layout.name: layout for layout in layouts.values()}
-    where = "WHERE cursor = (SELECT id FROM _cursors WHERE name = ?) AND replay = 1 AND seq > ? ORDER BY seq LIMIT ?"
+    conditions = ["cursor = (SELECT id FROM _cursors WHERE name = ?)", "replay = 1"]
+    conditions.append("seq NOT IN (SELECT value FROM json_each(?))")
+    values: list[Any] = [cursor, json.dumps(sorted(without))]
+    if among is not None:
+        conditions.append("seq IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(sorted(among)))
+    where = f"WHERE {' AND '.join(conditions)} ORDER BY seq LIMIT ?"
     columns = ("seq", "model", "device_id", "ts", "quality", "data")
     rows = []
-    found = read_records(view.connection, "_quarantined", columns, where, (cursor, after, portion.rows))
+    found = read_records(view.connection, "_quarantined", columns, where, (*values, portion.rows))
     for seq, name, device, ts, quality, text in portion.of(found):
         if name not in by_name:
             raise BadRecord(f"a reading of the model {name} is quarantined, which the store does not know")
@@ -166,17 +179,17 @@ def supersede(journal: Journal, which: Refused) -> None:
             journal.books.settle(names[cursor], quarantined=-1, superseded=1)
 
 
-def replay(journal: Journal, which: Refused) -> int:
-    """Have one upstream's rows sent once more; how many. One of which there is a newer version is superseded."""
+def replay(journal: Journal, which: Refused) -> set[int]:
+    """Have one upstream's rows sent once more; their numbers. One of which there is a newer version is superseded."""
     assert which.upstream is not None
     supersede(journal, which)
     condition, values = which.condition()
-    count = journal.connection.execute(
-        f"UPDATE _quarantined SET replay = 1 WHERE {condition} AND replay = 0", values
-    ).rowcount
-    journal.books.settle(which.upstream, quarantined=-count)
+    where = f"WHERE {condition} AND replay = 0"
+    numbers = {seq for (seq,) in read_records(journal.connection, "_quarantined", ("seq",), where, values)}
+    journal.connection.execute(f"UPDATE _quarantined SET replay = 1 {where}", values)
+    journal.books.settle(which.upstream, quarantined=-len(numbers))
     journal.note_replays()
-    return count
+    return numbers
 
 
 def drop(journal: Journal, which: Refused) -> int:

@@ -170,6 +170,27 @@ def test_rows_sent_once_more_are_not_handed_out_again_before_their_acknowledgeme
         assert store.ledger().upstreams["central"] == upstream_books(versions=3, delivered=3)
 
 
+@pytest.mark.parametrize("limit", [2, 10])
+def test_what_is_sent_once_more_goes_on_before_what_a_person_adds_to_it(path: Path, limit: int) -> None:
+    """A request whose outcome nobody knows is repeated before another goes out, also where that has older rows."""
+    with SQLiteStorage(path, gateway_id="roof", clock=ManualClock()) as store:
+        store.add_cursor("central")
+        put(store, *range(6))
+        window = next_window(store)
+        store.quarantine("central", window.rows, "refused")
+        store.acknowledge("central", window)
+        assert store.replay_quarantined("central", start=T0 + timedelta(seconds=3)) == 3
+        out = next_window(store)
+        assert store.replay_quarantined("central") == 3
+        sent: list[int] = []
+        while (window_again := store.pending("central", limit)) is not None:
+            sent += [row.version(1).timestamp.second for row in window_again.rows]
+            store.acknowledge("central", window_again)
+        assert [row.version(1).timestamp.second for row in out.rows] == [3, 4, 5]
+        assert sent == [3, 4, 5, 0, 1, 2]
+        assert store.ledger().upstreams["central"] == upstream_books(versions=6, delivered=6)
+
+
 def test_an_acknowledgement_rides_in_the_next_commit_and_survives(store: SQLiteStorage, path: Path) -> None:
     put(store, 1, 2)
     store.acknowledge("central", next_window(store))
