@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ Base = TypeVar("Base")
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` (did you mean "x"?)`` where a known name is near, else an empty text."""
+    import difflib  # here, as few names are misspelt: what is imported stays in memory for years
+
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     return f' (did you mean "{near[0]}"?)' if near else ""
 

@@ -21,7 +21,6 @@ from edgedepot.storage.sqlite.acknowledge import acknowledge, add_cursor, count_
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import forget_choice, note_choice, read_choice
-from edgedepot.storage.sqlite.delivered import DeliveredRows
 from edgedepot.storage.sqlite.given_up import forget_given_up
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
@@ -172,6 +171,8 @@ class SQLiteBuffer(Buffer):
 
     def delivered(self, cursor: str) -> Delivered:
         """What an upstream has received by now. Raises `InvalidValue`."""
+        from edgedepot.storage.sqlite.delivered import DeliveredRows  # here, as who reconciles is no gateway
+
         with self._reading(True) as (view, _):
             books = Books.load(view.connection, view.shape)
             if cursor not in books.cursors:
