@@ -18,10 +18,10 @@ from typing import Any
 
 from edgedepot.storage.query import Aggregation
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.downsampled import kept_spans, kept_table, why_not
+from edgedepot.storage.sqlite.downsampled import kept_spans, why_not
 from edgedepot.storage.sqlite.select import converter
 from edgedepot.storage.sqlite.shape import Partition, Rule
-from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table, hours_of
+from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table, hours_of, kept_table
 from edgedepot.storage.sqlite.view import View, places
 
 Partial = tuple[Any, ...]
@@ -53,13 +53,13 @@ def _add(one: Partial, other: Partial) -> Partial:
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
-def _method(asked: Aggregation, index: int | None) -> _Method:
-    """`index` is the field's place among those stored; None for device_id and timestamp."""
+def _method(asked: Aggregation, index: int | None, kind: type) -> _Method:
+    """`index` is the field's place among those stored, None for device_id and timestamp; `kind` is what is stored."""
     function, name = asked.function, asked.field.name
     count = "rows" if index is None else f"n{index}"
     if function == "count":
         return _Method("count({0})", f"sum({count})", _add, lambda part: part[0])
-    convert = converter(asked.field.type) or (lambda value: value)
+    convert = converter(asked.field.type, kind) or (lambda value: value)
     if function in ("min", "max"):
         pick = min if function == "min" else max
         cell = {"min": "low", "max": "high"}[function] if index is None else f"{function}{index}"
@@ -78,11 +78,14 @@ def _method(asked: Aggregation, index: int | None) -> _Method:
             lambda one, other: pick(one, other, key=lambda part: part[:2]),
             lambda part: convert(part[2]),
         )  # fmt: skip
-    if asked.field.type is int:
+    if kind is int:
         raw = "count({0}), sum({0} >> 32), sum({0} & 4294967295)"
         hours = f"sum(n{index}), sum(sum{index}), sum(rest{index})"
         exact: Callable[[Partial], int] = lambda part: (part[1] << 32) + part[2]  # noqa: E731
-        return _Method(raw, hours, _add, exact if function == "sum" else lambda part: exact(part) / part[0])
+        return _Method(
+            *(raw, hours, _add),
+            (lambda part: convert(exact(part))) if function == "sum" else (lambda part: exact(part) / part[0]),
+        )
     return _Method(
         "count({0}), total({0})",
         f"sum(n{index}), total(sum{index})",
@@ -115,7 +118,7 @@ class _Question:
     def __init__(self, view: View, layout: Layout, asked: Aggregation, series: dict[int, str]) -> None:
         self._column = places(layout, asked.scope.model)[asked.field.name]
         index = int(self._column[1:]) if self._column[1:].isdigit() else None
-        self.method = _method(asked, index)
+        self.method = _method(asked, index, asked.field.type if index is None else layout.stored[index].type)
         # Of partitions without rows that may have the field there is nothing to ask.
         self._hours = [
             (partition, hour_table(layout, partition))

@@ -4,11 +4,12 @@ Memory is the authority while the store is open: callers' threads add models, th
 its transaction writes down what is new. A transaction that is rolled back leaves that to the next.
 
 A model may gain fields, and classes of one measurement may have different ones, also in one process: the store keeps
-them all.
+them all. A field that was int may be float, from the first reading of a class on that says so: see retype.py.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import sqlite3
 import threading
@@ -27,13 +28,17 @@ _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 @dataclass(slots=True)
 class Layout:
     """A model as the store keeps it. `stored` lists every field it ever had, a column each, in order, and as required
-    only those that every row has; `written` is as much of that as the writer's transaction has put into the file."""
+    only those that every row has; `written` is as much of that as the writer's transaction has put into the file.
+    `turned` are the places of the fields that were int once. Types never change here: a field that
+    becomes float makes another layout."""
 
     id: int
     model: type[Reading]
     stored: tuple[FieldSpec, ...]
     written: tuple[FieldSpec, ...] = ()
+    turned: frozenset[int] = frozenset()
     _columns: dict[type[Reading], tuple[str, ...]] = field(default_factory=dict)
+    _casts: dict[type[Reading], frozenset[str]] = field(default_factory=dict)
     _whole: tuple[type[Reading], tuple[FieldSpec, ...], type[Reading]] | None = None
 
     @property
@@ -50,8 +55,34 @@ class Layout:
         known = self._columns.get(model)
         if known is None:
             places = self.places(model)
+            self.casts(model)
             known = self._columns[model] = tuple(places[spec.name] for spec in model.__fields__)
         return known
+
+    def casts(self, model: type[Reading]) -> frozenset[str]:
+        """The columns that have become float since a class was taken in that has integers for them."""
+        known = self._casts.get(model)
+        if known is None:
+            kinds = {spec.name: spec.type for spec in self.stored}
+            places = self.places(model)
+            known = self._casts[model] = frozenset(
+                places[spec.name] for spec in model.__fields__ if (spec.type, kinds.get(spec.name)) == (int, float)
+            )
+        return known
+
+    def to_turn(self, model: type[Reading]) -> list[int]:
+        """The places of the fields that are int here and float in a class that is to be stored."""
+        kinds = {spec.name: spec.type for spec in model.__fields__}
+        return [place for place, spec in enumerate(self.stored) if (spec.type, kinds.get(spec.name)) == (int, float)]
+
+    def turned_by(self, model: type[Reading]) -> Layout:
+        """As it is once the fields are float that this class has as float."""
+        places = self.to_turn(model)
+        stored, written = (
+            tuple(replace(spec, type=float) if place in places else spec for place, spec in enumerate(fields))
+            for fields in (self.stored, self.written)
+        )
+        return Layout(self.id, model, stored, written, self.turned | frozenset(places))
 
     def places(self, model: type[Reading]) -> dict[str, str]:
         """The column of each field of a class; ``NULL`` where nothing of the field was ever stored."""
@@ -60,7 +91,7 @@ class Layout:
 
     def has(self, model: type[Reading]) -> bool:
         """Whether the class was stored, or is about to be."""
-        return model is self.model or model in self._columns
+        return (model is self.model or model in self._columns) and not self._casts.get(model)
 
     def whole(self) -> type[Reading]:
         """The class to hand rows on with: the one that is in use, where it has all fields that rows may have and
@@ -69,17 +100,18 @@ class Layout:
         if self._whole is None or self._whole[:2] != (self.model, stored):
             required = {spec.name: spec.required for spec in self.model.__fields__}
             fits = all(spec.required or not required.get(spec.name, True) for spec in stored)
-            fits = fits and len(required) == len(stored)
+            fits = fits and {spec.name: spec.type for spec in self.model.__fields__} == {s.name: s.type for s in stored}
             made = self.model if fits else _model_from(self.model.__name__, self.name, stored)
             self._whole = (self.model, stored, made)
         return self._whole[2]
 
     def check(self, model: type[Reading]) -> None:
-        """Raises `InvalidValue` where a field of the class has another type here."""
+        """Raises `InvalidValue` where a field of the class has another type here. One that is int here may be float
+        there: it is read as that, and will be."""
         kinds = {spec.name: spec.type for spec in self.stored}
         for spec in model.__fields__:
             kind = kinds.get(spec.name, spec.type)
-            if kind is not spec.type:
+            if kind is not spec.type and (kind, spec.type) != (int, float):
                 raise InvalidValue(
                     f"{model.__name__}.{spec.name} is {spec.type.__name__}, but this store keeps "
                     f"{self.name}.{spec.name} as {kind.__name__}; use another name for one of them"
@@ -106,6 +138,8 @@ class Catalogue:
         self._new_series: list[tuple[int, int, str]] = []
         self._new_sources: list[tuple[int, str]] = []
         self._uncommitted: list[tuple[Layout, tuple[FieldSpec, ...]]] = []
+        self._outlived: list[Layout] = []
+        self._retyped_at = 0
         self._last_layout = self._last_series = self._last_source = 0
         self._news: list[tuple[Any, ...]] = []
 
@@ -114,8 +148,8 @@ class Catalogue:
         """What the file knows."""
         self = cls()
         for model_id, name, title, text in read_records(connection, "_models", ("id", "name", "title", "fields")):
-            stored, model = _parsed(title, name, text)
-            self._layouts[name] = Layout(model_id, model, stored, stored)
+            stored, model, turned = _parsed(title, name, text)
+            self._layouts[name] = Layout(model_id, model, stored, stored, turned)
         for series, model_id, device in read_records(connection, "_series", ("id", "model", "device_id")):
             self._series[model_id, device] = series
         self._sources = {name: source for source, name in read_records(connection, "_sources", ("id", "name"))}
@@ -130,11 +164,20 @@ class Catalogue:
         """Raises `BadRecord` where `load` would."""
         _parsed(title, name, text)
 
+    @staticmethod
+    def is_later(text: str, known: str) -> bool:
+        """Whether of two records of a model's fields, both readable, the first is of later: fields only come, and int
+        only becomes float."""
+        later, earlier = json.loads(text), json.loads(known)
+        names = [[entry["name"] for entry in fields] for fields in (later, earlier)]
+        floats = [sum(entry["type"] == "float" for entry in fields) for fields in (later, earlier)]
+        return names[0][: len(earlier)] == names[1] and (len(later), floats[0]) > (len(earlier), floats[1])
+
     def lines(self) -> list[tuple[Any, ...]]:
         """All that the file knows, as the sidecar keeps it."""
         with self._lock:
             models = [
-                ("model", one.id, one.name, one.model.__name__, _fields_text(one.written))
+                ("model", one.id, one.name, one.model.__name__, _fields_text(one, one.written))
                 for one in self._layouts.values()
                 if one.written
             ]
@@ -180,6 +223,29 @@ class Catalogue:
                 known.model = model
             return known
 
+    def queued(self, model: type[Reading]) -> Layout:
+        """The layout for rows of a class that were taken in: also where a field has become float since."""
+        known = self._layouts.get(model.__measurement__)
+        if known is not None and (known.has(model) or (known.casts(model) and "NULL" not in known.columns(model))):
+            return known
+        return self.layout(model)
+
+    def seen(self, generation: int) -> Catalogue | None:
+        """What a read transaction goes by that sees the tables of that generation (see shape.py): the types in it stay
+        as they are. None where the file's own are others than those in memory."""
+        mine = copy.copy(self)
+        return mine if generation >= mine._retyped_at else None
+
+    def retype(self, layout: Layout, model: type[Reading], generation: int) -> Layout:
+        """Have the fields be float that a class has as float, inside a transaction with which the tables get that
+        generation."""
+        with self._lock:
+            turned = layout.turned_by(model)
+            self._outlived.append(layout)
+            self._retyped_at = generation  # first: see `seen`
+            self._layouts = {**self._layouts, layout.name: turned}
+            return turned
+
     def series(self, layout: Layout, device: str) -> int:
         """The number of a model's readings of one device. For the writer's thread."""
         key = (layout.id, device)
@@ -209,7 +275,7 @@ class Catalogue:
             connection.execute(
                 "INSERT INTO _models (id, name, title, fields) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET title = excluded.title, fields = excluded.fields",
-                (layout.id, layout.name, layout.model.__name__, _fields_text(layout.stored)),
+                (layout.id, layout.name, layout.model.__name__, _fields_text(layout, layout.stored)),
             )
             self._uncommitted.append((layout, layout.written))
             layout.written = layout.stored
@@ -227,13 +293,14 @@ class Catalogue:
         """The transaction that wrote things down is committed."""
         if not (self._uncommitted or self._new_series or self._new_sources):
             return
-        self._news += [("model", one.id, one.name, one.model.__name__, _fields_text(one.written))
+        self._news += [("model", one.id, one.name, one.model.__name__, _fields_text(one, one.written))
                        for one, _ in self._uncommitted]  # fmt: skip
         self._news += [("series", *row) for row in self._new_series]
         self._news += [("source", *row) for row in self._new_sources]
         self._new_series.clear()
         self._new_sources.clear()
         self._uncommitted.clear()
+        self._outlived.clear()
 
     def take_news(self) -> list[tuple[Any, ...]]:
         """What was written down since the last call, as the sidecar keeps it."""
@@ -245,6 +312,10 @@ class Catalogue:
         for layout, written in reversed(self._uncommitted):
             layout.written = written
         self._uncommitted.clear()
+        with self._lock:
+            for layout in reversed(self._outlived):
+                self._layouts = {**self._layouts, layout.name: layout}
+        self._outlived.clear()
 
 
 def _checked(model: type[Reading], stored: tuple[FieldSpec, ...]) -> tuple[FieldSpec, ...]:
@@ -256,20 +327,23 @@ def _checked(model: type[Reading], stored: tuple[FieldSpec, ...]) -> tuple[Field
     return stored
 
 
-def _fields_text(fields: tuple[FieldSpec, ...]) -> str:
+def _fields_text(layout: Layout, fields: tuple[FieldSpec, ...]) -> str:
     keys = ("name", "required", "unit", "description", "low", "high")
-    return json.dumps([{"type": spec.type.__name__} | {key: getattr(spec, key) for key in keys} for spec in fields])
+    entries = [{"type": spec.type.__name__} | {key: getattr(spec, key) for key in keys} for spec in fields]
+    return json.dumps([one | ({"was": "int"} if place in layout.turned else {}) for place, one in enumerate(entries)])
 
 
 def _spec_from(entry: dict[str, Any]) -> FieldSpec:
     return FieldSpec(**{**entry, "type": _TYPES[entry["type"]]})
 
 
-def _parsed(title: str, name: str, text: str) -> tuple[tuple[FieldSpec, ...], type[Reading]]:
-    """The fields and the class of a model. Raises `BadRecord`."""
+def _parsed(title: str, name: str, text: str) -> tuple[tuple[FieldSpec, ...], type[Reading], frozenset[int]]:
+    """The fields and the class of a model, and the places of the fields that were int once. Raises `BadRecord`."""
     try:
-        stored = tuple(_spec_from(entry) for entry in json.loads(text))
-        return stored, _model_from(title, name, stored)
+        entries = json.loads(text)
+        turned = frozenset(place for place, entry in enumerate(entries) if entry.pop("was", None) == "int")
+        stored = tuple(_spec_from(entry) for entry in entries)
+        return stored, _model_from(title, name, stored), turned
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ConfigError) as exc:
         raise BadRecord(f"the record of the model {name} cannot be read: {exc!r}") from exc
 

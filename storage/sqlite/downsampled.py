@@ -30,7 +30,7 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import series_of
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Keeping, Partition, Piece, Rule, Shape
-from edgedepot.storage.sqlite.tables import HOUR, cell, counted, history_table, rows_of, value_columns
+from edgedepot.storage.sqlite.tables import HOUR, cell, counted, history_table, kept_table, rows_of, value_columns
 from edgedepot.storage.sqlite.walk import NEVER
 
 CHUNK = 5_000
@@ -49,10 +49,6 @@ _LATE = NEVER
 """The part of the rows that came when their partition had gone."""
 Reach = tuple[int, int]
 """Of a question: ``low <= ts < high``."""
-
-
-def kept_table(layout: Layout, rule: Rule) -> str:
-    return f"_d_{layout.name}_{rule.id}"
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------

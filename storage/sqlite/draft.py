@@ -55,6 +55,8 @@ class Draft:
         self.notes: list[str] = []
         self.changed: list[tuple[str, int, int, int]] = []
         """Hours whose readings changed on the card: table, series, hour, and by how much the digest differs."""
+        self.turned = set[str]()
+        """Tables of history with rows from before a field became float: the old digests are not of them as they are."""
         self._sound: dict[str, bool] = {}
         self._open(target, old)
 

@@ -30,6 +30,7 @@ from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
 from edgedepot.storage.sqlite.open_rows import OpenRows
+from edgedepot.storage.sqlite.retype import of_type, turn_to_float
 from edgedepot.storage.sqlite.shape import read_shape, write_shape
 from edgedepot.storage.sqlite.tables import OWN_STAMP, add_piece, cell, refresh_view, rows_of, widen_piece
 from edgedepot.storage.sqlite.tail import Series, Tail
@@ -200,7 +201,7 @@ class Journal:
         for model, device, ts, stamped, row in arrivals:
             if model is not latest:
                 latest = model
-                known = self._series.setdefault(model, {})
+                known = self._series.get(model) or self._begin(model)
                 width = len(model.__fields__) + 1
                 good, flagged = self._rows.of(model)
             if len(row) != width:
@@ -263,20 +264,32 @@ class Journal:
         """What is to be sent once more gives way to a reading that came in now, also where it was deleted here."""
         for model, device, ts, _, _ in arrivals:
             for seq in self.replays.get((model.__measurement__, device, ts), ()):
-                if (self.number_of(self.catalogue.layout(model), device, ts) or 0) > seq:
+                if (self.number_of(self.catalogue.queued(model), device, ts) or 0) > seq:
                     self.books.supersede_replayed(self.connection, seq)
 
     def _count_late(self, source: int, arrivals: Sequence[Arrival]) -> None:
         """Count the readings whose time is past what history holds."""
         horizons = {
-            model: self.shape.horizon(self.catalogue.layout(model).id) for model in {one[0] for one in arrivals}
+            model: self.shape.horizon(self.catalogue.queued(model).id) for model in {one[0] for one in arrivals}
         }
         late = sum(arrival.timestamp < horizons[arrival.model] for arrival in arrivals)
         if late:
             self.books.count(source, late=late)
 
+    def _begin(self, model: type[Reading]) -> dict[str, Series]:
+        """A class is stored for the first time: fields that it has as float are float from then on."""
+        layout = self.catalogue.queued(model)
+        if layout.to_turn(model):
+            self.write_rows()
+            self.catalogue.write_names(self.connection)
+            turned = self.catalogue.retype(layout, model, self.shape.generation + 1)
+            turn_to_float(self.connection, self.shape, layout, turned)
+            self.settled_layout(model)
+            self._series.clear()  # so that classes that have it as int come here again
+        return self._series.setdefault(model, {})
+
     def _series_of(self, model: type[Reading], device: str) -> Series:
-        layout = self.catalogue.layout(model)
+        layout = self.catalogue.queued(model)
         series_id = self.catalogue.series(layout, device)
         series = self.tail.series(series_id) or self.tail.new_series(series_id, layout.id)
         self._series.setdefault(model, {})[device] = series
@@ -291,7 +304,7 @@ class Journal:
 
     def _find(self, model: type[Reading], series: Series, ts: int) -> tuple[int, Row] | None:
         """Number and row of an identity, where it is there; the row is one of the layout's whole class."""
-        layout = self.catalogue.layout(model)
+        layout = self.catalogue.queued(model)
         columns = layout.columns(layout.whole())
         seq = series.find(ts)
         if seq is None:
@@ -335,11 +348,11 @@ class Journal:
 
     def _whole(self, model: type[Reading], row: Row) -> tuple[type[Reading], Row]:
         """A row as one of the layout's whole class: another class of the measurement may have given it values too."""
-        whole = self.catalogue.layout(model).whole()
+        whole = self.catalogue.queued(model).whole()
         if whole is model:
             return model, row
         values = dict(zip((spec.name for spec in model.__fields__), row[1:], strict=True))
-        return whole, (row[0], *(values.get(spec.name) for spec in whole.__fields__))
+        return whole, (row[0], *(of_type(values.get(spec.name), spec.type) for spec in whole.__fields__))
 
     def _replace(self, model: type[Reading], series: Series, ts: int, old: tuple[int, Row], new: Row) -> int:
         """Take the old version out and keep the values that differ; how many rows had such (0 or 1)."""
@@ -355,7 +368,7 @@ class Journal:
         )
         place = None
         if series.find(ts) is None:
-            place = self.history.take_out(self.catalogue.layout(model), series.id, ts)
+            place = self.history.take_out(self.catalogue.queued(model), series.id, ts)
         else:
             self.tail.remove(series, ts)
         self.books.out_of_the_way(seq, "superseded", place, in_journal=self._delete_from_piece(seq))
@@ -374,7 +387,7 @@ class Journal:
 
     def settled_layout(self, model: type[Reading]) -> Layout:
         """The layout of a model, written down, with room for all its fields in the journal."""
-        layout = self.catalogue.layout(model)
+        layout = self.catalogue.queued(model)
         if layout.is_new:
             self.catalogue.write_layout(self.connection, layout)
             widen_piece(self.connection, self.shape, len(layout.written))
@@ -385,9 +398,11 @@ class Journal:
     def write_rows(self) -> None:
         """Put the rows that wait in memory into the journal."""
         for model, is_flagged in self._rows.waiting():
+            layout = self.settled_layout(model)
             columns = ["seq", "series", "ts", *(["quality"] if is_flagged else [])]
-            columns += [*self.settled_layout(model).columns(model), *(["received"] if self._is_held else [])]
-            self._rows.insert(self.connection, self.shape.pieces[-1].table, model, is_flagged, tuple(columns))
+            columns += [*layout.columns(model), *(["received"] if self._is_held else [])]
+            table, casts = self.shape.pieces[-1].table, layout.casts(model)
+            self._rows.insert(self.connection, table, model, is_flagged, tuple(columns), casts)
 
     def delete(self, scope: Scope) -> int:
         """Delete the readings of a scope; the number."""

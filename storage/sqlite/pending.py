@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -199,9 +199,12 @@ class PendingReader:
         layout = layouts[model_id]
         model = layout.whole()
         places = [4 + int(column[1:]) for column in layout.columns(model)]
-        booleans = [index for index, spec in enumerate(model.__fields__, 1) if spec.type is bool]
+        made: dict[int, type] = {}
+        for place, spec in enumerate(model.__fields__, 1):
+            if spec.type is bool or places[place - 1] - 4 in layout.turned:
+                made[place] = spec.type
         pick = itemgetter(3, *places)
-        return model, device, (lambda cells: _with_booleans(pick(cells), booleans)) if booleans else pick
+        return model, device, (lambda cells: _made(pick(cells), made)) if made else pick
 
 
 def chosen_series(choice: Choice, layouts: dict[int, Layout], series: dict[int, tuple[int, str]]) -> list[int]:
@@ -209,8 +212,9 @@ def chosen_series(choice: Choice, layouts: dict[int, Layout], series: dict[int, 
     return [one for one, (model, device) in series.items() if choice.takes(layouts[model].name, device)]
 
 
-def _with_booleans(row: Row, booleans: Iterable[int]) -> Row:
+def _made(row: Row, made: Mapping[int, type]) -> Row:
+    """A row with the values at some places made what SQLite has not, or what they were not yet when it was read."""
     cells = list(row)
-    for index in booleans:
-        cells[index] = None if cells[index] is None else bool(cells[index])
+    for index, kind in made.items():
+        cells[index] = None if cells[index] is None else kind(cells[index])
     return tuple(cells)

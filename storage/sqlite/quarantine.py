@@ -21,6 +21,7 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.portion import Portion
 from edgedepot.storage.sqlite.records import BadRecord, decoded, read_records
+from edgedepot.storage.sqlite.retype import of_type
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.withheld import withhold_quarantined
 
@@ -137,7 +138,8 @@ def replayed_rows(
             raise BadRecord(f"a reading of the model {name} is quarantined, which the store does not know")
         model = by_name[name].whole()
         data = decoded(_data, text, "what is quarantined")
-        rows.append(Pending(seq, model, device, ts, (quality, *(data.get(spec.name) for spec in model.__fields__))))
+        cells = (of_type(data.get(spec.name), spec.type) for spec in model.__fields__)
+        rows.append(Pending(seq, model, device, ts, (quality, *cells)))
     return rows
 
 

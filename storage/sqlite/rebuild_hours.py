@@ -12,7 +12,7 @@ from edgedepot.storage.sqlite.hours import add_hours, whole_hour
 from edgedepot.storage.sqlite.records import MOST, TIME
 from edgedepot.storage.sqlite.report import LostSpan, span
 from edgedepot.storage.sqlite.shape import Partition
-from edgedepot.storage.sqlite.tables import HOUR, hour_table, hours_of, widen_hours
+from edgedepot.storage.sqlite.tables import HOUR, history_table, hour_table, hours_of, widen_hours
 
 _READABLE = (
     "typeof(o.hour) || typeof(o.rows) || typeof(o.digest) = 'integerintegerinteger'"
@@ -54,7 +54,11 @@ def compare_hours(draft: Draft, left_out: Collection[tuple[int, int]]) -> None:
                 continue
             if not _compared(draft, layout, partition, left_out):
                 unknown.add(layout.name)
-            elif draft.complete and (model, partition.start) not in left_out:
+            elif (
+                draft.complete
+                and (model, partition.start) not in left_out
+                and history_table(layout, partition) not in draft.turned
+            ):
                 _find_changed(draft, layout, partition)
     draft.notes += [f"how many old readings of {name} are lost is not known" for name in sorted(unknown)]
 

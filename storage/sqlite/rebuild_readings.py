@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from edgedepot.storage.sqlite.catalogue import Layout
-from edgedepot.storage.sqlite.downsampled import create_kept, kept_table
+from edgedepot.storage.sqlite.downsampled import create_kept
 from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
+from edgedepot.storage.sqlite.retype import cast_to_float, turn_kept
 from edgedepot.storage.sqlite.scan import book_text, scan
 from edgedepot.storage.sqlite.shape import PERIOD, Partition, Rule
 from edgedepot.storage.sqlite.tables import (
@@ -27,6 +28,7 @@ from edgedepot.storage.sqlite.tables import (
     create_partition,
     history_table,
     holdable,
+    kept_table,
     value_columns,
 )
 from edgedepot.storage.values import Quality
@@ -54,6 +56,7 @@ class Readings:
         self._copy_history()
         self._copy_journal()
         self._scan()
+        self._turn_to_float()
         self._drop_released()
         if "history" in draft.damaged or draft.old_shape is None:
             self._put_journal(unfolded=False)
@@ -92,7 +95,7 @@ class Readings:
         with reading_old():
             self._draft.new.execute(
                 f"INSERT INTO main.{table} ({names}) SELECT {names} FROM old.{table}"
-                f" WHERE {holdable(layout, len(values))} AND ts >= ? AND ts < ?"
+                f" WHERE {holdable(layout, len(values), before=True)} AND ts >= ? AND ts < ?"
                 " AND series IN (SELECT id FROM main._series WHERE model = ?)",
                 (old.start, old.stop, layout.id),
             )
@@ -193,6 +196,22 @@ class Readings:
         pages = draft.orphans(but_for_tables=True)
         for batch in _batches(scan(draft.pages, pages, draft.kinds, self._is_of_a_base)):
             self._take(batch)
+
+    def _turn_to_float(self) -> None:
+        """What was found of before a field became float."""
+        draft = self._draft
+        for model, layout in draft.layouts.items():
+            places = sorted(layout.turned)
+            columns = [f"c{place}" for place in places]
+            for table in ("_journal", "_held"):
+                mine = f"series IN (SELECT id FROM main._series WHERE model = {model})"
+                cast_to_float(draft.new, f"main.{table}", columns, mine)
+            for partition in draft.shape.partitions.get(model, []):
+                table = history_table(layout, partition)
+                if cast_to_float(draft.new, f"main.{table}", columns):
+                    draft.turned.add(table)
+            for rule in draft.shape.rules_of(model):
+                turn_kept(draft.new, layout, rule, places)
 
     # -- times that were not trusted ------------------------------------------------------------------------------
 

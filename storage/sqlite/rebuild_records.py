@@ -15,7 +15,7 @@ from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
 from edgedepot.storage.sqlite.given_up import check_given_up
 from edgedepot.storage.sqlite.quarantine import check_quarantined
 from edgedepot.storage.sqlite.records import RECORDS, BadRecord, is_record
-from edgedepot.storage.sqlite.scan import Kinds, scan
+from edgedepot.storage.sqlite.scan import Kinds, kinds_of, scan
 from edgedepot.storage.sqlite.shape import shape_of
 
 _SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_withheld",
@@ -111,6 +111,15 @@ def _insert(draft: Draft, table: str, row: Row) -> None:
         marks = ", ".join("?" * len(row))
         names = ", ".join(RECORDS[table])
         draft.new.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) VALUES ({marks})", row)
+        if table == "_models":
+            _take_later(draft, *row)
+
+
+def _take_later(draft: Draft, model: int, name: str, title: str, fields: str) -> None:
+    """Of what several records say of a model the latest: there may be rows already that fit that alone."""
+    known = draft.new.execute("SELECT fields FROM main._models WHERE id = ? AND name = ?", (model, name)).fetchone()
+    if known is not None and Catalogue.is_later(fields, known[0]):
+        draft.new.execute("UPDATE main._models SET title = ?, fields = ? WHERE id = ?", (title, fields, model))
 
 
 def _insert_setting(draft: Draft, key: str, value: Any) -> None:
@@ -146,7 +155,7 @@ def _load_catalogue(draft: Draft) -> None:
     new = draft.new
     draft.layouts = Catalogue.load(new).layouts()
     draft.models = dict(new.execute("SELECT id, model FROM _series"))
-    types = {model: [spec.type for spec in layout.stored] for model, layout in draft.layouts.items()}
+    types = {model: kinds_of(layout) for model, layout in draft.layouts.items()}
     draft.kinds = Kinds({series: types[model] for series, model in draft.models.items()})
     draft.width = max((len(layout.written) for layout in draft.layouts.values()), default=1)
     (last,) = new.execute("SELECT coalesce(max(id), 0) FROM _cursors").fetchone()

@@ -19,7 +19,7 @@ from edgedepot.storage.sqlite.acknowledge import count_there, times_awaited
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.cursors import Cursors
-from edgedepot.storage.sqlite.downsampled import described, is_kept, keep_more, kept_table
+from edgedepot.storage.sqlite.downsampled import described, is_kept, keep_more
 from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces
 from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
@@ -32,6 +32,7 @@ from edgedepot.storage.sqlite.tables import (
     counted,
     history_table,
     hour_table,
+    kept_table,
     pages_used,
     refresh_view,
     rows_end,

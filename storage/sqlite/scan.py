@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edgedepot.storage.sqlite.books import is_change
+from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.pages import Pages, Record
 from edgedepot.storage.sqlite.records import QUALITY, SEQ, TIME, Kind, is_record
 
@@ -30,10 +31,10 @@ class Found(NamedTuple):
 
 
 class Kinds:
-    """The types of the values of each series' rows, by the series' number."""
+    """The types that the values of each series' rows may have, by the series' number."""
 
-    def __init__(self, by_series: Mapping[int, Sequence[type]]) -> None:
-        self._by_series = {series: [_stored(kind) for kind in kinds] for series, kinds in by_series.items()}
+    def __init__(self, by_series: Mapping[int, Sequence[tuple[type, ...]]]) -> None:
+        self._by_series = by_series
 
     def fits(self, series: int, seq: Any, ts: Any, quality: Any, values: Sequence[Any]) -> bool:
         """Whether this can be a reading."""
@@ -42,7 +43,7 @@ class Kinds:
             return False
         if any(value is not None for value in values[len(kinds) :]):  # the journal is as wide as the widest model
             return False
-        return all(value is None or type(value) is kind for value, kind in zip(values, kinds, strict=False))
+        return all(value is None or type(value) in stored for value, stored in zip(values, kinds, strict=False))
 
     def fits_held(self, row: Sequence[Any]) -> bool:
         """The same of a row of a time base."""
@@ -50,8 +51,12 @@ class Kinds:
         return _RECEIVED.takes(received) and self.fits(series, seq, ts, quality, values)
 
 
-def _stored(kind: type) -> type:
-    return int if kind is bool else kind
+def kinds_of(layout: Layout) -> list[tuple[type, ...]]:
+    """The types that the values of a model's rows may have."""
+    return [
+        (float, int) if place in layout.turned else (int if spec.type is bool else spec.type,)
+        for place, spec in enumerate(layout.stored)
+    ]
 
 
 def scan(

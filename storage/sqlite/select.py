@@ -36,8 +36,10 @@ def select_readings(view: View, layout: Layout, selection: Selection) -> list[di
         return []
     by_time = selection.order == "timestamp"
     rows = (_by_time if by_time else _sorted)(view, layout, selection, series)
-    booleans = frozenset(spec.name for spec in selection.scope.model.__fields__ if spec.type is bool)
-    make = _dict_maker(selection.columns, booleans)
+    stored = {spec.name: spec.type for spec in layout.stored}
+    fields = {spec.name: spec.type for spec in selection.scope.model.__fields__}
+    made = {name: _made_of(kind, stored.get(name, kind)) for name, kind in fields.items()}
+    make = _dict_maker(selection.columns, tuple(made.get(name) for name in selection.columns))
     try:
         return [make(*row) for row in islice(rows, selection.limit)]
     except OverflowError as exc:
@@ -45,24 +47,32 @@ def select_readings(view: View, layout: Layout, selection: Selection) -> list[di
 
 
 @lru_cache(maxsize=256)
-def _dict_maker(columns: tuple[str, ...], booleans: frozenset[str]) -> Callable[..., dict[str, Any]]:
-    """Code that makes a reading's dict of its timestamp, its device and the values of these columns.
+def _dict_maker(columns: tuple[str, ...], kinds: tuple[type | None, ...]) -> Callable[..., dict[str, Any]]:
+    """Code that makes a reading's dict of its timestamp, its device and the values of these columns; those values are
+    made what `kinds` says.
 
     A loop over the columns takes twice as long. Only names checked at declaration get into the source.
     """
     values = [f"v{index}" for index in range(len(columns))]
     items = ["'device_id': device", "'timestamp': epoch + timedelta(0, 0, ts)"]
-    for name, value in zip(columns, values, strict=True):
-        items.append(f"{name!r}: {f'None if {value} is None else bool({value})' if name in booleans else value}")
+    for name, value, kind in zip(columns, values, kinds, strict=True):
+        items.append(f"{name!r}: {value if kind is None else f'None if {value} is None else {kind.__name__}({value})'}")
     source = f"lambda {', '.join(['ts', 'device', *values])}: {{{', '.join(items)}}}"
     made: Callable[..., dict[str, Any]] = eval(source, {"epoch": EPOCH, "timedelta": timedelta})
     return made
 
 
-def converter(kind: type) -> Converter | None:
-    """From what SQLite returns to the field's type: it has neither booleans nor times."""
-    if kind is bool:
-        return lambda value: None if value is None else bool(value)
+def _made_of(kind: type, stored: type) -> type | None:
+    """What to call on a field's values that SQLite returns: it has no booleans, and what is stored as int may be asked
+    for as float."""
+    return kind if kind is bool or kind is not stored else None
+
+
+def converter(kind: type, stored: type) -> Converter | None:
+    """From what SQLite returns to the field's type, where that is another."""
+    made = _made_of(kind, stored)
+    if made is not None:
+        return lambda value: None if value is None else made(value)
     if kind is datetime:
         return lambda value: None if value is None else from_micros(value)
     return None

@@ -376,7 +376,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             if self._writing is None:
                 yield View(connection, None), Catalogue.load(connection)
             else:
-                yield View(connection, self._writing.tail), self._writing.catalogue
+                view = View(connection, self._writing.tail)
+                yield view, self._writing.catalogue.seen(view.shape.generation) or Catalogue.load(connection)
 
     def _writer_parts(self) -> Writing:
         if self._writing is None:

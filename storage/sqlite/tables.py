@@ -31,6 +31,10 @@ def hour_table(layout: Layout, partition: Partition) -> str:
     return f"_hour_{layout.name}_{partition.id}"
 
 
+def kept_table(layout: Layout, rule: Rule) -> str:
+    return f"_d_{layout.name}_{rule.id}"
+
+
 _SAMPLE = 200
 OWN_STAMP = 0
 """In a held piece's column `received`: the time is the gateway's own. Null says that code gave the time; anything else
@@ -180,11 +184,12 @@ def cell(column: str, width: int) -> str:
 _AFFINITY = {float: "real", int: "integer", bool: "integer", str: "text"}
 
 
-def holdable(layout: Layout, width: int) -> str:
+def holdable(layout: Layout, width: int, *, before: bool = False) -> str:
     """The SQL condition for a row of history of so many value columns that can have been stored, for a connection that
-    `prepare_digests` has seen."""
+    `prepare_digests` has seen; with `before` also one from before a field became float."""
+    either = layout.turned if before else frozenset[int]()
     kinds = [
-        f"typeof(c{index}) IN ('null', '{_AFFINITY[spec.type]}')"
+        f"typeof(c{index}) IN ('null', '{_AFFINITY[spec.type]}', '{_AFFINITY[int if index in either else spec.type]}')"
         + (f" AND _is_text(CAST(c{index} AS BLOB))" if spec.type is str else "")
         for index, spec in enumerate(layout.written[:width])
     ]
