@@ -4,8 +4,8 @@ A store has a million readings pending when the link comes back, and 500 more co
 binary COPY of the same readings, as tuples in memory, through the same proxy into the same hypertable, in batches of
 5,000. The rate is that of the backlog alone. Beside it: how old the newest reading upstream was at worst, asked of the
 database twice a second until the backlog is gone, with 5 s for the first to arrive; by how much the process grew; and
-the rate beside a second upstream that is dead. At last, with none coming in, the rates of the first and, in one round, of
-the last tenth of the backlog against that of a store which has no more than that pending (with `--long`: 100,000 of
+the rate beside a second upstream that is dead. At last, with none coming in, the rates of the first and, in one round,
+of the last tenth of the backlog against that of a store which has no more than that pending (with `--long`: 100,000 of
 5,000,000 readings): into tables of one size, or it would be the server that is measured.
 """
 
