@@ -22,6 +22,7 @@ from edgedepot.storage.readings import Model, Readings
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.values import Data as Data
 from edgedepot.storage.values import Row
+from edgedepot.storage.wire import Waits
 
 
 class Version(NamedTuple):
@@ -182,6 +183,11 @@ class BaseStorage(abc.ABC):
     def wire_bytes(self) -> int | None:
         """The bytes that this object has sent to its backend and received from it so far, by any call; None where it
         does not count them. Limits of upstreams go by it. Does not block."""
+        return None
+
+    def wire_waits(self) -> Waits | None:
+        """For how long the calls of this object have waited for the link and for its backend so far; None where it does
+        not tell. The status of upstreams goes by it. Does not block."""
         return None
 
     def flush(self) -> None:

@@ -57,8 +57,8 @@ class Delivery:
     A delivery that failed half way is continued by calling `deliver` with the window as the store gives it now: rows
     that were resolved are not sent again. Forgetting would do no harm, as upstreams take equal rows twice for once.
 
-    All but the counts and `asked_at`, which any thread may read, is for one thread. `go_on` is asked before each
-    request.
+    All but the counts, `asked_at` and `asked`, which any thread may read, is for one thread. `go_on` is asked before
+    each request.
     """
 
     def __init__(
@@ -88,6 +88,12 @@ class Delivery:
         self.last_delivery: int | None = None
         self.asked_at: float | None = None
         """When the request began whose answer is waited for, of the monotonic clock."""
+        self._asked = 0.0
+
+    def asked(self, now: float) -> float:
+        """Seconds that requests have taken until `now`, the one under way included. For any thread."""
+        began = self.asked_at
+        return self._asked + (0.0 if began is None else now - began)
 
     def deliver(self, window: Window, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Resolve every row of the window, then acknowledge it. Blocks for as long as the upstream takes. `meanwhile`
@@ -217,7 +223,7 @@ class Delivery:
         except StorageError as exc:  # any storage may be an upstream, and its errors are not the local store's
             raise UpstreamError(str(exc) or type(exc).__name__, code=type(exc).__name__) from exc
         finally:
-            self.asked_at = None
+            self._asked, self.asked_at = self.asked(self._clock.monotonic()), None
             if self._budget is not None:
                 self._budget.settle(rows, took_it)
 

@@ -21,6 +21,7 @@ from edgedepot.storage.errors import (
 from edgedepot.sync.averages import Averages
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.batch import BatchSize
+from edgedepot.sync.bottleneck import Bottleneck
 from edgedepot.sync.budget import Budget, Held
 from edgedepot.sync.delivery import ANSWER_TIMEOUT, Delivery, Interrupted
 from edgedepot.sync.lanes import Lanes
@@ -81,6 +82,7 @@ class Forwarder:
         self._budget = Budget(limits, store, name, upstream, clock)
         self._averages = Averages(store, limits.every, clock) if limits.every else None
         self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
+        self._bottleneck = Bottleneck(upstream, self._delivery, clock)
         self._probing = False
         self._read = 0  # rows of the latest window as it was read
         self._lock = threading.Lock()  # guards what follows
@@ -101,7 +103,7 @@ class Forwarder:
     def status(self) -> SyncStatus:
         """How it stands. Does not block."""
         now = self._clock.monotonic()
-        hangs = self._hangs(now)
+        hangs, slowest = self._hangs(now), self._bottleneck.limit()
         with self._lock:
             waiting = self._behind
             return SyncStatus(
@@ -116,7 +118,7 @@ class Forwarder:
                 waiting,
                 max(0.0, (self._clock.now() - self._oldest) / 1e6) if self._oldest is not None else 0.0,
                 self._budget.open_for(self._progress.eta(now, waiting)),
-                self._limit if now <= self._limit_until else "link or server" if self._is_slow or hangs else None,
+                self._limit if now <= self._limit_until else slowest if self._is_slow or hangs else None,
                 self._budget.spent_today,
             )
 
@@ -142,7 +144,8 @@ class Forwarder:
         """
         began = self._clock.monotonic()
         try:
-            wait = None if self._forward() else self._rest()
+            with self._bottleneck.window():
+                wait = None if self._forward() else self._rest()
         except (Interrupted, StorageClosed):
             raise
         except Held as held:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["idle", "sending", "waiting", "held", "misconfigured", "stopped"]
-Limit = Literal["link", "server", "link or server", "budget", "window", "clock"]
-"""What keeps readings from going out faster: no link, a server that asks for less or refuses, one of the two that takes
-them slowly (from here nobody can tell which), bytes a second or a day, hours of the day, or that nobody knows the time
-and so neither the day nor the hour."""
+Limit = Literal["link", "server", "link or server", "backend", "gateway", "budget", "window", "clock"]
+"""What keeps readings from going out faster: no link, or one that takes most of the time; a server that asks for less
+or refuses, or whose answers take most of the time; one of these two, where nobody can tell which; a storage of one's
+own, which does not tell; the gateway itself, which reads, encodes and notes what has arrived; bytes a second or a day,
+hours of the day, or that nobody knows the time and so neither the day nor the hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,25 @@ _DAY = 86_400.0
 _WAYS = {"thinned": "thinned to their minutes' averages", "evicted": "evicted"}
 _CURES = {
     "link": "There is no link, or it breaks: its readings wait. See the last error.",
-    "link or server": "All goes as fast as the link and the server take it. If the server is busy, its own log says so;"
-    " else a faster link helps, or averages only: every.",
     "server": "The server asks for less, or refuses: its own log says why.",
     "budget": "Its limits hold them back: raise max_rate or max_per_day, or have averages only go: every.",
     "clock": "Nobody knows the time yet, so neither its hours nor its day's budget. Have it synchronised (NTP), or set"
     ' [clock] trust = "always".',
     "window": "It is not one of its hours: see windows in the gateway's file. Nothing is lost.",
 }
+_SLOW = {
+    "link": "All goes as fast as the link carries it; the server answers at once. A faster link helps, or averages"
+    " only: every.",
+    "server": "All goes as fast as the server stores it; the link has room. Its own log and load say why; averages only"
+    " help it too: every.",
+    "link or server": "All goes as fast as the link and the server take it. If the server is busy, its own log says so;"
+    " else a faster link helps, or averages only: every.",
+    "backend": "All goes as fast as its storage takes it, which does not say what it waits for (wire_waits): see its"
+    " own link and server.",
+    "gateway": "All goes as fast as this machine reads and encodes it; link and server have room. See what else keeps"
+    " its processor or card busy.",
+}
+"""Where readings go out, and still no faster."""
 
 
 def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -33,8 +44,9 @@ def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> 
     yield "yellow", f"{name} is {duration(live['lag'])} behind, by {counted(pending, 'reading')}; {_when(live)}"
     if live.get("spent_today") is not None:
         yield "yellow", f"    Of the day's budget {size(live['spent_today'])} are spent."
-    if limit in _CURES:
-        yield "yellow", f"    {_CURES[limit]}"
+    cures = _SLOW if live["state"] == "sending" else _CURES
+    if limit in cures:
+        yield "yellow", f"    {cures[limit]}"
 
 
 def say_given_up(name: str, given_up: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from edgedepot.storage.base import BaseStorage, Data, StoreRow
 from edgedepot.storage.errors import Unreachable
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.wire import Waits
 
 
 class Link(BaseStorage):
@@ -21,6 +22,7 @@ class Link(BaseStorage):
         self.far = far
         self._rate = rate
         self._is_cut = threading.Event()
+        self._waited = 0.0
 
     @property
     def is_cut(self) -> bool:
@@ -36,6 +38,7 @@ class Link(BaseStorage):
     def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt | None:
         under_way = list(rows)
         self._is_cut.wait(len(under_way) / self._rate)
+        self._waited += len(under_way) / self._rate
         self._check()
         return self.far.store_readings(reading_model, under_way)
 
@@ -54,6 +57,9 @@ class Link(BaseStorage):
     ) -> dict[str, Any] | list[dict[str, Any]]:
         self._check()
         return self.far.aggregate(reading_model, field, *args, **more)
+
+    def wire_waits(self) -> Waits:
+        return Waits(link=self._waited)
 
     def close(self) -> None:
         self.far.close()

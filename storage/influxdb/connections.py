@@ -1,4 +1,4 @@
-"""urllib3's connections, with the bytes that they carry counted, and with patience while they send."""
+"""urllib3's connections, with their bytes and their waits counted, and with patience while they send."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.response import HTTPResponse
 
 from edgedepot.storage.wire import WireMeter
 
@@ -45,12 +46,20 @@ class _Counted(HTTPConnection):
     _counted: int | None = None
 
     def connect(self) -> None:
-        super().connect()
+        with self.wire.waiting():
+            super().connect()
         self.sock.settimeout(self.patience)
 
     def send(self, data: bytes) -> None:  # type: ignore[override]  # influxdb-client's bodies are no other
-        for start in range(0, len(data), _PIECE):
-            super().send(memoryview(data)[start : start + _PIECE])
+        if self.sock is None:
+            self.connect()
+        with self.wire.waiting(self.sock.fileno()):
+            for start in range(0, len(data), _PIECE):
+                super().send(memoryview(data)[start : start + _PIECE])
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 has it
+        with self.wire.waiting(self.sock.fileno()):
+            return super().getresponse()
 
     def _new_conn(self) -> socket.socket:
         made = super()._new_conn()

@@ -18,6 +18,7 @@ from edgedepot.storage.query import Aggregation, Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.remote import RemoteStorage, row_of
+from edgedepot.storage.wire import Waits
 
 
 class InfluxDBStorage(RemoteStorage):
@@ -204,6 +205,10 @@ class InfluxDBStorage(RemoteStorage):
     def wire_bytes(self) -> int | None:
         """What TCP carried, heads and TLS included; None where the system does not tell (not Linux)."""
         return self._link.meter.total
+
+    def wire_waits(self) -> Waits:
+        """What requests have waited for: see `Waits`."""
+        return self._link.meter.waits
 
     def health_check(self) -> dict[str, Any]:
         """``{"status", "message", "version"}``: whether the server would take writes with this token, org and bucket.

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -82,15 +82,16 @@ class Server:
         return None if user is None else str(user)
 
     def connect(self, meter: WireMeter | None = None) -> Session:
-        """Open a connection, the bytes of which `meter` counts, and look at the server. Blocks; raises psycopg's
-        errors, and `Misconfigured`."""
+        """Open a connection, of which `meter` counts the bytes and the waits, and look at the server. Blocks; raises
+        psycopg's errors, and `Misconfigured`."""
 
         class Counted(_PatientConnection):
             wire = meter
 
         # No prepared statements: they are few and large, and a pooler in between may not know them. Transactions are
         # begun by hand, together with their settings.
-        connection = Counted.connect(self.conninfo, prepare_threshold=None, autocommit=True)
+        with nullcontext() if meter is None else meter.waiting():
+            connection = Counted.connect(self.conninfo, prepare_threshold=None, autocommit=True)
         try:
             connection.patience = self.patience
             return self._look(connection)
@@ -218,7 +219,8 @@ class _PatientConnection(psycopg.Connection[TupleRow]):
             return connection
 
     def wait(self, gen: PQGen[_Result], *args: Any, **options: Any) -> _Result:
-        return super().wait(_within(gen, self.patience), *args, **options)
+        with nullcontext() if self.wire is None else self.wire.waiting(self.pgconn.socket):
+            return super().wait(_within(gen, self.patience), *args, **options)
 
 
 def _within(steps: PQGen[_Result], seconds: float) -> PQGen[_Result]:

@@ -20,6 +20,7 @@ from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.server import Server
 from edgedepot.storage.timescale.upkeep import Upkeep
 from edgedepot.storage.timescale.write import Writer
+from edgedepot.storage.wire import Waits
 
 
 class TimescaleDBStorage(Upkeep):
@@ -200,6 +201,10 @@ class TimescaleDBStorage(Upkeep):
         None over a Unix socket, and where the system does not tell (not Linux)."""
         counts = (self._writing.meter.total, self._reading.meter.total)
         return None if None in counts else sum(count or 0 for count in counts)
+
+    def wire_waits(self) -> Waits:
+        """What statements have waited for, on both connections: see `Waits`. A Unix socket has no link."""
+        return self._writing.meter.waits.plus(self._reading.meter.waits)
 
     def close(self) -> None:
         """Close both connections, after the calls under way. May be called again; other calls then raise

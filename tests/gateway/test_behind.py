@@ -56,6 +56,10 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
             {"state": "sending", "limited_by": "link or server", "lag": 300.0, "eta": 120.0},
             ["5 min behind", "2 min", "If the server is busy", "averages"],
         ),
+        ({"state": "sending", "limited_by": "link", "lag": 300.0, "eta": 120.0}, ["link carries", "A faster link"]),
+        ({"state": "sending", "limited_by": "server", "lag": 300.0, "eta": 9.0}, ["the link has room", "Its own log"]),
+        ({"state": "sending", "limited_by": "backend", "lag": 300.0, "eta": 9.0}, ["as its storage takes it"]),
+        ({"state": "sending", "limited_by": "gateway", "lag": 300.0, "eta": 9.0}, ["this machine", "processor"]),
         ({"state": "waiting", "limited_by": "link", "lag": 300.0, "eta": None}, ["no link", "last error"]),
         ({"state": "held", "limited_by": "clock", "lag": 5.0, "eta": None}, ["Nobody knows the time", "NTP"]),
         (

@@ -1,9 +1,10 @@
-"""`wire_bytes` against what a proxy in between counted."""
+"""`wire_bytes` against what a proxy in between counted, and what calls wait for."""
 
 from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from tests.sync.scripted import Weather, eventually, moment
 
 MakeProxy = Callable[[str, int], TcpProxy]
 ROWS = [("mast", moment(number), {"temperature": number / 7}) for number in range(20_000)]
+MUCH = 32 << 20
+"""Bytes: more than both ends' kernels take."""
 TWICE = 66_000
 """The kernel also counts what it sends once more, as on a busy machine, which the proxy does not see: a segment, or few
 per cent."""
@@ -106,13 +109,67 @@ def test_influxdb(victoria_metrics: VictoriaMetrics, proxy: MakeProxy, gzip: boo
 
 def test_who_does_not_count_says_so(tmp_path: Path) -> None:
     with SQLiteStorage(tmp_path / "local.db") as storage:
-        assert storage.wire_bytes() is None
+        assert (storage.wire_bytes(), storage.wire_waits()) == (None, None)
 
 
 def test_a_unix_socket_is_no_wire() -> None:
     one, other = socket.socketpair()
     with one, other:
         meter = WireMeter()
-        assert meter.total == 0
         meter.watch(one.fileno())
         assert meter.total is None
+        with meter.waiting(one.fileno()):
+            eventually(lambda: meter.waits.server > 0)
+        assert (meter.waits.link, meter.waits.either) == (0, 0), "there is no link"
+
+
+@pytest.fixture
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as one:
+        other, _ = listener.accept()
+        with other:
+            yield one, other
+
+
+def test_who_takes_no_more_is_waited_for(connected: tuple[socket.socket, socket.socket]) -> None:
+    """As a server that reads no faster than it stores: the link has room."""
+    one, other = connected
+    meter = WireMeter()
+    meter.watch(one.fileno())
+
+    def send() -> None:
+        with meter.waiting(one.fileno()):
+            one.sendall(bytes(MUCH))
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    eventually(lambda: meter.waits.server > 2 * meter.waits.link + 0.2)
+    left = MUCH
+    while left:
+        left -= len(other.recv(1 << 20))
+    sender.join()
+    meter.release()
+    assert meter.waits.server > 2 * meter.waits.link
+
+
+def test_a_wait_in_which_the_connection_ends(connected: tuple[socket.socket, socket.socket]) -> None:
+    """A server that closes after each answer: what was waited for is known all the same."""
+    one, other = connected
+    meter = WireMeter()
+    key = meter.watch(one.fileno())
+    with meter.waiting(one.fileno()):
+        other.sendall(b"204")
+        assert one.recv(3) == b"204"
+        one.close()
+        meter.release(key)
+    assert meter.waits.server > 0
+    assert (meter.waits.link, meter.waits.either) == (0, 0)
+
+
+def test_connecting_is_either() -> None:
+    meter = WireMeter()
+    assert meter.total == 0
+    with meter.waiting():
+        eventually(lambda: meter.waits.either > 0)
+    assert (meter.waits.link, meter.waits.server) == (0, 0)

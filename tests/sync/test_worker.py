@@ -124,7 +124,7 @@ def test_an_upstream_that_hangs_has_a_person_called(
     clock.advance(2)
     status = worker.status()
     assert (status.state, status.limited_by, str(status.alarm)[:34]) == (
-        *("sending", "link or server", "no answer to a request for 30 s, a"),
+        *("sending", "backend", "no answer to a request for 30 s, a"),
     )
     for number in range(2, 5):
         fill(store, 1, start=number)

@@ -59,7 +59,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "refresh_continuous_aggregate": {"name": "hours", "start": T0, "end": None},
     "drop_continuous_aggregate": {"name": "hours"},
     "query_continuous_aggregate": {"name": "hours", **SCOPE},
-    "devices": {}, "health_check": {}, "server_time": {}, "wire_bytes": {}, "flush": {}, "close": {},
+    "devices": {}, "health_check": {}, "server_time": {}, "wire_bytes": {}, "wire_waits": {}, "flush": {}, "close": {},
 }  # fmt: skip
 FREE = {
     ("query_readings", "device"), ("iter_readings", "device"), ("aggregate", "device"), ("delete_readings", "device"),
