@@ -157,7 +157,10 @@ def _go_on(store: SQLiteStorage) -> None:
 def _drain(store: SQLiteStorage, cursor: str) -> Counter[Identity]:
     found: Counter[Identity] = Counter()
     while (window := store.pending(cursor, 1000) or store.pending(cursor, 1000, "live")) is not None:
-        found.update((row.model.__measurement__, row.device_id, row.timestamp) for row in window.rows)
+        for row in window.rows:
+            found[row.model.__measurement__, row.device_id, row.timestamp] += 1
+            kinds = [spec.type for spec in row.model.__fields__]
+            assert all(value is None or type(value) is kind for value, kind in zip(row.row[1:], kinds, strict=True))
         store.acknowledge(cursor, window)
     return found
 

@@ -16,7 +16,7 @@ from edgedepot.storage.sqlite.migrations import migrate
 from edgedepot.storage.sqlite.schema import VERSION
 from tests.crash.disk import Files, disks
 from tests.crash.recording import Operation
-from tests.crash.workload import ADDED, ADDED_ROWS, T0, Work
+from tests.crash.workload import ADDED, ADDED_ROWS, COUNTS, HALVES, LEVELS, T0, Work
 from tests.models import Mixed, Weather
 
 
@@ -209,6 +209,30 @@ def offset(work: Work) -> None:
     work.fold()
 
 
+def retype(work: Work) -> None:
+    """A field that was int becomes float, in the journal and in several partitions; later a second one."""
+    work.open(piece_rows=30)
+    work.add_cursor("central")
+    for step in range(3):
+        work.put(COUNTS, work.tank(work.fresh(20) + work.old(8, 400), levels=int, counts=int))
+        work.put(Mixed, work.mixed(work.fresh(4)), wait=False)
+        if step < 2:
+            work.fold()
+    work.delete(COUNTS, "d1", T0, T0 + timedelta(seconds=90))
+    work.send("central", 25, refuse=2)
+    for step, (model, counts) in enumerate([(HALVES, int), (HALVES, int), (LEVELS, float), (LEVELS, float)]):
+        work.put(model, work.tank(work.fresh(6) + work.again(6, devices=1), levels=float, counts=counts))
+        if step % 2:
+            work.put(Mixed, work.mixed(work.fresh(4)))
+            work.fold()
+        if step == 1:
+            work.send("central", 40)
+            work.reopen(piece_rows=30)
+            work.put(HALVES, work.tank(work.fresh(9), levels=float, counts=int), wait=False)
+    work.replay("central")
+    work.send("central", 30)
+
+
 def upgrade(work: Work) -> None:
     """A schema step on a file of an earlier version, and the program that wanted it."""
     connection = open_writer(work.path)
@@ -267,6 +291,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "retention": (retention,),
     "thinning": (thinning,),
     "offset": (held, offset),
+    "retype": (retype,),
     "migration": (ingest, Between(_of_an_earlier_version), upgrade),
     "salvage": (until_killed, Between(_damage), fold),
     "killed": (until_killed, until_killed, fold),

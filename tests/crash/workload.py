@@ -12,12 +12,18 @@ from typing import Any, Literal
 from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
+from edgedepot.storage.reading import define_model
 from edgedepot.storage.receipt import Receipt
 from tests.crash.recording import MARKS
 from tests.models import Mixed, Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-MODELS: dict[str, type[Reading]] = {model.__measurement__: model for model in (Weather, Mixed)}
+COUNTS, HALVES, LEVELS = (
+    define_model("Tank", {"level": (level, False, None), "count": (count, False, None)})
+    for level, count in ((int, int), (float, int), (float, float))
+)
+"""One reading model, as which its fields became float one after the other."""
+MODELS: dict[str, type[Reading]] = {model.__measurement__: model for model in (Weather, Mixed, LEVELS)}
 PLANTED = "EDGEDEPOT_CRASH_PLANTED"
 """The environment variable that plants a fault: with "promise at commit" the process calls durable what is not."""
 ADDED, ADDED_ROWS = "_added_by_a_step", 200
@@ -251,6 +257,15 @@ class Work:
         return [
             (*row[:2], {self.rng.choice("ab"): float(self.rng.randint(0, 3)), "number": self.rng.randint(0, 9)})
             for row in rows
+        ]
+
+    def tank(self, rows: Rows, levels: type[int | float], counts: type[int | float]) -> Rows:
+        """Values for the tank: some of the fields. Their sums need more than half of 64 bits."""
+        kinds = {"level": levels, "count": counts}
+        fields = [self.rng.choice(list(kinds)) for _ in rows]
+        return [
+            (*row[:2], {field: kinds[field](self.rng.randint(-3, 3) * 2**31 + self.rng.randint(0, 3))})
+            for row, field in zip(rows, fields, strict=True)
         ]
 
 

@@ -17,6 +17,7 @@ from edgedepot.storage.sqlite.tail import Tail
 from edgedepot.storage.sqlite.verify import Verification
 
 HOUR = 3_600_000_000
+_STORED_AS = {"float": "real", "int": "integer", "bool": "integer", "str": "text"}
 Identity = tuple[int, int]
 """Series and timestamp."""
 
@@ -92,7 +93,7 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
     for model, (name, fields) in models.items():
         mine = sorted(row for row in history.values() if series[row[0]] == model)
         found["dirty hours"] += _audit_hours(connection, shape, model, name, fields, mine)
-        _audit_view(connection, name, len(mine) + seen[model])
+        _audit_view(connection, name, fields, len(mine) + seen[model])
     newest = dict(connection.execute("SELECT id, newest FROM _series"))
     assert all(newest[one] is not None and ts <= newest[one] for one, ts in history), "a row is newer than the newest"
     return found
@@ -176,9 +177,15 @@ def _audit_field(hour: dict[str, Any], index: int, kind: str, cells: list[tuple[
         assert (hour[f"sum{index}"] << 32) + hour[f"rest{index}"] == sum(numbers)
 
 
-def _audit_view(connection: sqlite3.Connection, name: str, readings: int) -> None:
-    counted = connection.execute(f'SELECT count(*), count(DISTINCT device_id || timestamp) FROM "{name}"').fetchone()
-    assert counted == (readings, readings)
+def _audit_view(connection: sqlite3.Connection, name: str, fields: list[dict[str, Any]], readings: int) -> None:
+    """It shows each reading once, and of each field values of its type alone."""
+    kinds = [f'group_concat(DISTINCT typeof("{field["name"]}"))' for field in fields]
+    asked = ", ".join(["count(*)", "count(DISTINCT device_id || timestamp)", *kinds])
+    first, second, *found = connection.execute(f'SELECT {asked} FROM "{name}"').fetchone()
+    assert (first, second) == (readings, readings)
+    for field, kind in zip(fields, found, strict=True):
+        allowed = {_STORED_AS[field["type"]], "null"}
+        assert set((kind or "null").split(",")) <= allowed, f"{name}.{field['name']} holds {kind}"
 
 
 def audit_memory(store: SQLiteStorage) -> None:
