@@ -56,13 +56,14 @@ class SQLiteKeeping(abc.ABC):
 
     def fold(self) -> None:
         """Move what is committed into history now, and return when that is done. The store does so by itself every
-        `fold_interval`; call it before a store is put away, or to have a file that is as small as can be."""
+        `fold_interval`; call it before a store is put away, or to have a file that is as small as can be. Raises
+        `StorageError` while the store cannot be written, after `busy_timeout`."""
         self.flush()
         self._writer_parts().writer.fold()
 
     def retain(self) -> None:
         """Drop now what is older or more than `keep` and `keep_bytes` allow, and return when that is done. The store
-        does so by itself, after each fold and every five minutes."""
+        does so by itself, after each fold and every five minutes. Raises as `fold`."""
         self._writer_parts().writer.retain()
 
     def thin(self, before: datetime) -> int:

@@ -264,15 +264,18 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         """Copy the store, with everything stored before, to a file that is not there yet; its size in bytes.
 
         The copy is the store at one moment; writing goes on meanwhile. Blocks until it is on the device. `progress` is
-        told how many bytes of how many. Raises `ConfigError` and `StorageError`.
+        told how many bytes of how many. While the store cannot be written, what is in it is copied. Raises
+        `ConfigError` and `StorageError`.
         """
-        self.flush()
+        if self._writing is not None:
+            self._writing.writer.settle_all()
         return copy_store(self.path, Path(path), self.clock.now(), progress)
 
     def flush(self) -> None:
-        """Return when everything stored before is durable."""
+        """Return when everything stored before is durable. Raises `ReceiptTimeout` while the store cannot be written,
+        after `busy_timeout`; what waits is stored when it can."""
         if self._writing is not None:
-            Receipt.wait(self._writing.writer.submit(Task(Receipt(self._writing.writer), lambda journal: None)))
+            self._writing.writer.flush()
 
     def close(self) -> None:
         with self._close_lock:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterable
 
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.errors import StorageClosed
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.fold import Fold
 from edgedepot.storage.sqlite.journal import Journal
@@ -72,15 +71,15 @@ class Upkeep:
         self._fold = Fold(self._connection, self._journal, self._pace.piece_rows, self._limits)
         self.retention = Retention(self._connection, self._journal, self._cursors, self._limits)
 
-    def call(self, calls: Calls, is_closing: Callable[[], bool]) -> None:
-        """From any thread: have it done once more, and return when it is. Raises `StorageClosed`."""
+    def call(self, calls: Calls, check: Callable[[], None]) -> None:
+        """From any thread: have it done once more, and return when it is. Raises what `check` does, which is asked
+        whenever something has happened (while the store cannot be written, each attempt)."""
         with self._condition:
             calls.wanted += 1
             mine = calls.wanted
             self._condition.notify_all()
             while calls.done < mine:
-                if is_closing():
-                    raise StorageClosed("the store is closed")
+                check()
                 self._clock.wait(self._condition, None)
 
     @property

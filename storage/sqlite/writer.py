@@ -176,13 +176,38 @@ class Writer:
             self._suspicion.note(exc)
             self._condition.notify_all()
 
+    def flush(self) -> None:
+        """Return when everything submitted before is durable. While the store cannot be written that raises
+        `ReceiptTimeout`, after as long as callers wait for room."""
+        receipt = self.submit(Task(Receipt(self), lambda journal: None))
+        while receipt.rank < DURABLE and receipt.error is None:
+            try:
+                self.await_receipt(receipt, DURABLE, self._pace.busy_timeout)
+            except ReceiptTimeout:
+                if self.trouble is not None:
+                    raise
+        receipt.wait()
+
     def fold(self) -> None:
-        """Fold what is committed, and return when that is done. Raises `StorageClosed` when the store closes first."""
-        self._upkeep.call(self._upkeep.folds, lambda: self._closing)
+        """Fold what is committed, and return when that is done. Raises `StorageClosed` when the store closes first, and
+        what keeps it from being written, after as long as callers wait for room."""
+        self._upkeep.call(self._upkeep.folds, self._patience())
 
     def retain(self) -> None:
-        """Let go of what the limits do not allow, and return when that is done. Raises `StorageClosed` as `fold`."""
-        self._upkeep.call(self._upkeep.retains, lambda: self._closing)
+        """Let go of what the limits do not allow, and return when that is done. Raises as `fold`."""
+        self._upkeep.call(self._upkeep.retains, self._patience())
+
+    def _patience(self) -> Callable[[], None]:
+        """What raises where there is no sense in waiting any longer."""
+        until = self._clock.monotonic() + self._pace.busy_timeout
+
+        def check() -> None:
+            if self._closing:
+                raise StorageClosed("the store is closed")
+            if self.trouble is not None and self._clock.monotonic() >= until:
+                raise self.trouble
+
+        return check
 
     def close(self) -> None:
         """Commit what is queued and end the thread. Raises `StorageError` when the last commit failed."""

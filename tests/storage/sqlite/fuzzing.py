@@ -166,7 +166,7 @@ def judge(path: Path) -> str:
     """Open a store, use it and open it again: ``refused``, for one of `REFUSED`, or ``stored``. Raises where it
     does what it must not."""
     try:
-        store = SQLiteStorage(path, piece_rows=300)
+        store = SQLiteStorage(path, piece_rows=300, busy_timeout="2s")
     except StorageError as exc:
         if not any(reason in str(exc) for reason in REFUSED):
             raise
@@ -178,9 +178,9 @@ def judge(path: Path) -> str:
                 store.fold()
                 found = store.query_readings(Weather, "new", start=_LATE)
                 break
-            except StorageError:
+            except StorageError as exc:
                 if attempt == _TRIES - 1:
-                    raise AssertionError("it does not recover from what it found") from None
+                    raise AssertionError(f"it does not recover from what it found: {exc}") from exc
         assert [row["temperature"] for row in found] == [1.0]
     with SQLiteStorage(path) as store:
         assert len(store.query_readings(Weather, "new", start=_LATE)) == 1

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import pytest
 
 from edgedepot import Device, SQLiteStorage
-from edgedepot.storage.clock import from_micros
+from edgedepot.storage.base import StoreRow
+from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.errors import StorageError, StoreUnusable
 from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.report import Salvaged
@@ -22,6 +25,7 @@ from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import DAMAGES, PAGE, STAGES, SUFFIXES, T0, Identity, deliver, leave, readings, rows
+from tests.storage.sqlite.test_writer import advance_until
 
 Key = tuple[str, str, str]
 """Stage, file, damage."""
@@ -448,15 +452,8 @@ def test_damage_found_while_it_runs_is_salvaged_without_a_restart(quick_folder: 
         store.add_cursor("central")
         store.store_readings(Weather, rows(0, 600)).wait()
         store.fold()
-        assert store._writing is not None
-        store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        page = pages_of(store.path, "_h_weather_1")[2]
-        with store.path.open("r+b") as file:
-            file.seek((page - 1) * PAGE)
-            file.write(b"\xff" * PAGE)
-        store._writing._connection.execute("PRAGMA shrink_memory")  # it remembers pages
-        late = [(device, moment, {"temperature": -5.0, "count": 7}) for device, moment, _ in rows(0, 600)]
-        store.store_readings(Weather, late).wait()
+        damage_history(store)
+        store.store_readings(Weather, late(-5.0)).wait()
         assert store.salvaged is not None
         assert store.store_epoch == 2
         found = readings(store)
@@ -465,6 +462,57 @@ def test_damage_found_while_it_runs_is_salvaged_without_a_restart(quick_folder: 
         assert store.ledger().problems == []
         store.fold()
         audit_memory(store)
+    audit_file(quick_folder / "x.db")
+
+
+def damage_history(store: SQLiteStorage) -> None:
+    assert store._writing is not None
+    store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    page = pages_of(store.path, "_h_weather_1")[2]
+    with store.path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(b"\xff" * PAGE)
+    store._writing._connection.execute("PRAGMA shrink_memory")  # it remembers pages
+
+
+def late(temperature: float) -> list[StoreRow]:
+    """Other values for what is in history."""
+    return [(device, moment, {"temperature": temperature, "count": 7}) for device, moment, _ in rows(0, 600)]
+
+
+def test_who_waits_for_a_store_that_is_damaged_again_is_told(quick_folder: Path) -> None:
+    """What comes then waits until it may be salvaged once more; whoever waits for more than that is not kept."""
+    clock = ManualClock(T0)
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", clock=clock) as store:
+        store.store_readings(Weather, rows(0, 600)).wait()
+        store.fold()
+        damage_history(store)
+        receipt = store.store_readings(Weather, late(-5.0))
+        advance_until(clock, lambda: receipt.level == "durable")
+        store.fold()
+        damage_history(store)
+        receipt = store.store_readings(Weather, late(-6.0))
+        told: list[str] = []
+
+        def wait_for(call: Callable[[], object]) -> None:
+            with pytest.raises(StorageError) as found:
+                call()
+            told.append(str(found.value))
+
+        calls = (store.flush, store.fold, store.retain)
+        waiting = [threading.Thread(target=wait_for, args=(call,)) for call in calls]
+        for thread in waiting:
+            thread.start()
+        advance_until(clock, lambda: not any(thread.is_alive() for thread in waiting))
+        assert len([text for text in told if "damaged again, right after it was salvaged" in text]) == len(calls)
+        assert receipt.level == "queued"
+        assert store.backup(quick_folder / "copy.db") > 0  # of what can be read nobody waits for anything
+        clock.advance(600)
+        advance_until(clock, lambda: receipt.level == "durable")
+        assert {row["temperature"] for row in readings(store).values()} == {-6.0}
+        assert store.store_epoch == 3
+        assert store.ledger().problems == []
+        store.fold()
     audit_file(quick_folder / "x.db")
 
 
