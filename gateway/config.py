@@ -19,8 +19,9 @@ import inspect
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ from edgedepot.storage.base import BaseStorage, Buffer
 from edgedepot.storage.engines import ENGINES
 from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.hints import Scope, Secret, shown
-from edgedepot.storage.options import Checker, join
+from edgedepot.storage.options import Checker, join, options_of
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.registry import Registry
+from edgedepot.storage.registry import Registry, did_you_mean
 
 _SECTIONS = ("gateway", "clock", "storage", "models", "drivers", "upstreams")
 _GIVEN = ("gateway_id", "read_only")  # parameters that the gateway gives, not its file
@@ -173,6 +174,7 @@ class _Reader:
         drivers = self._parts(document, "drivers", "type", None, DRIVERS)
         forwarding = self._forwarding(document)
         upstreams = self._parts(document, "upstreams", "engine", None, ENGINES)
+        self._check_limits([storage, *upstreams.values()], drivers.values())
         if upstreams:
             self._check_forwarding(document, storage)
             self._check_files(storage, upstreams)
@@ -294,6 +296,20 @@ class _Reader:
             self._checker.note("gateway.id", "missing, expected a name: upstreams tell gateways apart by it")
         if storage is not None and not issubclass(storage.target, Buffer):
             self._checker.note("storage.engine", f'found "{storage.kind}", which nothing can be forwarded from')
+
+    def _check_limits(self, storages: Iterable[Part | None], drivers: Iterable[Part]) -> None:
+        """What a local store keeps of which models: of declared ones, as long as no driver has models of its own."""
+        known = {name.lower() for name in self._models}
+        if not known or not all("model" in options_of(driver.target)[0] for driver in drivers):
+            return
+        there = ", ".join(f'"{name}"' for name in self._models)
+        stores = [part for part in storages if part is not None and issubclass(part.target, Buffer)]
+        for part, key in product(stores, ("keep", "keep_bytes")):
+            given = part.options.get(key)
+            for name in given if isinstance(given, Mapping) else ():
+                if name.lower() not in {"*", *known}:
+                    problem = f"is no model declared under [models]: {there}{did_you_mean(name, known)}"
+                    self._checker.note(join(join(part.path, key), name), problem)
 
     def _check_files(self, storage: Part | None, upstreams: Mapping[str, Part]) -> None:
         """Upstreams that are local files: in a folder that is there, each in a file of its own."""

@@ -173,7 +173,8 @@ class BaseStorage(abc.ABC):
         raise NotSupported(f"{type(self).__name__} keeps no devices")
 
     def health_check(self) -> dict[str, Any]:
-        """``{"status": "pass" or "fail", "message", "version"}``; never raises for a backend that is down."""
+        """``{"status": "pass" or "fail", "message", "version"}``; never raises for a backend that is down. A failure of
+        which waiting is no cure, such as a wrong address or token, has ``"error": "Misconfigured"`` too."""
         return {"status": "pass", "message": "no check of its own", "version": None}
 
     def server_time(self) -> datetime | None:

@@ -121,6 +121,12 @@ class Reading(_Transformed):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
+def declared_measurements(base: type[Reading] = Reading) -> set[str]:
+    """Those of all reading models that this program has declared so far."""
+    models = base.__subclasses__()
+    return {model.__measurement__ for model in models}.union(*map(declared_measurements, models))
+
+
 def define_model(
     name: str, fields: Mapping[str, tuple[type, bool, Any]], *, measurement: str | None = None
 ) -> type[Reading]:

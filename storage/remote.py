@@ -5,10 +5,11 @@ from __future__ import annotations
 import abc
 import threading
 from datetime import datetime
+from typing import Any
 
 from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version
 from edgedepot.storage.clock import SystemClock
-from edgedepot.storage.errors import ConfigError, InvalidValue
+from edgedepot.storage.errors import ConfigError, InvalidValue, UpstreamError
 from edgedepot.storage.reading import device_id_of
 
 
@@ -56,6 +57,11 @@ class RemoteStorage(BaseStorage):
         with self._stamp_lock:
             self._last_stamp = max(self._clock.now(), self._last_stamp + 1)
             return self._last_stamp
+
+
+def failed_check(exc: UpstreamError, version: str | None = None) -> dict[str, Any]:
+    """What a `health_check` answers where the server did not, or refused."""
+    return {"status": "fail", "message": str(exc), "version": version, "error": type(exc).__name__}
 
 
 def row_of(device: object, timestamp: datetime | None, data: Data, version: Version | None) -> StoreRow:

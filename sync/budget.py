@@ -200,6 +200,16 @@ class Budget:
                 self._look_beside()  # who goes beside may have noted more meanwhile; one of the two sees it
                 self._check_left(expected)
 
+    def admit_check(self) -> None:
+        """As `admit`, of the question whether readings would be taken. A day's bytes are all for readings."""
+        if self._limits.per_day is not None:
+            raise Held(self._clock.monotonic() + _LOOK, "budget")
+        self.admit_bytes(self._cost.of(0))
+
+    def count_check(self) -> None:
+        """It was asked."""
+        self.count(round(self._cost.of(0)))
+
     def count(self, size: int) -> None:
         """A request was sent that took so many bytes, where nobody counts."""
         if self._limits.has_bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Protocol
 
@@ -208,12 +209,38 @@ class Delivery:
             self._budget.admit(rows)
         self.requests += 1
         took_it = False
-        self.asked_at = self._clock.monotonic()
         try:
-            receipt = self._upstream.store_readings(rows[0].model, versions)
-            refused = () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
+            with self._asking():
+                receipt = self._upstream.store_readings(rows[0].model, versions)
+                refused = () if receipt is None else receipt.wait("durable", ANSWER_TIMEOUT).refused
             took_it = True
             return refused
+        finally:
+            if self._budget is not None:
+                self._budget.settle(rows, took_it)
+
+    def check(self) -> None:
+        """Ask whether the upstream would take readings. Raises what `deliver` would, were there any."""
+        if not self._go_on():
+            raise Interrupted
+        if self._budget is not None:
+            self._budget.admit_check()
+        try:
+            with self._asking():
+                found = self._upstream.health_check()
+        finally:
+            if self._budget is not None:
+                self._budget.count_check()
+        if found["status"] != "pass":
+            kind = Misconfigured if found.get("error") == Misconfigured.__name__ else Unreachable
+            raise kind(str(found["message"]))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A request: since when its answer is waited for, and what storages raise as an `UpstreamError`."""
+        self.asked_at = self._clock.monotonic()
+        try:
+            yield
         except UpstreamError:
             raise
         except StorageClosed as exc:
@@ -224,8 +251,6 @@ class Delivery:
             raise UpstreamError(str(exc) or type(exc).__name__, code=type(exc).__name__) from exc
         finally:
             self._asked, self.asked_at = self.asked(self._clock.monotonic()), None
-            if self._budget is not None:
-                self._budget.settle(rows, took_it)
 
     def _versions(self, rows: list[Pending]) -> Sequence[Version]:
         """The rows as storages take them, each of the epoch in which it was written: nearly always one."""

@@ -84,6 +84,7 @@ class Forwarder:
         self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
         self._bottleneck = Bottleneck(upstream, self._delivery, clock)
         self._probing = False
+        self._is_proven = False  # the upstream said that it takes readings, or took some
         self._read = 0  # rows of the latest window as it was read
         self._lock = threading.Lock()  # guards what follows
         self._said: str | None = None  # the trouble that the log knows of
@@ -172,8 +173,14 @@ class Forwarder:
     def _forward(self) -> bool:
         """Deliver the next window; False when there is none."""
         limit = min(self._batch.limit, PROBE) if self._probing else self._batch.limit
-        found = self._next(limit)
+        try:
+            found = self._next(limit)
+        except Held as held:
+            if held.reason is None:
+                self._make_sure()
+            raise
         if found is None:
+            self._make_sure()
             return False
         lane, window = found
         self._note_oldest(lane, window)
@@ -194,6 +201,14 @@ class Forwarder:
             self._batch.went_through(self._read, self._clock.monotonic() - began)
             self._on_answered()
         return True
+
+    def _make_sure(self) -> None:
+        """While there is nothing to send, ask an upstream that took nothing yet whether it would: so a wrong address or
+        token is known before a reading waits for it. Raises what a request raises."""
+        if not self._is_proven:
+            with suppress(Held):
+                self._delivery.check()
+                self._on_answered()
 
     @contextmanager
     def _reading_ahead(self, lane: Lane, window: Window) -> Iterator[Callable[[], None]]:
@@ -308,7 +323,7 @@ class Forwarder:
 
     def _on_answered(self) -> None:
         self._backoff.reset()
-        self._probing = False
+        self._probing, self._is_proven = False, True
         self._raise_alarm(None)
         self.note("sending")
         with self._lock:

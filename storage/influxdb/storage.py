@@ -17,7 +17,7 @@ from edgedepot.storage.influxdb.write import Sender, lines_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model
 from edgedepot.storage.receipt import Receipt, Refusal
-from edgedepot.storage.remote import RemoteStorage, row_of
+from edgedepot.storage.remote import RemoteStorage, failed_check, row_of
 from edgedepot.storage.wire import Waits
 
 
@@ -211,16 +211,16 @@ class InfluxDBStorage(RemoteStorage):
         return self._link.meter.waits
 
     def health_check(self) -> dict[str, Any]:
-        """``{"status", "message", "version"}``: whether the server would take writes with this token, org and bucket.
-        Raises `StorageClosed` alone."""
+        """``{"status", "message", "version"}``: whether the server would take writes with this token, org and bucket;
+        where not, ``"error"`` too, the name of the `UpstreamError`. Raises `StorageClosed` alone."""
         try:
             version = self._link.ping()
         except UpstreamError as exc:
-            return {"status": "fail", "message": str(exc), "version": None}
+            return failed_check(exc)
         try:
             self._link.try_write()
         except UpstreamError as exc:
-            return {"status": "fail", "message": str(exc), "version": version}
+            return failed_check(exc, version)
         return {"status": "pass", "message": f"{self._settings.shown} takes writes", "version": version}
 
     def server_time(self) -> datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -11,6 +11,7 @@ from typing import TypeVar
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.reading import Reading
+from edgedepot.storage.registry import did_you_mean
 from edgedepot.storage.sqlite.connection import WAL_PAGES
 from edgedepot.storage.sqlite.shape import PERIOD
 from edgedepot.storage.sqlite.tables import HOUR
@@ -68,6 +69,14 @@ class Limits:
 
     def __bool__(self) -> bool:
         return bool(self.ages or self.sizes)
+
+    def strangers(self, known: Collection[str]) -> list[str]:
+        """A line for each name that has a limit and is none of these reading models: misspelt, it limits nothing."""
+        return [
+            f'{setting}: there is no reading model "{name}"{did_you_mean(name, known)}'
+            for setting, names in (("keep", self.ages), ("keep_bytes", self.sizes))
+            for name in sorted(names.keys() - {REST, *known})
+        ]
 
     @property
     def size(self) -> int | None:
@@ -129,7 +138,7 @@ def _by_measurement(name: str, given: Setting | Mapping[Key, Setting] | None) ->
         measurement = getattr(key, "__measurement__", key)
         if not isinstance(measurement, str):
             raise ConfigError(f"{name}: found {key!r}, expected reading models, measurements or '*'")
-        found[measurement] = value
+        found[measurement.lower()] = value  # as measurements are, so that a class's name does as well
     return found
 
 

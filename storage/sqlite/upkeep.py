@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.reading import declared_measurements
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.fold import Fold
 from edgedepot.storage.sqlite.journal import Journal
@@ -15,6 +17,7 @@ from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Calls, Pace
 from edgedepot.storage.sqlite.retention import Deed, Retention
 
+log = logging.getLogger(__name__)
 RETAIN_SECONDS = 300.0
 ROOM_SECONDS = 0.05
 PRESSED_SECONDS = 10.0
@@ -62,6 +65,7 @@ class Upkeep:
         self.retains = Calls()
         self._fold_at = clock.monotonic() + pace.fold_interval
         self._no_fold_before = 0.0
+        self._knows_strangers = False
         self._retain_at = clock.monotonic() if limits else None
         self.renew(opened)
 
@@ -131,7 +135,16 @@ class Upkeep:
             self._fold_at = self._clock.monotonic() + self._pace.fold_interval
             self._retain_at = None if self._retain_at is None else self._clock.monotonic()
             self._folded()
+            self._say_strangers()
             self._answer(self.folds)
+
+    def _say_strangers(self) -> None:
+        """Once, after a first fold: whoever declares reading models has done so by then."""
+        if not self._knows_strangers:
+            stored = {layout.name for layout in self._journal.catalogue.layouts().values()}
+            for line in self._limits.strangers(stored | declared_measurements()):
+                log.warning(line)
+            self._knows_strangers = True
 
     def _answer(self, calls: Calls) -> None:
         with self._condition:

@@ -53,6 +53,11 @@ class Link:
         with self.session() as session, session.transaction():
             yield session
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as of the latest call."""
+        return self._session is not None
+
     def check_open(self) -> None:
         """Raise `StorageClosed` after `close`."""
         if self._closed:

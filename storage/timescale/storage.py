@@ -12,7 +12,7 @@ from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.query import Aggregation, Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model, saved_of
 from edgedepot.storage.receipt import Receipt
-from edgedepot.storage.remote import row_of
+from edgedepot.storage.remote import failed_check, row_of
 from edgedepot.storage.timescale import aggregate, read
 from edgedepot.storage.timescale.cells import Rows
 from edgedepot.storage.timescale.link import Link
@@ -181,13 +181,15 @@ class TimescaleDBStorage(Upkeep):
             read.save_device(session, gateway_id, *saved)
 
     def health_check(self) -> dict[str, Any]:
-        """``{"status", "message", "version"}``; asks the server. Raises `StorageClosed` alone."""
+        """``{"status", "message", "version"}``, and ``"error"`` where it fails: the name of the `UpstreamError`. Asks
+        the server, over a connection that is there; else it opens the one that writes. Raises `StorageClosed` alone."""
+        link = self._reading if self._reading.is_open else self._writing
         try:
-            with self._reading.transaction() as session:
+            with link.transaction() as session:
                 session.connection.execute("SELECT 1")
                 return {"status": "pass", "message": f"{self._server.shown} answers", "version": session.version}
         except UpstreamError as exc:
-            return {"status": "fail", "message": str(exc), "version": None}
+            return failed_check(exc)
 
     def server_time(self) -> datetime:
         with self._reading.transaction() as session:

@@ -87,6 +87,14 @@ WRONG = {
         ": storage.keep_bytes: found '2 gigs', expected a size such as '500 MB' or '2 GB', or a number of bytes, "
         "at least 1 MB",
     ),
+    "age of a model that is not there": (
+        HEAD + '[storage.keep]\nWeather = "90 days"\nwether = "30 days"\n"*" = "1 day"',
+        ': storage.keep.wether: is no model declared under [models]: "weather" (did you mean "weather"?)',
+    ),
+    "bytes of a model that is not there": (
+        HEAD + MAST + '[storage.keep_bytes]\n"*" = "2 GB"\nwind = "90 MB"',
+        ': storage.keep_bytes.wind: is no model declared under [models]: "weather"',
+    ),
     "choice": (
         '[storage]\npath = "x"\ndurability = "full"',
         ': storage.durability: found "full", expected one of "power", "process"',
@@ -335,6 +343,12 @@ def refused(folder: Path, text: str) -> list[str]:
 def test_each_mistake_gets_its_line(tmp_path: Path, case: str) -> None:
     text, expected = WRONG[case]
     assert refused(tmp_path, text) == [f"{tmp_path}/gateway.toml{expected.replace('{}', str(tmp_path))}"]
+
+
+def test_a_driver_may_bring_a_model_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(HEAD + '[storage.keep]\nown = "1 day"\n[drivers.own]\ntype = "tests.gateway.third_party.Own"')
+    assert load(file, environment={}).storage.options["keep"] == {"own": "1 day"}
 
 
 def test_start_is_an_upstreams_alone(tmp_path: Path) -> None:

@@ -38,6 +38,13 @@ class RainGauge(Driver):
         self._stopping.wait()
 
 
+class Own(Driver):
+    """It has a reading model of its own."""
+
+    def run(self, sink: Sink) -> None:
+        self._stopping.wait()
+
+
 class ListStorage(BaseStorage):
     """Keeps readings in a list."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,3 +156,75 @@ def test_how_long_still_with_a_days_budget(store: TellingStore, clock: ManualClo
     late = [end for at, end in foretold if done / 3 < at]
     assert done > 2 * DAY
     assert late == pytest.approx([done] * len(late), rel=0.25)
+
+
+@dataclass
+class Asked(ScriptedUpstream):
+    """Says how it is as scripted, then that it is well; `asked` is how often."""
+
+    health: deque[dict[str, str]] = field(default_factory=deque)
+    asked: int = 0
+
+    def health_check(self) -> dict[str, Any]:
+        self.asked += 1
+        return self.health.popleft() if self.health else {"status": "pass", "message": "is well", "version": None}
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "level"), [("Misconfigured", "misconfigured", "ERROR"), ("Unreachable", "waiting", "WARNING")]
+)
+def test_a_wrong_upstream_is_known_before_the_first_reading(
+    store: TellingStore, clock: ManualClock, caplog: pytest.LogCaptureFixture, error: str, state: str, level: str
+) -> None:
+    """One line says so, however often it is asked; once it is well it is not asked again."""
+    caplog.set_level(logging.INFO, logger="edgedepot.sync")
+    upstream = Asked(health=deque([{"status": "fail", "message": "no such token", "error": error}] * 3))
+    forwarder = forwarder_to(store, upstream, clock)
+    for _ in range(3):
+        wait = forwarder.step()
+        assert wait is not None
+        status = forwarder.status()
+        assert (status.state, status.last_error, status.retry_at) == (state, "no such token", wait.until)
+        assert (status.alarm is None) == (state == "waiting")
+        clock.advance(wait.until - clock.monotonic())
+    for _ in range(3):
+        forwarder.step()
+        assert (forwarder.status().state, forwarder.status().alarm, forwarder.status().retry_at) == ("idle", None, None)
+    assert upstream.asked == 4
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [line[0] for line in lines] == [level, "INFO"]
+    assert "no such token" in lines[0][1]
+    assert lines[1][1] == "upstream central is back, 0 readings pending"
+    fill(store, 3)
+    assert forwarder.step() is None
+    assert forwarder.status().delivered == 3
+
+
+def test_who_has_readings_to_send_does_not_ask(store: TellingStore, clock: ManualClock) -> None:
+    fill(store, 3)
+    upstream = Asked()
+    forwarder = forwarder_to(store, upstream, clock)
+    while forwarder.step() is None:
+        pass
+    assert (upstream.asked, forwarder.status().delivered) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "later"),
+    [
+        (Limits.of("central", windows=["00:00-00:59 UTC"]), 23 * 3600),
+        (Limits.of("central", max_rate="1 kB/s"), 5),
+        (Limits.of("central", max_per_day="1 MB"), None),
+    ],
+)
+def test_nobody_is_asked_beyond_the_limits(
+    store: TellingStore, clock: ManualClock, limits: Limits, later: float | None
+) -> None:
+    """Not out of hours, once its bytes a second suffice, and of a day's bytes never."""
+    upstream = Asked()
+    forwarder = forwarder_to(store, upstream, clock, limits=limits)
+    forwarder.step()
+    assert (upstream.asked, forwarder.status().state) == (0, "idle")
+    clock.advance(later or DAY)
+    forwarder.step()
+    assert (upstream.asked, forwarder.status().spent_today) == ((1, None) if later else (0, 0))

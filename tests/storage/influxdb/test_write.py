@@ -293,7 +293,7 @@ def test_health(server: ScriptedInfluxDB, connect: Connect) -> None:
     assert server.points == {}
     for settings, words in (({"token": "wrong"}, "token"), ({"bucket": "x"}, "bucket"), ({"org": "x"}, "org")):
         health = connect(**settings).health_check()
-        assert (health["status"], health["version"]) == ("fail", "v2.7.11")
+        assert (health["status"], health["version"], health["error"]) == ("fail", "v2.7.11", "Misconfigured")
         assert words in health["message"]
     server.script.append(NEVER)
     assert connect(timeout="100 ms").health_check()["status"] == "fail"
@@ -417,9 +417,9 @@ def test_a_lost_answer_makes_no_second_point(
     server: ScriptedInfluxDB, connect: Connect, store: SQLiteStorage, proxy: Callable[[str, int], TcpProxy]
 ) -> None:
     link = proxy("127.0.0.1", server.port)
+    store.store_readings(Weather, rows(10)).wait()
+    link.drop_answers(after=b"POST")
     with syncing(store, connect(url=f"http://127.0.0.1:{link.port}", timeout="1s")) as status:
-        link.drop_answers(after=b"POST")
-        store.store_readings(Weather, rows(10)).wait()
         link.wait_cut()
         assert len(server.points) == 10
         link.mend()

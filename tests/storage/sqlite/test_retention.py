@@ -115,6 +115,21 @@ def test_an_age_for_each_model(path: Path) -> None:
     audit_file(path)
 
 
+def test_an_age_for_a_model_that_nobody_knows_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once the store has folded: whoever declares models has done so by then."""
+    with opened(
+        path, keep={"Weather": "20 days", "mixd": "10 days", "*": "30 days"}, keep_bytes={"xyzzy": "1 MB"}
+    ) as store:
+        for moment in (-30, 0):
+            store.store_readings(Weather, days(moment, moment + 1))
+            store.fold()
+        assert horizon(store) is not None
+    assert [record.getMessage() for record in caplog.records if "no reading model" in record.getMessage()] == [
+        'keep: there is no reading model "mixd" (did you mean "mixed"?)',
+        'keep_bytes: there is no reading model "xyzzy"',
+    ]
+
+
 def test_without_limits_nothing_goes(path: Path) -> None:
     with opened(path) as store:
         store.store_readings(Weather, days(-2000, -1000))

@@ -88,7 +88,7 @@ def test_an_aggregate_is_one_statement(storage: TimescaleDBStorage, server: Time
     )
     starts = cycle([None, CHANGES["Pacific/Apia"]])
     fills = cycle([None, "null", "previous"])
-    storage.health_check()  # connects for queries
+    storage.query_readings(Mixed, limit=1)  # connects for queries
     before = server.log.stat().st_size
     calls = list(product(spans, FUNCTIONS, (None, "device")))
     for ((interval, tz), function, group_by), start, fill in zip(calls, starts, fills, strict=False):

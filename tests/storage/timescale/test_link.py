@@ -62,7 +62,7 @@ def test_nobody_listens(connect: Connect) -> None:
     health = storage.health_check()
     assert health["status"] == "fail"
     assert "refused" in health["message"]
-    assert health["version"] is None
+    assert (health["version"], health["error"]) == (None, "Unreachable")
 
 
 def test_a_killed_server_is_unreachable_until_it_is_back(
@@ -261,6 +261,7 @@ def test_logins_that_are_refused_say_what_to_do_and_never_the_password(
             with pytest.raises(kind) as caught:
                 storage.store_readings(Weather, batch(0))
             assert words in str(caught.value), url
+            assert storage.health_check()["error"] == kind.__name__
             shown = "".join(traceback.format_exception(caught.value)) + repr(storage) + str(storage.health_check())
             assert PASSWORD not in shown
             assert secret not in shown
