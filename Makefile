@@ -13,11 +13,15 @@ help: ## list the targets
 venv: .venv/.stamp ## create the virtual environment with everything the project uses
 
 # Keyed on pyproject.toml alone: a second run of any target starts at once.
-.venv/.stamp: pyproject.toml
-	@echo "creating the virtual environment (about a minute)"
+.venv/.stamp: .venv/.product
+	@echo "adding what the tests and checks use (about a minute)"
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+.venv/.product: pyproject.toml
+	@echo "creating the virtual environment"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --group dev
 	$(BIN)/python -m pip install --quiet ".[timescale,influxdb,demo]"
 	@rm -rf build edgedepot.egg-info
 	@touch $@
@@ -26,7 +30,8 @@ install: venv ## put the working tree into the environment, as an installed pack
 	@echo "installing the working tree into .venv"
 	@scripts/reinstall
 
-demo: install ## run a whole gateway on simulated devices; UPSTREAM=postgresql://... sends to that TimescaleDB
+demo: .venv/.product ## run a whole gateway on simulated devices; UPSTREAM=postgresql://... sends to that TimescaleDB
+	@scripts/reinstall
 	$(BIN)/edgedepot demo $(if $(UPSTREAM),--upstream "$(UPSTREAM)")
 
 servers: install ## fetch the real servers that the tests use into .servers/

@@ -19,7 +19,7 @@ import inspect
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -172,8 +172,8 @@ class _Reader:
         self._models.update(read_models(self._table(document, "models"), self._checker))
         storage = self._storage(document)
         drivers = self._parts(document, "drivers", "type", None, DRIVERS)
-        forwarding = self._forwarding(document)
         upstreams = self._parts(document, "upstreams", "engine", None, ENGINES)
+        forwarding = self._forwarding(document)
         self._check_limits([storage, *upstreams.values()], drivers.values())
         if upstreams:
             self._check_forwarding(document, storage)
@@ -253,15 +253,19 @@ class _Reader:
             if not isinstance(settings, Mapping):
                 self._checker.note(path, f"found {shown(settings)}, expected a table: [{path}]")
                 continue
-            others = KEYS if section == "upstreams" else ()
-            options = {key: value for key, value in settings.items() if key not in others}
-            part = self._part(path, options, kind, default, registry)
+            part = self._part(path, settings, kind, default, registry, KEYS if section == "upstreams" else ())
             if part is not None:
                 parts[name] = part
         return parts
 
     def _part(
-        self, path: str, settings: Mapping[str, Any], kind: str, default: str | None, registry: Registry[Any]
+        self,
+        path: str,
+        settings: Mapping[str, Any],
+        kind: str,
+        default: str | None,
+        registry: Registry[Any],
+        neighbours: Collection[str] = (),
     ) -> Part | None:
         """One driver or storage; None, with the problem noted, where its class is not found."""
         options = dict(settings)
@@ -274,16 +278,18 @@ class _Reader:
             if "gateway_id" in options:
                 self._checker.note(join(path, "gateway_id"), "unknown key; the gateway's name is `id` under [gateway]")
                 del options["gateway_id"]
-            part = Part(path, name, target, self._checker.arguments(path, target, options, reserved=_GIVEN))
+            part = Part(path, name, target, self._checker.arguments(path, target, options, _GIVEN, neighbours))
         except ConfigError as exc:
             self._checker.note(join(path, kind), exc)
             return None
-        if not self._has_problems(path) and None not in part.options.values():  # None: a model with problems of its own
+        if not self._lacks(path) and None not in part.options.values():  # None: a model with problems of its own
             self._try_out(part)
         return part
 
-    def _has_problems(self, path: str) -> bool:
-        return any(problem.startswith((f"{path}.", f"{path}:")) for problem in self._checker.problems)
+    def _lacks(self, path: str) -> bool:
+        """Whether a value there is missing or cannot be used. A key that nobody knows changes nothing."""
+        mine = [problem for problem in self._checker.problems if problem.startswith((f"{path}.", f"{path}:"))]
+        return any(": unknown key" not in problem for problem in mine)
 
     def _try_out(self, part: Part) -> None:
         try:

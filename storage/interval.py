@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.errors import InvalidValue
@@ -197,7 +197,19 @@ def zone_of(name: str) -> tzinfo:
             return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         pass
-    raise InvalidValue(f"time zone {name!r:.80} is not known here; expected an IANA name such as 'Europe/Zurich'")
+    near = _near_zone(name) if isinstance(name, str) else ""
+    raise InvalidValue(f"time zone {name!r:.80} is not known here{near}; expected an IANA name such as 'Europe/Zurich'")
+
+
+def _near_zone(name: str) -> str:
+    """The zone of a city by its name alone, or of a name that was misspelt, as a question."""
+    import difflib  # here, as few names are misspelt: what is imported stays in memory for years
+
+    # Not Etc/GMT+1, which is behind GMT: not what people mean.
+    known = {zone.lower(): zone for zone in sorted(available_timezones()) if not zone.startswith("Etc/")}
+    wanted = name[:80].replace(" ", "_").lower()
+    near = [zone for zone in known if zone.endswith(f"/{wanted}")] or difflib.get_close_matches(wanted, known, 1, 0.85)
+    return f' (did you mean "{known[near[0]]}"?)' if near else ""
 
 
 def seconds_of(value: str | float | timedelta, what: str) -> float:

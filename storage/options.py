@@ -61,13 +61,20 @@ class Checker:
                 self.note(join(path, key), f"unknown key{cure}")
 
     def arguments(
-        self, path: str, target: Callable[..., Any], settings: Mapping[str, Any], reserved: Collection[str] = ()
+        self,
+        path: str,
+        target: Callable[..., Any],
+        settings: Mapping[str, Any],
+        reserved: Collection[str] = (),
+        neighbours: Collection[str] = (),
     ) -> dict[str, Any]:
-        """The keyword arguments for a constructor. `reserved` parameters are given by others, never by settings."""
+        """The keyword arguments for a constructor. `reserved` parameters are given by others, never by settings;
+        `neighbours` are keys beside these that somebody else reads."""
+        settings = {key: value for key, value in settings.items() if key not in neighbours}
         known, takes_others = options_of(target)
         known = {key: option for key, option in known.items() if option.parameter not in reserved}
         if not takes_others:
-            self.check_keys(path, settings, known)
+            self.check_keys(path, settings, [*known, *neighbours])
         found: dict[str, Any] = {}
         for key, option in known.items():
             try:

@@ -134,7 +134,9 @@ class Aggregation:
         if fill not in (None, "null", "previous"):
             raise InvalidValue(f"fill is {fill!r}, expected 'null', 'previous' or None")
         width = None if interval is None else Interval.parse(interval)
-        zone = zone_of(tz) if width is None or width.is_calendar else UTC
+        zone = zone_of(tz)  # also where it is of no account: it may be misspelt
+        if width is not None and not width.is_calendar:
+            zone = UTC
         return cls(scope, spec, function, width, zone, group_by == "device", fill)
 
     def label(self, bucket: int) -> datetime:

@@ -61,7 +61,9 @@ def export(file: Path, model: str, span: Span, fields: str | None, output: Path 
     The oldest comes first. Works beside a running gateway, and without one, in constant memory. `edgedepot import`
     reads back exactly what was written.
     """
-    form = form or FORMS.get(output.suffix.lower() if output else "", "csv")
+    form = form or (FORMS.get(output.suffix.lower()) if output is not None and output.suffix else "csv")
+    if form is None:
+        raise click.UsageError("--format is needed, as --output's name ends neither with .csv nor with .jsonl")
     with open_store(file) as store:
         found = model_of(store, model)
         names = names_of(fields) or [*(spec.name for spec in found.__fields__), "quality"]

@@ -89,6 +89,8 @@ def reconcile(
 
     zone_of(tz or "UTC")
     start, end = _since(since, tz), read_time("--until", until, tz)
+    if start is not None and end is not None and start >= end:
+        raise InvalidValue(f"--until: {until} is not after --since, {since}")
     with open_store(file) as store, _opened(file, upstream) as (storage, costs):
         check_upstream(store, upstream)
         if device is not None:

@@ -62,8 +62,10 @@ def span_options(command: Callable[..., None]) -> Callable[..., None]:
         if last is not None and (start is not None or end is not None):
             raise click.UsageError("--last goes neither with --start nor with --end")
         zone_of(tz or "UTC")
-        since = _since(last) if last else read_time("--start", start, tz)
-        command(*arguments, span=Span(device, since, read_time("--end", end, tz), tz or "UTC"), **more)
+        since, until = read_time("--start", start, tz), read_time("--end", end, tz)
+        if since is not None and until is not None and since >= until:
+            raise InvalidValue(f"--end: {end} is not after --start, {start}")
+        command(*arguments, span=Span(device, _since(last) if last else since, until, tz or "UTC"), **more)
 
     for option in reversed(_OPTIONS):
         with_span = option(with_span)

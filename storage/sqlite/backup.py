@@ -36,6 +36,7 @@ _PAGE = 4096
 def copy_store(source: Path, target: Path, now: int, progress: Progress | None = None) -> int:
     """Copy a store to a file that is not there yet, marked as a copy; its size in bytes. `now` is in microseconds since
     1970 UTC. Blocks until it is on the device. Raises `ConfigError` and `StorageError`."""
+    _check(source)
     if target.exists():
         raise ConfigError(f"{target} exists; name a file that is not there")
     if not target.parent.is_dir():
@@ -55,9 +56,13 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
     return target.stat().st_size
 
 
-def _copy(source: Path, part: Path, now: int, progress: Progress | None) -> None:
+def _check(source: Path) -> None:
     with sqlite_errors(source), _connected(reading_uri(source)) as reader:
         schema.check(reader, source)
+
+
+def _copy(source: Path, part: Path, now: int, progress: Progress | None) -> None:
+    with sqlite_errors(source), _connected(reading_uri(source)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT 1 FROM _meta").fetchone()  # from here on it sees one moment
         with sqlite_errors(part), _connected(part.absolute().as_uri()) as writer:
@@ -80,6 +85,7 @@ def restore(copy: Path, path: Path, now: int, force: bool, progress: Progress | 
     """
     if not copy.exists():
         raise StoreUnusable(f"{copy} does not exist")
+    _check(copy)  # before a lock is left beside a store that will not be
     lock = StoreLock(path)
     try:
         sidecar = Sidecar(path)

@@ -147,6 +147,9 @@ def test_what_restore_refuses(site: Path) -> None:
     complaint("restore", "--force", text, site)
     complaint("restore", "--force", site.parent / "none.db", site)
     assert pending(site) == 20_000
+    complaint("restore", text, site.parent / "new.db")
+    complaint("restore", site.parent / "none.db", site.parent / "new.db")
+    assert list(site.parent.glob("new.db*")) == []
 
 
 def test_status_and_ledger_say_what_a_salvage_found(site: Path) -> None:

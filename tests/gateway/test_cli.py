@@ -429,6 +429,11 @@ def test_a_figure_for_each_interval(folder: Path) -> None:
             ["weather", "--end", "2026-01-01"],
             '--end: "2026-01-01" has no zone: write 2026-01-01T00:00:00Z or the like, or give --tz',
         ),
+        (
+            ["weather", "--start", "2026-01-02", "--end", "2026-01-01T23:00Z", "--tz", "UTC"],
+            "--end: 2026-01-01T23:00Z is not after --start, 2026-01-02",
+        ),
+        (["weather", "--tz", "Zurich"], "time zone 'Zurich' is not known here (did you mean \"Europe/Zurich\"?)"),
         (["weather", "--tz", "Europe/Zürich"], "time zone 'Europe/Zürich' is not known here"),
         (["weather", "--last", "long"], "--last: found 'long', expected a duration"),
         (["weather", "--last", "1h", "--start", "2026-01-01T00:00:00Z"], "--last goes neither with --start nor with"),

@@ -375,6 +375,17 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_misspelt_key_hides_no_other_mistake(tmp_path: Path) -> None:
+    lines = refused(
+        tmp_path, HEAD + CENTRAL.replace("postgresql", "mysql") + 'max_rat = "20 kB/s"\nmodels = ["wether"]'
+    )
+    assert [line.removeprefix(f"{tmp_path}/gateway.toml: ")[:50] for line in lines] == [
+        "upstreams.central.max_rat: unknown key (did you me",
+        "upstreams.central: TimescaleDB url 'mysql://me:***",
+        'upstreams.central.models: found "wether", expected',
+    ]
+
+
 def test_a_wrong_model_is_not_held_against_its_drivers(tmp_path: Path) -> None:
     (line,) = refused(tmp_path, HEAD.replace('"float"', '"flaot"') + MAST + GARDEN)
     assert "models.weather.temperature" in line

@@ -425,8 +425,12 @@ def test_a_store_that_a_program_writes(tmp_path: Path) -> None:
         assert output("export", path, "everything").count("mast") == 1
 
 
-def test_a_format_is_asked_for_where_the_name_does_not_say(store: Path) -> None:
+@pytest.mark.parametrize("name", ["all.xlsx", "all.csv.gz"])
+def test_a_format_is_asked_for_where_the_name_does_not_say(store: Path, tmp_path: Path, name: str) -> None:
     assert "--format is needed" in complaint("import", store, "everything", "-", given="")
+    said = complaint("export", store, "everything", "-o", tmp_path / name)
+    assert "--format is needed, as --output's name ends neither with .csv nor with .jsonl" in said
+    assert "900 readings in" in output("export", store, "everything", "-o", tmp_path / name, "--format", "csv")
 
 
 def test_a_terminal_gets_progress_bars(store: Path, tmp_path: Path) -> None:

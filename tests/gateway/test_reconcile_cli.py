@@ -180,6 +180,9 @@ def test_wrong_names(tmp_path: Path) -> None:
     assert 'no model "wether" (did you mean "weather"?)' in complaint("reconcile", file, "central", "--model", "wether")
     assert 'no device "mats" (did you mean "mast"?)' in complaint("reconcile", file, "central", "--device", "mats")
     assert complaint("reconcile", file, "central", "--since", "soon").startswith('--since: found "soon", expected')
+    assert complaint("reconcile", file, "central", "--since", "1d", "--until", "2026-01-01T00Z") == (
+        "--until: 2026-01-01T00Z is not after --since, 1d\n"
+    )
     away = edgedepot("reconcile", file, "central")
     assert (away.returncode, away.stdout) == (1, "Interrupted before all was compared.\n")
     assert away.stderr.startswith("no connection with postgresql://127.0.0.1:1/x")

@@ -1,4 +1,5 @@
 import itertools
+import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -123,9 +124,19 @@ def test_every_moment_lies_in_the_one_bucket_that_floor_names(moment: int, inter
     assert interval.starts(moment, moment + 1, tz) == [start]
 
 
-def test_an_unknown_zone_is_named() -> None:
-    with pytest.raises(InvalidValue, match="'Mars/Olympus' is not known here"):
-        zone_of("Mars/Olympus")
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("Mars/Olympus", ""),
+        ("zurich", ' (did you mean "Europe/Zurich"?)'),
+        ("europe/zurich", ' (did you mean "Europe/Zurich"?)'),
+        ("New York", ' (did you mean "America/New_York"?)'),
+        ("GMT+1", ""),  # Etc/GMT+1 is an hour behind
+    ],
+)
+def test_an_unknown_zone_is_named(name: str, cure: str) -> None:
+    with pytest.raises(InvalidValue, match=re.escape(f"{name!r} is not known here{cure}; expected an IANA name")):
+        zone_of(name)
 
 
 @pytest.mark.parametrize(

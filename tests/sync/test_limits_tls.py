@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,15 @@ import trustme
 
 from edgedepot import InfluxDBStorage, TimescaleDBStorage
 from edgedepot.storage.base import BaseStorage
-from edgedepot.storage.clock import ManualClock
 from edgedepot.sync.limits import Limits
 from tests.servers.proxy import TcpProxy
 from tests.servers.timescale import TimescaleServer
 from tests.storage.influxdb.scripted import BUCKET, ORG, TOKEN, ScriptedInfluxDB
 from tests.sync.metered import Metered
-from tests.sync.scripted import TellingStore, open_store
-from tests.sync.test_limits import fill
+from tests.sync.scripted import TellingStore
+from tests.sync.test_limits import DAY, MakeProxy, clock, fill, metered, store
 
-MakeProxy = Callable[[str, int], TcpProxy]
-DAY = 86_400.0
+__all__ = ["clock", "metered", "store"]
 
 
 @pytest.fixture
@@ -30,17 +27,6 @@ def authority(tmp_path: Path) -> trustme.CA:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     return authority
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(datetime(2026, 2, 1, tzinfo=UTC))
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: ManualClock) -> Iterator[TellingStore]:
-    with open_store(tmp_path / "local.db", clock=clock) as store:
-        yield store
 
 
 @pytest.fixture
@@ -64,12 +50,6 @@ def influxdb(tmp_path: Path, authority: trustme.CA, proxy: MakeProxy) -> Iterato
         place = (f"https://127.0.0.1:{link.port}", TOKEN, ORG, BUCKET)
         with InfluxDBStorage(*place, gateway_id="g", ca_file=tmp_path / "ca.pem") as upstream:
             yield link, upstream
-
-
-@pytest.fixture(params=["timescale", "influxdb"])
-def metered(request: pytest.FixtureRequest, store: TellingStore, clock: ManualClock) -> Callable[[Limits], Metered]:
-    link, upstream = request.getfixturevalue(request.param)
-    return lambda limits: Metered(store, clock, link, upstream, limits)
 
 
 def test_bytes_a_second(metered: Callable[[Limits], Metered], store: TellingStore) -> None:

@@ -1,8 +1,6 @@
 """What is kept downsampled answers as the raw rows did, or says why it cannot."""
 
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -18,7 +16,8 @@ from edgedepot.storage.rows import aggregate_rows, select_rows
 from edgedepot.storage.sqlite.downsampled import keep_more
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.test_failures import Failing, act, state
+from tests.storage.sqlite.minutes import killed_at_some_moment
+from tests.storage.sqlite.test_failures import Failing, act, state, whatever_fails
 from tests.storage.sqlite.test_retention import clock_of, drain, fill, horizon, numbers, opened
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -418,46 +417,19 @@ def test_keeping_that_fails_anywhere_is_done_once_in_the_end(path: Path, tmp_pat
         audit_file(copy)
         return seen, failing
 
-    expected, undisturbed = attempt(float("inf"))
-    failures = 0
-    for number in range(25):
-        seen, failing = attempt(1 + number * undisturbed.instructions // 25)
-        assert seen == expected
-        failures += failing.failed
-    assert failures > 12
+    whatever_fails(attempt, 25)
 
 
 CHILD = """
-import itertools, sys, time
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from edgedepot import SQLiteStorage
-from edgedepot.storage.clock import to_micros
 from edgedepot.storage.sqlite import downsampled
 from tests.models import Weather
+from tests.storage.sqlite.minutes import opened_by_child
 
-class Clock:
-    trusted = True
-    boot = "boot"
-    monotonic = staticmethod(time.monotonic)
-    micros = 0
-    def now(self): return self.micros
-    def wait(self, condition, timeout): return condition.wait(timeout)
-
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-path, first = sys.argv[1], int(sys.argv[2])
 downsampled.CHUNK = 40
-clock = Clock()
-clock.micros = to_micros(T0 + timedelta(minutes=first))
-store = SQLiteStorage(path, gateway_id="roof", clock=clock, durability="process", flush_interval="2 ms",
-    fold_interval="5 ms", piece_rows=300, keep="1 day")
+store, storing = opened_by_child(keep="1 day")
 store.keep_downsampled(Weather, "10 minutes", functions=["avg", "count", "first", "last"])
-for number in itertools.count(first, 50):
-    clock.micros = to_micros(T0 + timedelta(minutes=number + 50))
-    moments = ((n, T0 + timedelta(minutes=n)) for n in range(number, number + 50))
-    rows = [(f"d{n % 7}", moment, {"temperature": 1.0, "count": n}) for n, moment in moments]
-    store.store_readings(Weather, rows).wait("committed")
-    print(number + 50, flush=True)
+for _ in storing:
+    pass
 """
 
 
@@ -465,16 +437,7 @@ def test_killed_at_any_moment_nothing_is_kept_twice_or_not_at_all(path: Path) ->
     rng = random.Random(20260101)
     promised = 0
     for _ in range(12):
-        command = [sys.executable, "-c", CHILD, str(path), str(promised)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            for _ in range(rng.randint(10, 80)):
-                line = child.stdout.readline()
-                assert line, "it ended by itself"
-                promised = int(line)
-            child.kill()
-            rest = child.stdout.read()
-        promised = max([promised, *(int(line) for line in rest.split("\n")[:-1])])
+        promised = killed_at_some_moment(CHILD, path, promised, rng)
         audit_file(path)
         with opened(path) as store:
             numbers = store.aggregate(Weather, "count", "count")

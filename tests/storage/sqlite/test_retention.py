@@ -3,8 +3,6 @@
 import logging
 import random
 import sqlite3
-import subprocess
-import sys
 import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -20,7 +18,8 @@ from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.test_failures import Failing, act, state
+from tests.storage.sqlite.minutes import killed_at_some_moment
+from tests.storage.sqlite.test_failures import Failing, act, state, whatever_fails
 from tests.storage.sqlite.test_writer import advance_until
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -527,47 +526,16 @@ def test_retention_that_fails_anywhere_is_done_in_the_end(with_a_late_upstream: 
         audit_file(path)
         return seen, failing
 
-    expected, undisturbed = attempt(float("inf"))
-    failures = 0
-    for number in range(25):
-        seen, failing = attempt(1 + number * undisturbed.instructions // 25)
-        assert seen == expected
-        failures += failing.failed
-    assert failures > 12
+    whatever_fails(attempt, 25)
 
 
 CHILD = """
-import itertools, sys
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from edgedepot import SQLiteStorage
-from edgedepot.storage.clock import to_micros
-from tests.models import Weather
+from tests.storage.sqlite.minutes import opened_by_child
 
-class Clock:
-    trusted = True
-    boot = "boot"
-
-    import threading, time
-    monotonic = staticmethod(time.monotonic)
-    def __init__(self): self.micros = 0
-    def now(self): return self.micros
-    def wait(self, condition, timeout): return condition.wait(timeout)
-
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-path, first = sys.argv[1], int(sys.argv[2])
-clock = Clock()
-clock.micros = to_micros(T0 + timedelta(minutes=first))
-store = SQLiteStorage(path, gateway_id="roof", clock=clock, durability="process", flush_interval="2 ms",
-    fold_interval="5 ms", piece_rows=300, keep="3 days", keep_bytes={"*": 1_000_000}, keep_pending=False)
+store, storing = opened_by_child(keep="3 days", keep_bytes={"*": 1_000_000}, keep_pending=False)
 store.add_cursor("central")
 store.add_cursor("dead")
-for number in itertools.count(first, 50):
-    clock.micros = to_micros(T0 + timedelta(minutes=number + 50))
-    moments = ((n, T0 + timedelta(minutes=n)) for n in range(number, number + 50))
-    rows = [(f"d{n % 7}", moment, {"temperature": 1.0, "count": n}) for n, moment in moments]
-    store.store_readings(Weather, rows).wait("committed")
-    print(number + 50, flush=True)
+for _ in storing:
     if window := store.pending("central", 60):
         store.acknowledge("central", window)
 """
@@ -577,16 +545,7 @@ def test_killed_at_any_moment_the_books_balance_and_no_row_is_missing_in_between
     rng = random.Random(20260101)
     promised = 0
     for _ in range(12):
-        command = [sys.executable, "-c", CHILD, str(path), str(promised)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            for _ in range(rng.randint(10, 80)):
-                line = child.stdout.readline()
-                assert line, "it ended by itself"
-                promised = int(line)
-            child.kill()
-            rest = child.stdout.read()
-        promised = max([promised, *(int(line) for line in rest.split("\n")[:-1])])
+        promised = killed_at_some_moment(CHILD, path, promised, rng)
         audit_file(path)
         with opened(path, T0 + timedelta(minutes=promised)) as store:
             there = numbers(store)
