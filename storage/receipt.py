@@ -48,7 +48,7 @@ class Receipt:
         self._duplicates: int | None = 0
         self._refused = refused
         self.error: StorageError | None = None
-        """Why the rows will never be stored, where that is so; `wait` raises it."""
+        """Why the rows will never be safer than they are, where that is so; `wait` raises it."""
 
     @classmethod
     def settled(cls, accepted: int, duplicates: int | None, refused: tuple[Refusal, ...] = ()) -> Receipt:
@@ -77,7 +77,7 @@ class Receipt:
         rank = LEVELS.index(level)
         if self._rank < rank and self._keeper is not None:
             self._keeper.await_receipt(self, rank, timeout)
-        if self.error is not None:
+        if self.error is not None and self._rank < max(rank, COMMITTED):
             raise self.error
         return self
 

@@ -416,9 +416,11 @@ class Writer:
             self.trouble = None
 
     def _abandon_queue(self) -> None:
-        """The store closes with items left, as the disk refuses: say so to whoever holds a receipt."""
+        """The store closes with items left, or with commits that were not synced, as the disk refuses: say so to
+        whoever holds a receipt."""
         with self._condition:
-            for item in self._queue:
-                item.receipt.error = self.trouble
+            for receipt in [item.receipt for item in self._queue] + self._unsynced:
+                receipt.error = self.trouble
             self._queue.clear()
+            self._unsynced.clear()
         self._tell()

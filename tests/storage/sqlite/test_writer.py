@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -192,13 +193,22 @@ class BrokenClock(ManualClock):
         return super().now()
 
 
-def test_a_writer_that_failed_tells_whoever_waits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_a_writer_that_failed_tells_whoever_waits(tmp_path: Path, durability: Literal["power", "process"]) -> None:
     clock = BrokenClock(T0)
-    store = SQLiteStorage(tmp_path / "x.db", clock=clock)
+    store = SQLiteStorage(tmp_path / "x.db", clock=clock, durability=durability)
+    committed = store.store_reading(Weather, "z", T0, {"temperature": 1}).wait("committed")
     receipt = store.store_reading(Weather, "a", T0, {"temperature": 1})
     clock.broken = True
     with pytest.raises(StorageError, match="cannot be written any more: RuntimeError"):
         receipt.wait()
+    told: list[str] = []
+    committed.then(lambda: told.append(committed.level))
+    assert told == ["durable" if durability == "power" else "committed"]
+    assert committed.wait("committed").accepted == 1
+    if durability == "process":
+        with pytest.raises(StorageError, match="cannot be written any more"):
+            committed.wait()
     with pytest.raises(StorageClosed):
         store.store_reading(Weather, "b", T0, {"temperature": 1})
     assert store.health_check()["status"] == "fail"
