@@ -16,7 +16,7 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.digest import row_digest
 from edgedepot.storage.sqlite.shape import Partition, Shape
 from edgedepot.storage.sqlite.tables import HOUR, cell, history_table
-from edgedepot.storage.sqlite.walk import Place, place_of
+from edgedepot.storage.sqlite.walk import NEVER, Place, place_of
 from edgedepot.storage.values import Row
 
 
@@ -39,6 +39,16 @@ class History:
             (series, ts),
         ).fetchone()
         return None if found is None else (found[0], tuple(found[1:]))
+
+    def latest(self, layout: Layout, series: int, after: int, until: int) -> int:
+        """The latest time of a row with ``after < ts <= until``, which is less than a period; `NEVER` for none."""
+        found = [self.shape.partition_of(layout.id, ts) for ts in (after, until)]
+        times = [NEVER]
+        for partition in {one.id: one for one in found if one is not None}.values():
+            query = f"SELECT max(ts) FROM {history_table(layout, partition)} WHERE series = ? AND ts > ? AND ts <= ?"
+            (ts,) = self._connection.execute(query, (series, after, until)).fetchone()
+            times.append(NEVER if ts is None else ts)
+        return max(times)
 
     def take_out(self, layout: Layout, series: int, ts: int) -> Place:
         """Remove a row, and say where it was; what its hour comes to has to be computed again."""

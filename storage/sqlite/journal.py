@@ -34,7 +34,8 @@ from edgedepot.storage.sqlite.retype import of_type, turn_to_float
 from edgedepot.storage.sqlite.shape import read_shape, write_shape
 from edgedepot.storage.sqlite.tables import OWN_STAMP, add_piece, cell, refresh_view, rows_of, widen_piece
 from edgedepot.storage.sqlite.tail import Series, Tail
-from edgedepot.storage.sqlite.timebase import Release, TimeKeeper
+from edgedepot.storage.sqlite.timebase import STEP, Release, TimeKeeper
+from edgedepot.storage.sqlite.walk import NEVER
 from edgedepot.storage.values import Row
 
 
@@ -297,10 +298,18 @@ class Journal:
 
     def _free_stamp(self, model: type[Reading], series: Series, ts: int) -> int:
         """A gateway stamp, moved on where the device has it already: stamps increase strictly."""
+        if series.stamp == NEVER:
+            series.stamp = self._within_a_step(model, series, ts)
         ts = max(ts, series.stamp + 1)
         while ts <= series.newest and self._find(model, series, ts) is not None:
             ts += 1
         return ts
+
+    def _within_a_step(self, model: type[Reading], series: Series, ts: int) -> int:
+        """The latest row of the second ahead. A process before this may have stamped it, and the clock been slewed back
+        since; who stamped a row is noted nowhere."""
+        layout = self.catalogue.queued(model)
+        return max(series.latest(ts + STEP), self.history.latest(layout, series.id, ts, ts + STEP))
 
     def _find(self, model: type[Reading], series: Series, ts: int) -> tuple[int, Row] | None:
         """Number and row of an identity, where it is there; the row is one of the layout's whole class."""

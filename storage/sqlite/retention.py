@@ -357,11 +357,12 @@ class Retention:
         """Drop a piece although upstreams are owed rows of it."""
         journal = self._journal
         for name, book in journal.books.cursors.items():
+            choice = self._cursors.choice(name)  # once: another thread may say it anew
             for low, high in book.acknowledged.gaps(piece.first, last):
-                rows, skipped = count_there(journal, low, high, book.since, self._cursors.choice(name))
+                rows, skipped = count_there(journal, low, high, book.since, choice)
                 journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
                 if rows > skipped:
-                    times = times_awaited(journal, low, high, book.since, self._cursors.choice(name))
+                    times = times_awaited(journal, low, high, book.since, choice)
                     self._log.evicted(note_given_up(journal, name, "evicted", *times, rows - skipped), why)
                 withhold_piece(self._connection, journal.shape, book.id, piece, low, high)
         self._drop_pieces([piece])

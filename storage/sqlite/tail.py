@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from itertools import islice
 
 from edgedepot.storage.sqlite.ranges import Ranges
@@ -25,7 +25,7 @@ _HIDDEN = -1
 
 class Series:
     """The readings of one model from one device. `newest` is the newest timestamp there ever was; `stamp` the gateway's
-    last own."""
+    last own since the clock was set, `NEVER` where that was in another process."""
 
     __slots__ = ("id", "model_id", "newest", "seqs", "stamp", "times")
 
@@ -41,6 +41,11 @@ class Series:
         """The number of the unfolded row of that time."""
         place = bisect_left(self.times, ts)
         return self.seqs[place] if place < len(self.times) and self.times[place] == ts else None
+
+    def latest(self, until: int) -> int:
+        """The latest time of an unfolded row up to then; `NEVER` for none."""
+        place = bisect_right(self.times, until)
+        return self.times[place - 1] if place else NEVER
 
     def span(self, low: int | None, high: int | None) -> slice:
         """Where the rows with ``low <= ts < high`` lie; None is an open end."""

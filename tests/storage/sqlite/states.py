@@ -1,5 +1,6 @@
 """What the local store's state machines draw, and what they compare it by."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +52,8 @@ POLICIES = st.sampled_from(["release", "release", "hold"])
 FOREVER = timedelta(days=36_500)
 IN_MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 MICROSECOND = timedelta(microseconds=1)
+SLEWED = timedelta(seconds=1)
+"""By so much the clock may move without having been set."""
 LANES: list[Lane] = ["backlog", "live"]
 RESOLVED = ("delivered", "quarantined", "superseded", "skipped", "deleted", "thinned", "evicted", "lost")
 Key = tuple[str, datetime]
@@ -61,6 +64,14 @@ CHOICES = [EVERYTHING, EVERYTHING, Choice(devices=("a", "c*")), Choice(frozenset
 def is_in(key: Key, device: str | None, start: datetime | None, end: datetime | None) -> bool:
     """Whether an identity is in a scope."""
     return (device is None or key[0] == device) and (start is None or key[1] >= start) and (end is None or key[1] < end)
+
+
+def after_the_last(stamps: Mapping[str, datetime], rows: Iterable[Key], device: str, moment: datetime) -> datetime:
+    """The gateway's stamp at that moment: behind the device's last, and after a restart behind what lies in the second
+    ahead, which may have been one."""
+    ahead = [there for name, there in rows if name == device and moment < there <= moment + SLEWED]
+    last = stamps.get(device, max(ahead, default=None))
+    return moment if last is None else max(moment, last + MICROSECOND)
 
 
 def without_nulls(data: Values) -> Values:

@@ -22,10 +22,10 @@ from tests.storage.sqlite.room_states import Room, Row
 from tests.storage.sqlite.states import (
     CHOICES,
     LANES,
-    MICROSECOND,
     RESOLVED,
     T0,
     Values,
+    after_the_last,
     data,
     deeds,
     devices,
@@ -116,8 +116,7 @@ class RoomStates(Room):
         except StorageBusy:
             assert self.limits["when_full"] == "block"
             return
-        moment = max(now, self.stamps[device] + MICROSECOND) if device in self.stamps else now
-        moment = self.stamps[device] = self.free(device, moment)
+        moment = self.stamps[device] = self.free(device, after_the_last(self.stamps, self.rows, device, now))
         self.counts["readings"] += 1
         self.counts["late"] += self.is_late(now)
         self.arrive((device, moment), values)

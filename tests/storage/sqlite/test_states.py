@@ -32,6 +32,7 @@ from tests.storage.sqlite.states import (
     T0,
     Key,
     Values,
+    after_the_last,
     data,
     deeds_with_clocks,
     devices,
@@ -145,9 +146,7 @@ class Store(RuleBasedStateMachine):
         self.arrive_stamped(device, values, from_micros(self.clock.now()))
 
     def arrive_stamped(self, device: str, values: Values, moment: datetime) -> None:
-        if device in self.stamps:
-            moment = max(moment, self.stamps[device] + MICROSECOND)
-        moment = self.stamps[device] = self.free(device, moment)
+        moment = self.stamps[device] = self.free(device, after_the_last(self.stamps, self.rows, device, moment))
         self.counts["readings"] += 1
         self.arrive((device, moment), values, stamp=True)
 

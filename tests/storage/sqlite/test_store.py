@@ -152,6 +152,20 @@ def test_gateway_stamps_increase_strictly_per_device(store: SQLiteStorage, path:
         assert temperatures(reopened, order="timestamp") == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("folded", [False, True])
+def test_gateway_stamps_go_on_after_a_restart_though_the_clock_was_slewed_back(path: Path, folded: bool) -> None:
+    clock = ManualClock(T0)
+    with SQLiteStorage(path, clock=clock) as store:
+        store.store_readings(Weather, [("a", None, {"temperature": 0}), ("a", at(3600), {"temperature": 9})])
+        if folded:
+            store.fold()
+    clock.step(-0.4)
+    with SQLiteStorage(path, clock=clock) as store:
+        store.store_reading(Weather, "a", None, {"temperature": 1})
+        store.store_reading(Weather, "a", None, {"temperature": 2})
+        assert temperatures(store, order="timestamp") == [0, 1, 2, 9]
+
+
 def test_a_version_brings_its_quality(store: SQLiteStorage) -> None:
     store.store_readings(Weather, [Version("a", T0, {"temperature": 100.0}, quality=4)])
     assert store.query_readings(Weather, fields=["quality"])[0]["quality"] == 5
