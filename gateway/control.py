@@ -7,6 +7,8 @@ One connection, one request, one answer, each a line of JSON (see requests.py):
 
 The error is one of storage/errors.py, and raised again by who asked. A client that says nothing, or does not listen, is
 left after some seconds; of those that are served at once there are only so many, and the others wait for their turn.
+A socket that has lost its name is made anew: somebody removed it, or the store's file system was unmounted, which an
+open socket would keep there.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import logging
 import os
 import pwd
+import select
 import socket
 import struct
 import threading
@@ -33,6 +36,8 @@ log = logging.getLogger("edgedepot.gateway")
 
 PATIENCE = 5.0
 """Seconds for a client to say what it wants, and again to take the answer."""
+LOOK = 2.0
+"""Seconds after which the server looks whether its name is still there."""
 ANSWER_PATIENCE = 120.0
 """Seconds for a gateway to answer: a request may wait for a fold, or for an upstream's last answer."""
 _CLIENTS = 8  # at once
@@ -53,14 +58,18 @@ def socket_path(store: Path) -> Path:
 
 
 class ControlServer:
-    """Carries out what clients ask, in threads of its own. `desk` is called from any of them. `patience` is in seconds:
-    for a client to say what it wants, and again to take the answer."""
+    """Carries out what clients ask, in threads of its own. `desk` is called from any of them. In seconds: `patience`,
+    for a client to say what it wants, and again to take the answer; `look`, how often to see to the socket's name."""
 
-    def __init__(self, path: Path, desk: Desk, patience: float = PATIENCE) -> None:
+    def __init__(self, path: Path, desk: Desk, patience: float = PATIENCE, look: float = LOOK) -> None:
         self.path = path
         self._desk = desk
         self._patience = patience
+        self._look = look
         self._socket: socket.socket | None = None
+        self._named: os.stat_result | None = None
+        self._is_refused = False
+        self._wake = -1
         self._thread = threading.Thread(target=self._serve, name="edgedepot-control", daemon=True)
         self._slots = threading.Semaphore(_CLIENTS)
         self._lock = threading.Lock()  # guards what follows
@@ -72,6 +81,12 @@ class ControlServer:
 
         Where the folder allows no socket the gateway runs without one, and the log says so.
         """
+        self._listen()
+        if self._socket is not None:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+            self._thread.start()
+
+    def _listen(self) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.path.unlink(missing_ok=True)
@@ -80,22 +95,25 @@ class ControlServer:
                 listener.bind(short)
                 os.chmod(short, 0o600)  # a umask may have taken the owner's own rights
             listener.listen(_WAITING)
+            listener.setblocking(False)
+            self._named = self.path.stat()
         except OSError as exc:
             listener.close()
-            log.warning("cannot listen on %s (%s): commands will not reach this gateway", self.path, exc)
+            if not self._is_refused:
+                log.warning("cannot listen on %s (%s): commands will not reach this gateway", self.path, exc)
+            self._is_refused = True
             return
-        self._socket = listener
-        self._thread.start()
+        self._socket, self._is_refused = listener, False
 
     def stop(self, timeout: float = 10.0) -> None:
         """Take no more requests, remove the socket, and wait for those that are being carried out."""
-        if self._socket is None:
+        if not self._thread.is_alive():
             return
-        self.path.unlink(missing_ok=True)
+        self._remove()
         with self._lock:
             self._stopping = True
             clients = dict(self._clients)
-        self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread; close alone would not
+        os.eventfd_write(self._wake, 1)
         self._slots.release()
         for client in clients.values():
             with contextlib.suppress(OSError):  # it is gone
@@ -103,23 +121,56 @@ class ControlServer:
         deadline = time.monotonic() + timeout
         for thread in (self._thread, *clients):
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._socket.close()
-        self._socket = None
+        if not self._thread.is_alive():
+            self._close()
+            os.close(self._wake)
+        self._remove()  # it may have been made anew just then
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):  # the device may be read-only by now
+            self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _serve(self) -> None:
+        while not self._is_stopping():
+            if self._socket is None and self.path.with_suffix("").exists():
+                self._listen()  # where the store is: nothing may be made in a folder that something is to be mounted on
+            if self._is_asked():
+                self._accept()
+            elif not self._has_name():
+                self._close()
+
+    def _is_asked(self) -> bool:
+        """Wait for a client; not longer than until it is time to look, or to stop."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        if self._socket is not None:
+            poll.register(self._socket, select.POLLIN)
+        return any(number != self._wake for number, _ in poll.poll(self._look * 1000))
+
+    def _accept(self) -> None:
         assert self._socket is not None
-        while True:
-            self._slots.acquire()
-            try:
-                client, _ = self._socket.accept()
-            except OSError as exc:
-                if self._is_stopping():
-                    return
-                log.warning("control socket: %s", exc)  # out of file descriptors, say
-                time.sleep(1.0)
-                self._slots.release()
-                continue
+        self._slots.acquire()
+        try:
+            client, _ = self._socket.accept()
+        except BlockingIOError:  # it has gone away
+            self._slots.release()
+        except OSError as exc:
+            log.warning("control socket: %s", exc)  # out of file descriptors, say
+            time.sleep(1.0)
+            self._slots.release()
+        else:
+            client.setblocking(True)
             self._admit(client)
+
+    def _has_name(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self._named is not None and os.path.samestat(self._named, self.path.stat())
+        return False
 
     def _admit(self, client: socket.socket) -> None:
         thread = threading.Thread(target=self._attend, args=(client,), name="edgedepot-control-client", daemon=True)

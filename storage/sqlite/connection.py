@@ -152,7 +152,10 @@ class LogSync:
         self._failed = False
 
     def close(self) -> None:
-        os.close(self._file)
+        """Idempotent."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
 def sync_what_was_left(path: Path) -> None:
@@ -179,6 +182,8 @@ class Readers:
         self._idle: list[sqlite3.Connection] = []
         self._retired: set[sqlite3.Connection] = set()
         self._lent: set[sqlite3.Connection] = set()
+        self.barred: str | None = None
+        """Why there is nothing to read for now, if that is so."""
         self._closed = False
         self._all.add(self)
 
@@ -186,7 +191,11 @@ class Readers:
     def has(cls, path: Path) -> bool:
         """Whether this process has connections to that store."""
         path = path.absolute()
-        return any(one._path.absolute() == path and (one._idle or one._lent) for one in list(cls._all))
+        return any(one._path.absolute() == path and one._has_open() for one in list(cls._all))
+
+    def _has_open(self) -> bool:
+        with self._lock:
+            return bool(self._idle or self._lent - self._retired)
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[sqlite3.Connection]:
@@ -211,6 +220,8 @@ class Readers:
         with self._lock:
             if self._closed:
                 raise StorageClosed(f"{self._path} was closed")
+            if self.barred is not None:
+                raise StorageError(self.barred)
             if self._idle:
                 connection = self._idle.pop()
                 self._lent.add(connection)
@@ -252,6 +263,12 @@ class StoreLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(path.name + ".lock")
+        self._store = path
+        self.take()
+
+    def take(self) -> None:
+        """Take it, also again after `release`. Raises `StoreUnusable` and `StorageLocked`."""
+        path = self._store
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as exc:

@@ -51,7 +51,7 @@ class Journal:
         self.tail = Tail.load(connection, self.shape)
         self.books = Books.load(connection, self.shape)
         self.history = History(connection, self.shape)
-        self._seq = self.committed_seq = self._last_seq()
+        self._seq = self.committed_seq = self.tried_seq = self._last_seq()
         self._rows = OpenRows()
         self._series: dict[type[Reading], dict[str, Series]] = {}
         self.times = TimeKeeper(clock)
@@ -129,7 +129,7 @@ class Journal:
                 refresh_view(self.connection, self.shape, layout)
 
     def finish(self) -> None:
-        """Write down everything that the transaction still holds in memory; the commit follows."""
+        """Write down everything that the transaction still holds in memory; the commit follows, to `tried_seq`."""
         self.write_rows()
         self.catalogue.write_names(self.connection)
         change = self.books.ride()
@@ -139,6 +139,7 @@ class Journal:
             self.connection.execute(f"INSERT INTO {piece.table} (seq, c0) VALUES (?, ?)", (self._seq, change))
         if self._reshaped:
             write_shape(self.connection, self.shape)
+        self.tried_seq = self._seq
 
     def committed(self) -> None:
         self.committed_seq = self._seq

@@ -30,9 +30,13 @@ class Sidecar:
 
     def __init__(self, store: Path) -> None:
         self.path = store.with_name(store.name + ".catalogue")
+        self._refused = False
+        self.load()
+
+    def load(self) -> None:
+        """Read the file, and know nothing else."""
         self._lines: dict[tuple[Any, ...], Line] = {}
         self._added = 0
-        self._refused = False
         try:
             found = self.path.read_bytes()
         except OSError:

@@ -23,6 +23,7 @@ from edgedepot.storage.sqlite.connection import LogSync, why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.mount import Mount
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.reserve import is_full
@@ -63,11 +64,13 @@ class Writer:
         sidecar: Sidecar,
         room: Room,
         salvage: Callable[[str], Opened],
+        mount: Mount,
     ) -> None:
         self._connection = opened.connection
         self._journal = opened.journal
         self._sidecar = sidecar
         self._salvage = salvage
+        self._mount = mount
         self._suspicion = Suspicion()
         self._salvage_at = self._note_at = clock.monotonic()
         self._path = path
@@ -82,7 +85,8 @@ class Writer:
         self._commit_took = 0.0
         self._retry_at = 0.0
         self._sync_at = 0.0
-        self._unsynced: list[Receipt] = []
+        self._unsynced: list[tuple[int, Receipt]] = []  # with the last number of their commit
+        self._attempts: dict[int, int] = {}  # how many items a commit that failed had, by its last number
         self._log_sync = None if full_sync else LogSync(path)
         self._callers = Callers(self._condition)
         self._closing = False
@@ -239,15 +243,16 @@ class Writer:
             with self._condition:
                 while (left := self._time_left()) is None or left > 0:
                     self._clock.wait(self._condition, left)
-                items = self._queue[:] if self._commit_due() else []
+                is_due = self._commit_due()
                 wanted, self._wanted = self._wanted, QUEUED
                 closing = self._closing
             started_at = self._clock.monotonic()
             try:
+                self._follow_mount()
                 self._salvage_where_needed()
                 self._journal.recover()
-                if items:
-                    self._commit(items)
+                if is_due and self._queue:
+                    self._commit(self._queue[:])
                     self._committed_within(started_at)
                     self._upkeep.look_for_room()
                 if self._unsynced and (wanted == DURABLE or closing or started_at >= self._sync_at):
@@ -283,17 +288,45 @@ class Writer:
             return
         if self._clock.monotonic() < self._salvage_at:
             raise StorageError(f"damaged again, right after it was salvaged: {reason}")
-        opened = self._salvage(reason)
+        if self._log_sync is not None:
+            self._log_sync.close()
+        self._renew(self._salvage(reason))
+        self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
+
+    def _follow_mount(self) -> None:
+        """Where the store's file system is mounted no more: let go of it, and go on when it is back."""
+        is_in_trouble = self.trouble is not None or self._suspicion.reason is not None
+        if is_in_trouble and self._mount.is_gone():
+            log.error("%s: its file system was unmounted", self._path)
+            if self._log_sync is not None:
+                self._log_sync.close()
+            self._mount.let_go()
+        if self._mount.is_away:
+            self._renew(self._mount.come_back(self.durable_seq))
+            log.warning("%s: its file system is there again", self._path)
+
+    def _renew(self, opened: Opened) -> None:
+        """Go on with a store that was opened anew: all that is there is on the device."""
+        before = self._journal.committed_seq
         self._connection, self._journal = opened.connection, opened.journal
         self._upkeep.renew(opened)
         self.room.renew()
-        self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
         if self._log_sync is not None:
-            self._log_sync.close()
             self._log_sync = LogSync(self._path)
+        last = self._journal.committed_seq
         with self._condition:
-            self.durable_seq = self._journal.committed_seq
+            self.durable_seq = last
             self._suspicion.clear()
+            for number, receipt in self._unsynced:
+                if number <= last:
+                    receipt.raise_to(DURABLE)
+                else:
+                    receipt.error = StorageError("committed, and lost with the device before it was synced")
+            self._unsynced.clear()
+            done = self._queue[: self._attempts.get(last, 0)] if last > before else []
+        if done:  # a commit that failed is there all the same
+            self._settle(done)
+        self._tell()
 
     def _committed_within(self, started_at: float) -> None:
         with self._condition:
@@ -336,14 +369,21 @@ class Writer:
                 log.exception("a write failed for a reason that is not in its data; its readings are not stored")
                 items[0].receipt.error = StorageError(f"not stored: {exc}")
                 self._done(items)
+        except (sqlite3.Error, OSError):
+            self._attempts.setdefault(self._journal.tried_seq, len(items))
+            raise
         else:
-            for item in items:
-                item.settle(DURABLE if self._full_sync else COMMITTED)
-            self._done(items)
+            self._settle(items)
+
+    def _settle(self, items: list[Item]) -> None:
+        for item in items:
+            item.settle(DURABLE if self._full_sync else COMMITTED)
+        self._done(items)
 
     def _done(self, items: list[Item]) -> None:
         """Items are out of the queue, for good or ill."""
         self._end_trouble()
+        self._attempts.clear()
         self._note_progress()
         with self._condition:
             del self._queue[: len(items)]
@@ -353,7 +393,8 @@ class Writer:
             else:
                 if not self._unsynced:
                     self._sync_at = self._clock.monotonic() + self._pace.sync_interval
-                self._unsynced += [item.receipt for item in items]
+                last = self._journal.committed_seq
+                self._unsynced += [(last, item.receipt) for item in items]
         self._tell()
 
     def _note_progress(self) -> None:
@@ -371,7 +412,7 @@ class Writer:
         assert self._log_sync is not None
         self._log_sync.sync(self._connection)
         with self._condition:
-            for receipt in self._unsynced:
+            for _, receipt in self._unsynced:
                 receipt.raise_to(DURABLE)
             self._unsynced.clear()
             self.durable_seq = self._journal.committed_seq
@@ -419,7 +460,7 @@ class Writer:
         """The store closes with items left, or with commits that were not synced, as the disk refuses: say so to
         whoever holds a receipt."""
         with self._condition:
-            for receipt in [item.receipt for item in self._queue] + self._unsynced:
+            for receipt in [item.receipt for item in self._queue] + [receipt for _, receipt in self._unsynced]:
                 receipt.error = self.trouble
             self._queue.clear()
             self._unsynced.clear()

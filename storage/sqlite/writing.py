@@ -16,12 +16,14 @@ from edgedepot.storage.sqlite.connection import Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.mount import Mount, not_mounted
 from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
 from edgedepot.storage.sqlite.reserve import Reserve, is_full
 from edgedepot.storage.sqlite.room import Room
+from edgedepot.storage.sqlite.schema import text
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.tail import Tail
 from edgedepot.storage.sqlite.upkeep import transact
@@ -58,9 +60,11 @@ class Writing:
             undo.pop_all()
         self.cursors = Cursors(self.books, replaying_cursors(self._opened.connection))
         self.pending_reader = PendingReader(self.catalogue)
+        store_id = text(self._opened.connection, "store_id")
+        self._mount = Mount(path, store_id, self._let_go, self._open_again)
         self.writer = Writer(
             *(self._opened, path, clock, pace, limits, self.cursors, full_sync, self._sidecar),
-            *(Room(path, clock, reserve), self._salvage),
+            *(Room(path, clock, reserve), self._salvage, self._mount),
         )
         self._closed = False
 
@@ -102,9 +106,34 @@ class Writing:
         """Go on with what can be read of the file, which is damaged. On the writer's thread."""
         self._opened.connection.close()
         self._opened = self._opening.salvage(reason)
+        self._renew()
+        return self._opened
+
+    def _renew(self) -> None:
         self._readers.renew()
         self._renew_cursors()
         self.pending_reader = PendingReader(self.catalogue)
+
+    def _let_go(self) -> None:
+        """Close all files. On the writer's thread. The readers go last: as long as there is one SQLite does not put the
+        log into the file, and does not remove what has the log's name by now."""
+        self._readers.barred = not_mounted(self._path)
+        self._opened.connection.close()
+        self._readers.renew()
+        self._lock.release()
+
+    def _open_again(self, durable: int) -> Opened:
+        """Open them after that, as they are found. On the writer's thread."""
+        self._lock.take()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            self._sidecar.load()
+            self._sidecar.note(("seq", durable))  # a file that has less than that is older than it was
+            self._opened = self._opening.open()
+            undo.callback(self._opened.connection.close)
+            self._renew()
+            undo.pop_all()
+        self._readers.barred = None
         return self._opened
 
     def _renew_cursors(self) -> None:
@@ -132,9 +161,13 @@ class Writing:
         try:
             self.writer.close()
         finally:
-            self._sidecar.note(("seq", self._opened.journal.committed_seq))
-            state = self._lock.found
-            self._lock.note("closing", sync=True)  # SQLite removes the log, and that it is gone is no damage then
-            self._opened.connection.close()
-            self._lock.note(state if wal_of(self._path).exists() else "")
-            self._lock.release()
+            if not self._mount.is_away:
+                self._close()
+
+    def _close(self) -> None:
+        self._sidecar.note(("seq", self._opened.journal.committed_seq))
+        state = self._lock.found
+        self._lock.note("closing", sync=True)  # SQLite removes the log, and that it is gone is no damage then
+        self._opened.connection.close()
+        self._lock.note(state if wal_of(self._path).exists() else "")
+        self._lock.release()

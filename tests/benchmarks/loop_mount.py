@@ -77,6 +77,10 @@ class LoopMount:
             except OSError as exc:
                 raise NoLoopMount(f"its device cannot be throttled: {exc.strerror} ({exc.filename})") from exc
 
+    def detach(self) -> None:
+        """Unmount it also while files in it are open: it is there for who has them."""
+        subprocess.run(["umount", "--lazy", str(self.path)], check=True)
+
     def check(self) -> None:
         """What is done about a file system that had errors, when it is not mounted. Raises `NoLoopMount` where they
         cannot be mended."""

@@ -73,8 +73,9 @@ def serve(store: SQLiteStorage, tmp_path: Path) -> Iterator[Serve]:
         status: Callable[[], dict[str, Any]] = lambda: {"pid": 7},
         patience: float = DEADLINE,
         path: Path = tmp_path / "gateway.db.sock",
+        look: float = DEADLINE,
     ) -> ControlServer:
-        servers.append(ControlServer(path, Desk(store, status), patience))
+        servers.append(ControlServer(path, Desk(store, status), patience, look))
         servers[-1].start()
         return servers[-1]
 
@@ -282,6 +283,25 @@ def test_a_dead_process_leaves_a_socket_that_is_replaced(serve: Serve, tmp_path:
     server.stop()
     assert not path.exists()
     assert ask(path, Status()) is None
+
+
+def test_a_socket_that_has_lost_its_name_is_made_anew_where_the_store_is(serve: Serve, tmp_path: Path) -> None:
+    """Somebody removes it; or its file system is unmounted, which an open socket would keep there, and comes back."""
+    folder = tmp_path / "card"
+    folder.mkdir()
+    (folder / "gateway.db").touch()
+    server = serve(path=folder / "gateway.db.sock", look=0.02)
+    server.path.unlink()
+    eventually(server.path.exists)
+    assert ask(server.path, Status()) == {"pid": 7}
+    folder.rename(tmp_path / "gone")
+    folder.mkdir()
+    eventually(lambda: server._socket is None)
+    assert ask(server.path, Status()) is None
+    assert list(folder.iterdir()) == []
+    (folder / "gateway.db").touch()
+    eventually(server.path.exists)
+    assert ask(server.path, Status()) == {"pid": 7}
 
 
 def test_a_folder_too_deep_for_a_socket_address_does(serve: Serve, tmp_path: Path) -> None:

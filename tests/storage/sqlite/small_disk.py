@@ -40,8 +40,12 @@ class SmallDisk:
         assert self.free == leave
 
     def make_read_only(self) -> None:
-        """For good, with no file open for writing."""
+        """With no file open for writing."""
         subprocess.run(["mount", "-o", "remount,ro", str(self._mounted)], check=True)
+
+    def make_writable(self) -> None:
+        """After that."""
+        subprocess.run(["mount", "-o", "remount,rw", str(self._mounted)], check=True)
 
     def clear(self) -> None:
         """Have what was filled free again."""

@@ -1,0 +1,104 @@
+"""A card that is pulled out from under an open store, and put in again or another one: what was being written when it
+went may be on it or not. In a process of its own, whose syncs a preloaded shim refuses. Mounting needs root."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.storage.sqlite.faulty import run_faulty
+
+START = """
+import ctypes, shutil, subprocess, sys
+from pathlib import Path
+from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import ManualClock
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.test_failures import T0
+from tests.storage.sqlite.test_writer import advance_until
+
+folder, durability = Path(sys.argv[1]), sys.argv[2]
+card, copy, elsewhere = (folder / name for name in ("card", "copy", "elsewhere"))
+failing_syncs = ctypes.c_int.in_dll(ctypes.CDLL(None), "fault_syncs")
+clock = ManualClock(T0)
+
+def run(*command):
+    subprocess.run(command, check=True)
+
+def plug(*files):
+    run("mount", "-t", "tmpfs", "tmpfs", elsewhere)
+    for file in files:
+        shutil.copy2(file, elsewhere)
+    run("mount", "--bind", elsewhere, card)
+    run("umount", elsewhere)
+
+def plug_copy():
+    run("umount", "--lazy", card)
+    failing_syncs.value = 0
+    plug(*copy.iterdir())
+
+def opened():
+    return SQLiteStorage(card / "x.db", gateway_id="roof", clock=clock, durability=durability)
+
+def is_failing():
+    return store.health_check()["status"] == "fail"
+
+card.mkdir()
+elsewhere.mkdir()
+plug()
+"""
+
+WRITTEN = f"""{START}
+with opened() as store:
+    store.add_cursor("central")
+    store.store_readings(Weather, rows(0, 100)).wait()
+    failing_syncs.value = 1000
+    receipt = store.store_readings(Weather, [("d0", None, {{"temperature": float(n)}}) for n in range(50)])
+    advance_until(clock, is_failing)
+    more = store.store_readings(Weather, rows(200, 210))  # is in none of the attempts, or in the last ones
+    shutil.copytree(card, copy)
+    plug_copy()
+    advance_until(clock, lambda: receipt.level == more.level == "durable" and not is_failing())
+    assert (receipt.accepted, receipt.duplicates) == (50, 0)
+    assert len(store.query_readings(Weather)) == store.count_pending("central") == 160
+    counts = store.ledger().sources["direct"]
+    assert (counts["new"], counts["duplicates"]) == (160, 0), counts
+    assert store.ledger().problems == []
+    audit_memory(store)
+audit_file(card / "x.db")
+run("umount", "--lazy", card)
+"""
+
+OLDER = f"""{START}
+with opened() as store:
+    store.add_cursor("central")
+    store.store_readings(Weather, rows(0, 100)).wait()
+    shutil.copytree(card, copy)
+    receipt = store.store_readings(Weather, rows(100, 150)).wait("committed")
+    failing_syncs.value = 1000
+    store.store_readings(Weather, rows(200, 210))
+    advance_until(clock, is_failing)
+    more = store.store_readings(Weather, rows(200, 210))
+    plug_copy()
+    advance_until(clock, lambda: more.level == "durable" and not is_failing())
+    if durability == "power":  # durable was promised: the report says that it is gone
+        assert ("older than it was" in store.salvaged.reason, store.salvaged.lost) == (True, 51)
+        assert store.store_epoch == 2
+    else:
+        assert "lost with the device" in str(receipt.error)
+        assert store.store_epoch == 1
+    assert len(store.query_readings(Weather)) == store.count_pending("central") == 110
+    assert store.ledger().problems == []
+    audit_memory(store)
+audit_file(card / "x.db")
+run("umount", "--lazy", card)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("durability", ["power", "process"])
+@pytest.mark.parametrize("program", [WRITTEN, OLDER], ids=["what was being written is there", "an older state"])
+def test_another_device_with_the_files(shim: Path, quick_folder: Path, program: str, durability: str) -> None:
+    run_faulty(shim, quick_folder, program, durability)
