@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from edgedepot.storage.base import EVERYTHING, Choice, Pending, Window
@@ -22,11 +22,17 @@ from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed, o
 from edgedepot.storage.sqlite.withheld import withhold_numbers, withhold_walked
 
 
-def count_pending(connection: sqlite3.Connection, shape: Shape, book: CursorBook) -> int:
-    """How many readings an upstream has not acknowledged, those held included."""
+def count_pending(
+    connection: sqlite3.Connection, shape: Shape, book: CursorBook, replayed: Collection[int] = ()
+) -> int:
+    """How many readings an upstream has not acknowledged, those held included. `replayed` are rows that were sent once
+    more, and that it has acknowledged since."""
     gaps = book.acknowledged.gaps(1, LAST)
-    replays = "SELECT count(*) FROM _quarantined WHERE cursor = ? AND replay = 1"
-    count: int = connection.execute(replays, (book.id,)).fetchone()[0]
+    replays = (
+        "SELECT count(*) FROM _quarantined"
+        " WHERE cursor = ? AND replay = 1 AND seq NOT IN (SELECT value FROM json_each(?))"
+    )
+    count: int = connection.execute(replays, (book.id, json.dumps(list(replayed)))).fetchone()[0]
     return count + book.walk.left + sum(count_rows(connection, shape, low, high) for low, high in gaps)
 
 
@@ -163,7 +169,7 @@ def count_there(journal: Journal, low: int, high: int, since: int | None, choice
 
     Counted from the rows, also in whole pieces: what went missing must not be booked as if it had been passed on.
     """
-    condition, values = _skipped(journal, since, choice)
+    condition, values = skipped_by(journal, since, choice)
     passed = skipped = 0
     for piece in journal.shape.pieces_between(low, high):
         rows, others = journal.connection.execute(
@@ -177,7 +183,7 @@ def count_there(journal: Journal, low: int, high: int, since: int | None, choice
 
 def times_awaited(journal: Journal, low: int, high: int, since: int | None, choice: Choice) -> tuple[int, int]:
     """From when until when (not included) the readings ``low..high`` are that are not skipped; there are some."""
-    condition, values = _skipped(journal, since, choice)
+    condition, values = skipped_by(journal, since, choice)
     found = [
         journal.connection.execute(
             f"SELECT min(ts), max(ts) FROM {rows_of(journal.shape, piece)}"
@@ -190,7 +196,7 @@ def times_awaited(journal: Journal, low: int, high: int, since: int | None, choi
     return min(times), max(times) + 1
 
 
-def _skipped(journal: Journal, since: int | None, choice: Choice) -> tuple[str, list[object]]:
+def skipped_by(journal: Journal, since: int | None, choice: Choice) -> tuple[str, list[object]]:
     """The SQL condition for readings from before a time, or outside a choice, and its values."""
     conditions, values = [], list[object]()
     if since is not None:

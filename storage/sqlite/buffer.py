@@ -111,9 +111,10 @@ class SQLiteBuffer(Buffer):
             book = Books.load(view.connection, view.shape).cursors.get(cursor)
             if book is None:
                 return 0
+            replayed = frozenset[int]()
             if self._writing is not None:  # acknowledgements whose commit is on its way count too
-                self._writing.cursors.bring_up(book, view, catalogue.layouts())
-            return count_pending(view.connection, view.shape, book)
+                replayed = self._writing.cursors.bring_up(book, view, catalogue.layouts())
+            return count_pending(view.connection, view.shape, book, replayed)
 
     def acknowledge(self, cursor: str, window: Window) -> None:
         writing = self._writer_parts()

@@ -154,14 +154,15 @@ class Cursors:
         if is_behind and len(position.acknowledged) < MOST_RANGES:
             position.split = last
 
-    def bring_up(self, book: CursorBook, view: View, layouts: dict[int, Layout]) -> None:
-        """Have a book as it was committed say what is acknowledged by now."""
+    def bring_up(self, book: CursorBook, view: View, layouts: dict[int, Layout]) -> frozenset[int]:
+        """Have a book as it was committed say what is acknowledged by now; which rows that were sent once more are."""
         position = self.position(book.name)
         for low, high in position.acknowledged:
             book.acknowledged.add(low, high)
         if position.place > book.walk.place and book.walk.left:
             walked = count_owed(view.connection, view.shape, layouts, book.walk, position.place, book.since)
             book.walk.left -= walked
+        return position.replayed
 
     def set_aside(self, name: str, rows: Sequence[Pending], reason: str) -> None:
         self.position(name).set_aside += [(row, reason) for row in rows]

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from edgedepot.storage.clock import from_micros
-from edgedepot.storage.sqlite.acknowledge import count_there, times_awaited
+from edgedepot.storage.sqlite.acknowledge import count_there, skipped_by, times_awaited
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.choices import read_choice
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.downsampled import described, is_kept, keep_more
 from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces
@@ -52,6 +54,15 @@ _LAST_MINUTE = 2**62
 
 Deed = Callable[[Journal], object]
 """What one transaction is to do."""
+
+
+class _Owed(NamedTuple):
+    """Rows that a cursor would come by, and how many of them it gets: these are from `low` to `last`."""
+
+    rows: int
+    missed: int
+    low: int
+    last: int
 
 
 class Retention:
@@ -172,31 +183,34 @@ class Retention:
     def _may_go(self, layout: Layout, partition: Partition, keep_pending: bool) -> bool:
         return not keep_pending or not self._owed_rows(layout, partition)
 
-    def _owed_rows(self, layout: Layout, partition: Partition) -> dict[str, tuple[int, int, int]]:
-        """What each cursor that is on its way through history is still owed of a partition: from when, until when, how
-        many rows."""
+    def _owed_rows(self, layout: Layout, partition: Partition) -> dict[str, _Owed]:
+        """What each cursor that is on its way through history is still owed of a partition."""
         books = self._journal.books.cursors.items()
         found = {name: self._owed_to(book, layout, partition) for name, book in books if book.walk.left}
         return {name: owed for name, owed in found.items() if owed is not None}
 
-    def _owed_to(self, book: CursorBook, layout: Layout, partition: Partition) -> tuple[int, int, int] | None:
+    def _owed_to(self, book: CursorBook, layout: Layout, partition: Partition) -> _Owed | None:
         layouts = self._journal.catalogue.layouts()
         since = NEVER if book.since is None else book.since
+        skipped, chosen = skipped_by(self._journal, None, read_choice(self._connection, book.id))
+        lost = f"FILTER (WHERE NOT ({skipped}))"
         for one, place, table, condition in owed(self._journal.shape, layouts, book.walk.place, END):
             if one.id == layout.id and place.id == partition.id:
                 query = f"{table} WHERE {condition} AND {book.walk.numbers()} AND ts >= ?"
-                low, last, rows = self._connection.execute(
-                    f"SELECT min(ts), max(ts), count(*) FROM {query}", (since,)
+                found = self._connection.execute(
+                    f"SELECT count(*), count(*) {lost}, min(ts) {lost}, max(ts) {lost} FROM {query}",
+                    (*chosen * 3, since),
                 ).fetchone()
-                return (low, last + 1, rows) if rows else None
+                return _Owed(*found) if found[0] else None
         return None
 
     def _drop_partition(self, layout: Layout, partition: Partition, end: int, why: str) -> None:
         """Drop a model's oldest partition, whose rows all lie before `end`."""
         shape = self._journal.shape
-        for name, (low, high, rows) in self._owed_rows(layout, partition).items():
-            self._journal.books.walk_less(name, rows, evicted=rows)
-            self._log.evicted(note_given_up(self._journal, name, "evicted", low, high, rows), why)
+        for name, (rows, missed, low, last) in self._owed_rows(layout, partition).items():
+            self._journal.books.walk_less(name, rows, evicted=missed, skipped=rows - missed)
+            if missed:
+                self._log.evicted(note_given_up(self._journal, name, "evicted", low, last + 1, missed), why)
         if why == FULL:
             self._log.history_went(layout.name, end)
         start = shape.partitions[layout.id].pop(0).start
@@ -357,7 +371,7 @@ class Retention:
         """Drop a piece although upstreams are owed rows of it."""
         journal = self._journal
         for name, book in journal.books.cursors.items():
-            choice = self._cursors.choice(name)  # once: another thread may say it anew
+            choice = read_choice(self._connection, book.id)  # of the file: it may not have been said again yet
             for low, high in book.acknowledged.gaps(piece.first, last):
                 rows, skipped = count_there(journal, low, high, book.since, choice)
                 journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)

@@ -19,6 +19,9 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from edgedepot.storage.given_up import GivenUp
+from edgedepot.storage.sqlite.acknowledge import skipped_by
+from edgedepot.storage.sqlite.books import CursorBook
+from edgedepot.storage.sqlite.choices import read_choice
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
@@ -47,6 +50,14 @@ class Batch:
     series: list[int]
     low: int
     high: int
+
+    def condition(self) -> tuple[str, list[object]]:
+        """The SQL condition for its rows, and what that binds."""
+        return "series IN (SELECT value FROM json_each(?)) AND ts >= ? AND ts < ?", [
+            json.dumps(self.series),
+            self.low,
+            self.high,
+        ]
 
 
 def closed_pieces(shape: Shape) -> list[tuple[Piece, int]]:
@@ -91,11 +102,12 @@ def thin(
     piece, after = journal.shape.pieces[place : place + 2]
     elsewhere = set(_minutes_near(journal, batch, piece.first - _NEAR, piece.first - 1))
     elsewhere |= set(_minutes_near(journal, batch, after.first, after.first + _NEAR))
+    skips = {name: _skipped_numbers(journal, piece, batch, book) for name, book in journal.books.cursors.items()}
     doomed: list[int] = []
     given_up: dict[str, tuple[int, int, int]] = {}
     for minute, rows in _minutes(journal, piece, batch):
         if len(rows) > 1 and minute not in elsewhere:
-            doomed += _thin_minute(journal, cursors, piece, rows, given_up)
+            doomed += _thin_minute(journal, cursors, piece, rows, skips, given_up)
     journal.connection.executemany(f"DELETE FROM {piece.table} WHERE seq = ?", [(seq,) for seq in doomed])
     journal.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (len(doomed), piece.id))
     for name, (low, high, count) in given_up.items():
@@ -108,10 +120,11 @@ def _minutes(journal: Journal, piece: Piece, batch: Batch) -> Iterator[tuple[tup
     """The rows of each series and minute, by time."""
     width = max(len(layout.written) for layout in journal.catalogue.layouts().values())
     cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
+    condition, values = batch.condition()
     found = journal.connection.execute(
         f"SELECT series, ts, seq, quality{cells} FROM {rows_of(journal.shape, piece)}"
-        " WHERE series IN (SELECT value FROM json_each(?)) AND ts >= ? AND ts < ? ORDER BY series, ts, seq",
-        (json.dumps(batch.series), batch.low, batch.high),
+        f" WHERE {condition} ORDER BY series, ts, seq",
+        values,
     ).fetchall()
     for minute, rows in groupby(found, key=_minute_of):
         yield minute, list(rows)
@@ -119,6 +132,14 @@ def _minutes(journal: Journal, piece: Piece, batch: Batch) -> Iterator[tuple[tup
 
 def _minute_of(row: Cells) -> tuple[int, int]:
     return row[0], row[1] // MINUTE
+
+
+def _skipped_numbers(journal: Journal, piece: Piece, batch: Batch, book: CursorBook) -> set[int]:
+    """The numbers of the rows that an upstream does not get anyway."""
+    condition, values = batch.condition()
+    skipped, chosen = skipped_by(journal, book.since, read_choice(journal.connection, book.id))
+    query = f"SELECT seq FROM {rows_of(journal.shape, piece)} WHERE {condition} AND ({skipped})"
+    return {seq for (seq,) in journal.connection.execute(query, (*values, *chosen))}
 
 
 def _minutes_near(journal: Journal, batch: Batch, low: int, high: int) -> Iterator[tuple[int, int]]:
@@ -129,20 +150,29 @@ def _minutes_near(journal: Journal, batch: Batch, low: int, high: int) -> Iterat
 
 
 def _thin_minute(
-    journal: Journal, cursors: Cursors, piece: Piece, rows: list[Cells], given_up: dict[str, tuple[int, int, int]]
+    journal: Journal,
+    cursors: Cursors,
+    piece: Piece,
+    rows: list[Cells],
+    skips: dict[str, set[int]],
+    given_up: dict[str, tuple[int, int, int]],
 ) -> list[int]:
-    """Put a minute's rows into the last, where upstreams let it; the numbers of the others. What each upstream does not
-    get is added to `given_up`: from when, until when, how many."""
+    """Put a minute's rows into the last, where upstreams let it; the numbers of the others. Those that an upstream
+    `skips` it would not have got anyway; what it does not get of the rest is added to `given_up`: from when, until
+    when, how many."""
     numbers = [row[2] for row in rows]
     awaiting = _awaiting(journal, cursors, *_ends(numbers))
     if not awaiting:
         return []
     minute = Stretch(rows[0][0], rows[0][1] // MINUTE * MINUTE, (rows[0][1] // MINUTE + 1) * MINUTE, *_ends(numbers))
     for name in awaiting:
-        journal.books.settle(name, thinned=len(rows) - 1)
+        skipped = len(skips[name].intersection(numbers[:-1]))
+        missed = len(rows) - 1 - skipped
+        journal.books.settle(name, thinned=missed, skipped=skipped)
         withhold(journal.connection, journal.books.cursors[name].id, minute)
-        low, high, count = given_up.get(name, (minute.start, minute.stop, 0))
-        given_up[name] = (min(low, minute.start), max(high, minute.stop), count + len(rows) - 1)
+        if missed:
+            low, high, count = given_up.get(name, (minute.start, minute.stop, 0))
+            given_up[name] = (min(low, minute.start), max(high, minute.stop), count + missed)
     series = journal.tail.series(rows[0][0])
     assert series is not None
     layout = journal.catalogue.layouts()[series.model_id]

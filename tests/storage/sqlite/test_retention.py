@@ -13,6 +13,7 @@ import pytest
 
 from edgedepot import ConfigError, Reading, SQLiteStorage, StorageBusy
 from edgedepot.config import load
+from edgedepot.storage.base import Choice
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.rows import aggregate_rows, select_rows
@@ -273,6 +274,7 @@ def test_age_leaves_what_a_late_upstream_is_still_owed(with_a_late_upstream: Pat
 def test_age_takes_it_where_that_is_wanted(with_a_late_upstream: Path) -> None:
     rows = days(-200, 0) + days(0, 10)
     with opened(with_a_late_upstream, T0 - 121 * DAY, keep="80 days", keep_pending=False) as store:
+        store.add_cursor("few", "oldest", Choice(devices=("a",)))
         window = store.pending("late", 40)  # handed out before it goes, acknowledged afterwards
         assert window is not None
         clock_of(store).step(181 * 86_400)
@@ -282,6 +284,9 @@ def test_age_takes_it_where_that_is_wanted(with_a_late_upstream: Path) -> None:
         ledger = store.ledger()
         gone = sum(moment < first for _, moment, _ in rows)
         assert ledger.upstreams["late"]["evicted"] == gone - 30
+        few = ledger.upstreams["few"]
+        assert (few["evicted"], few["skipped"]) == (gone // 3, gone // 3 * 2)  # of three devices it wants one
+        assert sum(one.rows for one in ledger.given_up if one.upstream == "few") == gone // 3
         assert ledger.problems == []
         store.acknowledge("late", window)
         assert len(drain(store, "late")) == len(rows) - gone

@@ -163,10 +163,12 @@ def test_rows_sent_once_more_are_not_handed_out_again_before_their_acknowledgeme
             assert [row["reason"] for row in store.quarantined("central") if row["replayed"]] == ["refused"] * 3
         first = next_window(store, 2)
         store.acknowledge("central", first)
+        assert store.count_pending("central") == 1
         second = next_window(store)
         assert [len(first.rows), len(second.rows)] == [2, 1]
         store.acknowledge("central", second)
         assert store.pending("central", 10) is None
+        assert store.count_pending("central") == 0
         assert store.ledger().upstreams["central"] == upstream_books(versions=3, delivered=3)
 
 

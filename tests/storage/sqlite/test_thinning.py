@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Pending
+from edgedepot.storage.base import Choice, Pending
 from edgedepot.storage.clock import from_micros, to_micros
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
@@ -131,6 +131,33 @@ def test_what_an_upstream_received_or_has_in_hand_stays(path: Path) -> None:
         assert store.count_pending("central") == store.count_pending("other") == 0
         audit_memory(store)
     audit_file(path)
+
+
+def test_what_an_upstream_would_not_have_got_anyway_counts_as_skipped(path: Path) -> None:
+    with opened(path) as store:
+        store.add_cursor("central")
+        store.add_cursor("other models", "oldest", Choice(frozenset({"mixed"})))
+        store.add_cursor("other devices", "oldest", Choice(devices=("b",)))
+        store.add_cursor("younger", T0 + 49 * MINUTE + timedelta(seconds=30))
+        store.store_readings(Weather, rows(100))
+        store.fold()
+    with opened(path) as store:  # nobody has come yet to say again what it wants
+        assert store.thin(T0 + 60 * MINUTE) == 600
+        ledger = store.ledger()
+        assert ledger.problems == []
+        found = {name: (books["thinned"], books["skipped"]) for name, books in ledger.upstreams.items()}
+        assert found == {
+            "central": (600, 0),
+            "other models": (0, 600),
+            "other devices": (300, 300),
+            "younger": (10 * 10 + 4, 500 - 4),
+        }
+        given_up = {(one.upstream, one.rows, one.start, one.end) for one in ledger.given_up}
+        assert given_up == {
+            ("central", 600, T0, T0 + 60 * MINUTE),
+            ("other devices", 300, T0, T0 + 60 * MINUTE),
+            ("younger", 104, T0 + 49 * MINUTE, T0 + 60 * MINUTE),
+        }
 
 
 def whole(store: SQLiteStorage, cursor: str) -> Any:
