@@ -1,13 +1,16 @@
 """What a gateway will need, worked out from its load: room on the disk, bytes on the wire, writes to the card, time.
 
-All figures are estimates within some 10 %, for readings of float fields with two decimals. Each constant says where it
-comes from. What the load itself looks like decides more: names of devices, texts, how well values compress.
+All figures are estimates. Each constant says where it comes from: what was fitted was so to loads that were drawn at
+random, and holds for others that were not used for it (docs/upstreams.md has both). How well values compress, and how
+long the names of devices are, changes more than that.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edgedepot.storage.sqlite.limits import REST, Limits
 
@@ -17,25 +20,60 @@ MONTH = 30 * DAY
 BATCH = 5_000
 """Readings of a request while a backlog drains: `SyncWorker`'s batch_size."""
 
-# Bytes of a store's file for each reading that is still pending for an upstream, so in the journal and in history:
-# the slope from 3 to 9 hours of 4 readings a second, with 1, 4 and 8 fields (61, 118 and 197 bytes);
-# tests/plan/test_plan.py measures the same.
-STORE_EACH, STORE_FIELD = 42.3, 19.3
-STORE_COMMIT = 64.0  # and for each commit, whose books are a row
-# Of these the journal has: from 3 to 6 hours of the same (30, 58 and 96 bytes; 67 of 4 fields in commits of 4).
-JOURNAL_EACH, JOURNAL_FIELD, JOURNAL_COMMIT = 19.8, 9.4, 45.0
+
+class Bytes(NamedTuple):
+    """Of a reading, beside its fields; and of fields of each type, of texts beside their letters."""
+
+    reading: float
+    float_: float
+    int_: float
+    bool_: float
+    text: float
+    letter: float
+
+    def of(self, load: Load) -> float:
+        """Of a reading of that load."""
+        return (
+            self.reading
+            + self.float_ * load.floats
+            + self.int_ * load.ints
+            + self.bool_ * load.bools
+            + self.text * load.texts
+            + self.letter * load.letters
+        )
+
+
+# Bytes of a store's file for each reading that is still pending for an upstream, so in the journal and in history, and
+# for each commit, whose books are a row: fitted to seeds 1 to 24 of tests/plan, 40,000 readings or 2 hours each.
+STORE, STORE_COMMIT = Bytes(43.0, 20.0, 6.5, 2.2, 0.6, 2.27), 40.0
+# The hours of history have a row for each device: as SQLite writes it, and by what the same fit says of how full pages
+# are.
+HOURS, HOURS_FILL = Bytes(45.0, 65.0, 39.0, 22.0, 22.0, 2.0), 1.37
+# Of these the journal has, as SQLite writes its rows; the pages are all but full.
+JOURNAL, JOURNAL_COMMIT = Bytes(19.8, 9.4, 3.1, 1.0, 1.0, 1.04), 45.0
 # Bytes that reach the card, of 4 fields, fitted to seven loads (see docs/benchmarks.md, within 7 %): what each reading
 # takes, what a commit does, which dirties less than twice the pages with twice the rows, and what a second has of the
 # fold every ten minutes, however few rows that has.
 CARD_EACH, CARD_COMMIT, CARD_ROOT, CARD_FOLD, CARD_FIELDS = 196.0, 6_450.0, 1_804.0, 546.0, 4
-# Bytes on the wire both ways without TLS, of a request and of each reading in it: measured by `wire_bytes` over 40
-# requests each of 4 to 2,000 readings with 1, 4 and 8 fields; InfluxDB with gzip and a token of 88 characters.
-WIRE: dict[Kind, tuple[float, float, float, float]] = {
-    "timescale": (625.0, 50.0, 62.5, 12.0),
-    "influxdb": (570.0, 1.5, 4.6, 4.6),
+
+
+class Wire(NamedTuple):
+    """Bytes both ways without TLS: of a request, for each field and each device that it names, and of each reading."""
+
+    request: float
+    field: float
+    device: float
+    reading: Bytes
+
+
+# TimescaleDB: what COPY says of values, the rest fitted to the same seeds, 60 commits each. InfluxDB, with gzip and a
+# token of 88 characters: fitted to seeds 1 to 30 and 101 to 130.
+WIRE: Mapping[Kind, Wire] = {
+    "timescale": Wire(625.0, 50.0, 0.0, Bytes(62.7, 12.0, 12.0, 5.0, 4.0, 1.0)),
+    "influxdb": Wire(562.5, 2.0, 5.4, Bytes(3.1, 4.54, 4.54, 1.5, 2.6, 0.79)),
 }
-AVERAGE_FIELD: dict[Kind, float] = {"timescale": 0.0, "influxdb": 1.5}
-"""What a field of an average takes more, as it has more digits: measured over an hour of averages of a minute."""
+AVERAGE_FLOAT: Mapping[Kind, float] = {"timescale": 0.0, "influxdb": 1.5}
+"""What a float of an average takes more, as it has more digits: measured over an hour of averages of a minute."""
 CARD_TBW = 16.0
 """Terabytes: a 32 GB card of 512 program and erase cycles, as of surveillance cards such as WD Purple SC QD101 (512 TB
 for its 1 TB). Ordinary cards state nothing and may take far less; look for yours."""
@@ -46,7 +84,8 @@ docs/benchmarks.md, writing again."""
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`rate` in readings a second, each with so many `fields`; `flush` in seconds between commits; `disk` and `link`
+    """`rate` in readings a second, each with so many `fields`, of which some are `ints`, `bools` and `texts` of
+    `letters` in all; from so many `devices`, of so many `models`. `flush` in seconds between commits; `disk` and `link`
     (a second) in bytes; `tbw` in terabytes; `outage` in hours. `keeps`: `disk` is the store's `keep_bytes`, so that
     history goes when it is reached.
 
@@ -68,6 +107,16 @@ class Load:
     batch: int = BATCH
     open: float = 1.0
     keeps: bool = True
+    ints: float = 0.0
+    bools: float = 0.0
+    texts: float = 0.0
+    letters: float = 0.0
+    devices: int = 1
+    models: int = 1
+
+    @property
+    def floats(self) -> float:
+        return self.fields - self.ints - self.bools - self.texts
 
     @property
     def room(self) -> float:
@@ -91,8 +140,9 @@ class Load:
 
     @property
     def requests(self) -> float:
-        """A second, while it keeps up."""
-        return min(self.commits, self.taken) if self.every is None else min(self.commits, 1 / self.every)
+        """A second, while it keeps up: one for each model in a window."""
+        windows = min(self.commits, self.taken if self.every is None else 1 / self.every)
+        return windows * min(self.models, max(1.0, self.sent / windows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +170,10 @@ class Plan:
 
 def plan(load: Load) -> Plan:
     """What that load comes to. `rate`, `fields` and the others are more than zero."""
-    each = STORE_EACH + STORE_FIELD * load.fields + STORE_COMMIT * load.commits / load.rate
-    waiting = JOURNAL_EACH + JOURNAL_FIELD * load.fields + JOURNAL_COMMIT * load.commits / load.rate
+    each = store_bytes(load)
+    waiting = JOURNAL.of(load) + JOURNAL_COMMIT * load.commits / load.rate
     wire = wire_rate(load)
-    shape = (STORE_EACH + STORE_FIELD * load.fields) / (STORE_EACH + STORE_FIELD * CARD_FIELDS)
-    rows = load.rate / load.commits
-    card = DAY * (load.rate * (CARD_EACH * shape + CARD_COMMIT / rows + CARD_ROOT / rows**0.5) + CARD_FOLD)
+    card = DAY * card_rate(load)
     return Plan(
         load.rate,
         each,
@@ -139,21 +187,37 @@ def plan(load: Load) -> Plan:
     )
 
 
+def store_bytes(load: Load) -> float:
+    """Of the store's file, for each reading."""
+    hours = load.devices / 3600 / load.rate
+    return STORE.of(load) + STORE_COMMIT * load.commits / load.rate + HOURS_FILL * HOURS.of(load) * min(1.0, hours)
+
+
+def card_rate(load: Load) -> float:
+    """Bytes a second that reach the card."""
+    shape = STORE.of(load) / STORE.of(Load(1, CARD_FIELDS))
+    rows = load.rate / load.commits
+    return load.rate * (CARD_EACH * shape + CARD_COMMIT / rows + CARD_ROOT / math.sqrt(rows)) + CARD_FOLD
+
+
 def wire_rate(load: Load) -> float:
-    """Bytes a second while it keeps up: a request for each commit, or for each interval's averages."""
-    fixed, fixed_field, each, each_field = _wire(load)
-    return (fixed + fixed_field * load.fields) * load.requests + (each + each_field * load.fields) * load.sent
+    """Bytes a second while it keeps up: a request for each commit and model, or for each interval's averages."""
+    request, each = _wire(load)
+    return request * load.requests + each * load.sent
 
 
-def _wire(load: Load) -> tuple[float, float, float, float]:
-    fixed, fixed_field, each, each_field = WIRE[load.upstream]
-    return fixed, fixed_field, each, each_field + (AVERAGE_FIELD[load.upstream] if load.every else 0.0)
+def _wire(load: Load) -> tuple[float, float]:
+    """Bytes of a request, and of each reading in it."""
+    wire = WIRE[load.upstream]
+    named = min(load.sent / load.requests, load.series / load.models)
+    more = AVERAGE_FLOAT[load.upstream] * load.floats if load.every else 0.0
+    return wire.request + wire.field * load.fields + wire.device * named, wire.reading.of(load) + more
 
 
 def _catch_up(load: Load, wire: float) -> float | None:
-    fixed, fixed_field, each, each_field = _wire(load)
+    request, each = _wire(load)
     ratio = load.sent / load.taken
-    one = each + each_field * load.fields + (fixed + fixed_field * load.fields) / max(1.0, load.batch * ratio)
+    one = each + request * load.models / max(1.0, load.batch * ratio)
     limit = min(load.link * load.open, load.per_day / DAY if load.per_day else load.link)
     pace = min((limit - wire) / one, FASTEST * load.open * ratio - load.sent)
     return load.outage * 3600 * load.sent / pace if pace > 0 else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgedepot.cli.target import is_toml, open_store
 from edgedepot.storage.errors import InvalidValue
@@ -18,6 +18,7 @@ from edgedepot.sync.settings import choice_of
 if TYPE_CHECKING:
     from edgedepot.plan import Kind
     from edgedepot.storage.base import Choice
+    from edgedepot.storage.reading import FieldSpec, Reading
     from edgedepot.storage.sqlite.storage import SQLiteStorage
 
 _SPAN = timedelta(hours=1)
@@ -25,12 +26,36 @@ _DAY = 86_400.0
 KINDS: Mapping[str, Kind] = {"timescaledb": "timescale", "influxdb": "influxdb"}
 
 
+_SAMPLE = 100
+"""So many of a model's latest readings say how long its texts are."""
+
+
+class Shape(NamedTuple):
+    """How many values a reading has, and of these ints, bools, and texts with so many letters in all."""
+
+    fields: float = 0.0
+    ints: float = 0.0
+    bools: float = 0.0
+    texts: float = 0.0
+    letters: float = 0.0
+
+    def plus(self, other: Shape, factor: float = 1.0) -> Shape:
+        """The sum."""
+        return Shape(*(one + factor * more for one, more in zip(self, other, strict=True)))
+
+
+_OF: Mapping[type, Shape] = {float: Shape(1), int: Shape(1, ints=1), bool: Shape(1, bools=1), str: Shape(1, texts=1)}
+_NAMES: Mapping[str, Shape] = {"float": _OF[float], "int": _OF[int], "bool": _OF[bool], "str": _OF[str]}
+_LETTERS = 12
+"""Of a text, where that is not given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Readings a second of each series, (measurement, device); and how many values a reading has."""
+    """Readings a second of each series, (measurement, device); and what a reading is on average."""
 
     series: dict[tuple[str, str], float] = field(default_factory=dict)
-    fields: float = 0.0
+    shape: Shape = field(default_factory=Shape)
 
     @property
     def rate(self) -> float:
@@ -57,17 +82,42 @@ def _rates(store: SQLiteStorage) -> Rates:
     start = max(start, min(seen, default=start))
     seconds = max(1.0, (end - start).total_seconds())
     series: dict[tuple[str, str], float] = {}
-    values = 0
+    shape = Shape()
     for model in store.models().values():
         counts: dict[str, int] = {}
         for spec in model.__fields__:
             found = store.aggregate(model, spec.name, "count", start=start, end=end, group_by="device")
             assert isinstance(found, list)
+            values = sum(row["result"] for row in found)
+            letters = _letters_of(store, model, spec) if spec.type is str and values else 0.0
+            shape = shape.plus(_OF[spec.type]._replace(letters=letters), values / seconds)
             for row in found:
-                values += row["result"]
                 counts[row["device_id"]] = max(counts.get(row["device_id"], 0), row["result"])
         series |= {(model.__measurement__, device): count / seconds for device, count in counts.items() if count}
-    return Rates(series, values / seconds / sum(series.values()) if series else 0.0)
+    return Rates(series, Shape().plus(shape, 1 / sum(series.values())) if series else shape)
+
+
+def _letters_of(store: SQLiteStorage, model: type[Reading], spec: FieldSpec) -> float:
+    """How long a field's latest texts are, on average; in bytes."""
+    rows = store.query_readings(model, fields=[spec.name], limit=_SAMPLE)
+    sizes = [len(row[spec.name].encode()) for row in rows if row[spec.name] is not None]
+    return sum(sizes) / len(sizes) if sizes else float(_LETTERS)
+
+
+def fields_of(text: str) -> dict[str, float]:
+    """What a reading has, as `Load` names it: of "4", so many floats, or of types such as "float,bool,str:12". Raises
+    `InvalidValue`."""
+    if text.isascii() and text.isdecimal() and 0 < int(text) < 10_000:
+        return Shape(int(text))._asdict()
+    shape = Shape()
+    for one in text.split(","):
+        name, _, length = one.strip().partition(":")
+        kind = _NAMES.get(name)
+        if kind is None or (length and (name != "str" or not (length.isascii() and length.isdecimal()))):
+            expected = 'a number, or types (float, int, bool, str) as in "float,bool,str:12"'
+            raise InvalidValue(f"--fields: found {text!r}, expected {expected}")
+        shape = shape.plus(kind._replace(letters=float(length or _LETTERS) if name == "str" else 0.0))
+    return shape._asdict()
 
 
 def settings_of(file: Path, upstream: str | None) -> Mapping[str, Any]:
@@ -116,7 +166,6 @@ def _of_upstream(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def chosen(rates: Rates, choice: Choice) -> tuple[float, int]:
-    """Of the readings a second, how many an upstream gets; and from how many series."""
-    taken = [rate for key, rate in rates.series.items() if choice.takes(*key)]
-    return sum(taken), len(taken)
+def chosen(rates: Rates, choice: Choice) -> dict[tuple[str, str], float]:
+    """The readings a second that an upstream gets, of each series."""
+    return {key: rate for key, rate in rates.series.items() if choice.takes(*key)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedepot.cli.measured import KINDS, chosen, measure, settings_of
+from edgedepot.cli.measured import KINDS, chosen, fields_of, measure, settings_of
 from edgedepot.cli.output import duration, size, terminal_width
 from edgedepot.storage.base import EVERYTHING
 from edgedepot.storage.errors import ConfigError, InvalidValue
@@ -28,13 +28,17 @@ _FULL = "it is full, for keep_bytes is not set"
 Examples:
   edgedepot plan --devices 20 --every 5s --fields 4
   edgedepot plan --devices 20 --every 5s --fields 4 --flush 10s --upstream influxdb --disk 8GB
+  edgedepot plan --devices 20 --every 5s --fields float,float,int,bool,str:12 --models 2
   edgedepot plan gateway.toml --outage 72h --link "20 kB/s"
   edgedepot plan gateway.toml --json | jq .outage_hours"""
 )
 @click.argument("file", type=click.Path(path_type=Path), metavar="[FILE]", required=False)
 @click.option("--devices", type=click.IntRange(min=1), help="How many devices, where there is no FILE.")
 @click.option("--every", help='How often each sends a reading: "5s", "1 minute".')
-@click.option("--fields", type=click.IntRange(min=1), help="How many values a reading has.")
+@click.option(
+    "--fields", help='How many numbers with decimals a reading has, or each one\'s type: "float,bool,str:12".'
+)
+@click.option("--models", type=click.IntRange(min=1), help="Of how many reading models the devices are; 1 if not.")
 @click.option("--flush", help="The store's flush_interval; 1s if not.")
 @click.option("--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE.")
 @click.option("--disk", help="Room for the store; with FILE keep_bytes or what is free, else 2 GB.")
@@ -51,8 +55,8 @@ def plan(file: Path | None, as_json: bool, **given: Any) -> None:
     The disk is full of history most of the time, where keep_bytes is set. In an outage history goes first, in the end
     also of readings that wait; the outage that the disk holds is over when the oldest of these have to be thinned.
 
-    Estimates within some 10 %, for numbers with two decimals, without TLS. The card's rating, unless given, is that of
-    a 32 GB card made for surveillance; ordinary cards may take far less.
+    Estimates, of disk and wire within some 10 %, for floats of two decimals and without TLS. The card's rating, unless
+    given, is that of a 32 GB card made for surveillance; ordinary cards may take far less.
     """
     from edgedepot.plan import plan as work_out
 
@@ -70,23 +74,26 @@ def _described(given: Mapping[str, Any]) -> Load:
         raise InvalidValue(f"expected FILE, or {', '.join(missing)} too")
     if given["upstream"] not in (None, *KINDS.values()):
         raise InvalidValue(f"--upstream: found {given['upstream']!r}, expected timescale or influxdb")
-    rate = given["devices"] / seconds_of(given["every"], "--every")
-    return _load(given, {"rate": rate, "fields": given["fields"]})
+    devices, models = given["devices"], given["models"] or 1
+    found = {"rate": devices / seconds_of(given["every"], "--every"), **fields_of(given["fields"])}
+    return _load(given, {**found, "devices": devices, "series": devices, "models": min(models, devices)})
 
 
 def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, str | None]:
     """The load, and the name of the upstream that it is about."""
-    if any(given[name] is not None for name in ("devices", "every", "fields")):
-        raise InvalidValue("expected FILE, or --devices, --every and --fields, not both")
+    if any(given[name] is not None for name in ("devices", "every", "fields", "models")):
+        raise InvalidValue("expected FILE, or --devices, --every, --fields and --models, not both")
     rates, free = measure(file)
     found = dict(settings_of(file, given["upstream"]))
     name, choice = found.pop("name", None), found.pop("choice", EVERYTHING)
     found["keeps"] = "disk" in found
     found["disk"] = min(free, found.get("disk", free))
-    sent, series = chosen(rates, choice)
-    if not sent:
+    taken = chosen(rates, choice)
+    if not taken:
         raise InvalidValue(f"{file}: upstream {name} got no reading within the last hour")
-    found |= {"rate": rates.rate, "fields": rates.fields, "share": sent / rates.rate, "series": series}
+    found |= rates.shape._asdict()
+    found |= {"rate": rates.rate, "devices": len(rates.series), "share": sum(taken.values()) / rates.rate}
+    found |= {"series": len(taken), "models": len({measurement for measurement, _ in taken})}
     return _load(given, found), name
 
 

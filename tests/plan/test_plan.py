@@ -20,6 +20,7 @@ from edgedepot.plan import CARD_TBW, Kind, Load, plan
 from edgedepot.storage.base import BaseStorage
 from edgedepot.sync.limits import Limits
 from tests.plan import load
+from tests.plan.campaign import FITTED, HELD_OUT, Drawn, disk, draw, wire
 from tests.servers.proxy import TcpProxy
 from tests.servers.victoria import VictoriaMetrics
 
@@ -56,26 +57,27 @@ def planned(*options: str) -> dict[str, float]:
     return found
 
 
-LEFT = 1 - 1 / 8 - 3 / 16
-"""Of a small disk, what is neither the log's nor left for what comes until the next look."""
+def asked(drawn: Drawn) -> list[str]:
+    """The options that describe a load."""
+    types = ",".join(f"str:{drawn.length}" if kind == "str" else kind for kind in drawn.kinds)
+    every, flush = f"{round(drawn.every * 1000)}ms", f"{drawn.flush:g}s"
+    shape = ["--fields", types, "--models", str(drawn.models)]
+    return ["--devices", str(drawn.devices), "--every", every, *shape, "--flush", flush]
 
 
-@pytest.mark.parametrize(("devices", "every", "fields", "flush"), [(20, 5, 4, 1), (30, 10, 2, 5), (10, 1, 6, 30)])
-def test_the_disk(tmp_path: Path, devices: int, every: int, fields: int, flush: int) -> None:
-    """So many readings as an hour and a half bring take what the plan says, while the upstream is away."""
-    asked = ["--devices", str(devices), "--every", f"{every}s", "--fields", str(fields), "--flush", f"{flush}s"]
-    run = load.Load(tmp_path / "local.db", devices, every, fields, flush)
-    run.run(1.5 * 3600)
-    run.store.fold()
-    run.store.close()
-    hours = planned(*asked, "--disk", f"{run.path.stat().st_size / LEFT:.0f} B")["history_hours"]
-    assert hours == pytest.approx(1.5, rel=0.1)
+@pytest.mark.parametrize("seed", [*FITTED[:1], *HELD_OUT[:3]])
+def test_the_disk(tmp_path: Path, seed: int) -> None:
+    """What the readings of some hours take, while the upstream is away."""
+    drawn = draw(seed)
+    measured = disk(drawn, tmp_path / "local.db", 4_000)
+    assert planned(*asked(drawn))["store_bytes_per_reading"] == pytest.approx(measured, rel=0.1)
 
 
-def test_the_disk_in_an_outage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [("float",) * 4, ("float", "int", "int", "bool", "str")])
+def test_the_disk_in_an_outage(tmp_path: Path, kinds: tuple[str, ...]) -> None:
     """History of what waits goes when the plan says so, and so the first readings that are thinned."""
-    asked = ["--devices", "20", "--every", "5s", "--fields", "4", "--flush", "30s", "--disk", "5 MB"]
-    run = load.Load(tmp_path / "local.db", 20, 5, 4, 30, 5_000_000)
+    drawn = Drawn(devices=20, every=5, kinds=kinds, flush=30, models=1, length=12, upstreams=1)
+    run = load.Load(tmp_path / "local.db", 20, 5, kinds, 30, 5_000_000)
     went = None
     while not run.store.ledger().given_up:
         run.run(600)
@@ -84,34 +86,25 @@ def test_the_disk_in_an_outage(tmp_path: Path) -> None:
             went = run.clock.monotonic() / 3600
     thinned = run.clock.monotonic() / 3600
     run.store.close()
-    found = planned(*asked)
+    found = planned(*asked(drawn), "--disk", "5 MB")
     assert found["history_hours"] == pytest.approx(went, rel=0.1)
     assert found["outage_hours"] == pytest.approx(thinned, rel=0.1)
 
 
 @pytest.mark.parametrize("upstream", ["timescale", "influxdb"])
-@pytest.mark.parametrize(("devices", "every", "fields", "flush"), [(20, 5, 4, 1), (40, 2, 2, 10), (100, 5, 6, 2)])
-def test_the_wire(
-    request: pytest.FixtureRequest, tmp_path: Path, upstream: str, devices: int, every: int, fields: int, flush: int
-) -> None:
-    asked = ["--devices", str(devices), "--every", f"{every}s", "--fields", str(fields), "--flush", f"{flush}s"]
+@pytest.mark.parametrize("seed", [*FITTED[:1], *HELD_OUT[:3]])
+def test_the_wire(request: pytest.FixtureRequest, tmp_path: Path, upstream: str, seed: int) -> None:
     link, storage = request.getfixturevalue(upstream)
-    run = load.Load(tmp_path / "local.db", devices, every, fields, flush)
-    run.forward(storage)
-    run.run(5 * flush)  # connecting and making tables is no matter of months
-    before = link.bytes_up + link.bytes_down
-    run.run(100 * flush)
-    taken = link.bytes_up + link.bytes_down - before
-    assert run.store.count_pending("central") == 0
-    run.store.close()
-    month = planned(*asked, "--upstream", upstream)["wire_bytes_per_month"]
-    assert month == pytest.approx(taken * 30 * 86_400 / (100 * flush), rel=0.1)
+    drawn = draw(seed)
+    taken = wire(drawn, tmp_path / "local.db", link, storage, 40)
+    month = planned(*asked(drawn), "--upstream", upstream)["wire_bytes_per_month"]
+    assert month == pytest.approx(taken * 30 * 86_400, rel=0.1)
 
 
 @pytest.mark.parametrize("upstream", ["timescale", "influxdb"])
 def test_the_wire_of_averages(request: pytest.FixtureRequest, tmp_path: Path, upstream: Kind) -> None:
     link, storage = request.getfixturevalue(upstream)
-    run = load.Load(tmp_path / "local.db", 20, 5, 4, 10)
+    run = load.Load(tmp_path / "local.db", 20, 5, ("float",) * 4, 10)
     run.forward(storage, Limits.of("central", every="1 minute"))
     run.run(300)
     before = link.bytes_up + link.bytes_down
