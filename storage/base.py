@@ -301,8 +301,9 @@ class Window:
     replayed: bool = False
     skipped: int = 0
     """How many readings of the stretch others in it stand for, as with averages; the books count them as skipped."""
-    averages: bool = False
-    """Whether the rows are averages: then no reading of the stretch arrives as itself, also where it stands alone."""
+    every: int = 0
+    """Over how many microseconds each row is an average; 0 where rows are readings. No reading of a stretch of averages
+    arrives as itself, also where it stands alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from edgedepot.storage.base import Pending
 from edgedepot.storage.query import Function
 from edgedepot.storage.reading import FieldSpec, Reading
+from edgedepot.storage.values import Quality, Row, represent
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -40,12 +42,24 @@ def rows_in(tally: Tally) -> int:
     return max((value for measure, value in tally.items() if measure.function == "count"), default=0)
 
 
+def average(model: type[Reading], rows: Sequence[Row]) -> Row:
+    """One row for several, oldest first: floats averaged, of others the last; null only where all are."""
+    quality = int(Quality.THINNED)
+    for row in rows:
+        quality |= row[0] or 0
+    values: list[object] = [quality]
+    for place, spec in enumerate(model.__fields__, 1):
+        values.append(represent(spec.type, [row[place] for row in rows]))
+    return tuple(values)
+
+
 class Delivered(Protocol):
     """The readings in local history that one upstream had received when this was made, as they stand now.
 
     Without those that it is still owed, that it refused, that it does not get, or that were given up: all that the
-    books count as anything but delivered. A reading that has changed since is left out too. Times are microseconds
-    since 1970 UTC, ``start <= ts < end``, None for open. Each call is one read transaction.
+    books count as anything but delivered. A reading that has changed since is left out too. In place of those that went
+    into averages there are these, as long as history has their whole interval and nothing of it is still owed. Times
+    are microseconds since 1970 UTC, ``start <= ts < end``, None for open. Each call is one read transaction.
     """
 
     def models(self) -> list[type[Reading]]:

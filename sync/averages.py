@@ -18,8 +18,9 @@ from dataclasses import replace
 
 from edgedepot.storage.base import Buffer, Pending, Window
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.delivered import average
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.values import Quality, Row, represent
+from edgedepot.storage.values import Row
 from edgedepot.sync.budget import Held
 
 _PATIENCE = 15_000_000
@@ -48,7 +49,7 @@ class Averages:
         if window.place is None:
             window = self._whole(window, limit, read)
         averages = self._averages(window.rows)
-        return replace(window, rows=averages, skipped=len(window.rows) - len(averages), averages=True)
+        return replace(window, rows=averages, skipped=len(window.rows) - len(averages), every=self._every)
 
     def _whole(self, window: Window, limit: int, read: Callable[[int], Window | None]) -> Window:
         """Without a bucket at its end of which there may be more."""
@@ -90,7 +91,7 @@ class Averages:
             there = {row.timestamp: row.row for row in sorted(mine, key=_order)}
             there |= self._store.between(model, device_id, start, start + self._every)
             values = [values for _, values in sorted(there.items(), key=_time)]
-            found.append(Pending(mine[-1].seq, model, device_id, start, _average(model, values)))
+            found.append(Pending(mine[-1].seq, model, device_id, start, average(model, values)))
         return found
 
 
@@ -100,14 +101,3 @@ def _order(row: Pending) -> int:
 
 def _time(entry: tuple[int, Row]) -> int:
     return entry[0]
-
-
-def _average(model: type[Reading], rows: Sequence[Row]) -> Row:
-    """Floats averaged, of others the last; null only where all are."""
-    quality = int(Quality.THINNED)
-    for row in rows:
-        quality |= row[0] or 0
-    values: list[object] = [quality]
-    for place, spec in enumerate(model.__fields__, 1):
-        values.append(represent(spec.type, [row[place] for row in rows]))
-    return tuple(values)

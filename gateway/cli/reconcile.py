@@ -80,7 +80,8 @@ def reconcile(
     For one that was restored from an old copy, say. What was delivered to UPSTREAM, and is in the local history still,
     is compared with what is there: by counts and extremes, then, where these differ, reading by reading. What is
     missing there, or has another value, is sent; all else is left alone. So are readings that are pending, quarantined,
-    skipped, thinned, evicted or deleted: the ledger does not count these as delivered.
+    skipped, thinned, evicted or deleted: the ledger does not count these as delivered. Of an upstream that gets
+    averages (every) these are compared, and sent.
 
     Works beside a running gateway, and without one. Done again it goes on where it was interrupted.
     """
@@ -152,10 +153,6 @@ def _opened(file: Path, name: str) -> Iterator[tuple[BaseStorage, Limits | None]
         known = ", ".join(settings.upstreams) or "none"
         cure = did_you_mean(name, settings.upstreams)
         raise ConfigError(f"{file}: found no upstream {name!r}{cure}; upstreams there: {known}")
-    if "every" in settings.forwarding[name]:
-        raise ConfigError(
-            f"{file}: upstreams.{name}.every: it gets averages only, which cannot be compared with readings"
-        )
     costs = Limits.of(name, *(settings.forwarding[name].get(key) for key in ("max_rate", "max_per_day", "windows")))
     with part.make() as storage:
         yield storage, costs if costs != Limits() else None

@@ -141,8 +141,8 @@ def _acknowledge_walk(
     quarantined = sum(set_aside(journal, book.id, row, reason) for row, reason in there)
     skipped += min(window.skipped, passed - quarantined - skipped)
     delivered = passed - quarantined - skipped
-    if window.averages:
-        withhold_walked(journal.connection, journal.shape, layouts, book.id, book.walk, place)
+    if window.every:
+        withhold_walked(journal.connection, journal.shape, layouts, book.id, book.walk, place, window.every)
     journal.books.walk_on(cursor, place, passed, delivered=delivered, quarantined=quarantined, skipped=skipped)
 
 
@@ -159,8 +159,8 @@ def _acknowledge_journal(
         others = min(spared, passed - quarantined - skipped)
         spared, skipped = spared - others, skipped + others
         delivered = passed - quarantined - skipped
-        if window.averages:
-            withhold_numbers(journal.connection, journal.shape, book.id, first, last)
+        if window.every:
+            withhold_numbers(journal.connection, journal.shape, book.id, first, last, window.every)
         journal.books.resolve(cursor, first, last, delivered=delivered, quarantined=quarantined, skipped=skipped)
 
 

@@ -23,6 +23,7 @@ from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.sqlite.aggregate import aggregate
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
+from edgedepot.storage.sqlite.delivered_averages import Averaged, Passed, averages, bounds_of, tallies_of
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.records import read_records
@@ -37,11 +38,11 @@ _NOTHING_LATER = 2**62
 
 
 class _Source(NamedTuple):
-    """A table, or a query as one, with the condition for what was delivered; `width` is its value columns. Of history
-    a stretch of a series is found at once, of the journal it is not."""
+    """A table, or a query as one, with the condition for what the upstream is done with; `width` is its value columns.
+    Of history a stretch of a series is found at once, of the journal it is not."""
 
     table: str
-    condition: str
+    passed: str
     width: int
     is_history: bool
 
@@ -82,11 +83,16 @@ class DeliveredRows:
             layout = catalogue.find(model)
             if layout is None:
                 return {}
-            question = _Question(view, layout, model, self._book, self._series(view, layout, device))
+            question = _Question(view, catalogue, layout, model, self._book, self._series(view, layout, device))
             low, high = self._bounds(view, layout, start, end)
             if width < DAY or self._book.walk.left or self._book.walk.place == END:
-                return question.count([(series, low, high) for series in question.series], low, high, width)
-            return question.by_day(device, low, high)
+                found = question.count([(series, low, high) for series in question.series], low, high, width)
+            else:
+                found = question.by_day(device, low, high)
+            averaged = (one.row for one in self._averages(question, low, high))
+            for key, tally in tallies_of((row for row in averaged if row is not None), width).items():
+                found[key] = _together(found.get(key, {}), tally)
+            return found
 
     def rows(self, model: type[Reading], device: str, start: int, end: int) -> list[Pending]:
         """See `Delivered`."""
@@ -94,9 +100,23 @@ class DeliveredRows:
             layout = catalogue.find(model)
             if layout is None:
                 return []
-            question = _Question(view, layout, model, self._book, self._series(view, layout, device))
-            found = question.rows(*self._bounds(view, layout, start, end))
-            return list(PendingReader(catalogue).rows(view, catalogue.layouts(), found))
+            question = _Question(view, catalogue, layout, model, self._book, self._series(view, layout, device))
+            low, high = self._bounds(view, layout, start, end)
+            averaged = list(self._averages(question, low, high))
+            over = {one.start: one.high for one in averaged}
+            found = [row for row in question.rows(low, high) if row.seq > over.get(row.timestamp, 0)]
+            found += [one.row for one in averaged if one.row is not None]
+            newest = {row.timestamp: row for row in sorted(found, key=lambda row: row.seq)}
+            return [newest[timestamp] for timestamp in sorted(newest)]
+
+    def _averages(self, question: _Question, low: int, high: int) -> Iterator[Averaged]:
+        """Those that begin within ``low <= ts < high``, by series, width and time."""
+        for series in question.series:
+            stretches = question.withheld.get(series, [])
+            for every in sorted({stretch.every for stretch in stretches} - {0}):
+                span = bounds_of(stretches, every, low, high)
+                if span is not None:
+                    yield from averages(question.of_series(series, *span), stretches, every)
 
     def _bounds(self, view: View, layout: Layout, start: int | None, end: int | None) -> tuple[int, int]:
         low = max(NEVER if bound is None else bound for bound in (start, self._book.since))
@@ -113,15 +133,22 @@ class _Question:
     """One call on one view, about these series."""
 
     def __init__(
-        self, view: View, layout: Layout, model: type[Reading], book: CursorBook, series: dict[int, str]
+        self,
+        view: View,
+        catalogue: Catalogue,
+        layout: Layout,
+        model: type[Reading],
+        book: CursorBook,
+        series: dict[int, str],
     ) -> None:
         self.series = series
+        self._layouts, self._reader = catalogue.layouts(), PendingReader(catalogue)
         self._view = view
         self._layout = layout
         self._model = model
         self._book = book
         self._places = places(layout, model)
-        self._withheld = read_withheld(view.connection, book.id)
+        self.withheld = read_withheld(view.connection, book.id)
         self._ids = json.dumps(list(series))
 
     # -- by day, from the hours -----------------------------------------------------------------------------------
@@ -163,7 +190,7 @@ class _Question:
                 )
         touched = {(self.series[series], begin) for series, begin in rows if series in self.series}
         numbers = {name: series for series, name in self.series.items()}
-        touched |= {key for key in found if _overlaps(self._withheld.get(numbers[key[0]], []), key[1])}
+        touched |= {key for key in found if _overlaps(self.withheld.get(numbers[key[0]], []), key[1])}
         return touched & found.keys()
 
     # -- row by row -----------------------------------------------------------------------------------------------
@@ -176,7 +203,7 @@ class _Question:
             heads = ", ".join(self._heads(source.width))
             place, values = self._place(source, spans, low, high)
             rows = self._view.connection.execute(
-                f"SELECT t.series, {bucket}, {heads} FROM {place} AND {source.condition} GROUP BY 1, 2", values
+                f"SELECT t.series, {bucket}, {heads} FROM {place} AND {self._delivered(source)} GROUP BY 1, 2", values
             )
             wanted = None if source.is_history else {(series, begin) for series, begin, _ in _buckets(spans, width)}
             for series, begin, *cells in rows:
@@ -197,17 +224,51 @@ class _Question:
         inside = "t.series IN (SELECT value FROM json_each(?)) AND t.ts >= ? AND t.ts < ?"
         return f"{source.table} AS t WHERE {inside}", (there, low, high)
 
-    def rows(self, low: int, high: int) -> Iterator[tuple[Any, ...]]:
-        """Number, series, timestamp, quality and values of the delivered rows, by time where it is one series."""
+    def rows(self, low: int, high: int) -> list[Pending]:
+        """The delivered rows."""
         found: list[tuple[Any, ...]] = []
         for source in self._sources(low, high):
-            cells = "".join(f", t.{name}" if name != "NULL" else ", NULL" for name in self._cells(source.width))
             found += self._view.connection.execute(
-                f"SELECT t.seq, t.series, t.ts, t.quality{cells} FROM {source.table} AS t WHERE {source.condition}"
+                f"SELECT {self._whole(source)} FROM {source.table} AS t WHERE {self._delivered(source)}"
                 " AND t.series IN (SELECT value FROM json_each(?)) AND t.ts >= ? AND t.ts < ?",
                 (self._ids, low, high),
             )
-        return iter(sorted(found, key=lambda row: row[2]))
+        return self._pending(found)
+
+    def of_series(self, series: int, low: int, high: int) -> Iterator[Passed]:
+        """All rows of a series, by time; of one identity the newest. A day of them is read at a time."""
+        low, high = self._edges(series, low, high)
+        for start in range(low, high, DAY):
+            found: list[tuple[Any, ...]] = []
+            span = (series, start, min(start + DAY, high))
+            for source in self._sources(*span[1:]):
+                found += self._view.connection.execute(
+                    f"SELECT {self._whole(source)}, {source.passed} AND {self._not_refused()}"
+                    f" FROM {source.table} AS t WHERE t.series = ? AND t.ts >= ? AND t.ts < ?",
+                    span,
+                )
+            newest = {row[2]: row for row in sorted(found, key=lambda row: row[0])}
+            rows = [newest[timestamp] for timestamp in sorted(newest)]
+            yield from zip(self._pending([row[:-1] for row in rows]), (bool(row[-1]) for row in rows), strict=True)
+
+    def _edges(self, series: int, low: int, high: int) -> tuple[int, int]:
+        """The same times, but from the first row of a series within them to the last."""
+        ends: list[int] = []
+        for source in self._sources(low, high):
+            (found,) = self._view.connection.execute(
+                f"SELECT min(t.ts), max(t.ts) FROM {source.table} AS t WHERE t.series = ? AND t.ts >= ? AND t.ts < ?",
+                (series, low, high),
+            )
+            ends += [end for end in found if end is not None]
+        return (min(ends), max(ends) + 1) if ends else (low, low)
+
+    def _pending(self, rows: list[tuple[Any, ...]]) -> list[Pending]:
+        return list(self._reader.rows(self._view, self._layouts, iter(rows)))
+
+    def _whole(self, source: _Source) -> str:
+        """Number, series, timestamp, quality and values."""
+        cells = "".join(f", t.{name}" if name != "NULL" else ", NULL" for name in self._cells(source.width))
+        return f"t.seq, t.series, t.ts, t.quality{cells}"
 
     def _cells(self, width: int) -> Iterator[str]:
         return (cell(f"c{index}", width) for index in range(len(self._layout.stored)))
@@ -228,11 +289,10 @@ class _Question:
         shape = self._view.shape
         for partition in shape.partitions.get(self._layout.id, []):
             if partition.start < high and partition.stop > low:
-                condition = f"({self._walked(partition)} OR {self._acknowledged()}) AND {self._not_excluded()}"
-                yield _Source(history_table(self._layout, partition), condition, partition.width, True)
+                passed = f"({self._walked(partition)} OR {self._acknowledged()})"
+                yield _Source(history_table(self._layout, partition), passed, partition.width, True)
         for piece in shape.unfolded():
-            condition = f"{self._acknowledged()} AND {self._not_excluded()}"
-            yield _Source(self._unfolded(piece), condition, piece.width, False)
+            yield _Source(self._unfolded(piece), self._acknowledged(), piece.width, False)
 
     def _unfolded(self, piece: Piece) -> str:
         shape = self._view.shape
@@ -253,10 +313,13 @@ class _Question:
             spans += Ranges(walk.gone).gaps(max(low, walk.before), high)
         return f"({' OR '.join(f't.seq BETWEEN {low} AND {high}' for low, high in spans) or 'false'})"
 
-    def _not_excluded(self) -> str:
+    def _not_refused(self) -> str:
+        return f"t.seq NOT IN (SELECT seq FROM _quarantined WHERE cursor = {self._book.id})"
+
+    def _delivered(self, source: _Source) -> str:
         cursor = self._book.id
-        condition = f"t.seq NOT IN (SELECT seq FROM _quarantined WHERE cursor = {cursor})"
-        if self._withheld:
+        condition = f"{source.passed} AND {self._not_refused()}"
+        if self.withheld:
             condition += (
                 f" AND NOT EXISTS (SELECT 1 FROM _withheld AS w WHERE w.cursor = {cursor} AND w.series = t.series"
                 " AND t.ts >= w.start AND t.ts < w.stop AND t.seq BETWEEN w.low AND w.high)"

@@ -13,8 +13,15 @@ from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 Step = Callable[[sqlite3.Connection], None]
-STEPS: Mapping[int, Step] = {}
-"""By the version that it leads to. None yet: version 1 is the first."""
+
+
+def say_which_are_averages(connection: sqlite3.Connection) -> None:
+    """What an upstream was not sent says whether averages stand for it. Of what was noted before nobody knows."""
+    connection.execute("ALTER TABLE _withheld ADD COLUMN every INTEGER NOT NULL DEFAULT 0")
+
+
+STEPS: Mapping[int, Step] = {2: say_which_are_averages}
+"""By the version that it leads to."""
 
 
 def migrate(connection: sqlite3.Connection, steps: Mapping[int, Step] = STEPS) -> None:

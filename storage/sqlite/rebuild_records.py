@@ -57,9 +57,10 @@ def copy_records(draft: Draft) -> None:
 
 def _copied(draft: Draft, table: str) -> bool:
     """Whether all of a table is there and can be read."""
-    columns = ", ".join(RECORDS[table])
     verb = "REPLACE" if table == "_meta" else "IGNORE"
     with reading_old():
+        there = {row[1] for row in draft.new.execute(f"PRAGMA old.table_info({table})")}
+        columns = ", ".join(name for name in RECORDS[table] if name in there or not there)  # of an earlier schema less
         draft.new.execute(
             f"INSERT OR {verb} INTO main.{table} ({columns}) SELECT {columns} FROM old.{table} NOT INDEXED"
         )

@@ -72,7 +72,9 @@ RECORDS: Mapping[str, Mapping[str, Kind]] = {
         "cursor": ID, "seq": SEQ, "model": _TEXT, "device_id": _TEXT, "ts": TIME, "quality": QUALITY, "data": _TEXT,
         "reason": _TEXT, "at": TIME, "replay": Kind((int,), 0, 1),
     },
-    "_withheld": {"cursor": ID, "series": ID, "start": _INTEGER, "stop": _INTEGER, "low": COUNT, "high": _INTEGER},
+    "_withheld": {
+        "cursor": ID, "series": ID, "start": _INTEGER, "stop": _INTEGER, "low": COUNT, "high": _INTEGER, "every": COUNT,
+    },
     "_rejected": {"id": ID, "source": ID, "at": TIME, "kind": _TEXT, "reason": _TEXT, "raw": Kind((bytes,))},
     "_replaced": {"id": ID, "series": ID, "ts": TIME, "field": _TEXT, "value": _ANY, "at": TIME},
     "_dirty": {"series": ID, "hour": Kind((int,), -MOST, MOST), "part": _INTEGER, "digest": _INTEGER},

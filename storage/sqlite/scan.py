@@ -108,9 +108,10 @@ def _without_rowid(values: list[Any], kinds: Kinds) -> Found | None:
         return Found("history", (values[2], values[0], values[1], values[3], *values[4:]))
     if len(values) == 3 and isinstance(values[1], str) and isinstance(values[2], int):  # the index of _series
         return _of_table("_series", (values[2], values[0], values[1], None))
-    if len(values) == 6:
-        cursor, series, start, low, stop, high = values  # the key goes first
-        return _of_table("_withheld", (cursor, series, start, stop, low, high))
+    if len(values) in (6, 7):
+        cursor, series, start, low, *others = values  # the key goes first
+        stop, high, every = others if len(others) == 3 else (*others, 0)  # as it was before there was `every`
+        return _of_table("_withheld", (cursor, series, start, stop, low, high, every))
     if len(values) == 3:
         return _of_table("_devices", values)
     if values and isinstance(values[0], str) and (values[0] in _SETTINGS or values[0].startswith(_MORE_SETTINGS)):

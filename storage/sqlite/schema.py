@@ -23,7 +23,7 @@ from edgedepot.storage.sqlite.migrations import migrate
 from edgedepot.storage.sqlite.records import BadRecord, is_setting
 
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
-VERSION = 1
+VERSION = 2
 
 _TABLES = """
 CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -54,7 +54,8 @@ CREATE TABLE _quarantined (
 CREATE INDEX _replayed ON _quarantined (cursor, seq) WHERE replay = 1;
 CREATE TABLE _withheld (
   cursor INTEGER NOT NULL, series INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
-  low INTEGER NOT NULL, high INTEGER NOT NULL, PRIMARY KEY (cursor, series, start, low)
+  low INTEGER NOT NULL, high INTEGER NOT NULL, every INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (cursor, series, start, low)
 ) WITHOUT ROWID;
 CREATE TABLE _rejected (
   id INTEGER PRIMARY KEY, source INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,

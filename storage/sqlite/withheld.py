@@ -17,10 +17,10 @@ from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import rows_of
 from edgedepot.storage.sqlite.walk import Place, Walk, owed
 
-_COLUMNS = "(cursor, series, start, stop, low, high)"
+_COLUMNS = "(cursor, series, start, stop, low, high, every)"
 _TOGETHER = (
     " ON CONFLICT (cursor, series, start, low) DO UPDATE SET stop = max(stop, excluded.stop),"
-    " high = max(high, excluded.high)"
+    " high = max(high, excluded.high), every = CASE every WHEN excluded.every THEN every ELSE 0 END"
 )
 
 
@@ -32,21 +32,23 @@ class Stretch(NamedTuple):
     stop: int
     low: int
     high: int
+    every: int = 0
+    """Over how many microseconds the averages are that stand for them upstream; 0 where nothing does."""
 
 
 def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch) -> None:
     """Note rows. A stretch that goes on where the one before ended is put together with that, or each minute that is
     thinned would be one; the numbers of both may take in a row more, which came late."""
-    series, start, stop, low, high = stretch
+    series, start, stop, low, high, every = stretch
     joined = connection.execute(
         "UPDATE _withheld SET stop = ?, low = min(low, ?), high = max(high, ?)"
-        " WHERE cursor = ? AND series = ? AND stop = ?",
-        (stop, low, high, cursor, series, start),
+        " WHERE cursor = ? AND series = ? AND stop = ? AND every = ?",
+        (stop, low, high, cursor, series, start, every),
     ).rowcount
     if not joined:
         connection.execute(
-            f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?){_TOGETHER}",
-            (cursor, series, start, stop, low, high),
+            f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?){_TOGETHER}",
+            (cursor, series, start, stop, low, high, every),
         )
 
 
@@ -61,16 +63,20 @@ def withhold_piece(
             (horizon, model),
         )
     connection.execute(
-        f"INSERT INTO _withheld {_COLUMNS} SELECT ?, series, min(ts), max(ts) + 1, ?, ?"
+        f"INSERT INTO _withheld {_COLUMNS} SELECT ?, series, min(ts), max(ts) + 1, ?, ?, 0"
         f" FROM {rows_of(shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0 GROUP BY series{_TOGETHER}",
         (cursor, low, high, low, high),
     )
 
 
-def withhold_numbers(connection: sqlite3.Connection, shape: Shape, cursor: int, low: int, high: int) -> None:
-    """Note all rows ``low..high`` of the journal. Stretches that end right before `low` go on, so that an upstream that
-    never gets anything but averages has one for each series."""
-    connection.execute("UPDATE _withheld SET high = ? WHERE cursor = ? AND high = ?", (high, cursor, low - 1))
+def withhold_numbers(
+    connection: sqlite3.Connection, shape: Shape, cursor: int, low: int, high: int, every: int
+) -> None:
+    """Note all rows ``low..high`` of the journal, which went into averages. Stretches that end right before `low` go
+    on, so that an upstream that never gets anything else has one for each series."""
+    connection.execute(
+        "UPDATE _withheld SET high = ? WHERE cursor = ? AND high = ? AND every = ?", (high, cursor, low - 1, every)
+    )
     for piece in shape.pieces_between(low, high):
         found = connection.execute(
             f"SELECT series, min(ts), max(ts) + 1 FROM {rows_of(shape, piece)}"
@@ -79,28 +85,35 @@ def withhold_numbers(connection: sqlite3.Connection, shape: Shape, cursor: int, 
         ).fetchall()
         for series, start, stop in found:
             before = connection.execute(
-                "DELETE FROM _withheld WHERE cursor = ? AND series = ? AND high = ? RETURNING start, stop, low",
-                (cursor, series, high),
+                "DELETE FROM _withheld WHERE cursor = ? AND series = ? AND high = ? AND every = ?"
+                " RETURNING start, stop, low",
+                (cursor, series, high, every),
             ).fetchall()
             starts, stops, lows = zip((start, stop, low), *before, strict=True)
             connection.execute(
-                f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?){_TOGETHER}",
-                (cursor, series, min(starts), max(stops), min(lows), high),
+                f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?){_TOGETHER}",
+                (cursor, series, min(starts), max(stops), min(lows), high, every),
             )
 
 
 def withhold_walked(
-    connection: sqlite3.Connection, shape: Shape, layouts: dict[int, Layout], cursor: int, walk: Walk, until: Place
+    connection: sqlite3.Connection,
+    shape: Shape,
+    layouts: dict[int, Layout],
+    cursor: int,
+    walk: Walk,
+    until: Place,
+    every: int,
 ) -> None:
-    """Note all rows of history from where a walk is to a place. Of a series that the walk has in hand all goes that is
-    up to there, so that its stretches go on in one another."""
+    """Note all rows of history from where a walk is to a place, which went into averages. Of a series that the walk has
+    in hand all goes that is up to there, so that its stretches go on in one another."""
     for layout, partition, table, condition in owed(shape, layouts, walk.place, until):
         found = connection.execute(f"SELECT DISTINCT series FROM {table} WHERE {condition}").fetchall()
         for (series,) in found:
             here = (layout.id, partition.start, series)
             start = walk.place[3] + 1 if walk.place[:3] == here else partition.start
             stop = until[3] + 1 if until[:3] == here else partition.stop
-            withhold(connection, cursor, Stretch(series, start, stop, 0, walk.end - 1))
+            withhold(connection, cursor, Stretch(series, start, stop, 0, walk.end - 1, every))
 
 
 def withhold_quarantined(connection: sqlite3.Connection, condition: str, values: list[object]) -> None:
@@ -110,7 +123,7 @@ def withhold_quarantined(connection: sqlite3.Connection, condition: str, values:
         " WHERE m.name = q.model AND s.device_id = q.device_id)"
     )
     connection.execute(
-        f"INSERT INTO _withheld {_COLUMNS} SELECT cursor, {series}, ts, ts + 1, seq, seq FROM _quarantined AS q"
+        f"INSERT INTO _withheld {_COLUMNS} SELECT cursor, {series}, ts, ts + 1, seq, seq, 0 FROM _quarantined AS q"
         f" WHERE {condition}{_TOGETHER}",
         values,
     )
@@ -120,6 +133,8 @@ def read_withheld(connection: sqlite3.Connection, cursor: int) -> dict[int, list
     """What an upstream has not, by series."""
     found: dict[int, list[Stretch]] = {}
     where = "WHERE cursor = ? ORDER BY series, start"
-    for row in read_records(connection, "_withheld", Stretch._fields, where, (cursor,)):
+    is_early = connection.execute("PRAGMA user_version").fetchone()[0] < 2  # nobody has written it since
+    fields = Stretch._fields[:-1] if is_early else Stretch._fields
+    for row in read_records(connection, "_withheld", fields, where, (cursor,)):
         found.setdefault(row[0], []).append(Stretch(*row))
     return found

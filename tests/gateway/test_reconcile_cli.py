@@ -10,8 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from edgedepot import Reading, SQLiteStorage
+from edgedepot.cli import program
 from edgedepot.sync.notes import Note, beside
 from tests.gateway.program import Run, Start, complaint, on_terminal, output
 from tests.gateway.program import run as edgedepot
@@ -163,6 +165,53 @@ def test_an_upstream_that_is_a_local_file(tmp_path: Path, start: Start) -> None:
     assert (tmp_path / "stdout").read_text().splitlines()[-1] == "central lacks 74 readings; 74 were sent."
     with SQLiteStorage(tmp_path / "central.db") as store, SQLiteStorage(tmp_path / "gateway.db") as local:
         assert store.query_readings(Weather) == local.query_readings(Weather)
+
+
+AVERAGES = "SELECT gateway_id, device_id, timestamp, temperature, note, quality, gateway_seq FROM weather ORDER BY 2, 3"
+
+
+def reconciled(file: Path, *options: str) -> str:
+    """The last line that the command says, in this process."""
+    done = CliRunner().invoke(program, ["reconcile", str(file), "central", *options])
+    assert done.exit_code in (0, 1), done.output
+    return done.output.splitlines()[-1]
+
+
+def test_averages_beside_a_running_gateway(site: Path, start: Start, timescale_url: str) -> None:
+    site.write_text(site.read_text() + 'every = "6 hours"\n')
+    run = start(site)
+    run.wait_for("is running")
+    eventually(lambda: pending(site) == 0)
+    before = look(timescale_url, AVERAGES)
+    assert len(before) == 2 * HOURS // 6
+    assert reconciled(site) == "central has all that was delivered to it and is here still."
+    look(timescale_url, "DELETE FROM weather WHERE device_id = 'mast' AND timestamp >= '2026-01-02'")
+    look(timescale_url, "UPDATE weather SET temperature = 0, gateway_seq = 0 WHERE timestamp = '2026-01-01 06:00Z'")
+    found = json.loads(reconciled(site, "--dry-run", "--json"))["total"]
+    assert (found["missing"], found["different"], found["sent"], found["only_there"]) == (8, 2, 0, 0)
+    assert reconciled(site) == "central lacks 10 readings; 10 were sent."
+    assert look(timescale_url, AVERAGES) == before, "and no reading went there as itself"
+    look(timescale_url, "TRUNCATE weather")
+    assert reconciled(site) == "central lacks 24 readings; 24 were sent."
+    assert look(timescale_url, AVERAGES) == before
+    assert run.end() == 0
+
+
+def test_averages_to_a_storage_of_ones_own(tmp_path: Path, start: Start) -> None:
+    fill(tmp_path)
+    own = '[upstreams.central]\nengine = "tests.gateway.choosy.Choosy"\npath = "central.db"\nmended = "mended"\n'
+    file = write_config(tmp_path, own + 'every = "12 hours"\n')
+    run = start(file)
+    run.wait_for("is running")
+    eventually(lambda: pending(file) == 0)
+    assert run.end() == 0
+    with SQLiteStorage(tmp_path / "central.db") as store:
+        before = store.query_readings(Weather, fields=["temperature", "note", "quality"])
+        assert [row["quality"] for row in before] == [8] * 12
+        store.delete_readings(Weather, "pump [7]")
+    assert reconciled(file) == "central lacks 6 readings; 6 were sent."
+    with SQLiteStorage(tmp_path / "central.db") as store:
+        assert store.query_readings(Weather, fields=["temperature", "note", "quality"]) == before
 
 
 def test_wrong_names(tmp_path: Path) -> None:

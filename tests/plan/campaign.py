@@ -26,6 +26,8 @@ HELD_OUT = range(201, 231)
 
 KINDS = {"float": 0.6, "int": 0.15, "bool": 0.15, "str": 0.1}
 HOUR = 3600.0
+FEW, SETTLED = 3.0, 18 * HOUR
+"""Readings a second, and seconds."""
 WRITTEN_BACK = 65_536
 """Bytes: a store's file is larger once its log was written back."""
 
@@ -113,12 +115,14 @@ def wire(drawn: Drawn, path: Path, link: TcpProxy, upstream: BaseStorage, commit
 
 def card(drawn: Drawn, mount: LoopMount, commits: int) -> float:
     """Bytes a second that reach the device, over whole hours with about so many commits, of a store whose upstreams
-    take all at once. Not counted is the beginning, in which the log grows to the length that it keeps."""
+    take all at once. Not counted is the beginning, in which the log grows to the length that it keeps; of a load of few
+    readings nor the time in which many devices share a page, of which there soon is one for each."""
     path = mount.path / "local.db"
     run = drawn.load(path)
     for _ in range(drawn.upstreams):
         run.forward(Taking())
-    while path.stat().st_size < WRITTEN_BACK:
+    settled = SETTLED if drawn.rate <= FEW else 0.0
+    while path.stat().st_size < WRITTEN_BACK or run.clock.monotonic() < settled:
         run.run(600)
     before, start = mount.written(), run.clock.monotonic()
     run.run(HOUR * max(3, round(commits * max(drawn.flush, 1 / drawn.rate) / HOUR)))

@@ -9,11 +9,13 @@ from typing import Any
 
 from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import BaseStorage, Data
-from edgedepot.storage.clock import SystemClock
+from edgedepot.storage.clock import ManualClock, SystemClock
 from edgedepot.storage.errors import DataRefused, NotSupported
 from edgedepot.storage.query import Function
 from edgedepot.storage.rows import aggregate_rows, make_row, select_rows
+from edgedepot.sync.averages import Averages
 from edgedepot.sync.delivery import Delivery
+from edgedepot.sync.limits import Limits
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEP = timedelta(minutes=10)
@@ -103,6 +105,20 @@ def forward(store: SQLiteStorage, upstream: BaseStorage, limit: int | None = Non
         delivery.deliver(window)
         limit = None if limit is None else limit - len(window.rows)
     store.flush()
+
+
+def forward_averages(store: SQLiteStorage, upstream: BaseStorage, every: str, limit: int, windows: int = 1000) -> None:
+    """As `forward`, but of each interval its average alone goes, in windows of at most `limit` rows."""
+    end = ManualClock(START + timedelta(days=30))
+    averages = Averages(store, Limits.of("central", every=every).every or 0, end)
+    delivery = Delivery(store, "central", upstream, end, lambda: True)
+    upstream.gateway_id = store.gateway_id
+    for _ in range(windows):
+        window = store.pending("central", limit)
+        if window is None:
+            break
+        delivery.deliver(averages.of(window, limit, lambda rows: store.pending("central", rows)))
+        store.flush()
 
 
 def lose(own: Own, which: Callable[[Identity], bool]) -> list[Identity]:

@@ -13,7 +13,7 @@ import pytest
 from edgedepot import SQLiteStorage, SyncWorker, TimescaleDBStorage, Version
 from edgedepot.storage.delivered import measures_of
 from edgedepot.sync.reconcile import Finding, reconcile
-from tests.sync.reconciling import DAYS, PER_DAY, Power, Weather, fill, forward, moment, readings
+from tests.sync.reconciling import DAYS, PER_DAY, Power, Weather, fill, forward, forward_averages, moment, readings
 from tests.sync.scripted import eventually
 
 Table = list[tuple[Any, ...]]
@@ -99,6 +99,31 @@ def test_all_is_back_as_it_was(store: SQLiteStorage, upstream: TimescaleDBStorag
     assert report.requests < 60 < rows / 30
     if loss in ("a device", "everything"):
         assert report.read == 0, "where nothing is there nothing is read"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_averages_are_back_as_they_were(tmp_path: Path, upstream: TimescaleDBStorage, look: Look, loss: str) -> None:
+    """Beside readings that went before there were any; some of them in history, and of some a reading came late."""
+    with SQLiteStorage(tmp_path / "averages.db", gateway_id="roof") as store:
+        store.add_cursor("central")
+        rows = readings()
+        fill(store, rows[:600])
+        forward(store, upstream)
+        fill(store, rows[600:-300])
+        forward_averages(store, upstream, "1 hour", limit=400)
+        store.fold()
+        fill(store, rows[-300:])
+        store.store_reading(Weather, "mast", moment(400), {"temperature": 1.5, "note": "late"}).wait()
+        forward_averages(store, upstream, "1 hour", limit=400)
+        assert store.count_pending("central") == 0
+        before = contents(look)
+        lost = lose(look, LOSSES[loss])
+        assert lost > 15
+        report = reconcile(store, "central", upstream)
+        assert report.total() == Finding(missing=lost, sent=lost)
+        assert contents(look) == before
+        assert report.requests < 60
+        assert store.ledger().problems == []
 
 
 def test_a_newer_version_there_is_kept(store: SQLiteStorage, upstream: TimescaleDBStorage, look: Look) -> None:

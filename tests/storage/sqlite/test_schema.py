@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import SQLiteStorage
+from edgedepot.storage.delivered import DAY, Measure
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite import migrations, schema
@@ -28,6 +29,9 @@ def test_a_file_of_a_released_schema_opens_twice(quick_folder: Path, dump: Path)
     path = quick_folder / "x.db"
     with closing(sqlite3.connect(path)) as file:
         file.executescript(dump.read_text())
+    with SQLiteStorage(path, read_only=True) as store:
+        days = store.delivered("central").tallies(Weather, None, None, None, DAY)
+        assert sum(tally[Measure("temperature", "count")] for tally in days.values()) == 7
     for _ in range(2):
         with SQLiteStorage(path, gateway_id="roof", piece_rows=10) as store:
             assert store.salvaged is None
@@ -75,16 +79,17 @@ def fail_half_way(connection: sqlite3.Connection) -> None:
 def test_a_step_is_committed_with_its_record_once_or_not_at_all(quick_folder: Path) -> None:
     path = quick_folder / "x.db"
     SQLiteStorage(path).close()
+    first, second = schema.VERSION + 1, schema.VERSION + 2
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
-        steps = {3: fail_half_way, 2: add_a_column}
+        steps = {second: fail_half_way, first: add_a_column}
         with pytest.raises(sqlite3.OperationalError):
             migrate(file, steps)
-        assert file.execute("PRAGMA user_version").fetchone() == (2,)
+        assert file.execute("PRAGMA user_version").fetchone() == (first,)
         columns = [row[1] for row in file.execute("PRAGMA table_info(_devices)")]
         assert columns[-1] == "place"
-        migrate(file, {**steps, 3: lambda connection: None})
-        migrate(file, {**steps, 3: fail_half_way})
-        assert file.execute("PRAGMA user_version").fetchone() == (3,)
+        migrate(file, {**steps, second: lambda connection: None})
+        migrate(file, {**steps, second: fail_half_way})
+        assert file.execute("PRAGMA user_version").fetchone() == (second,)
 
 
 def test_models_that_gain_and_lose_fields_read_old_rows(quick_folder: Path) -> None:
