@@ -19,6 +19,7 @@ from edgedepot.cli.plan import _lines
 from edgedepot.plan import CARD_TBW, Kind, Load, plan
 from edgedepot.storage.base import BaseStorage
 from edgedepot.sync.limits import Limits
+from tests.crash.campaign import quick_folder
 from tests.plan import load
 from tests.plan.campaign import FITTED, HELD_OUT, Drawn, disk, draw, wire
 from tests.servers.proxy import TcpProxy
@@ -66,10 +67,11 @@ def asked(drawn: Drawn) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", [*FITTED[:1], *HELD_OUT[:3]])
-def test_the_disk(tmp_path: Path, seed: int) -> None:
+def test_the_disk(seed: int) -> None:
     """What the readings of some hours take, while the upstream is away."""
     drawn = draw(seed)
-    measured = disk(drawn, tmp_path / "local.db", 4_000)
+    with quick_folder() as folder:
+        measured = disk(drawn, folder / "local.db", 10_000)
     assert planned(*asked(drawn))["store_bytes_per_reading"] == pytest.approx(measured, rel=0.1)
 
 
