@@ -122,8 +122,9 @@ class Reading(_Transformed):
 
 
 def declared_measurements(base: type[Reading] = Reading) -> set[str]:
-    """Those of all reading models that this program has declared so far."""
-    models = base.__subclasses__()
+    """Those of all reading models that this program has declared so far. A class whose declaration was refused is there
+    too, until Python has cleared it away."""
+    models = [model for model in base.__subclasses__() if "__measurement__" in vars(model)]
     return {model.__measurement__ for model in models}.union(*map(declared_measurements, models))
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from edgedepot import ConfigError, Reading, SQLiteStorage, StorageBusy
+from edgedepot import ConfigError, InvalidValue, Reading, SQLiteStorage, StorageBusy
 from edgedepot.config import load
 from edgedepot.storage.base import Choice
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
+from edgedepot.storage.reading import define_model
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
@@ -116,7 +117,9 @@ def test_an_age_for_each_model(path: Path) -> None:
 
 
 def test_an_age_for_a_model_that_nobody_knows_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Once the store has folded: whoever declares models has done so by then."""
+    """Once the store has folded: whoever declares models has done so by then. One that was refused is none."""
+    with pytest.raises(InvalidValue) as refused:
+        define_model("Refused", {}, measurement="not one")
     with opened(
         path, keep={"Weather": "20 days", "mixd": "10 days", "*": "30 days"}, keep_bytes={"xyzzy": "1 MB"}
     ) as store:
@@ -124,6 +127,7 @@ def test_an_age_for_a_model_that_nobody_knows_is_said_once(path: Path, caplog: p
             store.store_readings(Weather, days(moment, moment + 1))
             store.fold()
         assert horizon(store) is not None
+    assert "not one" in str(refused.value)  # which has held the class until here
     assert [record.getMessage() for record in caplog.records if "no reading model" in record.getMessage()] == [
         'keep: there is no reading model "mixd" (did you mean "mixed"?)',
         'keep_bytes: there is no reading model "xyzzy"',
