@@ -51,12 +51,8 @@ states: install ## compare the local store and sync with models in random states
 crash: install ## rebuild 20,000 states that power cuts may leave of the store, and open each (minutes)
 	$(BIN)/python -m tests.crash $(CRASH)
 
-fuzz: install .venv/.fuzz ## open stores whose files atheris changes, for FUZZ seconds (600)
+fuzz: install ## open stores whose files atheris changes, for FUZZ seconds (600)
 	$(BIN)/python -m tests.storage.sqlite.fuzz -max_total_time=$(or $(FUZZ),600)
-
-.venv/.fuzz: pyproject.toml
-	$(BIN)/python -m pip install --quiet --group fuzz
-	@touch $@
 
 check: install ## linter, types, and the rule that imports point downward
 	$(BIN)/ruff check .
