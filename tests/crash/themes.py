@@ -7,17 +7,21 @@ import random
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from edgedepot.storage.sqlite.connection import open_writer, prepare_writer
-from edgedepot.storage.sqlite.migrations import migrate
+from edgedepot.storage.sqlite.migrations import STEPS, migrate
 from edgedepot.storage.sqlite.schema import VERSION
 from tests.crash.disk import Files, disks
 from tests.crash.recording import Operation
 from tests.crash.workload import ADDED, ADDED_ROWS, COUNTS, HALVES, LEVELS, T0, Work
 from tests.models import Mixed, Weather
+from tests.storage.sqlite import released
+
+RELEASED = Path(released.__file__).parent
 
 
 def ingest(work: Work) -> None:
@@ -234,7 +238,7 @@ def retype(work: Work) -> None:
 
 
 def upgrade(work: Work) -> None:
-    """A schema step on a file of an earlier version, and the program that wanted it."""
+    """The last schema step, with more to write, on a file of the version before; and the program that wanted it."""
     connection = open_writer(work.path)
     prepare_writer(connection, full_sync=True)
     migrate(connection, {VERSION: _step})
@@ -243,6 +247,7 @@ def upgrade(work: Work) -> None:
 
 
 def _step(connection: sqlite3.Connection) -> None:
+    STEPS[VERSION](connection)
     connection.execute(f"CREATE TABLE {ADDED} (n INTEGER PRIMARY KEY, text)")
     connection.executemany(f"INSERT INTO {ADDED} VALUES (?, ?)", [(n, "n" * 500) for n in range(ADDED_ROWS)])
     connection.execute("ALTER TABLE _devices ADD COLUMN added")
@@ -274,11 +279,11 @@ def _damage(operations: list[Operation], rng: random.Random) -> Files:
 
 
 def _of_an_earlier_version(operations: list[Operation], rng: random.Random) -> Files:
-    """The header's version is one less: of a file that was closed."""
-    *_, (_, last) = disks(operations)
-    files = last.cut("kept", rng)
-    content = files["gateway.db"]
-    return {**files, "gateway.db": content[:60] + (VERSION - 1).to_bytes(4, "big") + content[64:]}
+    """As its program left it."""
+    dump = RELEASED / f"{VERSION - 1}.sql"
+    with closing(sqlite3.connect(":memory:")) as file:
+        file.executescript(dump.read_text())
+        return {"gateway.db": file.serialize()}
 
 
 THEMES: dict[str, tuple[Part | Between, ...]] = {
@@ -292,7 +297,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "thinning": (thinning,),
     "offset": (held, offset),
     "retype": (retype,),
-    "migration": (ingest, Between(_of_an_earlier_version), upgrade),
+    "migration": (Between(_of_an_earlier_version), upgrade),
     "salvage": (until_killed, Between(_damage), fold),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),

@@ -19,6 +19,7 @@ from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.errors import NotSupported, StorageClosed, StorageLocked, StoreUnusable
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite.connection import sqlite_errors
+from edgedepot.storage.sqlite.schema import VERSION
 from tests.models import Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -503,7 +504,7 @@ def test_a_file_of_a_newer_program_is_refused(path: Path) -> None:
     newer = sqlite3.connect(path)
     newer.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(StoreUnusable, match="schema version 99, this edgedepot knows up to 1"):
+    with pytest.raises(StoreUnusable, match=f"schema version 99, this edgedepot knows up to {VERSION}: update it"):
         SQLiteStorage(path)
 
 
