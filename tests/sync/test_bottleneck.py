@@ -115,7 +115,7 @@ def test_the_latest_minute_counts_and_what_is_under_way(store: SlowStore) -> Non
 
 # -- over real connections -------------------------------------------------------------------------------------------
 
-SLOWLY = 150_000
+SLOWLY = 400_000
 """Bytes a second."""
 UNLIMITED = 2**31 - 1
 _SO_MAX_PACING_RATE = 47
@@ -233,7 +233,7 @@ def test_a_link_that_is_slow(notes: TellingStore, line: Line) -> None:
         before = waits(line).link
         worker = at_end.enter_context(SyncWorker(notes, "central", line.upstream))
         at_end.callback(pace, line.port, UNLIMITED)
-        eventually(lambda: waits(line).link - before > 0.3)
+        eventually(lambda: waits(line).link - before > 0.15)
         eventually(lambda: worker.status().limited_by == "link")
     assert worker.status().last_error is None
 
@@ -243,7 +243,7 @@ def test_a_server_that_is_slow(notes: TellingStore, line: Line) -> None:
     worker = SyncWorker(notes, "central", line.upstream)
     with line.kept():
         worker.start()
-        eventually(lambda: waits(line).server - before > 0.3)
+        eventually(lambda: waits(line).server - before > 0.15)
         eventually(lambda: worker.status().limited_by == "server")
     with worker:
         eventually(lambda: worker.status().delivered == ROWS)

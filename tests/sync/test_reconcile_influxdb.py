@@ -14,7 +14,7 @@ from edgedepot.sync.reconcile import reconcile
 from tests.servers.victoria import VictoriaMetrics
 from tests.storage.influxdb.scripted import BUCKET, ORG, TOKEN, Identity
 from tests.sync.answering_influxdb import AnsweringInfluxDB
-from tests.sync.reconciling import START, fill, forward, readings
+from tests.sync.reconciling import START, fill, forward, forward_averages, readings
 
 HOUR = timedelta(hours=1)
 
@@ -56,11 +56,14 @@ LOSSES: dict[str, Callable[[Identity], bool]] = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("loss", "every"), [*((loss, None) for loss in LOSSES), ("an hour", "1 hour")])
 def test_what_is_gone_is_there_again(
-    store: SQLiteStorage, server: AnsweringInfluxDB, upstream: InfluxDBStorage, loss: str
+    store: SQLiteStorage, server: AnsweringInfluxDB, upstream: InfluxDBStorage, loss: str, every: str | None
 ) -> None:
-    forward(store, upstream)
+    if every is None:
+        forward(store, upstream)
+    else:
+        forward_averages(store, upstream, every, limit=400)
     before = dict(server.points)
     gone = [point for point in before if LOSSES[loss](point)]
     for point in gone:
