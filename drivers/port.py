@@ -116,6 +116,10 @@ class Port:
 
 def _explained(exc: Exception) -> str:
     cause = getattr(exc, "errno", None)
+    if isinstance(exc.__context__, termios.error):  # pyserial hides its number in a text
+        cause = exc.__context__.args[0]
+    if cause in (errno.ENOTTY, errno.EISDIR):
+        return "it is no serial port"
     if cause == errno.ENOENT:
         return "there is no such port; is the device plugged in?"
     if cause in (errno.EACCES, errno.EPERM):

@@ -228,10 +228,12 @@ class _Reader:
         return part
 
     def _check_folder(self, part: Part) -> None:
-        """A local store is not tried out, so the most common mistake is looked for."""
+        """A local store is not tried out, so the most common mistakes are looked for."""
         file = part.file
         if file and not file.parent.is_dir():
             self._checker.note(join(part.path, "path"), f'found "{file}", but there is no folder {file.parent}')
+        elif file and file.is_dir():
+            self._checker.note(join(part.path, "path"), f'found "{file}", which is a folder, expected a file')
 
     def _forwarding(self, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What each upstream gets."""
@@ -357,6 +359,7 @@ def _syntax_problem(file: Path, text: str, message: str) -> str:
     if found is None:
         return f"{file}: {message}"
     what, line, column = found.groups()
+    what = what.replace("Invalid value", "Invalid value; a text stands in quotes")
     return f"{file}:{line or len(text.splitlines())}: {what}, {f'in column {column}' if line else 'up to the end'}"
 
 

@@ -31,8 +31,10 @@ _STEP = 1000  # readings, after which the bar moves
     epilog=f"""\b
 Examples:
   edgedepot export gateway.toml weatherstation -o weather.csv
-  edgedepot export gateway.db weatherstation --device mast --last 30d -o mast.jsonl
-  edgedepot export gateway.db weatherstation --start 2026-01-01T00Z | gzip > weather.csv.gz
+  edgedepot export gateway.db weatherstation --device mast --last 30d \\
+      -o mast.jsonl
+  edgedepot export gateway.db weatherstation --start 2026-01-01T00Z \\
+      | gzip > weather.csv.gz
 
 \b
 Into another store:

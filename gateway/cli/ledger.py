@@ -33,7 +33,7 @@ Counts = Mapping[str, Mapping[str, int]]
 Examples:
   edgedepot ledger gateway.toml
   edgedepot ledger gateway.db --json | jq .upstreams.central.pending
-  edgedepot ledger gateway.toml > /dev/null || mail -s "the books of roof do not balance" me"""
+  edgedepot ledger gateway.toml > /dev/null || mail -s "check roof" me"""
 )
 @FILE
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")

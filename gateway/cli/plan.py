@@ -27,8 +27,10 @@ _FULL = "it is full, for keep_bytes is not set"
     epilog="""\b
 Examples:
   edgedepot plan --devices 20 --every 5s --fields 4
-  edgedepot plan --devices 20 --every 5s --fields 4 --flush 10s --upstream influxdb --disk 8GB
-  edgedepot plan --devices 20 --every 5s --fields float,float,int,bool,str:12 --models 2
+  edgedepot plan --devices 20 --every 5s --fields 4 --flush 10s \\
+      --upstream influxdb --disk 8GB
+  edgedepot plan --devices 20 --every 5s \\
+      --fields float,float,int,bool,str:12 --models 2
   edgedepot plan gateway.toml --outage 72h --link "20 kB/s"
   edgedepot plan gateway.toml --json | jq .outage_hours"""
 )

@@ -87,7 +87,8 @@ def quarantine() -> None:
 Examples:
   edgedepot quarantine list gateway.toml
   edgedepot quarantine list gateway.toml --upstream central --last 1d
-  edgedepot quarantine list gateway.toml --json | jq -r '.[].reason' | sort | uniq -c
+  edgedepot quarantine list gateway.toml --json \\
+      | jq -r '.[].reason' | sort | uniq -c
 
 {TIMES}""",
 )
@@ -152,7 +153,7 @@ def show(file: Path, number: int, upstream: str | None, tz: str, as_json: bool) 
 Examples:
   edgedepot quarantine replay gateway.toml --upstream central
   edgedepot quarantine replay gateway.toml --number 17
-  edgedepot quarantine replay gateway.toml --model weatherstation --reason "out of range"
+  edgedepot quarantine replay gateway.toml --reason "out of range"
 
 Exit codes: 0 done, also where none fits, 1 it cannot be done now, 2 FILE or an option is wrong."""
 )

@@ -30,13 +30,15 @@ _TABLE_LIMIT = 100
     epilog=f"""\b
 Examples:
   edgedepot query gateway.toml weatherstation --last 1h
-  edgedepot query gateway.db weatherstation --device mast --fields temperature --limit 5
-  edgedepot query gateway.db weatherstation --start 2026-01-01 --end 2026-02-01 \\
-      --tz Europe/Zurich --csv
-  edgedepot query gateway.db weatherstation --field temperature --function max \\
-      --group-by device
-  edgedepot query gateway.db weatherstation --field temperature --interval 1h --last 1d
-  edgedepot query gateway.db weatherstation --field temperature --last 2d --chart
+  edgedepot query gateway.db weatherstation --device mast --limit 5
+  edgedepot query gateway.db weatherstation --tz Europe/Zurich --csv \\
+      --start 2026-01-01 --end 2026-02-01
+  edgedepot query gateway.db weatherstation --field temperature \\
+      --function max --group-by device
+  edgedepot query gateway.db weatherstation --field temperature \\
+      --interval 1h --last 1d
+  edgedepot query gateway.db weatherstation --field temperature \\
+      --last 2d --chart
 
 {TIMES}
 

@@ -36,7 +36,7 @@ _Found = tuple["type[Reading]", list[str], _Row]
 Examples:
   edgedepot tail gateway.toml
   edgedepot tail gateway.toml weatherstation --device mast -n 100
-  edgedepot tail gateway.toml weatherstation --fields temperature --json | jq .temperature"""
+  edgedepot tail gateway.toml weatherstation --json | jq .temperature"""
 )
 @FILE
 @click.argument("model", required=False)

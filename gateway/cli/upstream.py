@@ -101,7 +101,8 @@ def _warning(file: Path, name: str) -> str:
     epilog="""\b
 Examples:
   edgedepot upstream schema gateway.toml central > central.sql
-  edgedepot upstream schema --role writer gateway.toml central | psql -h central -U postgres iot"""
+  edgedepot upstream schema --role writer gateway.toml central \\
+      | psql -h central -U postgres iot"""
 )
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.toml")
 @click.argument("name")

@@ -36,7 +36,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_CANTOPEN and path.is_dir():
             raise StoreUnusable(f"{path} is a folder, expected a store's file") from exc
         if code == sqlite3.SQLITE_CANTOPEN:
-            raise StoreUnusable(f"{path} cannot be opened: no such file, or no right to use its folder") from exc
+            raise StoreUnusable(f"{path} cannot be opened: no such file, or no right to use it or its folder") from exc
         if code_of(exc) == sqlite3.SQLITE_READONLY_DIRECTORY:
             raise StoreUnusable(
                 f"{path}: its folder cannot be written, where SQLite keeps files also to read: copy it to one that can"

@@ -20,17 +20,19 @@ texts, not this page.
 
 def page() -> str:
     """The whole page."""
-    parts = [f"\n## {name}\n\n```text\n{text}\n```\n" for name, text in _helps(program, None, "edgedepot")]
+    parts = [f"\n## {name}\n\n```text\n{text}\n```\n" for name, text in helps(100)]
     return _HEAD + "".join(parts)
 
 
-def _helps(command: click.Command, parent: click.Context | None, name: str) -> Iterator[tuple[str, str]]:
-    """A command and those below it, each with its help. The width is fixed, whatever terminal this runs in."""
+def helps(
+    width: int, command: click.Command = program, parent: click.Context | None = None, name: str = "edgedepot"
+) -> Iterator[tuple[str, str]]:
+    """A command and those below it, each with its help in so many columns, whatever terminal this runs in."""
     with click.Context(
         command,
         parent=parent,
         info_name=name if parent is None else command.name,
-        terminal_width=100,
+        terminal_width=width,
         help_option_names=command.context_settings.get("help_option_names"),
     ) as context:
         yield name, inspect.cleandoc(command.get_help(context))
@@ -38,7 +40,7 @@ def _helps(command: click.Command, parent: click.Context | None, name: str) -> I
             for below in command.list_commands(context):
                 found = command.get_command(context, below)
                 assert found is not None
-                yield from _helps(found, context, f"{name} {below}")
+                yield from helps(width, found, context, f"{name} {below}")
 
 
 if __name__ == "__main__":

@@ -252,8 +252,9 @@ class TestPort:
     def test_no_port_at_all(self, tmp_path: Path, wake: Wake) -> None:
         file = tmp_path / "file"
         file.touch()
-        with pytest.raises(TransportError, match="cannot be opened"):
-            Port(PortSettings(str(file)), wake)
+        for path in (file, tmp_path):
+            with pytest.raises(TransportError, match=f"port {path} cannot be opened: it is no serial port"):
+                Port(PortSettings(str(path)), wake)
 
     def test_a_read_ends_when_it_is_woken_or_in_time(self, wire: Wire, wake: Wake) -> None:
         with Port(PortSettings(wire.name), wake) as port:

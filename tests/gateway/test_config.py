@@ -50,6 +50,7 @@ TYPES = '"float", "int", "bool", "str"'
 WRONG = {
     # syntax: the line
     "broken table": ("[gateway\nid = 3", ":1: Expected ']' at the end of a table declaration, in column 9"),
+    "no quotes": ("[gateway]\nid = roof", ":2: Invalid value; a text stands in quotes, in column 6"),
     "open string": ('[gateway]\nid = "roof', ":2: Unterminated string, up to the end"),
     "key twice": ('[gateway]\nid = "a"\nid = "b"\n[storage]', ":3: Cannot overwrite a value, in column 9"),
     # sections
@@ -70,6 +71,7 @@ WRONG = {
         '[storage]\npath = "no/gateway.db"',
         ': storage.path: found "{}/no/gateway.db", but there is no folder {}/no',
     ),
+    "a folder": ("[storage]\npath = '.'", ': storage.path: found "{}", which is a folder, expected a file'),
     "duration": (
         '[storage]\npath = "x"\nflush_interval = "often"',
         f': storage.flush_interval: found "often", expected {DURATION}',
