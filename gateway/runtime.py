@@ -174,6 +174,8 @@ class Gateway:
         """
         with _signals(lambda: self._asked_to_stop.put(None)), self:
             self._asked_to_stop.get()
+            if not self._is_stopped:  # by another thread, already
+                log.info("%s is stopping: what is under way is awaited for at most %.0f s", self._title(), STOP_SECONDS)
 
     def start(self) -> None:
         """Start everything; returns at once. What cannot be reached is tried until it can."""

@@ -97,6 +97,7 @@ def test_a_life_from_start_to_stop(
     assert counts == {"garden": [3, 0, 2, 1, 0], "mast": [3, 1, 1, 0, 1]}
     assert books["upstreams"]["copy"]["versions"] == 3
     pending = books["upstreams"]["copy"]["pending"]
+    assert any(" INFO gateway roof is stopping: what is under way" in line for line in run.lines)
     assert run.lines[-1].endswith(f" INFO gateway roof stopped; pending: {pending} for copy")
     assert ask("status", site)["running"] is False
 
