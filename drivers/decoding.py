@@ -7,18 +7,20 @@ raw -> Format.decode -> fields -> RowMaker.sift -> Arrival          and a field 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from edgedepot.drivers.formats import Format
 from edgedepot.drivers.timestamps import is_iso_time, read_timestamp
 from edgedepot.storage.base import Arrival, Intake, Reject
 from edgedepot.storage.errors import ConfigError, DecodeError
 from edgedepot.storage.reading import Reading, check_model
-from edgedepot.storage.values import Flaw, Quality, Row, describe
+from edgedepot.storage.values import MISSING, Flaw, Quality, Row, describe
 
 RAW_LIMIT = 1024
 """Bytes of a message that are kept beside a reject."""
 MAX_PAYLOAD = 65_536
+_MOST_NAMES, _NAME_LIMIT = 5, 30
 
 
 class Decoder:
@@ -67,7 +69,7 @@ class Decoder:
         if row is None:
             row, flaws = self._sift(data)
             if row is None:
-                intake.rejects.append(Reject("reading", describe(flaws), raw[:RAW_LIMIT]))
+                intake.rejects.append(Reject("reading", self._explained(flaws, data), raw[:RAW_LIMIT]))
                 return False
         moment, stamped = now, True
         given = None if self._timestamp is None else data.get(self._timestamp)
@@ -82,6 +84,15 @@ class Decoder:
         if flaws:
             intake.rejects += [Reject("field", describe((flaw,)), raw[:RAW_LIMIT]) for flaw in flaws]
         return True
+
+    def _explained(self, flaws: Sequence[Flaw], data: Mapping[str, Any]) -> str:
+        """The flaws; where a field is missing with the names that are no field's: it may be among them, misspelt."""
+        declared = {self._timestamp, *(spec.name for spec in self._model.__fields__)}
+        names = [name for name in data if name not in declared]
+        if not names or all(flaw.reason != MISSING for flaw in flaws):
+            return describe(flaws)
+        shown = [repr(name[:_NAME_LIMIT]) for name in names[:_MOST_NAMES]] + ["..."] * (len(names) > _MOST_NAMES)
+        return f"{describe(flaws)}; no fields are {', '.join(shown)}"
 
     def is_whole(self, raw: bytes, now: int | None) -> bool:
         """Whether the bytes are surely no message whose beginning is missing: the format can tell, or it begins with

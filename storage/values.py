@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from edgedepot.storage.errors import InvalidValue
 
 TEXT_LIMIT = 1024
+MISSING = "is missing"
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 _TRUTH = {
@@ -212,7 +213,7 @@ class RowMaker:
                     flaws.append(Flaw(spec.name, str(exc)))
                     value = None
             elif spec.required:
-                flaws.append(Flaw(spec.name, "is missing"))
+                flaws.append(Flaw(spec.name, MISSING))
             complete = complete and not (value is None and spec.required)
             cells.append(value)
         if not complete:

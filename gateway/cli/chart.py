@@ -34,7 +34,7 @@ class Scale:
         """A scale that holds all values, with about so many round marks."""
         low, high = min(values), max(values)
         reach = max(abs(low), abs(high))
-        span = max(high - low, reach * 1e-9, 1e-300)
+        span = max(high - low, reach * 1e-9, 1e-300) if high > low else reach / 10 or 1.0
         if span == math.inf:
             raise OverflowError(f"values from {low} to {high}")
         power = 10.0 ** math.floor(math.log10(span / marks))

@@ -1,5 +1,6 @@
 """One message becomes a reading, or a reject with its reason and raw bytes; hostile ones harm nobody."""
 
+import json
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -93,14 +94,24 @@ def test_a_bad_field_is_rejected_and_the_good_ones_stay() -> None:
         (b'{"humidity": 40}', "temperature is missing"),
         (b'{"temperature": "warm"}', "temperature is str 'warm', expected float"),
         (b'{"temperature": true}', "temperature is True"),
+        (b'{"temperature": [], "x": 1}', "temperature is list, expected float"),
         (b'{"temperature": NaN, "humidity": 40}', "temperature is nan, expected a finite number"),
         (b"{}", "temperature is missing"),
+        (
+            b'{"Temperature": 21, "humidity": 40, "timestamp": 1767225600, "\\ud800": 1}',
+            "temperature is missing; no fields are 'Temperature', '\\ud800'",
+        ),
+        (
+            json.dumps(dict.fromkeys(["a" * 50, *"bcdefgh"], 0)).encode(),
+            f"temperature is missing; no fields are '{'a' * 30}', 'b', 'c', 'd', 'e', ...",
+        ),
     ],
 )
 def test_a_reading_without_what_is_required_is_rejected(raw: bytes, reason: str) -> None:
     (reject,) = decode(raw).rejects
     assert (reject.kind, reject.raw) == ("reading", raw)
     assert reject.reason.startswith(reason)
+    assert ("no fields" in reject.reason) == ("no fields" in reason)
 
 
 @pytest.mark.parametrize(

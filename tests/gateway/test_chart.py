@@ -52,6 +52,8 @@ def test_every_scale_holds_its_values(values: list[float]) -> None:
         (18.2, 23.9, ["24", "22", "20", "18"]),
         (-0.31, 0.12, ["0.2", "0", "-0.2", "-0.4"]),
         (1013.2, 1013.4, ["1013.4", "1013.3", "1013.2"]),
+        (80.5, 80.5, ["85", "80"]),
+        (0, 0, ["0.5", "0"]),
     ],
 )
 def test_labels_are_round(low: float, high: float, labels: list[str]) -> None:
