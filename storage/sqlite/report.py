@@ -53,6 +53,10 @@ class Salvaged(msgspec.Struct, frozen=True):
         """How many readings are lost, at most."""
         return sum(span.count for span in self.spans) + sum(last - first + 1 for first, last in self.numbers)
 
+    def has_lost_of(self, numbers: range) -> bool:
+        """Whether a row with one of these numbers is lost."""
+        return any(max(first, numbers.start) <= min(last, numbers.stop - 1) for first, last in self.numbers)
+
     def __str__(self) -> str:
         kept = "" if self.kept is None else f"{self.kept} readings kept, "
         parts = [f"{self.reason}: {kept}{self.lost} lost"]

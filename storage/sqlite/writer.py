@@ -26,6 +26,7 @@ from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.mount import Mount
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
+from edgedepot.storage.sqlite.report import read_report
 from edgedepot.storage.sqlite.reserve import is_full
 from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.salvage import UNREADABLE
@@ -85,7 +86,7 @@ class Writer:
         self._commit_took = 0.0
         self._retry_at = 0.0
         self._sync_at = 0.0
-        self._unsynced: list[tuple[int, Receipt]] = []  # with the last number of their commit
+        self._unsynced: list[tuple[range, Receipt]] = []  # with the numbers of their commit
         self._attempts: dict[int, int] = {}  # how many items a commit that failed had, by its last number
         self._log_sync = None if full_sync else LogSync(path)
         self._callers = Callers(self._condition)
@@ -314,14 +315,15 @@ class Writer:
         if self._log_sync is not None:
             self._log_sync = LogSync(self._path)
         last = self._journal.committed_seq
+        report = read_report(self._connection)
         with self._condition:
             self.durable_seq = last
             self._suspicion.clear()
-            for number, receipt in self._unsynced:
-                if number <= last:
-                    receipt.raise_to(DURABLE)
+            for numbers, receipt in self._unsynced:
+                if numbers.stop - 1 > last or (report is not None and report.has_lost_of(numbers)):
+                    receipt.error = StorageError("committed, and lost before it was synced")
                 else:
-                    receipt.error = StorageError("committed, and lost with the device before it was synced")
+                    receipt.raise_to(DURABLE)
             self._unsynced.clear()
             done = self._queue[: self._attempts.get(last, 0)] if last > before else []
         if done:  # a commit that failed is there all the same
@@ -393,8 +395,9 @@ class Writer:
             else:
                 if not self._unsynced:
                     self._sync_at = self._clock.monotonic() + self._pace.sync_interval
-                last = self._journal.committed_seq
-                self._unsynced += [(last, item.receipt) for item in items]
+                first = self._unsynced[-1][0].stop if self._unsynced else self.durable_seq + 1
+                numbers = range(first, self._journal.committed_seq + 1)
+                self._unsynced += [(numbers, item.receipt) for item in items]
         self._tell()
 
     def _note_progress(self) -> None:

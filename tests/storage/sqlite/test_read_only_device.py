@@ -119,6 +119,27 @@ def test_a_file_system_that_is_checked_and_mounted_again_under_an_open_store(
     audit_file(store.path)
 
 
+def test_a_store_whose_file_system_is_away_can_be_closed(device: LoopMount) -> None:
+    clock = ManualClock(T0)
+    store = opened(device, clock, "power")
+    store.store_readings(Weather, rows(0, 100)).wait()
+    make_read_only(device)
+    receipt = store.store_readings(Weather, rows(100, 200))
+    advance_until(clock, lambda: store.health_check()["status"] == "fail")
+    device.detach()
+    advance_until(clock, lambda: "not mounted any more" in store.health_check()["message"])
+    with pytest.raises(StorageError, match="not mounted any more"):
+        store.close()
+    assert "not mounted any more" in str(receipt.error)
+    store.close()
+    assert list(device.path.iterdir()) == []
+    device.check()
+    device.mount()
+    with opened(device, clock, "power") as store:
+        assert len(store.query_readings(Weather)) == 100
+        assert store.salvaged is None
+
+
 @pytest.mark.parametrize("kind", ["ext4", "tmpfs", "overlay"])
 def test_nobody_makes_a_file_system_read_only_under_an_open_store(device: LoopMount, kind: str) -> None:
     """The kernel says that it is busy. Mounted read-only once more over itself, it is so for files opened from then on:

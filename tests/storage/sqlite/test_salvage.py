@@ -452,7 +452,7 @@ def test_damage_found_while_it_runs_is_salvaged_without_a_restart(quick_folder: 
         store.add_cursor("central")
         store.store_readings(Weather, rows(0, 600)).wait()
         store.fold()
-        damage_history(store)
+        damage_page(store)
         store.store_readings(Weather, late(-5.0)).wait()
         assert store.salvaged is not None
         assert store.store_epoch == 2
@@ -465,10 +465,11 @@ def test_damage_found_while_it_runs_is_salvaged_without_a_restart(quick_folder: 
     audit_file(quick_folder / "x.db")
 
 
-def damage_history(store: SQLiteStorage) -> None:
+def damage_page(store: SQLiteStorage, table: str = "_h_weather_1") -> None:
+    """One in the middle of a table."""
     assert store._writing is not None
     store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    page = pages_of(store.path, "_h_weather_1")[2]
+    page = pages_of(store.path, table)[2]
     with store.path.open("r+b") as file:
         file.seek((page - 1) * PAGE)
         file.write(b"\xff" * PAGE)
@@ -480,17 +481,38 @@ def late(temperature: float) -> list[StoreRow]:
     return [(device, moment, {"temperature": temperature, "count": 7}) for device, moment, _ in rows(0, 600)]
 
 
+def test_a_salvage_calls_nothing_durable_that_it_did_not_find(quick_folder: Path) -> None:
+    """Of what was committed and not synced yet when the damage was found."""
+    clock = ManualClock(T0)
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", durability="process", clock=clock) as store:
+        parts = [rows(first, first + 20) for first in range(0, 600, 20)]
+        receipts = [store.store_readings(Weather, part).wait("committed") for part in parts]
+        damage_page(store, "_j_1")
+        with pytest.raises(StorageError):
+            readings(store)
+        advance_until(
+            clock, lambda: not any(receipt.level == "committed" and not receipt.error for receipt in receipts)
+        )
+        there = readings(store).keys()
+        assert 0 < len(there) < 600
+        for receipt, part in zip(receipts, parts, strict=True):
+            is_whole = {row[:2] for row in part} <= there
+            assert is_whole or "lost" in str(receipt.error)
+            assert receipt.error or receipt.level == "durable"
+        assert {bool(receipt.error) for receipt in receipts} == {True, False}
+
+
 def test_who_waits_for_a_store_that_is_damaged_again_is_told(quick_folder: Path) -> None:
     """What comes then waits until it may be salvaged once more; whoever waits for more than that is not kept."""
     clock = ManualClock(T0)
     with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", clock=clock) as store:
         store.store_readings(Weather, rows(0, 600)).wait()
         store.fold()
-        damage_history(store)
+        damage_page(store)
         receipt = store.store_readings(Weather, late(-5.0))
         advance_until(clock, lambda: receipt.level == "durable")
         store.fold()
-        damage_history(store)
+        damage_page(store)
         receipt = store.store_readings(Weather, late(-6.0))
         told: list[str] = []
 

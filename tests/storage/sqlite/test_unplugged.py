@@ -87,7 +87,7 @@ with opened() as store:
         assert ("older than it was" in store.salvaged.reason, store.salvaged.lost) == (True, 51)
         assert store.store_epoch == 2
     else:
-        assert "lost with the device" in str(receipt.error)
+        assert "lost before it was synced" in str(receipt.error)
         assert store.store_epoch == 1
     assert len(store.query_readings(Weather)) == store.count_pending("central") == 110
     assert store.ledger().problems == []
