@@ -13,6 +13,7 @@ import click
 
 from edgedepot.cli.target import locked_until_stopped
 from edgedepot.storage.hints import shown
+from edgedepot.storage.options import join
 
 if TYPE_CHECKING:
     from edgedepot.config import Part
@@ -117,6 +118,9 @@ def _option_text(key: str, value: Any) -> str:
         return model.__measurement__
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Mapping):
+        items = (f"{join('', name)} = {_option_text(name, item)}" for name, item in value.items())
+        return f"{{ {', '.join(items)} }}"
     text = shown(value)
     return '"***"' if _SECRET.search(key) and "${" not in text else _PASSWORD.sub(r"\1:***", text)
 

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ def test_version() -> None:
     name, version = output("--version").split()
     assert name == "edgedepot"
     assert version[0].isdigit()
+    as_module = subprocess.run(
+        [sys.executable, "-m", "edgedepot", "--version"], capture_output=True, text=True, check=True
+    )
+    assert as_module.stdout == output("--version")
 
 
 WITH_MODEL = {"query": ["weather"], "tail": [], "export": ["weather"], "import": ["weather", "-", "--format", "csv"]}
@@ -167,7 +172,8 @@ def test_every_mistake_in_a_file_gets_a_line(tmp_path: Path) -> None:
 
 def test_check_says_what_would_be_done_and_no_secrets(tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text(
-        '[gateway]\nid = "roof"\n[storage]\npath = "gateway.db"\n[models.weather]\n'
+        '[gateway]\nid = "roof"\n[storage]\npath = "gateway.db"\n'
+        'keep = { weather = "90 days", "*" = "30 days" }\n[models.weather]\n'
         'temperature = { type = "float", unit = "°C", range = [-40, 80] }\n'
         'raining = { type = "bool", required = false }\n'
         '[drivers.garden]\ntype = "mqtt"\nurl = "mqtt://me:hush@localhost"\ntopic = "garden/{device_id}"\n'
@@ -180,6 +186,7 @@ def test_check_says_what_would_be_done_and_no_secrets(tmp_path: Path) -> None:
         "gateway   roof\n"
         "store     sqlite\n"
         "            path = gateway.db\n"
+        '            keep = { weather = "90 days", "*" = "30 days" }\n'
         "model     weather\n"
         "            temperature float, °C, -40..80\n"
         "            raining bool, may be absent\n"
