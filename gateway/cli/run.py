@@ -41,7 +41,9 @@ Examples:
 As a service (systemd):
   [Service]
   ExecStart=/opt/gateway/bin/edgedepot run /etc/gateway.toml
-  Restart=on-failure"""
+  Restart=on-failure
+  # After five times within ten seconds systemd would give up.
+  RestartSec=10"""
 )
 @FILE
 @click.option(
