@@ -29,14 +29,22 @@ class NoLoopMount(Exception):
 
 class LoopMount:
     """Mounted from entering to leaving the context, of `size` bytes, with more options of mount(8). With `limits` its
-    device is no faster than they say; control groups of version 1 are needed for that. Raises `NoLoopMount`."""
+    device is no faster than they say; control groups of version 1 are needed for that. The file lies in the folder
+    `within`, where one is given, and takes up what was written to it. Raises `NoLoopMount`."""
 
-    def __init__(self, size: int = SIZE, options: str = "noatime", limits: Mapping[str, int] = NONE) -> None:
+    def __init__(
+        self,
+        size: int = SIZE,
+        options: str = "noatime",
+        limits: Mapping[str, int] = NONE,
+        within: Path | None = None,
+    ) -> None:
         roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 2 * size
         self._size = size
         self._options = options
         self._limits = limits
-        self._folder = TemporaryDirectory(dir=IN_MEMORY if roomy else None, ignore_cleanup_errors=True)
+        within = within or (IN_MEMORY if roomy else None)
+        self._folder = TemporaryDirectory(dir=within, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name) / "mounted"
         self._image = self.path.with_name("image")
 

@@ -8,7 +8,7 @@ refused too. Files that may not be changed (chattr +i) are refused and come back
 import contextlib
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +29,13 @@ from tests.storage.sqlite.test_failures import T0
 from tests.storage.sqlite.test_writer import advance_until
 
 SIZE = 64_000_000
+OPTIONS = "noatime,errors=remount-ro"
 
 
 @pytest.fixture
 def device() -> Iterator[LoopMount]:
     try:
-        with LoopMount(SIZE, "noatime,errors=remount-ro") as mounted:
+        with LoopMount(SIZE, OPTIONS) as mounted:
             yield mounted
     except NoLoopMount as exc:
         pytest.skip(f"no file system of its own can be mounted here: {exc}")
@@ -77,16 +78,40 @@ def test_a_file_system_that_the_kernel_makes_read_only(
         assert store.salvaged is None
 
 
-@pytest.mark.parametrize("durability", ["power", "process"])
+@pytest.fixture
+def failing(request: pytest.FixtureRequest) -> Iterator[tuple[LoopMount, Callable[[], None], Callable[[], None]]]:
+    """A device, what ends it, and what has to be done before it can be checked. The file system has an error, or the
+    device gives I/O errors: its file has no room left to grow."""
+    if request.param == "an error in the file system":
+        device = request.getfixturevalue("device")
+        yield device, lambda: make_read_only(device), lambda: None
+        return
+    try:
+        with SmallDisk(SIZE // 2) as disk, LoopMount(SIZE, OPTIONS, within=disk.path) as device:
+            yield device, disk.fill, disk.clear
+    except NoLoopMount as exc:
+        pytest.skip(f"no file system of its own can be mounted here: {exc}")
+
+
+@pytest.mark.parametrize(
+    ("failing", "durability"),
+    [
+        ("an error in the file system", "power"),
+        ("an error in the file system", "process"),
+        ("I/O errors", "power"),
+    ],
+    indirect=["failing"],
+)
 def test_a_file_system_that_is_checked_and_mounted_again_under_an_open_store(
-    device: LoopMount, durability: Literal["power", "process"]
+    failing: tuple[LoopMount, Callable[[], None], Callable[[], None]], durability: Literal["power", "process"]
 ) -> None:
     """Without a restart. It lets go of the file system, or the kernel would mount the same one again."""
+    device, fail, mend = failing
     clock = ManualClock(T0)
     with opened(device, clock, durability) as store:
         store.add_cursor("central")
         store.store_readings(Weather, rows(0, 100)).wait()
-        make_read_only(device)
+        fail()
         receipt = store.store_readings(Weather, rows(100, 200))
         acknowledged: list[Receipt] = []
         taken = store.take_in(Intake("mqtt", messages=1, ignored=1))
@@ -104,6 +129,7 @@ def test_a_file_system_that_is_checked_and_mounted_again_under_an_open_store(
             store.query_readings(Weather)
         assert (receipt.level, acknowledged) == ("queued", [])
         assert list(device.path.iterdir()) == []  # nothing is made where it was
+        mend()
         device.check()
         device.mount()
         advance_until(clock, lambda: receipt.level == "durable" and not deleting.is_alive())
