@@ -38,7 +38,8 @@ class SyncStatus:
     """What a person should look at, since waiting may not mend it: a wrong set-up, a fault, an answer that is not
     known, that keeps coming back, or that has not come for 30 s. None when the upstream takes readings."""
     waiting: int = 0
-    """About how many readings it is behind: never fewer than it is."""
+    """About how many readings it is behind: never fewer than it is, and up to one more for each commit of the store's,
+    whose row of books has a number too. What counts exactly takes a query: `SQLiteStorage.count_pending`."""
     lag: float = 0.0
     """Seconds since the time of the oldest of them that is known; 0 where nothing waits."""
     eta: float | None = None
