@@ -378,6 +378,7 @@ class Writer:
             self._settle(items)
 
     def _settle(self, items: list[Item]) -> None:
+        self._end_trouble()  # before: who sees a receipt settled finds no trouble any more
         for item in items:
             item.settle(DURABLE if self._full_sync else COMMITTED)
         self._done(items)
