@@ -51,10 +51,13 @@ STORE, STORE_COMMIT = Bytes(43.0, 20.0, 6.5, 2.2, 0.6, 2.27), 40.0
 HOURS, HOURS_FILL = Bytes(45.0, 65.0, 39.0, 22.0, 22.0, 2.0), 1.37
 # Of these the journal has, as SQLite writes its rows; the pages are all but full.
 JOURNAL, JOURNAL_COMMIT = Bytes(19.8, 9.4, 3.1, 1.0, 1.0, 1.04), 45.0
-# Bytes that reach the card, of 4 fields, fitted to seven loads (see docs/benchmarks.md, within 7 %): what each reading
-# takes, what a commit does, which dirties less than twice the pages with twice the rows, and what a second has of the
-# fold every ten minutes, however few rows that has.
-CARD_EACH, CARD_COMMIT, CARD_ROOT, CARD_FOLD, CARD_FIELDS = 196.0, 6_450.0, 1_804.0, 546.0, 4
+# Bytes that reach the card: what each commit does, whatever is in it; of the pages that its rows fill in the journal,
+# the root, as it dirties less than twice the pages with twice the rows; what each device takes that a fold has rows of,
+# which is some pages of its own; and what a reading comes to that is in the store in the end. Fitted to the seven loads
+# of docs/benchmarks.md, which count four times, and to seeds 1 to 24 (docs/upstreams.md: within 20 %).
+CARD_COMMIT, CARD_PAGES, CARD_FOLDED, CARD_STORED = 6_520.0, 13_780.0, 20_460.0, 1.67
+PAGE, FOLD = 4096, 600.0
+"""Bytes of a page; seconds between folds."""
 
 
 class Wire(NamedTuple):
@@ -195,9 +198,10 @@ def store_bytes(load: Load) -> float:
 
 def card_rate(load: Load) -> float:
     """Bytes a second that reach the card."""
-    shape = STORE.of(load) / STORE.of(Load(1, CARD_FIELDS))
-    rows = load.rate / load.commits
-    return load.rate * (CARD_EACH * shape + CARD_COMMIT / rows + CARD_ROOT / math.sqrt(rows)) + CARD_FOLD
+    pages = JOURNAL.of(load) * load.rate / load.commits / PAGE
+    folded = min(load.devices / FOLD, load.rate)
+    commits = load.commits * (CARD_COMMIT + CARD_PAGES * math.sqrt(pages))
+    return commits + CARD_FOLDED * folded + CARD_STORED * store_bytes(load) * load.rate
 
 
 def wire_rate(load: Load) -> float:

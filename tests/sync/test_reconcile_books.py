@@ -291,7 +291,9 @@ def test_an_upstream_that_is_on_its_way_through_history(tmp_path: Path) -> None:
         assert lost_and_found(store, own) == sent
 
 
-def test_what_is_gone_from_here_is_not_looked_at(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [None, "1 hour"])
+def test_what_is_gone_from_here_is_not_looked_at(tmp_path: Path, every: str | None) -> None:
+    """Nor are averages of which some readings are."""
     clock = ManualClock(T0)
     path = tmp_path / "local.db"
     with SQLiteStorage(path, gateway_id="roof", piece_rows=200, clock=clock) as store:
@@ -301,7 +303,10 @@ def test_what_is_gone_from_here_is_not_looked_at(tmp_path: Path) -> None:
         for start in range(0, 3000, 250):
             weather(store, range(start, start + 250), timedelta(minutes=5))
             store.fold()
-            forward(store, own)
+            if every is None:
+                forward(store, own)
+            else:
+                forward_averages(store, own, every, limit=1000)
     clock.advance(15 * 86_400)
     with SQLiteStorage(path, keep="8 days", clock=clock) as store:
         store.retain()
