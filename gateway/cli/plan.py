@@ -57,8 +57,8 @@ def plan(file: Path | None, as_json: bool, **given: Any) -> None:
     The disk is full of history most of the time, where keep_bytes is set. In an outage history goes first, in the end
     also of readings that wait; the outage that the disk holds is over when the oldest of these have to be thinned.
 
-    Estimates, of disk and wire within some 10 %, for floats of two decimals and without TLS. The card's rating, unless
-    given, is that of a 32 GB card made for surveillance; ordinary cards may take far less.
+    Estimates, within some 10 % of disk and wire and 20 % of the card, for floats of two decimals and without TLS. The
+    card's rating, unless given, is that of one of 32 GB made for surveillance; ordinary cards may take far less.
     """
     from edgedepot.plan import plan as work_out
 
