@@ -25,8 +25,6 @@ class Metered:
     upstream: BaseStorage
     limits: Limits
     sent: list[tuple[float, int]] = field(default_factory=list)
-    sent_here: list[tuple[float, int]] = field(default_factory=list)
-    """The same as the upstream's storage counts it."""
     on_time: Callable[[], None] = lambda: None
     """Called after each step of the clock."""
     longest: float = 600.0
@@ -36,7 +34,6 @@ class Metered:
     def __post_init__(self) -> None:
         self.store.add_cursor(self.name)
         self.counted = self._on_the_wire()
-        self._here = self.upstream.wire_bytes() or 0
         self.start()
 
     def start(self) -> None:
@@ -79,15 +76,6 @@ class Metered:
             most = max(most, sums[last + 1] - sums[first])
         return most
 
-    def least_in(self, seconds: float, start: float, end: float) -> int:
-        """The fewest bytes in any stretch of that length between two times, as the upstream's storage counts them."""
-        moments = [start, *(moment for moment, _ in self.sent_here if start <= moment)]
-        return min(
-            sum(count for at, count in self.sent_here if moment < at <= moment + seconds)
-            for moment in moments
-            if moment + seconds <= end
-        )
-
     def total(self, start: float, end: float) -> int:
         """The bytes in a stretch of time."""
         return sum(count for moment, count in self.sent if start <= moment < end)
@@ -97,10 +85,6 @@ class Metered:
         if now > self.counted:
             self.sent.append((self.clock.monotonic(), now - self.counted))
             self.counted = now
-        here = self.upstream.wire_bytes()
-        if here is not None and here > self._here:
-            self.sent_here.append((self.clock.monotonic(), here - self._here))
-            self._here = here
 
     def _on_the_wire(self) -> int:
         return self.link.bytes_up + self.link.bytes_down

@@ -87,7 +87,6 @@ def test_bytes_a_second(metered: Callable[[Limits], Metered], store: TellingStor
     assert end - start > 100
     assert line.most_in(60) <= 1.05 * rate * 60
     assert line.counted_here() - before >= 0.95 * rate * (end - start)
-    assert line.least_in(60, start, end) >= 0.95 * rate * 60
     assert line.total(start, end) >= 0.8 * rate * (end - start)  # less what a busy kernel sent once more
     assert line.forwarder.status().limited_by == "budget"
 
