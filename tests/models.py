@@ -19,3 +19,12 @@ class Mixed(Reading):
     text: str | None = None
     number: int | None = None
     flag: bool | None = None
+
+
+class Meter(Reading):
+    """No field is a float, and devices may have the names of others that tell the weather."""
+
+    on: bool
+    mode: str | None = None
+    total: int | None = Field(range=(0, None))
+    error: bool | None = None

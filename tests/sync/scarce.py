@@ -14,7 +14,8 @@ from edgedepot.storage.errors import NotSupported, Unreachable
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from edgedepot.sync.limits import Limits
-from tests.storage.sqlite.states import Key
+from tests.models import Weather
+from tests.storage.sqlite.states import Key, key_of
 
 REQUEST, CONNECTING = 700, 150
 """Bytes of a request beside its readings, and of one that nobody answers."""
@@ -59,7 +60,9 @@ class Metered(BaseStorage):
             if self.refuses is not None and row.data.get("count", -1) % 10 == self.refuses
         ]
         bad = {refusal.index for refusal in refused}
-        self.kept |= {(row.device, row.timestamp): row for place, row in enumerate(versions) if place not in bad}
+        self.kept |= {
+            key_of(Weather, row.device, row.timestamp): row for place, row in enumerate(versions) if place not in bad
+        }
         return Receipt.settled(len(versions) - len(bad), None, tuple(refused))
 
     def _carry(self, count: int) -> None:
@@ -93,7 +96,7 @@ class Metered(BaseStorage):
         return aggregate_rows(self._rows(), reading_model, *args, **more)
 
     def _rows(self) -> list[dict[str, Any]]:
-        return [{"device_id": device, "timestamp": at, **row.data} for (device, at), row in self.kept.items()]
+        return [{"device_id": series.device, "timestamp": at, **row.data} for (series, at), row in self.kept.items()]
 
 
 def _size_of(row: Version) -> int:

@@ -25,8 +25,8 @@ from edgedepot.sync.limits import Limits
 from edgedepot.sync.reconcile import Reconciliation
 from tests.models import Weather
 from tests.storage.sqlite.room_model import Hand, Upstream, Version
-from tests.storage.sqlite.room_states import Room, Row
-from tests.storage.sqlite.states import T0, Values, data, devices, readings
+from tests.storage.sqlite.room_states import Room
+from tests.storage.sqlite.states import T0, Row, Values, data, devices, key_of, readings
 from tests.sync.scarce import Metered, WatchedStore, Watcher
 
 DAY = timedelta(days=1)
@@ -94,7 +94,7 @@ class Scarce(Room, Watcher):
         except StorageBusy:
             assert self.limits.get("when_full") == "block"
         else:
-            self.arrive_together(rows)
+            self.arrive_together(Weather, rows)
 
     @rule(rows=st.lists(readings, min_size=1, max_size=8))
     def put(self, rows: list[Row]) -> None:
@@ -118,8 +118,8 @@ class Scarce(Room, Watcher):
 
     @rule(device=devices, since=st.integers(0, 20))
     def delete(self, device: str, since: int) -> None:
-        span = (T0 + timedelta(minutes=since), T0 + timedelta(minutes=since + 10))
-        assert self.store.delete_readings(Weather, device, *span) == self.forget(device, *span)
+        scope = (Weather, device, T0 + timedelta(minutes=since), T0 + timedelta(minutes=since + 10))
+        assert self.store.delete_readings(*scope) == self.forget(scope)
 
     # -- room -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +145,6 @@ class Scarce(Room, Watcher):
             for forwarder in self.forwarders.values():
                 forwarder.close()
         self.store.close()
-        self.stamps.clear()
         self.open(room)
         for name, upstream in self.upstreams.items():
             self.store.add_cursor(name)
@@ -200,7 +199,7 @@ class Scarce(Room, Watcher):
         sent = beside.again
         due = {version.key for version in self.delivered[which] if self.rows.get(version.key) is version}
         due &= before.keys()
-        keys = {(row.device, row.timestamp) for row in sent}
+        keys = {key_of(Weather, row.device, row.timestamp) for row in sent}
         assert len(keys) == len(sent) == work.report.total().sent or not is_whole
         assert keys <= due, "sent though the books do not count it as delivered, or though it was there"
         assert link.kept == had | {key: before[key] for key in keys}, "as it was the first time"

@@ -10,15 +10,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-from edgedepot import SQLiteStorage
+from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import Arrival, Choice, Intake
 from edgedepot.storage.clock import Clock, ManualClock, from_micros, to_micros
-from tests.models import Weather
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["edgedepot.storage.sqlite.storage", "tests.models"])
 Deed = tuple[Any, ...]
-"""``("put", rows)``, ``("delete", device, start, end)``, ``("fold",)``, ``("stamp", device, values)``,
+"""``("put", (model, rows))``, ``("delete", scope)``, ``("fold",)``, ``("stamp", (model, device, values))``,
 ``("take in", rows)`` or ``("set", seconds, trust)``, which sets the clock; ``("retain",)``, ``("thin", before)`` or
 ``("acknowledge", cursor, choice, limit, refused)``."""
 Offsets = dict[str, timedelta]
@@ -91,11 +90,11 @@ def _work(state: State, deeds: list[Deed], say: Connection) -> None:
 def _do(store: SQLiteStorage, clock: ManualClock, deed: Deed) -> None:
     what, *details = deed
     if what == "put":
-        store.store_readings(Weather, details[0]).wait()
+        store.store_readings(*details[0]).wait()
     elif what == "delete":
-        store.delete_readings(Weather, *details)
+        store.delete_readings(*details[0])
     elif what == "stamp":
-        store.store_reading(Weather, details[0], None, details[1])
+        stamp(store, *details[0])
     elif what == "take in":
         store.take_in(intake(details[0], clock))
     elif what == "set":
@@ -110,6 +109,10 @@ def _do(store: SQLiteStorage, clock: ManualClock, deed: Deed) -> None:
     else:
         store.fold()
     store.flush()
+
+
+def stamp(store: SQLiteStorage, model: type[Reading], device: str, values: dict[str, Any]) -> None:
+    store.store_reading(model, device, None, values)
 
 
 def acknowledge(store: SQLiteStorage, cursor: str, choice: Choice, limit: int, refused: int) -> None:
@@ -131,11 +134,11 @@ def known_offsets(store: SQLiteStorage) -> Offsets:
     return found
 
 
-def intake(rows: list[tuple[str, datetime, dict[str, Any]]], clock: Clock) -> Intake:
+def intake(rows: list[tuple[type[Reading], str, datetime, dict[str, Any]]], clock: Clock) -> Intake:
     """Readings of devices that have clocks, as a driver takes them in now."""
     arrivals = [
-        Arrival(Weather, device, to_micros(moment), False, Weather.__rows__.make(values))
-        for device, moment, values in rows
+        Arrival(model, device, to_micros(moment), False, model.__rows__.make(values))
+        for model, device, moment, values in rows
     ]
     at = None if clock.trusted else clock.now()
     return Intake("driver", len(rows), len(rows), arrivals=arrivals, unchecked_at=at)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from edgedepot.storage.clock import EARLIEST, ManualClock, from_micros
 from edgedepot.storage.values import Quality
 from tests.storage.sqlite.crashing import Offsets
-from tests.storage.sqlite.states import MICROSECOND, Key
+from tests.storage.sqlite.states import MICROSECOND, SLEWED, Key, Series
 
 DAY = timedelta(days=1)
 FIRST = from_micros(EARLIEST)
@@ -23,8 +23,8 @@ def boot_time(clock: ManualClock) -> datetime:
 
 @dataclass(slots=True)
 class Held:
-    """One held reading. `began` is when the boot began by the clock that it came by; `came` is when a device's reading
-    came, None where code gave the time; a `stamp` is the gateway's own."""
+    """One held reading. `began` is when the boot began by the clock that it came by, as that was set; `came` is when a
+    device's reading came, None where code gave the time; a `stamp` is the gateway's own."""
 
     boot: str
     began: datetime
@@ -49,10 +49,26 @@ class HeldRows:
         self.boots: dict[str, Boot] = {}
         self.flags: dict[int, int] = {}
         """What is known against the times of readings, also of released ones."""
+        self._base: tuple[str, datetime] = "", LONG_AGO  # the latest boot, and when it began by the clock as it was set
+        self._seen: datetime | None = None  # the same, by the clock that this process has seen set
+        self._was_trusted = True
+
+    def restarted(self) -> None:
+        """Another process has the store."""
+        self._seen = None
 
     def arrive(self, number: int, clock: ManualClock, stamp: bool, came: datetime | None) -> None:
         if not clock.trusted:
-            self.rows[number] = Held(clock.boot, boot_time(clock), stamp, came)
+            assert self._base[0] == clock.boot
+            self.rows[number] = Held(*self._base, stamp, came)
+
+    @staticmethod
+    def put_right(moment: datetime, moved: timedelta | None, clock: ManualClock) -> datetime:
+        """A time by the clock just before it moved, as it would have been said after."""
+        now = from_micros(clock.now())
+        if moved is None or abs(now - moment) <= abs(now - moved - moment):
+            return moment
+        return moment + moved
 
     def merge(self, old: int, new: int) -> None:
         """One version takes the other's place."""
@@ -63,10 +79,24 @@ class HeldRows:
         """Whether a reading is no identity yet."""
         return number in self.rows and self.rows[number].stamp
 
-    def look(self, clock: ManualClock) -> None:
-        """The store has looked at the clock."""
+    def look(self, clock: ManualClock) -> timedelta | None:
+        """The store has looked at the clock. By how much that was set, None where it was not, or only slewed; nothing
+        where what it said before is believed."""
+        began = boot_time(clock)
+        moved = None if self._seen is None or abs(began - self._seen) <= SLEWED else began - self._seen
+        if moved is not None and self._was_trusted:
+            moved = timedelta(0)
+        if moved is not None or self._seen is None:
+            self._seen = began
+        self._was_trusted = clock.trusted
+        self._note_boot(clock, began)
+        return moved
+
+    def _note_boot(self, clock: ManualClock, began: datetime) -> None:
         if not clock.trusted:
-            self.boots.setdefault(clock.boot, Boot(boot_time(clock)))
+            if self._base[0] != clock.boot or abs(began - self._base[1]) > SLEWED:
+                self._base = clock.boot, began
+            self.boots.setdefault(clock.boot, Boot(began))
             return
         for name, boot in self.boots.items():
             if boot.before is None and name != clock.boot:
@@ -90,7 +120,7 @@ class HeldRows:
                     wanted.append((moment, number, key))
         self._check_order(boots, wanted)
         fixed = set(rows) - {key for _, _, key in wanted}
-        last: dict[str, datetime] = {}
+        last: dict[Series, datetime] = {}
         moves: list[tuple[Key, datetime]] = []
         for wish, _, key in sorted(wanted, key=lambda one: one[:2]):
             moment = max(wish, last.get(key[0], LONG_AGO) + MICROSECOND)

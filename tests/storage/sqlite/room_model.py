@@ -16,7 +16,8 @@ from typing import Any
 from edgedepot.storage.base import Choice, Lane, Window
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
-from tests.storage.sqlite.states import RESOLVED, T0, Key, Values
+from edgedepot.storage.sqlite.walk import Place
+from tests.storage.sqlite.states import RESOLVED, T0, Key, Series, Values
 
 MINUTE = 60_000_000
 LATE = -(2**63)
@@ -46,14 +47,17 @@ class Version:
 
 @dataclass
 class Rule:
-    """What is kept downsampled; from `low` on, None while nothing is. `rows` are the model's. `parts` are what buckets
-    are made of: by device and start, and then by the part's number, from when to when."""
+    """What is kept downsampled of a model; from `low` on, None while nothing is, up to the `horizon`. `rows` are what
+    we take for that. `parts` are what buckets are made of: by series and start, then by the part's number, from when to
+    when."""
 
+    measurement: str
     interval: int
     low: datetime | None
+    horizon: datetime | None
     knows_all: bool
     rows: list[tuple[Key, Values]] = field(default_factory=list)
-    parts: dict[tuple[str, int], dict[int, tuple[int, int]]] = field(default_factory=lambda: defaultdict(dict))
+    parts: dict[tuple[Series, int], dict[int, tuple[int, int]]] = field(default_factory=lambda: defaultdict(dict))
 
     def keep_late(self, versions: list[Version]) -> None:
         """A fold passes them by, as they are from before the horizon. Those of which nobody can tell whether they are
@@ -65,28 +69,32 @@ class Rule:
             low, high = parts.get(LATE, (micros, micros))
             parts[LATE] = min(low, micros), max(high, micros)
 
-    def _bucket(self, version: Version) -> tuple[str, int]:
+    def _bucket(self, version: Version) -> tuple[Series, int]:
         return version.key[0], version.micros // self.interval * self.interval
 
     def takes(self, version: Version) -> bool:
         parts = self.parts[self._bucket(version)].values()
         is_doubtful = any(low <= version.micros <= high for low, high in parts)
-        return self.low is not None and version.key[1] >= self.low and not is_doubtful
+        return self.reaches_to(version.key) and not is_doubtful
 
-    def reaches(self, start: datetime | None, end: datetime | None, horizon: datetime | None) -> bool:
-        if self.low is None or horizon is None:
+    def reaches(self, start: datetime | None, end: datetime | None) -> bool:
+        if self.low is None or self.horizon is None:
             return False
-        return max(self.low, start or self.low) < min(horizon, end or horizon)
+        return max(self.low, start or self.low) < min(self.horizon, end or self.horizon)
 
-    def cuts(self, start: datetime | None, end: datetime | None, horizon: datetime | None) -> bool:
+    def reaches_to(self, key: Key) -> bool:
+        return key[0].measurement == self.measurement and self.low is not None and key[1] >= self.low
+
+    def cuts(self, start: datetime | None, end: datetime | None) -> bool:
         """Whether a question's edge lies inside of a bucket."""
-        if not self.reaches(start, end, horizon):
+        if not self.reaches(start, end):
             return False
         assert self.low is not None
-        assert horizon is not None
-        low, high = max(self.low, start or self.low), min(horizon, end or horizon)
+        assert self.horizon is not None
+        low, high = max(self.low, start or self.low), min(self.horizon, end or self.horizon)
         return bool(
-            (low > self.low and to_micros(low) % self.interval) or (high < horizon and to_micros(high) % self.interval)
+            (low > self.low and to_micros(low) % self.interval)
+            or (high < self.horizon and to_micros(high) % self.interval)
         )
 
 
@@ -108,18 +116,22 @@ class File:
                 for piece, after in pairwise(shape["pieces"])
                 if after[1] - 1 <= self.low and piece[0] not in self.aside
             }
-            horizons = list(shape.get("horizons", {}).values())
-            self.horizon: datetime | None = from_micros(horizons[0]) if horizons else None
-            self.rules = {
-                number: Rule(interval, None if low is None else from_micros(low), len(functions) == len(FUNCTIONS))
-                for number, _, interval, functions, _, _, _, low, *_ in shape.get("rules", [])
+            self._models: dict[int, str] = dict(connection.execute("SELECT id, name FROM _models"))
+            self.horizons = {
+                self._models[int(model)]: from_micros(horizon) for model, horizon in shape.get("horizons", {}).items()
             }
+            self.rules = {number: self._rule(*rule) for number, *rule in shape.get("rules", [])}
             for number, rule in self.rules.items():
-                self._read_parts(connection, number, rule, to_micros(self.horizon or T0))
-            self.partitions: list[tuple[int, int]] = [
-                (start, stop) for _, start, stop, *_ in next(iter(shape.get("partitions", {}).values()), [])
-            ]
-            self.series: dict[str, int] = dict(connection.execute("SELECT device_id, id FROM _series"))
+                self._read_parts(connection, number, rule)
+            self._partitions: dict[str, list[tuple[int, int]]] = {
+                self._models[int(model)]: [(start, stop) for _, start, stop, *_ in mine]
+                for model, mine in shape.get("partitions", {}).items()
+            }
+            self._series = {
+                Series(self._models[model], device): (model, number)
+                for number, model, device in connection.execute("SELECT id, model, device_id FROM _series")
+            }
+            self._names = {number: series for series, (_, number) in self._series.items()}
             self.journal: set[int] = set()
             self.new: dict[Key, list[tuple[int, int]]] = defaultdict(list)
             self.last = 0
@@ -128,12 +140,19 @@ class File:
             for (table,) in connection.execute(r"SELECT name FROM sqlite_schema WHERE name LIKE '~_h~_%' ESCAPE '~'"):
                 self._read_new(connection, f"{table} AS r", 0, learned)
 
+    def _rule(
+        self, model: int, interval: int, functions: list[str], _1: Any, _2: Any, _3: Any, low: int | None, *_: Any
+    ) -> Rule:
+        name = self._models[model]
+        start = None if low is None else from_micros(low)
+        return Rule(name, interval, start, self.horizons.get(name), len(functions) == len(FUNCTIONS))
+
     @staticmethod
-    def _read_parts(connection: sqlite3.Connection, number: int, rule: Rule, horizon: int) -> None:
-        table = f"_d_weather_{number} JOIN _series ON id = series"
+    def _read_parts(connection: sqlite3.Connection, number: int, rule: Rule) -> None:
+        table = f"_d_{rule.measurement}_{number} JOIN _series ON id = series"
         query = f"SELECT device_id, start, part, low, high FROM {table} WHERE part < ?"
-        for device, start, part, low, high in connection.execute(query, (horizon,)):
-            rule.parts[device, start][part] = low, high
+        for device, start, part, low, high in connection.execute(query, (to_micros(rule.horizon or T0),)):
+            rule.parts[Series(rule.measurement, device), start][part] = low, high
 
     def _read_piece(self, connection: sqlite3.Connection, piece: int, learned: int) -> None:
         table = f"_j_{piece}"
@@ -142,9 +161,9 @@ class File:
         self._read_new(connection, f"{table} AS r", piece, learned)
 
     def _read_new(self, connection: sqlite3.Connection, table: str, piece: int, learned: int) -> None:
-        query = f"SELECT seq, device_id, ts FROM {table} JOIN _series ON id = series WHERE seq > ? ORDER BY seq"
-        for seq, device, ts in connection.execute(query, (learned,)):
-            found = self.new[device, from_micros(ts)]
+        query = f"SELECT seq, series, ts FROM {table} WHERE seq > ? AND series > 0 ORDER BY seq"
+        for seq, series, ts in connection.execute(query, (learned,)):
+            found = self.new[self._names[series], from_micros(ts)]
             if seq not in (number for number, _ in found):
                 bisect.insort(found, (seq, piece))
 
@@ -159,10 +178,17 @@ class File:
             return True
         return version.seq <= self.low and version.piece not in self.aside
 
-    def place(self, version: Version) -> tuple[int, int, int]:
-        """Where a row is in history: partition, series and time."""
-        start = next(start for start, stop in self.partitions if start <= version.micros < stop)
-        return start, self.series[version.key[0]], version.micros
+    def is_late(self, key: Key) -> bool:
+        """Whether a time is from before the horizon of its model."""
+        horizon = self.horizons.get(key[0].measurement)
+        return horizon is not None and key[1] < horizon
+
+    def place(self, key: Key) -> Place:
+        """Where a row is in history: model, partition, series and time."""
+        series, micros = key[0], to_micros(key[1])
+        start = next(start for start, stop in self._partitions[series.measurement] if start <= micros < stop)
+        model, number = self._series[series]
+        return model, start, number, micros
 
 
 @dataclass
@@ -191,7 +217,7 @@ class Upstream:
 
     def takes(self, version: Version) -> bool:
         is_young = self.since is None or version.key[1] >= self.since
-        return is_young and self.choice.takes("weather", version.key[0])
+        return is_young and self.choice.takes(*version.key[0])
 
     @property
     def pending(self) -> int:
@@ -232,7 +258,7 @@ def minutes_to_thin(
     journal: Collection[Version], file: File, upstreams: Collection[Upstream], before: datetime | None = None
 ) -> list[list[Version]]:
     """The rows of each minute that may become one row, in the order of time."""
-    minutes: dict[tuple[str, int], list[Version]] = defaultdict(list)
+    minutes: dict[tuple[Series, int], list[Version]] = defaultdict(list)
     for version in journal:
         minutes[version.key[0], version.micros // MINUTE].append(version)
     found = []

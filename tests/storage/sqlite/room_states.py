@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,14 +14,30 @@ from edgedepot.storage.base import Ledger
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.interval import seconds_of
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.room_model import File, Upstream, Version, minutes_to_thin, thinned
-from tests.storage.sqlite.states import FIELDS, IN_MEMORY, MICROSECOND, RESOLVED, T0, Key, Values, is_in, without_nulls
+from tests.storage.sqlite.room_model import File, Rule, Upstream, Version, minutes_to_thin, thinned
+from tests.storage.sqlite.states import (
+    FOREVER,
+    IN_MEMORY,
+    MICROSECOND,
+    RESOLVED,
+    T0,
+    Durability,
+    Key,
+    Model,
+    Row,
+    Scope,
+    Series,
+    Values,
+    is_in,
+    key_of,
+    quarantined,
+    rows_of,
+    times_seen,
+)
 
 NO_TIME = 1e-20
 """For how long to wait where the store is full: less than the clock, which stands still, can tell once it ran."""
 COUNTED = ("readings", "new", "merged", "duplicates", "late")
-FOREVER = timedelta(days=36_500)
-Row = tuple[str, datetime, Values]
 
 
 class Room(RuleBasedStateMachine):
@@ -32,7 +47,8 @@ class Room(RuleBasedStateMachine):
 
     storage: type[SQLiteStorage] = SQLiteStorage
 
-    def make(self, limits: dict[str, Any]) -> None:
+    def make(self, limits: dict[str, Any], durability: Durability = "power") -> None:
+        self.durability = durability
         self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         self.path = self.folder / "x.db"
         self.clock = ManualClock(T0)
@@ -40,8 +56,9 @@ class Room(RuleBasedStateMachine):
         self.journal: set[Version] = set()
         self.fresh: list[Version] = []  # their numbers are not known yet
         self.learned = self.order = 0
-        self.stamps: dict[str, datetime] = {}  # each device's last stamp by the gateway, since the clock was set
+        self.stamps: dict[Series, datetime] = {}  # each device's last stamp by the gateway, since the clock was set
         self.moving: dict[Key, timedelta] = {}  # held rows that the gateway stamped, and what the clock moved since
+        self.drift = timedelta(0)  # the same, since what is held began to come in by it
         self.counts = dict.fromkeys(COUNTED, 0)
         self.upstreams: dict[str, Upstream] = {}
         self.unknown: set[Key] = set()  # of these nobody can tell whether they are among what is kept
@@ -50,10 +67,12 @@ class Room(RuleBasedStateMachine):
 
     def open(self, limits: dict[str, Any]) -> None:
         self.limits = limits
+        self.stamps.clear()
+        self.slewed = timedelta(0)  # the clock, since this process has seen it set
         if not self.clock.monotonic():
             self.clock.advance(1)
         settings: dict[str, Any] = {"clock": self.clock, "fold_interval": FOREVER, "busy_timeout": NO_TIME, **limits}
-        self.store = self.storage(self.path, gateway_id="g", piece_rows=5, **settings)
+        self.store = self.storage(self.path, gateway_id="g", piece_rows=5, durability=self.durability, **settings)
 
     def teardown(self) -> None:
         try:
@@ -66,19 +85,17 @@ class Room(RuleBasedStateMachine):
 
     # -- what comes in --------------------------------------------------------------------------------------------
 
-    def arrive_together(self, rows: list[Row]) -> None:
+    def arrive_together(self, model: Model, rows: list[Row]) -> None:
         for device, moment, values in rows:
+            key = key_of(model, device, moment)
             self.counts["readings"] += 1
-            self.counts["late"] += self.is_late(moment)
-            if (device, moment) in self.moving:
-                self.move([((device, moment), self.free(device, moment))])
-            self.arrive((device, moment), values)
-
-    def is_late(self, moment: datetime) -> bool:
-        return self.file.horizon is not None and moment < self.file.horizon
+            self.counts["late"] += self.file.is_late(key)
+            if key in self.moving:
+                self.move([(key, self.free(*key))])
+            self.arrive(key, values)
 
     def is_seen(self, version: Version) -> bool:
-        return version.held or not self.is_late(version.key[1])
+        return version.held or not self.file.is_late(version.key)
 
     @property
     def seen(self) -> dict[Key, Version]:
@@ -107,8 +124,8 @@ class Room(RuleBasedStateMachine):
         if version in self.fresh:
             self.fresh.remove(version)
 
-    def free(self, device: str, moment: datetime) -> datetime:
-        while (device, moment) in self.rows:
+    def free(self, series: Series, moment: datetime) -> datetime:
+        while (series, moment) in self.rows:
             moment += MICROSECOND
         return moment
 
@@ -124,7 +141,7 @@ class Room(RuleBasedStateMachine):
     def release(self) -> None:
         """What is held is put right: stamps move with the clock, and on where a reading is in the way."""
         fixed = set(self.rows) - set(self.moving)
-        last: dict[str, datetime] = {}
+        last: dict[Series, datetime] = {}
         moves = []
         for key in sorted(self.moving, key=lambda key: (key[1] + self.moving[key], self.rows[key].order)):
             moment = max(key[1] + self.moving[key], last.get(key[0], datetime.min.replace(tzinfo=UTC)) + MICROSECOND)
@@ -147,17 +164,17 @@ class Room(RuleBasedStateMachine):
         there = self.rows.get(version.key)
         return there is not None and there.order > version.order
 
-    def forget(self, device: str | None, start: datetime | None, end: datetime | None) -> int:
+    def forget(self, scope: Scope) -> int:
         """Rows are deleted, from the journal also those that queries see no more; how many queries saw."""
         count = 0
         for upstream in self.upstreams.values():
-            older = [one for one in upstream.quarantined if is_in(one.key, device, start, end) and self.has_newer(one)]
+            older = [one for one in upstream.quarantined if is_in(one.key, *scope) and self.has_newer(one)]
             upstream.counts["quarantined"] -= len(older)
             upstream.counts["superseded"] += len(older)
             for one in older:
                 del upstream.quarantined[one]
         for version in {*self.rows.values(), *self.journal, *self.fresh}:
-            if is_in(version.key, device, start, end):
+            if is_in(version.key, *scope):
                 if self.rows.get(version.key) is version:
                     del self.rows[version.key]
                     self.moving.pop(version.key, None)
@@ -165,16 +182,16 @@ class Room(RuleBasedStateMachine):
                 self.leave(version)
                 for upstream in self.upstreams.values():
                     upstream.out_of_the_way(version, "deleted")
-        return count + max([0, *(self.forget_kept(rule.rows, device, start, end) for rule in self.kept())])
+        return count + max([0, *(self.forget_kept(rule.rows, scope) for rule in self.kept())])
 
-    def kept(self) -> list[Any]:
-        return [rule for rule in self.file.rules.values() if rule.low is not None]
+    def kept(self, model: Model | None = None) -> list[Rule]:
+        """The rules by which something is kept, of a model or all."""
+        rules = [rule for rule in self.file.rules.values() if rule.low is not None]
+        return [rule for rule in rules if model is None or rule.measurement == model.__measurement__]
 
     @staticmethod
-    def forget_kept(
-        rows: list[tuple[Key, Values]], device: str | None, start: datetime | None, end: datetime | None
-    ) -> int:
-        left = [row for row in rows if not is_in(row[0], device, start, end)]
+    def forget_kept(rows: list[tuple[Key, Values]], scope: Scope) -> int:
+        left = [row for row in rows if not is_in(row[0], *scope)]
         count = len(rows) - len(left)
         rows[:] = left
         return count
@@ -195,7 +212,7 @@ class Room(RuleBasedStateMachine):
     def rows_of(self, upstream: Upstream, window: Any) -> list[Version]:
         """What the upstream is owed of a window's stretch."""
         if window.place is not None:
-            return [version for version in upstream.walk if self.file.place(version) <= window.place[1:]]
+            return [version for version in upstream.walk if self.file.place(version.key) <= window.place]
         return [version for version in upstream.owed if window.low <= version.seq <= window.high]
 
     def received(self, upstream: Upstream, window: Any, row: Any) -> Version:
@@ -210,7 +227,8 @@ class Room(RuleBasedStateMachine):
             assert upstream.takes(found)
             assert bool((version.quality or 0) & 8) == (window.place is None and found.thinned is not None)
         assert not found.held
-        assert (found.key, values) == ((version.device, version.timestamp), dict(version.data))
+        assert found.key == key_of(row.model, version.device, version.timestamp)
+        assert values == dict(version.data)
         return found
 
     # -- what the store did by itself -------------------------------------------------------------------------------
@@ -265,12 +283,7 @@ class Room(RuleBasedStateMachine):
 
     def lost_partitions(self) -> list[Version]:
         """The rows that went with their partition."""
-        horizon = self.file.horizon
-        return [
-            version
-            for version in self.rows.values()
-            if horizon is not None and version.key[1] < horizon and self.file.is_folded(version)
-        ]
+        return [one for one in self.rows.values() if self.file.is_late(one.key) and self.file.is_folded(one)]
 
     def thinned_minutes(self, gone: set[Version], before: datetime | None) -> list[list[Version]]:
         """Whole minutes of which all but the last went, and their piece did not."""
@@ -316,40 +329,43 @@ class Room(RuleBasedStateMachine):
 
     def carry_kept(self, old: File, fresh: set[Version]) -> None:
         """What queries see no more since the horizon moved, and what is kept of it."""
-        horizon = self.file.horizon
-        if horizon != old.horizon:
-            assert horizon is not None
-            assert old.horizon is None or horizon > old.horizon
-            self.check_horizon(horizon)
+        for name, horizon in self.file.horizons.items():
+            if horizon != old.horizons.get(name):
+                assert name not in old.horizons or horizon > old.horizons[name]
+                self.check_horizon(name, horizon)
         for number, rule in self.file.rules.items():
             rule.rows = old.rules[number].rows if number in old.rules else []
         passed = []
         for version in self.lost_partitions():
             del self.rows[version.key]
-            was_late = old.horizon is not None and version.key[1] < old.horizon
+            name = version.key[0].measurement
+            was_late = old.is_late(version.key)
             is_new = version in fresh or not old.is_folded(version)
-            if was_late and horizon == old.horizon:
+            if was_late and self.file.horizons[name] == old.horizons[name]:
                 passed.append(version)
             elif was_late or (is_new and "keep_bytes" in self.limits):
                 # A full store folds in the middle: whether that came first, and before what, nobody can tell.
                 self.unknown.add(version.key)
             else:
                 for rule in self.file.rules.values():
-                    rule.rows.append((version.key, version.values))
+                    if rule.measurement == name:
+                        rule.rows.append((version.key, version.values))
         self.pass_by(passed, old)
         for rule in self.kept():
-            rule.rows[:] = [row for row in rule.rows if row[0][1] >= rule.low]
-        self.unknown = {key for key in self.unknown if any(key[1] >= rule.low for rule in self.kept())}
+            rule.rows[:] = [row for row in rule.rows if rule.reaches_to(row[0])]
+        self.unknown = {key for key in self.unknown if any(rule.reaches_to(key) for rule in self.kept())}
 
-    def are_known(self, device: str | None, start: datetime | None, end: datetime | None) -> bool:
+    def are_known(self, scope: Scope) -> bool:
         """Whether it can be told what is kept of a scope."""
-        return not any(is_in(key, device, start, end) for key in self.unknown)
+        return not any(is_in(key, *scope) for key in self.unknown)
 
-    def check_horizon(self, horizon: datetime) -> None:
-        assert self.limits
+    def check_horizon(self, measurement: str, horizon: datetime) -> None:
+        keep = self.limits.get("keep")
+        age = keep.get(measurement) if isinstance(keep, dict) else keep
         now = from_micros(self.clock.now())
         if "keep_bytes" not in self.limits:
-            assert horizon <= now - timedelta(seconds=seconds_of(self.limits["keep"], "keep"))
+            assert age is not None
+            assert horizon <= now - timedelta(seconds=seconds_of(age, "keep"))
         else:
             assert horizon <= now or not self.clock.trusted
 
@@ -379,23 +395,14 @@ class Room(RuleBasedStateMachine):
             assert found["held"] == sum(version.held for version in upstream.owed)
             numbers = (found["pending"] + found["held"], self.store.count_pending(name), upstream.pending)
             assert len(set(numbers)) == 1, numbers
-            kept = [row for row in self.store.quarantined(name, limit=10_000) if not row["replayed"]]
-            expected = [(*version.key, values) for version, values in upstream.quarantined.items()]
-            quarantined = [(row["device_id"], row["timestamp"], without_nulls(row["data"])) for row in kept]
-            assert sorted(quarantined, key=repr) == sorted(expected, key=repr)
+            expected = [(version.key, values) for version, values in upstream.quarantined.items()]
+            assert quarantined(self.store, name) == sorted(expected, key=repr)
 
     def check_devices(self) -> None:
-        seen: dict[str, list[datetime]] = defaultdict(list)
-        for device, moment in self.seen:
-            seen[device].append(moment)
         found = {device.device_id: (device.first_seen, device.last_seen) for device in self.store.devices()}
-        expected = {device: (min(times), max(times)) for device, times in seen.items()}
+        expected = times_seen(self.seen)
         assert found == expected, (found, expected)
 
-    def all_rows(self, kept: Collection[tuple[Key, Values]] = ()) -> list[dict[str, Any]]:
-        nothing = dict.fromkeys(FIELDS)
+    def all_rows(self, model: Model, kept: Collection[tuple[Key, Values]] = ()) -> list[dict[str, Any]]:
         there = [(key, version.values) for key, version in self.seen.items()]
-        return [
-            {"device_id": device, "timestamp": moment, **nothing, **values}
-            for (device, moment), values in [*there, *kept]
-        ]
+        return rows_of(model, [*there, *kept])

@@ -1,44 +1,59 @@
 """What one upstream is owed, as a pure model has it."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from datetime import datetime
 
-from edgedepot.storage.base import EVERYTHING, Choice
+from edgedepot.storage.base import Choice
 from tests.storage.sqlite.states import RESOLVED, Key, Values
+
+Rows = dict[Key, tuple[int, Values]]
+"""With the number of their arrival."""
 
 
 class Upstream:
-    """What one cursor is owed, and what became of the rest. `skips` says that it passes over some rows; rows carry the
-    number of their arrival."""
+    """What one cursor is to come by, of the journal (`pending`) and of history (`walk`), and what became of the rest.
+    What it does not take it passes over."""
 
-    def __init__(
-        self, rows: dict[Key, tuple[int, Values]], held: Collection[int], start: str | datetime, choice: Choice
-    ) -> None:
+    def __init__(self, start: str | datetime, choice: Choice, journal: Rows, history: Rows) -> None:
         self.since = start if isinstance(start, datetime) else None
         self.choice = choice
-        self.skips = self.since is not None or choice != EVERYTHING
-        owed = {} if start == "now" else rows
-        self.pending = {key: row for key, row in owed.items() if self.is_owed(key, row[0] in held)}
+        self.pending: Rows = {} if start == "now" else journal
+        self.walk: Rows = {} if start == "now" else {key: row for key, row in history.items() if self.is_young(key)}
         self.quarantined: dict[Key, list[tuple[int, Values]]] = {}
-        self.replayed: dict[Key, tuple[int, Values]] = {}
+        self.replayed: Rows = {}
         self.split: int | None = None
         self.counts = dict.fromkeys(RESOLVED, 0)
 
-    def is_owed(self, key: Key, is_held: bool) -> bool:
-        """Of a held reading nobody knows yet whether it is older than where the upstream starts."""
-        is_late_enough = is_held or self.since is None or key[1] >= self.since
-        return is_late_enough and self.choice.takes("weather", key[0])
+    @property
+    def left(self) -> int:
+        """How many readings it has not acknowledged."""
+        return len(self.pending) + len(self.walk) + len(self.replayed)
 
-    def written(self, key: Key, old: int | None, row: tuple[int, Values], is_held: bool) -> None:
+    def is_young(self, key: Key) -> bool:
+        return self.since is None or key[1] >= self.since
+
+    def takes(self, key: Key) -> bool:
+        return self.is_young(key) and self.choice.takes(*key[0])
+
+    def written(self, key: Key, old: int | None, row: tuple[int, Values]) -> None:
         if key in self.replayed and self.replayed[key][0] == old:
             del self.replayed[key]
             self.counts["superseded"] += 1
-        self.counts["superseded"] += self.pending.pop(key, None) is not None
-        if self.is_owed(key, is_held):
-            self.pending[key] = row
+        self.out_of_the_way(key, "superseded")
+        self.pending[key] = row
 
-    def released(self, numbers: Collection[int]) -> None:
-        """These readings have their times now."""
-        self.pending = {
-            key: row for key, row in self.pending.items() if row[0] not in numbers or self.is_owed(key, False)
-        }
+    def out_of_the_way(self, key: Key, why: str) -> None:
+        """A newer version came, or the row was deleted."""
+        there = self.pending.pop(key, None) or self.walk.pop(key, None)
+        self.counts[why] += there is not None
+
+    def passed(self, keys: Iterable[Key]) -> Rows:
+        """It has acknowledged these; those that it takes."""
+        taken: Rows = {}
+        for key in keys:
+            row = self.pending.pop(key, None) or self.walk.pop(key)
+            if self.takes(key):
+                taken[key] = row
+            else:
+                self.counts["skipped"] += 1
+        return taken
