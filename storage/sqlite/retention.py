@@ -4,6 +4,7 @@
               ~~~~~~~~~~~~~~|
                          horizon: history never reaches below it again
     journal   _j_4  _j_5  _j_6                                 whole pieces, when no history is left to take
+    refusals  the oldest rows of what is beyond its share, before anything else has to go: see refusals.py
 
 It looks for one thing to do at a time, small enough for commits to wait for it, and each is a transaction of its own:
 after a crash it goes on. To drop a partition writes a few pages, however many rows it has. Runs on the writer's thread.
@@ -15,22 +16,36 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from edgedepot.storage.clock import from_micros
-from edgedepot.storage.sqlite.acknowledge import count_there, skipped_by, times_awaited
+from edgedepot.storage.sqlite.acknowledge import skipped_by
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.choices import read_choice
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.downsampled import described, is_kept, keep_more
-from edgedepot.storage.sqlite.fold import acknowledged_pieces, drop_pieces
+from edgedepot.storage.sqlite.eviction import (
+    close_piece,
+    evict,
+    held_pieces,
+    holds_full_piece,
+    is_folding,
+    let_go,
+    waited_for,
+)
+from edgedepot.storage.sqlite.fold import acknowledged_pieces
 from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import PAGE, Limits
-from edgedepot.storage.sqlite.room_log import FULL, OLD, RoomLog
-from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, Rule
+from edgedepot.storage.sqlite.refusals import (
+    Excess,
+    drop_rejects,
+    evict_quarantined,
+    too_many_quarantined,
+    too_many_rejects,
+)
+from edgedepot.storage.sqlite.room_log import FULL, OLD, REFUSED, RoomLog
+from edgedepot.storage.sqlite.shape import Partition, Piece, Rule
 from edgedepot.storage.sqlite.tables import (
     HOUR,
-    add_piece,
     counted,
     history_table,
     hour_table,
@@ -42,7 +57,6 @@ from edgedepot.storage.sqlite.tables import (
 )
 from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.walk import END, NEVER, owed
-from edgedepot.storage.sqlite.withheld import withhold_piece
 
 SWEPT = 2_000
 """So many rows are deleted at a time, of what is not dropped with its table."""
@@ -87,8 +101,8 @@ class Retention:
         self._log.begin()
         if not self._journal.shape.pieces:
             return None
-        deed = self._acknowledged() or self._too_old(now) or self._too_much_of_a_model(now)
-        deed = deed or self._expired(now) or self._sweep()
+        deed = close_piece if self.ends_piece else self._acknowledged()
+        deed = deed or self._too_old(now) or self._too_much_of_a_model(now) or self._expired(now) or self._sweep()
         if deed is not None:
             return deed
         self.is_over = self.exceeds()
@@ -101,21 +115,17 @@ class Retention:
 
     def _block(self, blocks: bool) -> None:
         """Take no more readings, or take them again."""
-        if blocks and self.full is None:
-            self.full = (
-                f"the store has reached its limit of {self._limits.size} bytes (keep_bytes) and takes no readings until"
-                f" upstreams have acknowledged enough of what waits for them, {self._waiting_since()}"
-            )
+        was_full = self.full is not None
+        self.full = (
+            f"the store has reached its limit of {self._limits.size} bytes (keep_bytes) and takes no readings until"
+            f" {waited_for(self._journal)}"
+            if blocks
+            else None
+        )
+        if self.full is not None and not was_full:
             self._log.blocks(self.full)
-        elif not blocks and self.full is not None:
-            self.full = None
+        elif was_full and not blocks:
             self._log.takes_again()
-
-    def _waiting_since(self) -> str:
-        """Of what time the oldest piece is, for there is one while anything waits."""
-        table = rows_of(self._journal.shape, self._journal.shape.pieces[0])
-        (oldest,) = self._connection.execute(f"SELECT min(ts) FROM {table} WHERE series > 0").fetchone()
-        return "which is not in history yet" if oldest is None else f"from {from_micros(oldest):%Y-%m-%dT%H:%MZ} on"
 
     def committed(self) -> None:
         """What `next` said is done."""
@@ -287,44 +297,68 @@ class Retention:
         return None
 
     def _sweep(self) -> Deed | None:
-        """Replaced values from before the horizon."""
+        """Replaced values from before the horizon, and what is noted of readings that history has no more."""
         for model_id in sorted(self._unswept):
             first = self._journal.shape.horizon(model_id)
-            replaced = (
-                "SELECT r.id FROM _replaced AS r JOIN _series AS s ON s.id = r.series"
-                f" WHERE s.model = {model_id} AND r.ts < {first} LIMIT {SWEPT}"
-            )
-            if self._connection.execute(replaced).fetchone():
-                return _executing(self._connection, f"DELETE FROM _replaced WHERE id IN ({replaced})")
+            mine = f"series IN (SELECT id FROM _series WHERE model = {model_id})"
+            for table, key, old in (
+                ("_replaced", "id", f"ts < {first}"),
+                ("_withheld", "(cursor, series, start, low)", f"stop <= {first}"),
+            ):
+                swept = f"SELECT {key.strip('()')} FROM {table} WHERE {mine} AND {old} LIMIT {SWEPT}"
+                if self._connection.execute(swept).fetchone():
+                    return _executing(self._connection, f"DELETE FROM {table} WHERE {key} IN ({swept})")
             self._unswept.discard(model_id)
         return None
+
+    # -- what was refused -----------------------------------------------------------------------------------------
+
+    def _refused(self) -> Deed | None:
+        """The oldest of what is beyond its share. What is to be sent once more is awaited again."""
+        if self._limits.size is None:
+            return None
+        rejects = too_many_rejects(self._connection, self._limits.size)
+        if rejects is not None:
+            return lambda journal: drop_rejects(journal, rejects)
+        quarantined = too_many_quarantined(self._journal, self._limits.size, replayed=not self._limits.block)
+        return None if quarantined is None else lambda journal: self._evict_quarantined(quarantined)
+
+    def _evict_quarantined(self, excess: Excess) -> None:
+        self._log.evicted(evict_quarantined(self._journal, excess, replayed=not self._limits.block), REFUSED)
 
     # -- the journal ----------------------------------------------------------------------------------------------
 
     def _acknowledged(self) -> Deed | None:
         """Pieces that were acknowledged since the fold looked."""
         pieces = acknowledged_pieces(self._journal)
-        return (lambda journal: self._drop_pieces(pieces)) if pieces else None
+        return (lambda journal: let_go(journal, pieces)) if pieces else None
 
     def _make_room(self, now: int | None) -> Deed | None:
-        """The least loss first: history, of which the journal still has what is pending, or what is kept downsampled
-        where that takes more room; then what is pending, thinned where that can be, which is the journal's; and what a
-        late upstream is still owed of history only before the journal has anything to evict."""
+        """The least loss first: what nobody awaits; then history, of which the journal still has what is pending, or
+        what is kept downsampled where that takes more room; then what is pending, thinned where that can be, which is
+        the journal's; and what a late upstream is still owed of history only before the journal has anything to
+        evict."""
         history = sum(partition.pages for _, mine in self._partitions() for partition in mine)
-        deed = self._keep_less() if sum(rule.pages for rule, _, _ in self._kept()) > history else None
+        deed = self._refused()
+        if deed is None and sum(rule.pages for rule, _, _ in self._kept()) > history:
+            deed = self._keep_less()
         if deed is not None:
             return deed
         oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
         deed = self._drop_first(oldest, now, keep_pending=True) or self._keep_less()
         if deed is not None:
             return deed
-        closed = closed_pieces(self._journal.shape)
+        closed, held = closed_pieces(self._journal.shape), held_pieces(self._journal.shape)
         if closed and not self._limits.block:
             deed = self._thinning(closed) or self._drop_first(oldest, now, keep_pending=False)
-            return deed or self._eviction(*closed[0], FULL)
-        if closed or self._is_folding:
+            return deed or self._eviction(*min(closed + held, key=lambda entry: entry[0].first), FULL)
+        if closed or is_folding(self._journal):
             return None  # the fold brings what can be thinned
-        return self._closing() or (None if self._limits.block else self._drop_first(oldest, now, keep_pending=False))
+        if self._limits.block:
+            return None if held else self._closing()
+        if held:
+            return self._drop_first(oldest, now, keep_pending=False) or self._eviction(*held[0], FULL)
+        return self._closing() or self._drop_first(oldest, now, keep_pending=False)
 
     def _drop_first(
         self, oldest: list[tuple[Layout, list[Partition]]], now: int | None, keep_pending: bool
@@ -344,47 +378,20 @@ class Retention:
         batch = self._batches.pop(0)
         return lambda journal: thin(journal, self._cursors, batch, self._log.thinned)
 
+    @property
+    def ends_piece(self) -> bool:
+        """Whether there is a piece to end: see `holds_full_piece`."""
+        return holds_full_piece(self._journal, self._limits)
+
     def _closing(self) -> Deed | None:
         """End the last piece early, so that it can be dropped as soon as it is acknowledged."""
         journal = self._journal
         last = journal.shape.pieces[-1]
         has_rows = self._connection.execute(f"SELECT 1 FROM {last.table} WHERE series > 0 LIMIT 1").fetchone()
-        return self._close_piece if has_rows else None
-
-    @property
-    def _is_folding(self) -> bool:
-        """Whether there is something to fold."""
-        return bool(self._journal.tail.rows or self._journal.shape.folded.active)
-
-    def _close_piece(self, journal: Journal) -> None:
-        """When all rows are in history."""
-        journal.shape.folded = Folded(journal.committed_seq, journal.committed_seq)
-        journal.books.write_snapshot(self._connection, journal.committed_seq)
-        add_piece(self._connection, journal.shape, journal.committed_seq + 1, journal.shape.pieces[-1].base)
-        journal.refresh_views()
-        journal.reshape()
+        return close_piece if has_rows else None
 
     def _eviction(self, piece: Piece, last: int, why: str) -> Deed:
-        return lambda journal: self._evict(piece, last, why)
-
-    def _evict(self, piece: Piece, last: int, why: str) -> None:
-        """Drop a piece although upstreams are owed rows of it."""
-        journal = self._journal
-        for name, book in journal.books.cursors.items():
-            choice = read_choice(self._connection, book.id)  # of the file: it may not have been said again yet
-            for low, high in book.acknowledged.gaps(piece.first, last):
-                rows, skipped = count_there(journal, low, high, book.since, choice)
-                journal.books.resolve(name, low, high, evicted=rows - skipped, skipped=skipped)
-                if rows > skipped:
-                    times = times_awaited(journal, low, high, book.since, choice)
-                    self._log.evicted(note_given_up(journal, name, "evicted", *times, rows - skipped), why)
-                withhold_piece(self._connection, journal.shape, book.id, piece, low, high)
-        self._drop_pieces([piece])
-
-    def _drop_pieces(self, pieces: list[Piece]) -> None:
-        drop_pieces(self._connection, self._journal, pieces)
-        self._journal.refresh_views()
-        self._journal.reshape()
+        return lambda journal: evict(journal, piece, last, why, self._log)
 
 
 def _executing(connection: sqlite3.Connection, statement: str) -> Deed:

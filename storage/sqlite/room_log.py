@@ -4,6 +4,8 @@ history of weather up to 2026-03-02T06:00Z went, as the store is full (keep_byte
 avg of temperature by 0:01:00, kept of weather up to 2025-03-02T06:00Z, went, as the store is full (keep_bytes)
 upstream central: 16500 readings thinned, of 2026-03-02T00:00Z to 2026-03-03T21:50Z, as the store is full (keep_bytes)
 upstream central: 8250 readings evicted, of 2026-03-02T00:00Z to 2026-03-03T21:50Z, as the store is full (keep_bytes)
+upstream central: 120 readings evicted, of 2026-03-02T00:00Z to 2026-03-02T01:10Z, as quarantine is full (keep_bytes)
+8250 readings whose time is not known went, as the store is full (keep_bytes)
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from edgedepot.storage.given_up import GivenUp
 
 log = logging.getLogger(__name__)
 FULL = "the store is full (keep_bytes)"
+REFUSED = "quarantine is full (keep_bytes)"
 OLD = "it is too old (keep)"
 
 
@@ -41,6 +44,11 @@ class RoomLog:
         """Of what is kept downsampled of a model, all before a time."""
         text = f"{what}, kept of {measurement} up to {from_micros(end):%Y-%m-%dT%H:%MZ}, went, as {FULL}"
         self._lines.append((logging.INFO, text))
+
+    def held_went(self, rows: int) -> None:
+        """Readings that waited for the time: nobody sees them any more, nor could tell of what time they are."""
+        if rows:
+            self._lines.append((logging.WARNING, f"{rows} readings whose time is not known went, as {FULL}"))
 
     def thinned(self, given_up: GivenUp) -> None:
         """Of an upstream's minutes some became one reading each."""

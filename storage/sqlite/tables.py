@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from edgedepot.storage.sqlite.catalogue import Layout
@@ -140,10 +140,20 @@ def counted(connection: sqlite3.Connection, one: Partition | Rule) -> Iterator[N
 
 def bytes_each(connection: sqlite3.Connection, piece: Piece) -> float:
     """About how many bytes a row of a piece takes, by its latest ones; those of the books are among them."""
-    rows = connection.execute(f"SELECT * FROM {piece.table} ORDER BY seq DESC LIMIT {_SAMPLE}").fetchall()
-    cells = (cell for row in rows for cell in row)
-    size = sum(len(cell.encode()) if isinstance(cell, str) else 1 if cell is None else 8 for cell in cells)
-    return 8 + size / max(1, len(rows))
+    return 8 + mean_bytes(
+        connection.execute(f"SELECT * FROM {piece.table} ORDER BY seq DESC LIMIT {_SAMPLE}").fetchall()
+    )
+
+
+def mean_bytes(rows: Sequence[Sequence[object]]) -> float:
+    """About how many bytes the cells of a row take."""
+    return sum(_size(cell) for row in rows for cell in row) / max(1, len(rows))
+
+
+def _size(cell: object) -> int:
+    if isinstance(cell, bytes):
+        return len(cell)
+    return len(cell.encode()) if isinstance(cell, str) else 1 if cell is None else 8
 
 
 def widen_partition(connection: sqlite3.Connection, layout: Layout, partition: Partition) -> None:

@@ -182,6 +182,19 @@ def _last_before(connection: sqlite3.Connection, shape: Shape, bases: list[Base]
     return max((time for time in times if time is not None), default=NEVER)
 
 
+def forget_held(connection: sqlite3.Connection, tail: Tail, piece: Piece) -> None:
+    """A held piece is about to go: nothing remembers its rows. Inside the writer's transaction, when the tail is
+    hidden."""
+    found: dict[int, array[int]] = {}
+    for series, seq in connection.execute(f"SELECT series, seq FROM {piece.table} WHERE series > 0 ORDER BY ts"):
+        found.setdefault(series, array("q")).append(seq)
+    for series_id, seqs in found.items():
+        series = tail.series(series_id)
+        assert series is not None
+        tail.forget(series, seqs)
+        tail.held -= len(seqs)
+
+
 @dataclass(slots=True)
 class _Times:
     """The rows of one series while their times settle: those that stay, and the gateway's stamps, which give way."""

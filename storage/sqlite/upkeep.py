@@ -113,9 +113,14 @@ class Upkeep:
 
     def fold_on(self) -> None:
         """One step of the fold, where it is due: commits must not wait for the whole. More when it lags behind what
-        comes in: the unfolded rows are in memory, and readers of other processes scan them."""
+        comes in: the unfolded rows are in memory, and readers of other processes scan them. But of held pieces that are
+        released retention sees one after the other: what is folded takes room twice."""
         while self._is_past(self._fold_due_at()):
+            piece = self._journal.shape.folded.piece
             self._fold_step()
+            if self._journal.shape.folded.piece != piece:
+                self.retain_soon()
+                return
             if self._unfolded() < 2 * self._pace.fold_rows:
                 return
 
@@ -152,8 +157,10 @@ class Upkeep:
             self._condition.notify_all()
 
     def look_for_room(self) -> None:
-        """Have retention look at once where a commit went beyond the limit; or where one may have made room."""
-        if self.retention.full is not None or (not self.retention.is_over and self.retention.exceeds()):
+        """Have retention look at once where a commit went beyond the limit, or filled a piece that no fold ends; or
+        where one may have made room."""
+        retention = self.retention
+        if retention.full is not None or retention.ends_piece or (not retention.is_over and retention.exceeds()):
             self.retain_soon()
 
     def retain_soon(self) -> None:

@@ -55,13 +55,7 @@ def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch) -> N
 def withhold_piece(
     connection: sqlite3.Connection, shape: Shape, cursor: int, piece: Piece, low: int, high: int
 ) -> None:
-    """Note the rows ``low..high`` of a piece that is about to go, as far as history has them; and forget what history
-    has no more."""
-    for model, horizon in shape.horizons.items():
-        connection.execute(
-            "DELETE FROM _withheld WHERE stop <= ? AND series IN (SELECT id FROM _series WHERE model = ?)",
-            (horizon, model),
-        )
+    """Note the rows ``low..high`` of a piece that is about to go, as far as history has them."""
     connection.execute(
         f"INSERT INTO _withheld {_COLUMNS} SELECT ?, series, min(ts), max(ts) + 1, ?, ?, 0"
         f" FROM {rows_of(shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0 GROUP BY series{_TOGETHER}",
