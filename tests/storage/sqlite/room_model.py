@@ -20,6 +20,7 @@ from edgedepot.storage.sqlite.walk import Place
 from tests.storage.sqlite.states import RESOLVED, T0, Key, Series, Values
 
 MINUTE = 60_000_000
+PAGE = 4096
 LATE = -(2**63)
 
 
@@ -123,10 +124,14 @@ class File:
             self.rules = {number: self._rule(*rule) for number, *rule in shape.get("rules", [])}
             for number, rule in self.rules.items():
                 self._read_parts(connection, number, rule)
-            self._partitions: dict[str, list[tuple[int, int]]] = {
-                self._models[int(model)]: [(start, stop) for _, start, stop, *_ in mine]
-                for model, mine in shape.get("partitions", {}).items()
+            partitions = {self._models[int(model)]: mine for model, mine in shape.get("partitions", {}).items()}
+            self.partitions: dict[str, list[tuple[int, int]]] = {
+                name: [(start, stop) for _, start, stop, *_ in mine] for name, mine in partitions.items()
             }
+            self.history_bytes = {name: PAGE * sum(one[4] for one in mine) for name, mine in partitions.items()}
+            pages, free = (connection.execute(f"PRAGMA {one}_count").fetchone()[0] for one in ("page", "freelist"))
+            self.used_bytes = PAGE * (pages - free)
+            self.bytes = sum(one.stat().st_size for one in (path, Path(f"{path}-wal")) if one.exists())
             self._series = {
                 Series(self._models[model], device): (model, number)
                 for number, model, device in connection.execute("SELECT id, model, device_id FROM _series")
@@ -186,7 +191,7 @@ class File:
     def place(self, key: Key) -> Place:
         """Where a row is in history: model, partition, series and time."""
         series, micros = key[0], to_micros(key[1])
-        start = next(start for start, stop in self._partitions[series.measurement] if start <= micros < stop)
+        start = next(start for start, stop in self.partitions[series.measurement] if start <= micros < stop)
         model, number = self._series[series]
         return model, start, number, micros
 

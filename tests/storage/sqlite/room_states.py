@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from hypothesis.stateful import RuleBasedStateMachine, invariant
+from hypothesis.stateful import invariant
 
 from edgedepot import SQLiteStorage
 from edgedepot.storage.base import Ledger
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.interval import seconds_of
 from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.room_bounds import LIMIT, RoomBounds
 from tests.storage.sqlite.room_model import File, Rule, Upstream, Version, minutes_to_thin, thinned
 from tests.storage.sqlite.states import (
     FOREVER,
@@ -40,18 +41,19 @@ NO_TIME = 1e-20
 COUNTED = ("readings", "new", "merged", "duplicates", "late")
 
 
-class Room(RuleBasedStateMachine):
+class Room(RoomBounds):
     """One store, and what is in it. After each step the store has done what it does by itself, and the model looks into
     its file: how far it is folded, up to when history is gone, which rows the journal has. What went must have been
     allowed to, and be in the books."""
 
     storage: type[SQLiteStorage] = SQLiteStorage
 
-    def make(self, limits: dict[str, Any], durability: Durability = "power") -> None:
+    def make(self, limits: dict[str, Any], durability: Durability = "power", *, trusted: bool = True) -> None:
         self.durability = durability
         self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         self.path = self.folder / "x.db"
         self.clock = ManualClock(T0)
+        self.clock.trusted = trusted
         self.rows: dict[Key, Version] = {}  # of all identities that are known; queries see those that `is_seen` says
         self.journal: set[Version] = set()
         self.fresh: list[Version] = []  # their numbers are not known yet
@@ -62,6 +64,7 @@ class Room(RuleBasedStateMachine):
         self.counts = dict.fromkeys(COUNTED, 0)
         self.upstreams: dict[str, Upstream] = {}
         self.unknown: set[Key] = set()  # of these nobody can tell whether they are among what is kept
+        self.largest = LIMIT
         self.open(limits)
         self.file = File(self.path, self.learned)
 
@@ -247,16 +250,27 @@ class Room(RuleBasedStateMachine):
             else:
                 quiet += 1
 
-    def look(self, before: datetime | None = None, opening: bool = False) -> None:
+    def look(self, before: datetime | None = None) -> None:
         """Compare with the file. `before`: `thin` was called."""
         old, self.file = self.file, File(self.path, self.learned)
         fresh = set(self.fresh)
         self.learn()
         gone = {version for version in self.journal if version.seq not in self.file.journal}
-        self.explain(gone, before, opening)
+        self.forget_held(gone)
+        self.explain(gone, before)
         self.journal -= gone
         assert {version.seq for version in self.journal} == self.file.journal
         self.carry_kept(old, fresh)
+
+    def forget_held(self, gone: set[Version]) -> None:
+        """Of a held piece that went nothing is left."""
+        for version in gone:
+            if version.held:
+                assert self.may_evict
+                assert self.size is not None
+                assert version.piece not in self.file.firsts, "a held piece goes as a whole"
+                del self.rows[version.key]
+                self.moving.pop(version.key, None)
 
     def learn(self) -> None:
         """The numbers of what came in since."""
@@ -272,14 +286,15 @@ class Room(RuleBasedStateMachine):
         assert not any(self.file.new.values()), "nobody stored that"
         self.fresh.clear()
 
-    def explain(self, gone: set[Version], before: datetime | None, opening: bool) -> None:
+    def explain(self, gone: set[Version], before: datetime | None) -> None:
         """What the journal has no more was acknowledged by all, thinned or evicted."""
         for group in self.thinned_minutes(gone, before):
             group[-1].thinned = thinned(group)
         ledger = self.store.ledger()
         lost = self.lost_partitions()
         for name, upstream in self.upstreams.items():
-            self.explain_one(upstream, ledger.upstreams[name], gone, lost, opening)
+            refused = self.refused_that_went(name, upstream)
+            self.explain_one(upstream, ledger.upstreams[name], gone, lost, refused)
 
     def lost_partitions(self) -> list[Version]:
         """The rows that went with their partition."""
@@ -299,25 +314,16 @@ class Room(RuleBasedStateMachine):
         assert not found or before is not None or self.may_evict
         return found
 
-    @property
-    def may_evict(self) -> bool:
-        return "keep_bytes" in self.limits and self.limits.get("when_full") != "block"
-
-    @property
-    def may_lose_pending(self) -> bool:
-        """Whether what upstreams await may go for its age."""
-        return "keep" in self.limits and not self.limits.get("keep_pending", True)
-
     def explain_one(
-        self, upstream: Upstream, books: dict[str, int], gone: set[Version], lost: list[Version], opening: bool
+        self, upstream: Upstream, books: dict[str, int], gone: set[Version], lost: list[Version], refused: int
     ) -> None:
         still = {version for version in gone & upstream.owed if version.piece in self.file.firsts}
         dropped = gone & upstream.owed - still
         walked = upstream.walk.intersection(lost)
         change = {why: books[why] - upstream.counts[why] for why in ("thinned", "evicted", "skipped")}
         before_eviction = change["thinned"] - sum(map(upstream.takes, still))  # of pieces that went altogether then
-        numbers = (change, (len(still), len(dropped), len(walked)))
-        assert sum(change.values()) == len(still) + len(dropped) + len(walked), numbers
+        numbers = (change, (len(still), len(dropped), len(walked), refused))
+        assert sum(change.values()) == len(still) + len(dropped) + len(walked) + refused, numbers
         if dropped or walked:
             assert self.may_evict or self.may_lose_pending
         assert change["skipped"] == sum(not upstream.takes(version) for version in still | dropped | walked), numbers
@@ -326,6 +332,20 @@ class Room(RuleBasedStateMachine):
             upstream.counts[why] += count
         upstream.owed -= gone
         upstream.walk -= walked
+
+    def refused_that_went(self, name: str, upstream: Upstream) -> int:
+        """How many of what is in quarantine, the oldest. With "block" none that is to be sent once more."""
+        there = {row["number"] for row in self.store.quarantined(name, limit=10_000)}
+        count = 0
+        for pile in (upstream.quarantined, upstream.replayed):
+            gone = [version for version in pile if version.seq not in there]
+            assert not gone or (self.size is not None and (self.may_evict or pile is upstream.quarantined))
+            for version in gone:
+                del pile[version]
+            assert all(one.seq > version.seq for one in pile for version in gone), "the oldest go first"
+            upstream.counts["quarantined"] -= len(gone) if pile is upstream.quarantined else 0
+            count += len(gone)
+        return count
 
     def carry_kept(self, old: File, fresh: set[Version]) -> None:
         """What queries see no more since the horizon moved, and what is kept of it."""
@@ -383,6 +403,8 @@ class Room(RuleBasedStateMachine):
         assert {name: books[name] for name in COUNTED} == self.counts
         self.check_upstreams(ledger)
         self.check_devices()
+        self.check_size()
+        self.check_age()
 
     def check_upstreams(self, ledger: Ledger) -> None:
         for name, upstream in self.upstreams.items():

@@ -88,6 +88,7 @@ class RoomStates(Room):
         fills=st.lists(st.tuples(models, st.sampled_from(FILLED), st.sampled_from([40, 150])), max_size=4),
         rules=st.lists(models, max_size=2, unique=True),
         durability=DURABILITIES,
+        filled_with=st.sampled_from(["readings", "readings", "readings", "refused", "held"]),
     )
     def begin(
         self,
@@ -96,9 +97,14 @@ class RoomStates(Room):
         fills: list[tuple[Model, int, int]],
         rules: list[Model],
         durability: Durability,
+        filled_with: str,
     ) -> None:
-        """A store that has upstreams, and some readings in pieces that are folded."""
-        self.make(limits, durability)
+        """A store that has upstreams, and some readings in pieces that are folded. Or it is full of what upstreams have
+        refused, or of what waits for the time."""
+        if filled_with != "readings":
+            limits = {**limits, "keep_bytes": "1 MB"}
+            fills = [*fills[:1], *[(Weather, -10, 150)] * (4 if filled_with == "held" else 2)]
+        self.make(limits, durability, trusted=filled_with != "held")
         for model in rules:
             self.store.keep_downsampled(model, "1 hour", functions=FUNCTIONS)
         for number, choice in enumerate(upstreams):
@@ -106,6 +112,8 @@ class RoomStates(Room):
         for number, fill in enumerate(fills):
             self.fill(*fill, number)
             self.the_file_is_as_it_should_be()
+            if filled_with == "refused":
+                self.send(60, 0, "backlog", 60, 4, False)
         for minute, device in enumerate("abca"):
             rows = minute_of(Weather, device, minute % 2, [{"temperature": float(n), "count": n} for n in range(6)])
             self.put(rows if minute % 2 else minute_of(Meter, device, minute, [{"on": True, "total": 2}] * 3))
@@ -216,7 +224,7 @@ class RoomStates(Room):
             upstream.split = None  # it goes on where it was, which the model does not know
             upstream.hands.clear()
         self.settle()
-        self.look(opening=True)
+        self.look()
 
     @rule(deeds=st.lists(deeds, min_size=1, max_size=4), done=st.integers(0, 4), limits=limits)
     def crash(self, deeds: list[Deed], done: int, limits: dict[str, Any]) -> None:
@@ -473,7 +481,7 @@ class RoomStates(Room):
         limit=st.integers(1, 60),
         which=which_upstream,
         lane=st.sampled_from(LANES),
-        refused=st.integers(0, 3),
+        refused=st.sampled_from([0, 0, 1, 3, 60]),
         times=st.integers(1, 5),
         in_hand=st.booleans(),
     )

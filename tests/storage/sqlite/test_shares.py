@@ -71,6 +71,7 @@ class Site:
 
     def close(self) -> None:
         try:
+            self.look()
             audit_memory(self.store)
         finally:
             self.store.close()
