@@ -150,7 +150,7 @@ class Scarce(Room, Watcher):
             self.store.add_cursor(name)
             upstream.hands.clear()
         self.settle()
-        self.look(opening=True)
+        self.look()
         self.connect()
 
     # -- the link -------------------------------------------------------------------------------------------------
