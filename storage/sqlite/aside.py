@@ -1,7 +1,8 @@
-"""Files of a store that give way to others: renamed, never deleted."""
+"""Files of a store that give way to others, renamed and never deleted; and what is to take their place."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from edgedepot.storage.clock import from_micros
@@ -26,3 +27,15 @@ def move(path: Path, aside: Path, *, log: Path | None = None) -> None:
 
 def shm_of(path: Path) -> Path:
     return path.with_name(path.name + "-shm")
+
+
+def next_of(path: Path) -> Path:
+    """A copy of the store's file on its way to take its place (successor.py)."""
+    return path.with_name(path.name + ".next")
+
+
+def remove_next(path: Path) -> None:
+    """Remove what was half copied, by a process that was killed too."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        with contextlib.suppress(OSError):
+            path.with_name(next_of(path).name + suffix).unlink(missing_ok=True)

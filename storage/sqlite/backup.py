@@ -22,7 +22,7 @@ from pathlib import Path
 from edgedepot.storage.errors import ConfigError, StorageError, StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import free_name, move
-from edgedepot.storage.sqlite.connection import StoreLock, reading_uri, sqlite_errors
+from edgedepot.storage.sqlite.connection import StoreLock, open_reader, sqlite_errors
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import wal_of
 
@@ -57,12 +57,12 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
 
 
 def _check(source: Path) -> None:
-    with sqlite_errors(source), _connected(reading_uri(source)) as reader:
+    with sqlite_errors(source), contextlib.closing(open_reader(source)) as reader:
         schema.check(reader, source)
 
 
 def _copy(source: Path, part: Path, now: int, progress: Progress | None) -> None:
-    with sqlite_errors(source), _connected(reading_uri(source)) as reader:
+    with sqlite_errors(source), contextlib.closing(open_reader(source)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT 1 FROM _meta").fetchone()  # from here on it sees one moment
         with sqlite_errors(part), _connected(part.absolute().as_uri()) as writer:

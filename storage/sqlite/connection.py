@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 _BUSY_SECONDS = 10.0
 WAL_PAGES = 4000
 _LOCK_BYTES = 64
+NAMES = threading.RLock()
+"""Held while the files of a store get other names, and while they are opened."""
 
 
 @contextlib.contextmanager
@@ -100,11 +102,39 @@ def is_read_only(path: Path) -> bool:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, for one thread at a time."""
+    """A connection that cannot write, for one thread at a time. It has read already: SQLite opens the log with the
+    first query, and the file may be another by then (see successor.py)."""
+    while True:
+        with NAMES:
+            before = files_of(path)
+            connection = _connected(path)
+            if files_of(path)[0] == before[0]:
+                return connection
+            connection.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
     uri = reading_uri(path)
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA temp_store = MEMORY")
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA schema_version").fetchone()
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def files_of(path: Path) -> tuple[int, int]:
+    """Which file a store is, and which its log: no file that is open shares its number with another. 0 for none."""
+    return _number_of(path), _number_of(path.with_name(path.name + "-wal"))
+
+
+def _number_of(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: int = WAL_PAGES) -> None:
@@ -184,6 +214,8 @@ class Readers:
         self._lent: set[sqlite3.Connection] = set()
         self.barred: str | None = None
         """Why there is nothing to read for now, if that is so."""
+        self._files = (0, 0)
+        self._renewals = 0
         self._closed = False
         self._all.add(self)
 
@@ -217,6 +249,7 @@ class Readers:
                     self._give_back(connection)
 
     def _take(self) -> sqlite3.Connection:
+        self._look()
         with self._lock:
             if self._closed:
                 raise StorageClosed(f"{self._path} was closed")
@@ -226,10 +259,20 @@ class Readers:
                 connection = self._idle.pop()
                 self._lent.add(connection)
                 return connection
+            renewals = self._renewals
         connection = open_reader(self._path)
         with self._lock:
             self._lent.add(connection)
+            if renewals != self._renewals:  # it may be to the file before
+                self._retired.add(connection)
         return connection
+
+    def _look(self) -> None:
+        """Where the process that writes has gone on in another file, so do we."""
+        (file, log_file), found = self._files, files_of(self._path)
+        self._files = found
+        if found != (file, log_file or found[1]):  # where there was no log a reader makes one
+            self.renew()
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lock:
@@ -245,6 +288,7 @@ class Readers:
     def renew(self) -> None:
         """The file is another from now on: connections to the old one are lent no more."""
         with self._lock:
+            self._renewals += 1
             self._retired |= self._lent
             idle, self._idle = self._idle, []
         for connection in idle:

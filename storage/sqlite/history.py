@@ -24,7 +24,7 @@ class History:
     """Finds, takes out and deletes rows that the fold has put into history."""
 
     def __init__(self, connection: sqlite3.Connection, shape: Shape) -> None:
-        self._connection = connection
+        self.connection = connection
         self.shape = shape
 
     def find(self, layout: Layout, columns: tuple[str, ...], series: int, ts: int) -> tuple[int, Row] | None:
@@ -33,7 +33,7 @@ class History:
         if partition is None:
             return None
         cells = (cell(column, partition.width) for column in columns)
-        found = self._connection.execute(
+        found = self.connection.execute(
             f"SELECT {', '.join(('seq', 'quality', *cells))} FROM {history_table(layout, partition)}"
             " WHERE series = ? AND ts = ?",
             (series, ts),
@@ -46,7 +46,7 @@ class History:
         times = [NEVER]
         for partition in {one.id: one for one in found if one is not None}.values():
             query = f"SELECT max(ts) FROM {history_table(layout, partition)} WHERE series = ? AND ts > ? AND ts <= ?"
-            (ts,) = self._connection.execute(query, (series, after, until)).fetchone()
+            (ts,) = self.connection.execute(query, (series, after, until)).fetchone()
             times.append(NEVER if ts is None else ts)
         return max(times)
 
@@ -56,8 +56,8 @@ class History:
         assert partition is not None
         self.shape.touched(layout.id, partition)
         doomed = f"FROM {history_table(layout, partition)} WHERE series = ? AND ts = ?"
-        self._connection.execute(_taking(layout, partition, doomed), (series, ts))
-        self._connection.execute(f"DELETE {doomed}", (series, ts))
+        self.connection.execute(_taking(layout, partition, doomed), (series, ts))
+        self.connection.execute(f"DELETE {doomed}", (series, ts))
         return place_of(layout.id, partition, series, ts)
 
     def places_before(self, layout: Layout, scope: Scope, before: int) -> list[tuple[int, Place]]:
@@ -66,7 +66,7 @@ class History:
         found: list[tuple[int, Place]] = []
         for partition in self.shape.partitions.get(layout.id, []):
             query = f"SELECT seq, series, ts FROM {history_table(layout, partition)} WHERE {condition} AND seq < ?"
-            for seq, series, ts in self._connection.execute(query, (*values, before)):
+            for seq, series, ts in self.connection.execute(query, (*values, before)):
                 found.append((seq, place_of(layout.id, partition, series, ts)))
         return found
 
@@ -80,8 +80,8 @@ class History:
             ):
                 self.shape.touched(layout.id, partition)
                 doomed = f"FROM {history_table(layout, partition)} WHERE {condition}"
-                self._connection.execute(_taking(layout, partition, doomed), values)
-                count += self._connection.execute(f"DELETE {doomed}", values).rowcount
+                self.connection.execute(_taking(layout, partition, doomed), values)
+                count += self.connection.execute(f"DELETE {doomed}", values).rowcount
         return count
 
 

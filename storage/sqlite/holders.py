@@ -13,45 +13,56 @@ from pathlib import Path
 
 _READING = range(123, 128)
 """WAL_READ_LOCK(0) to WAL_READ_LOCK(4)"""
+_SHARED = range(0x40000002, 0x40000200)
+"""Of the file itself: whoever has read something locks it until the file is closed, also between transactions."""
 _PROC = Path("/proc")
 
 
 def holders(path: Path) -> list[str]:
     """``process 4711 (sqlite3)``, each other process that reads now; "this process" where it is that alone. May take
     some milliseconds. Empty where nobody can be seen."""
+    try:
+        reading = set(_locking(path.with_name(path.name + "-shm").stat(), _READING))
+    except OSError:
+        reading = set()
+    try:
+        return _named(reading or _opened_by(path.stat()) - {os.getpid()})
+    except OSError:
+        return []
+
+
+def keepers(file: os.stat_result) -> list[str]:
+    """Who has a store's file open, whatever its name is now, by the same names; "this process" only where it reads."""
+    return _named(set(_locking(file, _SHARED)) | (_opened_by(file) - {os.getpid()}))
+
+
+def _named(numbers: set[int]) -> list[str]:
     own = os.getpid()
-    reading = set(_locking(path))
-    others = (reading or set(_opened_by(path))) - {own}
-    if others:
-        return [f"process {number} ({_command(number)})" for number in sorted(others)]
-    return ["this process"] if own in reading else []
+    others = sorted(numbers - {own})
+    return [f"process {number} ({_command(number)})" for number in others] or ["this process"] * (own in numbers)
 
 
-def _locking(path: Path) -> Iterator[int]:
+def _locking(found: os.stat_result, places: range) -> Iterator[int]:
     """By ``/proc/locks``: ``1: POSIX  ADVISORY  READ 4711 08:01:123456 124 124``."""
     try:
-        shm = path.with_name(path.name + "-shm").stat()
         lines = (_PROC / "locks").read_text().splitlines()
     except OSError:
         return
-    file = f"{os.major(shm.st_dev):02x}:{os.minor(shm.st_dev):02x}:{shm.st_ino}"
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     for line in lines:
         words = line.split()
         if len(words) == 8 and words[1] == "POSIX" and words[5] == file and words[7] != "EOF":
             first, last, number = int(words[6]), int(words[7]), int(words[4])
-            if number > 0 and first < _READING.stop and last >= _READING.start:
+            if number > 0 and first < places.stop and last >= places.start:
                 yield number
 
 
-def _opened_by(path: Path) -> Iterator[int]:
+def _opened_by(file: os.stat_result) -> set[int]:
     try:
-        store = path.stat()
         numbers = [int(one.name) for one in _PROC.iterdir() if one.name.isdecimal()]
     except OSError:
-        return
-    for number in numbers:
-        if any((file.st_dev, file.st_ino) == (store.st_dev, store.st_ino) for file in _files_of(number)):
-            yield number
+        return set()
+    return {number for number in numbers if any(os.path.samestat(file, one) for one in _files_of(number))}
 
 
 def _files_of(number: int) -> Iterator[os.stat_result]:

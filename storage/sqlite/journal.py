@@ -65,6 +65,10 @@ class Journal:
         """By measurement, device and time, the rows that are or were to be sent once more."""
         self.note_replays()
 
+    def go_on(self, connection: sqlite3.Connection) -> None:
+        """The same store in another file."""
+        self.connection = self.history.connection = connection
+
     def _last_seq(self) -> int:
         if not self.shape.pieces:
             return 0

@@ -10,13 +10,14 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgedepot.storage.clock import Clock, from_micros
 from edgedepot.storage.errors import ConfigError, StoreUnusable
 from edgedepot.storage.reading import device_id_of
 from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.aside import remove_next
 from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import (
@@ -100,6 +101,7 @@ class Opening:
 
     def open(self) -> Opened:
         """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
+        remove_next(self._path)
         self._look_from_outside()
         try:
             return self._load_patiently()
@@ -142,6 +144,18 @@ class Opening:
         """Salvage the file of an open store, whose connection is closed, and open the new one."""
         self._salvage(reason)
         return self._load_salvaged()
+
+    def go_on(self, opened: Opened) -> Opened:
+        """Open the file that has taken the place of an open store's: with the same pages, and without a log."""
+        connection = open_writer(self._path)
+        try:
+            prepare_writer(connection, self._full_sync, self._wal_pages)
+            found = replace(opened, connection=connection)
+            self._note(found)
+        except BaseException:
+            connection.close()
+            raise
+        return found
 
     def _salvage(self, reason: str, *, use_log: bool = True) -> None:
         salvage(self._path, self._sidecar, reason, self._clock.now(), use_log=use_log)

@@ -354,7 +354,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             return read_rejected(view, source, limit)
 
     def health_check(self) -> dict[str, Any]:
-        """See `BaseStorage`; with a ``"warning"`` while a reader keeps the write-ahead log growing."""
+        """See `BaseStorage`; with a ``"warning"`` that names who keeps the log, or an older file, from going."""
         writer = None if self._writing is None else self._writing.writer
         trouble = None if writer is None else writer.trouble or writer.full
         try:
@@ -363,11 +363,10 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
                     pass
         except StorageError as exc:
             trouble = str(exc)
-        if trouble is not None:
-            return {"status": "fail", "message": str(trouble), "version": sqlite3.sqlite_version}
-        warning = None if writer is None else writer.room.warning
-        message = f"{self.path} can be read and written" + (f", but {warning}" if warning else "")
-        found = {"status": "pass", "message": message, "version": sqlite3.sqlite_version}
+        warning = None if writer is None else writer.log_length.warning
+        message = f"{self.path} can be read and written" if trouble is None else str(trouble)
+        message += f"; {warning}" if warning else ""
+        found = {"status": "pass" if trouble is None else "fail", "message": message, "version": sqlite3.sqlite_version}
         return found | ({"warning": warning} if warning else {})
 
     @contextlib.contextmanager

@@ -22,7 +22,7 @@ import msgspec
 from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
-from edgedepot.storage.sqlite.connection import reading_uri, sqlite_errors
+from edgedepot.storage.sqlite.connection import open_reader, sqlite_errors
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.ledger import read_ledger
@@ -75,13 +75,12 @@ class Verification:
         self._places: list[tuple[int, int, int]] = []
         self._pieces: list[int] = []
         with sqlite_errors(path):
-            self._connection = sqlite3.connect(reading_uri(path), uri=True, timeout=10.0, isolation_level=None)
+            self._connection = open_reader(path)
             with contextlib.ExitStack() as undo:
                 undo.callback(self._connection.close)
                 schema.check(self._connection, path)
                 self._pages = int(self._connection.execute("PRAGMA page_count").fetchone()[0])
                 prepare_digests(self._connection)
-                self._connection.execute("PRAGMA temp_store = MEMORY")
                 self._plan()
                 undo.pop_all()
 

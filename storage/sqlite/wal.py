@@ -4,6 +4,7 @@ can be read of a damaged one. Layout and checksum: https://www.sqlite.org/filefo
 
 from __future__ import annotations
 
+import errno
 import struct
 import sys
 from array import array
@@ -48,6 +49,26 @@ def frames(data: bytes) -> Iterator[Frame]:
     for offset in range(HEADER, len(data) - FRAME_HEADER - PAGE + 1, FRAME_HEADER + PAGE):
         page, commit, salts, first, second = struct.unpack_from(">II8sII", data, offset)
         yield Frame(page, commit, salts, (first, second), offset)
+
+
+def salts_of(wal: Path) -> bytes:
+    """What tells the round of a log that is being written: other ones since it began anew. Raises `OSError`."""
+    with wal.open("rb") as file:
+        return file.read(HEADER)[16:24]
+
+
+def pages_between(wal: Path, first: int, last: int, salts: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """What the frames after `first` up to `last` of that round hold: page number, content, and `commit` as in `Frame`.
+    All of them have to be committed. Raises `OSError`, also where the log has begun anew."""
+    with wal.open("rb") as file:
+        if file.read(HEADER)[16:24] != salts or last < first:
+            raise OSError(errno.ESTALE, f"{wal} began anew")
+        file.seek(HEADER + first * (FRAME_HEADER + PAGE))
+        for _ in range(first, last):
+            frame = file.read(FRAME_HEADER + PAGE)
+            if len(frame) < FRAME_HEADER + PAGE or frame[8:16] != salts:
+                raise OSError(errno.ESTALE, f"{wal} began anew")
+            yield int.from_bytes(frame[:4], "big"), frame[FRAME_HEADER:], int.from_bytes(frame[4:8], "big")
 
 
 class Promise(NamedTuple):

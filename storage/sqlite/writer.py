@@ -14,15 +14,17 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.callers import Callers
-from edgedepot.storage.sqlite.connection import LogSync, why_refused
+from edgedepot.storage.sqlite.connection import NAMES, LogSync, why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.log_length import LogLength
 from edgedepot.storage.sqlite.mount import Mount
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
@@ -33,6 +35,9 @@ from edgedepot.storage.sqlite.salvage import UNREADABLE
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import Suspicion
 from edgedepot.storage.sqlite.upkeep import Upkeep, transact
+
+if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.successor import Successor
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
@@ -64,13 +69,15 @@ class Writer:
         full_sync: bool,
         sidecar: Sidecar,
         room: Room,
+        log_length: LogLength,
         salvage: Callable[[str], Opened],
         mount: Mount,
+        go_on: Callable[[Successor], Opened],
     ) -> None:
         self._connection = opened.connection
         self._journal = opened.journal
         self._sidecar = sidecar
-        self._salvage = salvage
+        self._salvage, self._go_on = salvage, go_on
         self._mount = mount
         self._suspicion = Suspicion()
         self._salvage_at = self._note_at = clock.monotonic()
@@ -95,6 +102,7 @@ class Writer:
         self.trouble: StorageError | None = None
         self._upkeep = Upkeep(opened, clock, pace, limits, cursors, self._condition, self._note_seq)
         self.room = room
+        self.log_length = log_length
         self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
         self._thread.start()
 
@@ -234,6 +242,7 @@ class Writer:
                 self._closing = True
                 self.trouble = StorageError(f"the store cannot be written any more: {exc!r}")
         finally:
+            self.log_length.close()
             if self._log_sync is not None:
                 self._log_sync.close()
             self._abandon_queue()
@@ -251,6 +260,7 @@ class Writer:
             try:
                 self._follow_mount()
                 self._salvage_where_needed()
+                self._go_on_where_left()
                 self._journal.recover()
                 if is_due and self._queue:
                     self._commit(self._queue[:])
@@ -260,6 +270,7 @@ class Writer:
                     self._sync()
                 if not closing:
                     self.room.look(self._connection)
+                    self.log_length.look(self._connection, self._wake)
                     self._upkeep.fold_on()
                     self._upkeep.retain_on()
             except (sqlite3.Error, OSError, StorageError) as exc:
@@ -289,6 +300,7 @@ class Writer:
             return
         if self._clock.monotonic() < self._salvage_at:
             raise StorageError(f"damaged again, right after it was salvaged: {reason}")
+        self.log_length.renew()
         if self._log_sync is not None:
             self._log_sync.close()
         self._renew(self._salvage(reason))
@@ -301,6 +313,7 @@ class Writer:
             log.error("%s: its file system was unmounted", self._path)
             if self._log_sync is not None:
                 self._log_sync.close()
+            self.log_length.close()
             self._mount.let_go()
         if self._mount.is_away:
             self._renew(self._mount.come_back(self.durable_seq))
@@ -330,6 +343,24 @@ class Writer:
             self._settle(done)
         self._tell()
 
+    def _go_on_where_left(self) -> None:
+        """Where the file is left to a long reader, go on in the copy that has taken its place."""
+        if not self.log_length.expects_heir:
+            return
+        with NAMES:  # whoever opened the file by its new name, and the old log, would keep that for good
+            successor = self.log_length.heir(self._connection, self._sync)
+            opened = None if successor is None else self._go_on(successor)
+        if opened is not None:
+            if self._log_sync is not None:
+                self._log_sync.close()
+            self._renew(opened)
+            self.log_length.inherited()
+            self._upkeep.retain_soon()
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
     def _committed_within(self, started_at: float) -> None:
         with self._condition:
             self._commit_took = self._clock.monotonic() - started_at
@@ -348,7 +379,8 @@ class Writer:
             return 0.0
         flush_at = self._flush_at if self._queue else None
         sync_at = self._sync_at if self._unsynced else None
-        times = [at for at in (flush_at, sync_at, *self._upkeep.times(), self.room.due_at) if at is not None]
+        mine = (flush_at, sync_at, self.room.due_at, self.log_length.due_at)
+        times = [at for at in (*mine, *self._upkeep.times()) if at is not None]
         return min(times) - self._clock.monotonic() if times else None
 
     def _flush_after(self, moment: float) -> float:
@@ -412,9 +444,9 @@ class Writer:
         self._sidecar.note(("seq", self.durable_seq))
 
     def _sync(self) -> None:
-        """Put the commits so far on the device. Only with `durability="process"`, where a commit does not."""
-        assert self._log_sync is not None
-        self._log_sync.sync(self._connection)
+        """Put the commits so far on the device: with `durability="process"` a commit does not."""
+        if self._log_sync is not None:
+            self._log_sync.sync(self._connection)
         with self._condition:
             for _, receipt in self._unsynced:
                 receipt.raise_to(DURABLE)

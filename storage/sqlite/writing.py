@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
@@ -16,6 +17,7 @@ from edgedepot.storage.sqlite.connection import Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.log_length import LogLength
 from edgedepot.storage.sqlite.mount import Mount, not_mounted
 from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
@@ -30,6 +32,9 @@ from edgedepot.storage.sqlite.upkeep import transact
 from edgedepot.storage.sqlite.wal import wal_of
 from edgedepot.storage.sqlite.walk import NEVER
 from edgedepot.storage.sqlite.writer import Writer
+
+if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.successor import Successor
 
 
 class Writing:
@@ -52,7 +57,7 @@ class Writing:
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             self._sidecar = Sidecar(path)
-            reserve = Reserve(path, limits.wal_pages)
+            self._reserve = reserve = Reserve(path, limits.wal_pages)
             self._opening = Opening(
                 *(path, self._lock, self._sidecar, clock, full_sync, gateway_id), reserve.wal_pages, hold_uncertain
             )
@@ -64,7 +69,7 @@ class Writing:
         self._mount = Mount(path, store_id, self._let_go, self._open_again)
         self.writer = Writer(
             *(self._opened, path, clock, pace, limits, self.cursors, full_sync, self._sidecar),
-            *(Room(path, clock, reserve), self._salvage, self._mount),
+            *(Room(path, clock, reserve), LogLength(path, clock, reserve), self._salvage, self._mount, self._go_on),
         )
         self._closed = False
 
@@ -134,6 +139,24 @@ class Writing:
             self._renew()
             undo.pop_all()
         self._readers.barred = None
+        return self._opened
+
+    def _go_on(self, successor: Successor) -> Opened:
+        """Go on in the file that has taken the place of the old one, which is left to those that read it. On the
+        writer's thread, with `NAMES` held since the file has its name; to be called again where it fails."""
+        old = self._opened
+        self._readers.renew()
+        try:
+            successor.take_place(lambda: self._lock.note("going on", sync=True))
+            self._opened = self._opening.go_on(old)
+        except (OSError, sqlite3.Error, StorageError) as exc:
+            self._readers.barred = f"{self._path} has a new file that cannot be opened: {exc}"
+            if is_full(exc):
+                self._reserve.give_up()
+            raise StorageError(self._readers.barred) from exc
+        self._readers.barred = None
+        old.journal.go_on(self._opened.connection)
+        old.connection.close()
         return self._opened
 
     def _renew_cursors(self) -> None:

@@ -17,7 +17,7 @@ from edgedepot.storage.sqlite.migrations import STEPS, migrate
 from edgedepot.storage.sqlite.schema import VERSION
 from tests.crash.disk import Files, disks
 from tests.crash.recording import Operation
-from tests.crash.workload import ADDED, ADDED_ROWS, COUNTS, HALVES, LEVELS, T0, Work
+from tests.crash.workload import ADDED, ADDED_ROWS, COUNTS, HALVES, LEVELS, T0, Durability, Work
 from tests.models import Mixed, Weather
 from tests.storage.sqlite import released
 
@@ -126,6 +126,22 @@ def process(work: Work) -> None:
             work.store.fold()
         if step == 7:
             work.reopen(durability="process", piece_rows=40)
+
+
+def long_reader(work: Work) -> None:
+    """The log cannot begin again: the store goes on in a copy of its file, in the middle of an upstream's window."""
+    durability: Durability = "process" if work.rng.random() < 0.5 else "power"
+    work.open(durability)
+    work.add_cursor("central")
+    work.put(Mixed, work.mixed(work.fresh(20, devices=1)))
+    work.fold()
+    work.reopen(durability=durability, keep_bytes="1 MB", fold_interval="1s")
+    window = work.take("central", 10)
+    work.outgrow()
+    if window is not None:
+        work.acknowledge("central", window)
+    work.put(Mixed, work.mixed(work.again(20, devices=1)))
+    work.put(Mixed, work.mixed(work.fresh(4)))
 
 
 def until_killed(work: Work) -> None:
@@ -299,6 +315,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "retype": (retype,),
     "migration": (Between(_of_an_earlier_version), upgrade),
     "salvage": (until_killed, Between(_damage), fold),
+    "long reader": (long_reader,),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
 }

@@ -1,9 +1,11 @@
 """What the recorded process does to its store: one deed after the other, with marks where each begins and where the
 store promised it."""
 
+import contextlib
 import json
 import os
 import random
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from edgedepot.storage.base import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.sqlite.wal import wal_of
 from tests.crash.recording import MARKS
 from tests.models import Mixed, Weather
 
@@ -192,6 +195,23 @@ class Work:
         self._begin("remove cursor", cursor=cursor)
         self.store.remove_cursor(cursor)
         self._promised(self._promise)
+
+    def outgrow(self) -> None:
+        """A program holds an old state until the log is too long and the store goes on in a copy of its file. A fold
+        (open with an interval of 1 s) is due in the moment in which the copy is begun: its pages have to come into that
+        out of the log. Merges before it change pages that the log did not have yet."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM _meta").fetchone()
+            while wal_of(self.path).stat().st_size <= 4 * 30 * 4096:
+                self.store.fold()
+                self.put(Weather, self.weather(self.fresh(40)))
+            self.put(Mixed, self.mixed(self.again(20, devices=1)))
+            file = self.path.stat().st_ino
+            self.clock.advance(1)
+            while self.path.stat().st_ino == file:
+                self.put(Weather, self.weather(self.fresh(2)))
+                self.clock.advance(1)
 
     def reopen(self, **options: Any) -> None:
         self.close()

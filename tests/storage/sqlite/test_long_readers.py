@@ -13,6 +13,7 @@ import pytest
 from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StorageLocked
+from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.connection import writing_process
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
@@ -83,7 +84,9 @@ def log_bytes(store: SQLiteStorage) -> int:
 
 
 def test_a_long_reader_blocks_nothing_and_is_named(store: SQLiteStorage, caplog: pytest.LogCaptureFixture) -> None:
-    """Where it keeps the log from beginning again; once it has ended the log is short, with nothing written since."""
+    """Where it keeps the log from beginning again, and no copy of the file can be made; once it has ended the log is
+    short, with nothing written since."""
+    next_of(store.path).mkdir()
     clock = store.clock
     assert isinstance(clock, ManualClock)
     assert store._writing is not None

@@ -1,0 +1,222 @@
+"""The length of the write-ahead log: it cannot begin again while a reader sees an old state.
+
+    four times what it should be         whoever reads is named; when they have ended the log is cut
+    as large as the file too, at least   the store goes on in a copy of its file (successor.py), the readers keep the
+                                         old one with its log: so no more is copied than was logged before
+
+Where there is no room for a copy the log grows on: to refuse readings would be the greater harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgedepot.storage.clock import Clock
+from edgedepot.storage.sqlite.holders import holders
+from edgedepot.storage.sqlite.left import Left, megabytes
+from edgedepot.storage.sqlite.reserve import Reserve
+from edgedepot.storage.sqlite.wal import PAGE, wal_of
+
+if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.successor import Successor
+
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 1.0
+SHORTEN_SECONDS = 10.0
+AGAIN_SECONDS = 600.0
+_TOO_LONG = 4
+"""The log is too long when it is so many times what it should be."""
+
+
+class LogLength:
+    """Of one store. `warning` says who keeps the log from beginning again, or an older file from going; None while
+    nobody does. Used on the writer's thread alone, but for that."""
+
+    def __init__(self, path: Path, clock: Clock, reserve: Reserve) -> None:
+        self.warning: str | None = None
+        self._path = path
+        self._clock = clock
+        self._reserve = reserve
+        self._longest = _TOO_LONG * reserve.wal_pages * PAGE
+        self._look_at = clock.monotonic()
+        self._limit = self._longest
+        self._is_held = False
+        self._lacks: int | None = None
+        self._no_copy_before = clock.monotonic()
+        self._successor: Successor | None = None
+        self._left: list[Left] = []
+
+    @property
+    def expects_heir(self) -> bool:
+        """Whether to ask for the `heir`."""
+        return self._successor is not None and self._successor.is_waiting
+
+    @property
+    def due_at(self) -> float | None:
+        """When to look again though nothing is written; None while that need not be."""
+        if self.expects_heir:
+            return self._clock.monotonic()
+        return None if self.warning is None else self._look_at
+
+    def look(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
+        """After commits. `wake` is called from another thread when `heir` has something to do."""
+        now = self._clock.monotonic()
+        if now < self._look_at and not self._wants_copy(now):
+            return
+        is_long = self._is_held or log_bytes(self._path) > self._longest
+        if is_long:
+            self._shorten(connection, wake)
+        self._forget_left()
+        self._look_at = now + (SHORTEN_SECONDS if is_long or self._left else LOOK_SECONDS)
+        self._tell()
+
+    def _wants_copy(self, now: float) -> bool:
+        is_free = self._successor is None and self._lacks is None and now >= self._no_copy_before
+        return self._is_held and is_free and log_bytes(self._path) > self._limit
+
+    def _shorten(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
+        found = checkpoint(connection, "TRUNCATE")
+        if self._successor is not None and found.copied >= self._successor.frames:
+            self.renew()  # older readers have ended
+            found = checkpoint(connection, "TRUNCATE")
+        if found.is_whole:
+            if self._is_held:
+                log.warning("%s: its write-ahead log is short again", self._path)
+            self._is_held, self._lacks = False, None
+            return
+        self._is_held = True
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        self._limit = max(self._longest, pages * PAGE)
+        self._lacks = self._missing(pages * PAGE)
+        if found.copied < found.frames and self._wants_copy(self._clock.monotonic()):
+            self._begin_copy(found.frames, wake)
+
+    def _missing(self, size: int) -> int | None:
+        """How much room a copy of that size needs, where there is less; None where there is enough."""
+        needed = size + self._reserve.size
+        return needed if self._successor is None and self._reserve.free < needed else None
+
+    def _begin_copy(self, frames: int, wake: Callable[[], None]) -> None:
+        # Here, as hardly a store ever needs one: what is imported stays in memory for years.
+        from edgedepot.storage.sqlite.successor import Successor
+
+        try:
+            self._successor = Successor(self._path, frames, wake)
+        except (OSError, sqlite3.Error) as exc:
+            self._put_off(exc)
+
+    # -- a file to go on in ---------------------------------------------------------------------------------------
+
+    def heir(self, connection: sqlite3.Connection, sync: Callable[[], None]) -> Successor | None:
+        """What has taken the place of the store's file, by its name: nothing may be written to the old one any more.
+        To be asked for with `NAMES` held, until it is opened. `sync` has the log on the device before. Raises
+        `StorageError` as that does."""
+        successor = self._successor
+        if successor is None or successor.is_in_place:
+            return successor
+        try:
+            return successor if self._takes_over(successor, connection, sync) else None
+        except (OSError, sqlite3.Error) as exc:
+            self._put_off(exc)
+        return None
+
+    def _takes_over(self, successor: Successor, connection: sqlite3.Connection, sync: Callable[[], None]) -> bool:
+        found = checkpoint(connection, "PASSIVE")
+        if found.frames < 0:  # another program is at it
+            return False
+        if found.copied >= successor.frames:
+            self.renew()  # older readers have ended
+            self._look_at = self._clock.monotonic()
+            return False
+        if not successor.catch_up(found.frames):
+            return False
+        sync()
+        file, size = self._path.stat(), log_bytes(self._path)
+        successor.rename()
+        self._left.append(Left(file, file.st_size + size))
+        return True
+
+    def _put_off(self, exc: Exception) -> None:
+        """To copy in vain wears the card."""
+        self.renew()
+        self._no_copy_before = self._clock.monotonic() + AGAIN_SECONDS
+        log.warning("%s: no copy of it could be made, to go on without its long log: %s", self._path, exc)
+
+    def inherited(self) -> None:
+        """The store has gone on in it."""
+        self.renew()
+        self._is_held = False
+        log.warning("%s: goes on in a copy of the file; %s", self._path, self._left[-1])
+        self._look_at = self._clock.monotonic() + SHORTEN_SECONDS
+        self._forget_left()
+        self._tell()
+
+    def _forget_left(self) -> None:
+        """Files that nobody has open any more."""
+        for one in [one for one in self._left if not one.keepers]:
+            one.close()
+            self._left.remove(one)
+
+    def close(self) -> None:
+        """Have nothing open: what is left lasts as long as others have it open."""
+        self.renew()
+        while self._left:
+            self._left.pop().close()
+
+    def renew(self) -> None:
+        """Be done with the copy."""
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            successor.close()
+
+    # -- what is said ---------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        said = [self._held_text()] if self._is_held else []
+        said += map(str, self._left)
+        if self.warning is None and said:
+            log.warning("%s: %s", self._path, said[0])
+        self.warning = "; ".join(said) or None
+
+    def _held_text(self) -> str:
+        names = ", ".join(holders(self._path)) or "a process that cannot be seen from here"
+        size = megabytes(log_bytes(self._path))
+        held = f"the write-ahead log has grown to {size}: {names} has been reading for long and keeps it from being cut"
+        if self._lacks is None:
+            return held
+        return f"{held}; for the store to go on without it there have to be {megabytes(self._lacks)} free: end it"
+
+
+def log_bytes(path: Path) -> int:
+    """How large a store's log is."""
+    try:
+        return wal_of(path).stat().st_size
+    except OSError:
+        return 0
+
+
+class Checkpoint(NamedTuple):
+    """What came of one: how many frames the log has, and how many of them the file has too."""
+
+    busy: int
+    frames: int
+    copied: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the log is in the file."""
+        return not self.busy and self.frames == self.copied
+
+
+def checkpoint(connection: sqlite3.Connection, mode: str) -> Checkpoint:
+    """Put the log into the file, waiting for nobody. Raises `sqlite3.Error`."""
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        return Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience}")

@@ -1,0 +1,329 @@
+"""The write-ahead log stays bounded while another program holds an old state: the store goes on in a copy of its file.
+With real programs that read."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.sqlite.aside import next_of
+from edgedepot.storage.sqlite.connection import open_writer, prepare_writer
+from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, checkpoint
+from edgedepot.storage.sqlite.successor import Successor
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.small_disk import SmallDisk
+from tests.storage.sqlite.test_failures import T0
+from tests.storage.sqlite.test_writer import advance_until
+
+PYTHON = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
+for statement in sys.stdin:
+    try:
+        for row in connection.execute(statement):
+            print(*row, flush=True)
+    except sqlite3.Error as exc:
+        print(exc, flush=True)
+connection.close()
+"""
+OURS = """
+import sys
+from edgedepot import SQLiteStorage
+from tests.models import Weather
+with SQLiteStorage(sys.argv[1], read_only=True) as store:
+    for _ in sys.stdin:
+        print(len(store.query_readings(Weather)), flush=True)
+"""
+WRITER = """
+import sys
+from pathlib import Path
+from tests.storage.sqlite.test_left_behind import Site
+site = Site(Path(sys.argv[1]), sys.argv[2])
+for line in sys.stdin:
+    site.until_left() if line == "until left\\n" else site.put(10)
+    print(site.count, flush=True)
+"""
+COUNT = "SELECT count(*) FROM weather;"
+LONGEST = 4 * 30 * 4096
+
+
+class Program:
+    """Another process, asked line by line."""
+
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+
+    @classmethod
+    def python(cls, program: str, *arguments: str) -> "Program":
+        return cls(sys.executable, "-c", program, *arguments)
+
+    def say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def ask(self, line: str) -> str:
+        self.say(line)
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def end(self) -> None:
+        """As a program that has read all that it was told: it closes what it has open."""
+        self._process.communicate()
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.communicate()
+
+
+class Site:
+    """A store with a log of 30 pages, so that what is tested of long ones takes little."""
+
+    def __init__(self, path: Path, durability: Any = "power", **options: Any) -> None:
+        self.path = path
+        self.count = 0
+        self.clock = ManualClock(T0)
+        self.store = SQLiteStorage(
+            path, gateway_id="roof", clock=self.clock, keep_bytes="1 MB", durability=durability, **options
+        )
+        assert self.store._writing is not None
+        # A commit that had to wait for anybody would fail.
+        self.store._writing._connection.execute("PRAGMA busy_timeout = 0")
+
+    def put(self, count: int) -> None:
+        self.store.store_readings(Weather, rows(self.count, self.count + count)).wait("committed")
+        self.count += count
+
+    @property
+    def file(self) -> int:
+        return self.path.stat().st_ino
+
+    @property
+    def log(self) -> os.stat_result:
+        return self.path.with_name(self.path.name + "-wal").stat()
+
+    @property
+    def bound(self) -> int:
+        """How large the log becomes, but for the commit that makes it too large and what comes while it is copied."""
+        return max(LONGEST, self.path.stat().st_size)
+
+    @property
+    def warning(self) -> str:
+        return str(self.store.health_check().get("warning", ""))
+
+    def until_left(self) -> None:
+        """Store readings until the store is in another file."""
+        file = self.file
+        while self.log.st_size <= self.bound:
+            assert self.file == file, "it was left too early"
+            self.put(10)
+            self.clock.advance(1)
+            assert self.log.st_size < self.bound + 30 * 4096
+        advance_until(self.clock, lambda: self.file != file and "has grown" not in self.warning)
+        assert self.log.st_size < LONGEST
+
+    def check(self) -> None:
+        """Everything is there, once."""
+        found = self.store.query_readings(Weather, order="timestamp")
+        assert [row["count"] for row in found] == list(range(self.count))
+        assert self.store.ledger().problems == []
+        audit_memory(self.store)
+
+    def close(self) -> None:
+        self.store.close()
+        audit_file(self.path)
+
+
+@pytest.fixture(params=["power", "process"])
+def site(request: pytest.FixtureRequest, quick_folder: Path) -> Iterator[Site]:
+    opened = Site(quick_folder / "x.db", request.param)
+    opened.put(100)
+    yield opened
+    opened.close()
+
+
+def shell(path: Path) -> Program:
+    """SQLite's own, which says each answer when it has it."""
+    found = shutil.which("sqlite3")
+    if found is None:
+        pytest.skip("needs the sqlite3 shell: apt-get install sqlite3")
+    return Program("stdbuf", "-oL", found, str(path))
+
+
+def python(path: Path) -> Program:
+    return Program.python(PYTHON, str(path))
+
+
+@pytest.mark.parametrize("reader_of", [shell, python])
+def test_a_long_reader_is_left_behind_with_the_old_file(
+    site: Site, reader_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It sees what it saw, the log is short again, and its end touches nothing of the store."""
+    site.store.add_cursor("central")
+    site.store.flush()
+    window = site.store.pending("central", 60)
+    reader, late, ours = reader_of(site.path), python(site.path), Program.python(OURS, str(site.path))
+    reader.say("BEGIN;")
+    assert reader.ask(COUNT) == "100"
+    assert ours.ask("") == "100"
+    site.until_left()
+    assert f"process {reader.pid} (" in site.warning
+    assert "has an older file of this store open" in site.warning
+    assert f"process {late.pid} (" in site.warning
+    assert "went" not in caplog.text
+    assert sum("write-ahead log has grown" in one.message for one in caplog.records) == 1
+    site.check()
+    assert ours.ask("") == str(site.count)
+    assert reader.ask(COUNT) == "100"
+    assert reader.ask("PRAGMA integrity_check;") == "ok"
+    assert window is not None
+    site.store.acknowledge("central", window)  # it was out before
+    assert late.ask(COUNT) == "database is locked"  # it had opened the old file, and not read yet
+    late.end()
+    second = python(site.path)
+    second.say("BEGIN;")
+    seen = second.ask(COUNT)
+    assert seen == str(site.count)
+    site.until_left()  # once more
+    assert second.ask(COUNT) == seen
+    assert reader.ask(COUNT) == "100"
+    site.put(10)
+    log = site.log
+    for program in (reader, second):
+        program.say("COMMIT;")
+        program.end()
+    assert (site.log.st_ino, site.log.st_size) == (log.st_ino, log.st_size)
+    assert ours.ask("") == str(site.count)
+    advance_until(site.clock, lambda: site.warning == "")
+    ours.end()
+    site.check()
+    assert site.store.ledger().upstreams["central"]["delivered"] == 60
+    site.store.fold()
+    site.check()
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_a_killed_process_leaves_it_whole(quick_folder: Path, durability: str) -> None:
+    """With the reader of the old file still there, and its end afterwards."""
+    path = quick_folder / "x.db"
+    writer = Program.python(WRITER, str(path), durability)
+    writer.ask("put")
+    reader = python(path)
+    reader.say("BEGIN;")
+    assert reader.ask(COUNT) == "10"
+    writer.ask("until left")
+    count = int(writer.ask("put"))
+    writer.kill()
+    next_of(path).write_bytes(b"half a copy")
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        assert not next_of(path).exists()
+        assert len(store.query_readings(Weather)) == count
+        assert (store.store_epoch, store.salvaged) == (1, None)
+        store.store_readings(Weather, rows(count, count + 10)).wait()
+        assert reader.ask(COUNT) == "10"
+        reader.end()
+        assert len(store.query_readings(Weather)) == count + 10
+        audit_memory(store)
+    audit_file(path)
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        assert len(store.query_readings(Weather)) == count + 10
+
+
+def test_a_long_query_of_this_process_is_left_behind_too(site: Site) -> None:
+    assert site.store._writing is not None
+    with site.store._readers.lend() as connection:
+        (seen,) = connection.execute(COUNT).fetchone()
+        site.until_left()
+        assert site.warning.startswith("this process has an older file")
+        assert connection.execute(COUNT).fetchone() == (seen,)
+        site.check()
+    advance_until(site.clock, lambda: site.warning == "")
+
+
+def test_a_fold_goes_on_in_the_other_file(quick_folder: Path) -> None:
+    """One that takes many steps, and the log grows by it alone."""
+    site = Site(quick_folder / "x.db", piece_rows=200)
+    reader = python(site.path)
+    site.put(2000)
+    reader.say("BEGIN;")
+    reader.ask(COUNT)
+    site.until_left()
+    site.store.fold()
+    site.check()
+    reader.end()
+    site.close()
+
+
+def test_where_a_copy_cannot_be_made_the_log_grows_on(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Readings go on to be stored; it is tried again, not at once."""
+    next_of(site.path).mkdir()
+    reader = python(site.path)
+    reader.say("BEGIN;")
+    reader.ask(COUNT)
+    file, bound = site.file, site.bound
+    while site.log.st_size < 2 * bound:
+        site.put(10)
+        site.clock.advance(1)
+    said = [one.message for one in caplog.records if "no copy of it could be made" in one.message]
+    assert len(said) == 1
+    assert site.file == file
+    assert f"process {reader.pid} (" in site.warning
+    next_of(site.path).rmdir()
+    site.clock.advance(AGAIN_SECONDS)
+    advance_until(site.clock, lambda: site.file != file)
+    site.check()
+    reader.end()
+
+
+def test_without_room_for_a_copy_it_is_said_and_nothing_is_lost() -> None:
+    with SmallDisk(4_000_000) as disk:
+        site = Site(disk.path / "x.db")
+        site.put(1000)
+        reader = python(site.path)
+        reader.say("BEGIN;")
+        reader.ask(COUNT)
+        file = site.file
+        disk.fill(leave=LONGEST // 4096 + 40)
+        while "free: end it" not in site.warning:
+            site.put(10)
+            site.clock.advance(1)
+        assert f"process {reader.pid} (" in site.warning
+        site.put(10)
+        assert (site.file, next_of(site.path).exists()) == (file, False)
+        reader.end()
+        advance_until(site.clock, lambda: site.warning == "")
+        assert site.log.st_size < LONGEST
+        site.check()
+        site.close()
+
+
+def test_a_copy_of_a_log_that_began_anew_is_none(quick_folder: Path) -> None:
+    """What was committed since would not be in it. (A reader of the newest state, with all of the log in the file, does
+    not keep the log from beginning anew: no copy is begun then.)"""
+    path, ready = quick_folder / "x.db", threading.Event()
+    with closing(open_writer(path)) as connection:
+        prepare_writer(connection, full_sync=True)
+        connection.execute("CREATE TABLE t (n)")
+        frames = checkpoint(connection, "PASSIVE").frames
+        successor = Successor(path, frames, ready.set)
+        ready.wait()
+        connection.execute("INSERT INTO t VALUES (1)")
+        now = checkpoint(connection, "PASSIVE")
+        assert now.frames < frames
+        with pytest.raises(OSError, match="began anew"):
+            successor.catch_up(now.frames)
+        successor.close()
+    assert not next_of(path).exists()
