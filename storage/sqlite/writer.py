@@ -20,7 +20,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.callers import Callers
-from edgedepot.storage.sqlite.connection import NAMES, LogSync, why_refused
+from edgedepot.storage.sqlite.connection import NAMES, why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
@@ -34,6 +34,7 @@ from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.salvage import UNREADABLE
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import Suspicion
+from edgedepot.storage.sqlite.unsynced import Unsynced
 from edgedepot.storage.sqlite.upkeep import Upkeep, transact
 
 if TYPE_CHECKING:
@@ -84,7 +85,6 @@ class Writer:
         self._path = path
         self._clock = clock
         self._pace = pace
-        self._full_sync = full_sync
         self._condition = threading.Condition()
         self._queue: list[Item] = []
         self._queued_rows = 0
@@ -92,13 +92,11 @@ class Writer:
         self._flush_at = 0.0
         self._commit_took = 0.0
         self._retry_at = 0.0
-        self._sync_at = 0.0
-        self._unsynced: list[tuple[range, Receipt]] = []  # with the numbers of their commit
         self._attempts: dict[int, int] = {}  # how many items a commit that failed had, by its last number
-        self._log_sync = None if full_sync else LogSync(path)
+        last = self._journal.committed_seq
+        self._unsynced = Unsynced(path, clock, self._condition, pace.sync_interval, full_sync, last)
         self._callers = Callers(self._condition)
         self._closing = False
-        self.durable_seq = self._journal.committed_seq
         self.trouble: StorageError | None = None
         self._upkeep = Upkeep(opened, clock, pace, limits, cursors, self._condition, self._note_seq)
         self.room = room
@@ -107,6 +105,11 @@ class Writer:
         self._thread.start()
 
     # -- called from any thread -----------------------------------------------------------------------------------
+
+    @property
+    def durable_seq(self) -> int:
+        """Up to which number all is on the device."""
+        return self._unsynced.durable_seq
 
     def submit(self, item: Item) -> Receipt:
         """Queue an item. Blocks while the queue is full; after the timeout `StorageBusy`, nothing queued then."""
@@ -243,8 +246,7 @@ class Writer:
                 self.trouble = StorageError(f"the store cannot be written any more: {exc!r}")
         finally:
             self.log_length.close()
-            if self._log_sync is not None:
-                self._log_sync.close()
+            self._unsynced.close()
             self._abandon_queue()
 
     def _work(self) -> None:
@@ -266,7 +268,8 @@ class Writer:
                     self._commit(self._queue[:])
                     self._committed_within(started_at)
                     self._upkeep.look_for_room()
-                if self._unsynced and (wanted == DURABLE or closing or started_at >= self._sync_at):
+                sync_at = self._unsynced.due_at
+                if sync_at is not None and (wanted == DURABLE or closing or started_at >= sync_at):
                     self._sync()
                 if not closing:
                     self.room.look(self._connection)
@@ -301,8 +304,7 @@ class Writer:
         if self._clock.monotonic() < self._salvage_at:
             raise StorageError(f"damaged again, right after it was salvaged: {reason}")
         self.log_length.renew()
-        if self._log_sync is not None:
-            self._log_sync.close()
+        self._unsynced.close()
         self._renew(self._salvage(reason))
         self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
 
@@ -311,8 +313,7 @@ class Writer:
         is_in_trouble = self.trouble is not None or self._suspicion.reason is not None
         if is_in_trouble and self._mount.is_gone():
             log.error("%s: its file system was unmounted", self._path)
-            if self._log_sync is not None:
-                self._log_sync.close()
+            self._unsynced.close()
             self.log_length.close()
             self._mount.let_go()
         if self._mount.is_away:
@@ -325,19 +326,10 @@ class Writer:
         self._connection, self._journal = opened.connection, opened.journal
         self._upkeep.renew(opened)
         self.room.renew()
-        if self._log_sync is not None:
-            self._log_sync = LogSync(self._path)
         last = self._journal.committed_seq
-        report = read_report(self._connection)
+        self._unsynced.renew(last, read_report(self._connection))
         with self._condition:
-            self.durable_seq = last
             self._suspicion.clear()
-            for numbers, receipt in self._unsynced:
-                if numbers.stop - 1 > last or (report is not None and report.has_lost_of(numbers)):
-                    receipt.error = StorageError("committed, and lost before it was synced")
-                else:
-                    receipt.raise_to(DURABLE)
-            self._unsynced.clear()
             done = self._queue[: self._attempts.get(last, 0)] if last > before else []
         if done:  # a commit that failed is there all the same
             self._settle(done)
@@ -351,8 +343,7 @@ class Writer:
             successor = self.log_length.heir(self._connection, self._sync)
             opened = None if successor is None else self._go_on(successor)
         if opened is not None:
-            if self._log_sync is not None:
-                self._log_sync.close()
+            self._unsynced.close()
             self._renew(opened)
             self.log_length.inherited()
             self._upkeep.retain_soon()
@@ -378,8 +369,7 @@ class Writer:
         if self._suspicion.reason is not None or self._commit_due():
             return 0.0
         flush_at = self._flush_at if self._queue else None
-        sync_at = self._sync_at if self._unsynced else None
-        mine = (flush_at, sync_at, self.room.due_at, self.log_length.due_at)
+        mine = (flush_at, self._unsynced.due_at, self.room.due_at, self.log_length.due_at)
         times = [at for at in (*mine, *self._upkeep.times()) if at is not None]
         return min(times) - self._clock.monotonic() if times else None
 
@@ -402,6 +392,7 @@ class Writer:
             else:
                 log.exception("a write failed for a reason that is not in its data; its readings are not stored")
                 items[0].receipt.error = StorageError(f"not stored: {exc}")
+                self._end_trouble()
                 self._done(items)
         except (sqlite3.Error, OSError):
             self._attempts.setdefault(self._journal.tried_seq, len(items))
@@ -412,25 +403,17 @@ class Writer:
     def _settle(self, items: list[Item]) -> None:
         self._end_trouble()  # before: who sees a receipt settled finds no trouble any more
         for item in items:
-            item.settle(DURABLE if self._full_sync else COMMITTED)
+            item.settle(self._unsynced.rank)
         self._done(items)
 
     def _done(self, items: list[Item]) -> None:
         """Items are out of the queue, for good or ill."""
-        self._end_trouble()
         self._attempts.clear()
         self._note_progress()
         with self._condition:
             del self._queue[: len(items)]
             self._queued_rows -= sum(item.weight for item in items)
-            if self._full_sync:
-                self.durable_seq = self._journal.committed_seq
-            else:
-                if not self._unsynced:
-                    self._sync_at = self._clock.monotonic() + self._pace.sync_interval
-                first = self._unsynced[-1][0].stop if self._unsynced else self.durable_seq + 1
-                numbers = range(first, self._journal.committed_seq + 1)
-                self._unsynced += [(numbers, item.receipt) for item in items]
+            self._unsynced.add([item.receipt for item in items], self._journal.committed_seq)
         self._tell()
 
     def _note_progress(self) -> None:
@@ -445,13 +428,7 @@ class Writer:
 
     def _sync(self) -> None:
         """Put the commits so far on the device: with `durability="process"` a commit does not."""
-        if self._log_sync is not None:
-            self._log_sync.sync(self._connection)
-        with self._condition:
-            for _, receipt in self._unsynced:
-                receipt.raise_to(DURABLE)
-            self._unsynced.clear()
-            self.durable_seq = self._journal.committed_seq
+        self._unsynced.sync(self._connection, self._journal.committed_seq)
         self._tell()
 
     def _tell(self) -> None:
@@ -496,8 +473,8 @@ class Writer:
         """The store closes with items left, or with commits that were not synced, as the disk refuses: say so to
         whoever holds a receipt."""
         with self._condition:
-            for receipt in [item.receipt for item in self._queue] + [receipt for _, receipt in self._unsynced]:
-                receipt.error = self.trouble
+            for item in self._queue:
+                item.receipt.error = self.trouble
             self._queue.clear()
-            self._unsynced.clear()
+            self._unsynced.abandon(self.trouble)
         self._tell()
