@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.wire import is_host_name
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _EXPECTED = "expected mqtt://host, mqtt://user:password@host:1883 or mqtts://host:8883"
@@ -109,12 +110,7 @@ def _split(url: str) -> tuple[SplitResult, int]:
 
 
 def _can_be_looked_up(host: str) -> bool:
-    """Whether the name keeps the rules of names; sockets raise UnicodeError where it does not."""
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return not any(character.isspace() or ord(character) < 32 for character in host)
+    return is_host_name(host) and not any(character.isspace() or ord(character) < 32 for character in host)
 
 
 def _whole_seconds(what: str, value: Any) -> int:

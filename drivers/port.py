@@ -12,8 +12,8 @@ import os
 import select
 import termios
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 import serial
 
 from edgedepot.drivers.wake import Wake
@@ -28,8 +28,7 @@ _PARITIES = {
 _PARITIES |= {code: code for code in _PARITIES.values()}
 
 
-@dataclass(frozen=True, slots=True)
-class PortSettings:
+class PortSettings(msgspec.Struct, frozen=True):
     """A port's name and how its line is set. Raises `ConfigError` for what no port has.
 
     `parity` is "none", "even", "odd", "mark", "space" or the first letter of one. A name below /dev/serial/by-id or

@@ -25,6 +25,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgedepot.clock import GatewayClock, Trust
 from edgedepot.drivers import DRIVERS
 from edgedepot.forwarding import KEYS, read_forwarding
@@ -95,8 +97,7 @@ class Part:
         return f"{join(self.path, key)}: {rest}" if colon and key.isidentifier() else f"{self.path}: {problem}"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """A file that was checked. Nothing is opened or connected until `build`."""
 
     file: Path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import timedelta
+
+import msgspec
 
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import Interval
@@ -22,13 +23,12 @@ LEAST_DAY = 100_000
 _HOUR = 3_600_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """`rate` in bytes a second, `per_day` in bytes, `every` in microseconds; None is no limit."""
 
     rate: float | None = None
     per_day: int | None = None
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = msgspec.field(default_factory=Schedule)
     every: int | None = None
 
     @classmethod

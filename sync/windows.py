@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from itertools import pairwise
+
+import msgspec
 
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue
@@ -21,8 +22,7 @@ Span = tuple[int, int]
 """From and until, in microseconds since 1970 UTC."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """From one time of the day until another, over midnight where that is not later. What a change of the clocks skips
     is not there, and what it repeats is there twice."""
 
@@ -62,8 +62,7 @@ class Window:
         return {moment for moment in found if low <= moment < high}
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """When at least one of the windows is open: always where there are none. Days begin at midnight in the first
     window's zone, in UTC without one."""
 

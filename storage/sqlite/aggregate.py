@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain, starmap
 from typing import Any
+
+import msgspec
 
 from edgedepot.storage.query import Aggregation
 from edgedepot.storage.sqlite.catalogue import Layout
@@ -38,8 +39,7 @@ _CENTURY = 36_525 * _DAY
 _DAY_OF_TS = f"ts - ((ts % {_DAY}) + {_DAY}) % {_DAY}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
+class _Method(msgspec.Struct, frozen=True):
     """How a function is computed from parts: SQL over rows with the value in {0}, SQL over hours, how two partial
     results combine, and the result."""
 

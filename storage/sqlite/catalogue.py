@@ -13,8 +13,10 @@ import copy
 import json
 import sqlite3
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.reading import Field, FieldSpec, Reading, define_model
@@ -25,8 +27,7 @@ FIELD_LIMIT = 200
 _TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 
 
-@dataclass(slots=True)
-class Layout:
+class Layout(msgspec.Struct):
     """A model as the store keeps it. `stored` lists every field it ever had, a column each, in order, and as required
     only those that every row has; `written` is as much of that as the writer's transaction has put into the file.
     `turned` are the places of the fields that were int once. Types never change here: a field that
@@ -37,8 +38,8 @@ class Layout:
     stored: tuple[FieldSpec, ...]
     written: tuple[FieldSpec, ...] = ()
     turned: frozenset[int] = frozenset()
-    _columns: dict[type[Reading], tuple[str, ...]] = field(default_factory=dict)
-    _casts: dict[type[Reading], frozenset[str]] = field(default_factory=dict)
+    _columns: dict[type[Reading], tuple[str, ...]] = msgspec.field(default_factory=dict)
+    _casts: dict[type[Reading], frozenset[str]] = msgspec.field(default_factory=dict)
     _whole: tuple[type[Reading], tuple[FieldSpec, ...], type[Reading]] | None = None
 
     @property

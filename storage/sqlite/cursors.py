@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
 from edgedepot.storage.errors import InvalidValue
@@ -23,8 +25,7 @@ them all, about 20 bytes each. On a link that stays too small its live lane lags
 by a minute or two after a day."""
 
 
-@dataclass(slots=True)
-class Position:
+class Position(msgspec.Struct):
     """Where a cursor is. `split` is the last row of its backlog, None while it has one lane. `numbers`, `place` and
     `since` are those of its walk and book, which had `walking` rows before it; `replays` says that quarantined rows
     wait to be sent once more, of which `replaying` were handed out and `replayed` are acknowledged. Windows up to row
@@ -41,8 +42,8 @@ class Position:
     replaying: frozenset[int] = frozenset()
     replayed: frozenset[int] = frozenset()
     renewed: int = 0
-    set_aside: list[tuple[Pending, str]] = field(default_factory=list)
-    in_hand: dict[Lane, Window] = field(default_factory=dict)
+    set_aside: list[tuple[Pending, str]] = msgspec.field(default_factory=list)
+    in_hand: dict[Lane, Window] = msgspec.field(default_factory=dict)
 
     def gap(self, lane: Lane, last: int, holes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
         """The first rows of a lane, up to row `last`, that are neither acknowledged nor in a hole."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
+
+import msgspec
 
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
@@ -42,13 +43,12 @@ _MANY, _DOUBLING = 128, 8
 """Beyond so many partitions of a model the largest doubles, with each few more: see shape.py."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Ages in microseconds and sizes in bytes, by measurement or `REST`. `block` says what a full store does: refuse
     new readings, or take away what upstreams are still owed. `keep_pending` holds against the age alone."""
 
-    ages: Mapping[str, int] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    ages: Mapping[str, int] = msgspec.field(default_factory=dict)
+    sizes: Mapping[str, int] = msgspec.field(default_factory=dict)
     block: bool = False
     keep_pending: bool = True
 

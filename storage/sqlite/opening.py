@@ -10,8 +10,10 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from edgedepot.storage.clock import Clock, from_micros
 from edgedepot.storage.errors import ConfigError, StoreUnusable
@@ -61,8 +63,7 @@ _VERSIONS = 1_000
 """No schema will ever have a version beyond that: it is damage."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """A store that can be written."""
 
     connection: sqlite3.Connection

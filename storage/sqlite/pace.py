@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """When to commit. Times in seconds. Beyond `queue_rows` nothing more is taken in; one call may go beyond it, as it
     is one transaction."""
 
@@ -20,8 +19,7 @@ class Pace:
     queue_rows: int = 50_000
 
 
-@dataclass(slots=True)
-class Calls:
+class Calls(msgspec.Struct):
     """Calls that wait until the thread has done once more what it also does by itself."""
 
     wanted: int = 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
+
+import msgspec
 
 from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
 from edgedepot.storage.reading import Reading
@@ -21,8 +22,7 @@ from edgedepot.storage.sqlite.walk import END, NEVER, Place, owed, place_of
 from edgedepot.storage.values import Row
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(msgspec.Struct, frozen=True):
     """A full window that was read before its turn: for how many rows, which choice, and with the walk at which place.
     It stands until a row is taken out or changes, or a table comes or goes: then the shape's generation rises."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -41,8 +40,7 @@ class Which(TypedDict, total=False):
     """It stands for one reading of one upstream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The same as the store has it: times in microseconds since 1970 UTC."""
 
     upstream: str | None = None

@@ -30,7 +30,6 @@ from edgedepot.storage.query import Aggregation, Function, Scope, Selection, mic
 from edgedepot.storage.reading import Device, Reading, check_model, device_id_of, saved_of
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite import schema
-from edgedepot.storage.sqlite.aggregate import aggregate
 from edgedepot.storage.sqlite.arrivals import check_rows
 from edgedepot.storage.sqlite.backup import Progress, copy_store
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
@@ -320,6 +319,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         *,
         fresh: bool = True,
     ) -> dict[str, Any] | list[dict[str, Any]]:
+        from edgedepot.storage.sqlite.aggregate import aggregate  # here, as many gateways only store and forward
+
         scope = Scope.of(reading_model, device, start, end)
         asked = Aggregation.of(scope, field, function, interval, tz, group_by, fill)
         with self._reading(fresh) as (view, catalogue):

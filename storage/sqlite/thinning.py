@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
+
+import msgspec
 
 from edgedepot.storage.given_up import GivenUp
 from edgedepot.storage.sqlite.acknowledge import skipped_by
@@ -42,8 +43,7 @@ Cells = tuple[Any, ...]
 """Series, timestamp, number, quality, and the values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Rows to thin in one transaction: of these series, with ``low <= ts < high``."""
 
     piece: int

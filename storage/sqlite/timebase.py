@@ -15,9 +15,10 @@ import sqlite3
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
+
+import msgspec
 
 from edgedepot.storage.base import Arrival
 from edgedepot.storage.clock import DAY, EARLIEST, Clock
@@ -195,14 +196,13 @@ def forget_held(connection: sqlite3.Connection, tail: Tail, piece: Piece) -> Non
         tail.held -= len(seqs)
 
 
-@dataclass(slots=True)
-class _Times:
+class _Times(msgspec.Struct):
     """The rows of one series while their times settle: those that stay, and the gateway's stamps, which give way."""
 
-    fixed: array[int] = field(default_factory=lambda: array("q"))
-    fixed_seqs: array[int] = field(default_factory=lambda: array("q"))
-    stamps: array[int] = field(default_factory=lambda: array("q"))
-    stamp_seqs: array[int] = field(default_factory=lambda: array("q"))
+    fixed: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    fixed_seqs: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    stamps: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    stamp_seqs: array[int] = msgspec.field(default_factory=lambda: array("q"))
 
 
 class Release:

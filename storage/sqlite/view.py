@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+
+import msgspec
 
 from edgedepot.storage.query import Scope
 from edgedepot.storage.reading import Reading
@@ -15,8 +16,7 @@ from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, seen_c
 from edgedepot.storage.sqlite.tail import Tail
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """Rows as an SQL query of series, ts, quality and the values asked for, with what it binds."""
 
     sql: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+import msgspec
 from psycopg.sql import Identifier
 
 from edgedepot.storage.errors import ConfigError
@@ -15,8 +15,7 @@ _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,7}", re.ASCII)
 LONGEST_NAME = 63
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A schema, None for the user's own, and what the names of our tables begin with."""
 
     schema: str | None

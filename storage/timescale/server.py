@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
+import msgspec
 import psycopg
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -26,7 +27,7 @@ from edgedepot.storage.timescale.errors import upstream_error
 from edgedepot.storage.timescale.place import Place
 from edgedepot.storage.timescale.statements import STATEMENTS
 from edgedepot.storage.values import text_problem
-from edgedepot.storage.wire import WireMeter
+from edgedepot.storage.wire import WireMeter, is_host_name
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -125,8 +126,7 @@ class Server:
         )
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """An open connection, and what is known of the other end of it."""
 
     connection: _PatientConnection
@@ -140,9 +140,9 @@ class Session:
     temporary: bool
     """Whether the user may make temporary tables."""
     _settings: Composed
-    prepared: dict[str, type[Reading]] = field(default_factory=dict)
+    prepared: dict[str, type[Reading]] = msgspec.field(default_factory=dict)
     """By measurement, the model for which the table is ready."""
-    keeps_all: dict[str, float] = field(default_factory=dict)
+    keeps_all: dict[str, float] = msgspec.field(default_factory=dict)
     """By measurement, until when (of the monotonic clock) its table is taken to leave out no rows."""
 
     @property
@@ -260,7 +260,7 @@ def _parse(url: object) -> dict[str, Any]:
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise _config_error(url, f"the port is no number from 1 to 65535; {_EXPECTED}")
     for host in str(parts.get("host") or "").split(","):
-        if not (host.startswith(("/", "@")) or _is_host(host)):
+        if not (host.startswith(("/", "@")) or is_host_name(host)):
             raise _config_error(url, f"the host is no name or address; {_EXPECTED}")
     return parts
 
@@ -273,14 +273,6 @@ def _unknown_option(url: str) -> str:
     names = [] if "@" in options else [pair.partition("=")[0] for pair in options.split("&") if "=" in pair]
     unknown = next((name for name in names if name not in (*known, "ssl")), None)
     return f"found the option {unknown!r}, which libpq does not have{did_you_mean(unknown, known)}" if unknown else ""
-
-
-def _is_host(host: str) -> bool:
-    """Whether the resolver takes the name; it raises something else than its own errors for "a..b"."""
-    try:
-        return bool(host.encode("idna")) or not host
-    except UnicodeError:
-        return False
 
 
 def _config_error(url: str, problem: str) -> ConfigError:

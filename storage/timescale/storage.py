@@ -13,7 +13,7 @@ from edgedepot.storage.query import Aggregation, Function, Scope, Selection
 from edgedepot.storage.reading import Device, Reading, check_model, saved_of
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.remote import failed_check, row_of
-from edgedepot.storage.timescale import aggregate, read
+from edgedepot.storage.timescale import read
 from edgedepot.storage.timescale.cells import Rows
 from edgedepot.storage.timescale.link import Link
 from edgedepot.storage.timescale.place import Place
@@ -149,11 +149,13 @@ class TimescaleDBStorage(Upkeep):
         group_by: Literal["device"] | None = None,
         fill: Literal["null", "previous"] | None = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
+        from edgedepot.storage.timescale.aggregate import aggregate  # here, as who forwards asks for nothing
+
         scope = Scope.of(reading_model, device, start, end)
         asked = Aggregation.of(scope, field, function, interval, tz, group_by, fill)
         gateway_id = self._confinement()
         with self._reading.session() as session:
-            found = aggregate.aggregate(session, gateway_id, asked)
+            found = aggregate(session, gateway_id, asked)
         return asked.answer(found)
 
     def delete_readings(
