@@ -283,11 +283,12 @@ def acknowledged_pieces(journal: Journal) -> list[Piece]:
     return [
         piece
         for piece, after in pairwise(shape.pieces)
-        if after.first - 1 <= shape.folded.low and not piece.aside and not _is_owed(journal, piece, after.first - 1)
+        if after.first - 1 <= shape.folded.low and not piece.aside and not is_owed(journal, piece, after.first - 1)
     ]
 
 
-def _is_owed(journal: Journal, piece: Piece, last: int) -> bool:
+def is_owed(journal: Journal, piece: Piece, last: int) -> bool:
+    """Whether an upstream has not acknowledged all rows of a piece, whose last number that is."""
     query = f"SELECT 1 FROM {piece.table} WHERE seq BETWEEN ? AND ? AND series > 0 LIMIT 1"
     gaps = {gap for book in journal.books.cursors.values() for gap in book.acknowledged.gaps(piece.first, last)}
     return any(journal.connection.execute(query, gap).fetchone() for gap in gaps)

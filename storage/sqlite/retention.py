@@ -31,7 +31,7 @@ from edgedepot.storage.sqlite.eviction import (
     let_go,
     waited_for,
 )
-from edgedepot.storage.sqlite.fold import acknowledged_pieces
+from edgedepot.storage.sqlite.fold import acknowledged_pieces, is_owed
 from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import PAGE, Limits
@@ -349,16 +349,25 @@ class Retention:
         if deed is not None:
             return deed
         closed, held = closed_pieces(self._journal.shape), held_pieces(self._journal.shape)
-        if closed and not self._limits.block:
+        if self._limits.block:
+            return self._unawaited(closed, held)
+        if closed:
             deed = self._thinning(closed) or self._drop_first(oldest, now, keep_pending=False)
             return deed or self._eviction(*min(closed + held, key=lambda entry: entry[0].first), FULL)
-        if closed or is_folding(self._journal):
+        if is_folding(self._journal):
             return None  # the fold brings what can be thinned
-        if self._limits.block:
-            return None if held else self._closing()
         if held:
             return self._drop_first(oldest, now, keep_pending=False) or self._eviction(*held[0], FULL)
         return self._closing() or self._drop_first(oldest, now, keep_pending=False)
+
+    def _unawaited(self, closed: list[tuple[Piece, int]], held: list[tuple[Piece, int]]) -> Deed | None:
+        """Of the journal only what waits for the time and for nobody else."""
+        if is_folding(self._journal):
+            return None
+        spare = next((one for one in held if not is_owed(self._journal, *one)), None)
+        if spare is not None:
+            return self._eviction(*spare, FULL)
+        return None if closed or held else self._closing()
 
     def _drop_first(
         self, oldest: list[tuple[Layout, list[Partition]]], now: int | None, keep_pending: bool

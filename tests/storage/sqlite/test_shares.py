@@ -182,6 +182,17 @@ def test_what_waits_for_the_time_goes_by_pieces_where_there_is_no_room(
 
 
 @pytest.mark.parametrize("site", ["block"], indirect=True)
+def test_a_store_that_blocks_lets_go_of_what_waits_for_the_time_and_for_nobody_else(site: Site) -> None:
+    site.clock.trusted = False
+    for _ in range(25):
+        site.put(1000)
+        site.store.flush()
+    site.store.retain()
+    assert site.is_small
+    assert 8000 < len(site.store.query_readings(Weather, fields=["temperature"])) < 25_000
+
+
+@pytest.mark.parametrize("site", ["block"], indirect=True)
 def test_a_store_that_blocks_says_that_it_waits_for_the_time(site: Site) -> None:
     site.clock.trusted = False
     site.store.add_cursor("central")
