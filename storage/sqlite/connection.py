@@ -18,7 +18,7 @@ from edgedepot.storage.sqlite.digest import prepare_digests
 
 log = logging.getLogger(__name__)
 _BUSY_SECONDS = 10.0
-WAL_PAGES = 4000
+WAL_PAGES = 4500
 _LOCK_BYTES = 64
 NAMES = threading.RLock()
 """Held while the files of a store get other names, and while they are opened."""
