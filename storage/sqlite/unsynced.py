@@ -16,7 +16,7 @@ from edgedepot.storage.sqlite.report import Salvaged
 
 class Unsynced:
     """Of one store. Used on the writer's thread, but for `durable_seq`. `condition` is the writer's, which guards the
-    receipts; `interval` is in seconds."""
+    receipts; `interval` is in seconds. Numbers go before receipts: what one calls durable is handed out at once."""
 
     def __init__(
         self, path: Path, clock: Clock, condition: threading.Condition, interval: float, full_sync: bool, last: int
@@ -42,10 +42,14 @@ class Unsynced:
         """When to sync; None while there is nothing to."""
         return self._due_at if self._receipts else None
 
+    def committed(self, last: int) -> None:
+        """A commit went up to the number `last`. Before its receipts say what it makes of them."""
+        if self._log_file is None:
+            self.durable_seq = last
+
     def add(self, receipts: Iterable[Receipt], last: int) -> None:
         """These were committed, up to the number `last`. With the condition held."""
         if self._log_file is None:
-            self.durable_seq = last
             return
         if not self._receipts:
             self._due_at = self._clock.monotonic() + self._interval
@@ -57,10 +61,10 @@ class Unsynced:
         if self._log_file is not None:
             self._log_file.sync(connection)
         with self._condition:
+            self.durable_seq = last
             for _, receipt in self._receipts:
                 receipt.raise_to(DURABLE)
             self._receipts.clear()
-            self.durable_seq = last
 
     def close(self) -> None:
         """Let go of the log. Idempotent; `renew` comes next, or nothing."""
@@ -72,13 +76,13 @@ class Unsynced:
         if self._log_file is not None:
             self._log_file = LogSync(self._path)
         with self._condition:
+            self.durable_seq = last
             for numbers, receipt in self._receipts:
                 if numbers.stop - 1 > last or (report is not None and report.has_lost_of(numbers)):
                     receipt.error = StorageError("committed, and lost before it was synced")
                 else:
                     receipt.raise_to(DURABLE)
             self._receipts.clear()
-            self.durable_seq = last
 
     def abandon(self, why: StorageError | None) -> None:
         """Nothing will be synced any more. With the condition held."""

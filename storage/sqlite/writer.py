@@ -402,6 +402,7 @@ class Writer:
 
     def _settle(self, items: list[Item]) -> None:
         self._end_trouble()  # before: who sees a receipt settled finds no trouble any more
+        self._unsynced.committed(self._journal.committed_seq)
         for item in items:
             item.settle(self._unsynced.rank)
         self._done(items)

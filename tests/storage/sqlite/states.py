@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple
 from hypothesis import strategies as st
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.storage.base import EVERYTHING, Choice, Lane, Window
+from edgedepot.storage.base import EVERYTHING, Choice, Lane, Start, Window
 from tests.models import Meter, Weather
 
 T0 = datetime(2026, 3, 28, 22, tzinfo=UTC)
-# Few moments, so that identities meet: around hours' edges, a change to summer time, and partitions' edges.
-OFFSETS = [-1, 0, 1, 1800, 3599, 3600, 3601, 7200, 10_800, 86_400, 90_000, 40 * 86_400, -70 * 86_400]
+# Few moments, so that identities meet: around hours' edges, a change to summer time, and partitions' edges. What keeps
+# readings for a day has none of some of them.
+OFFSETS = [-1, 0, 1, 1800, 3599, 3600, 3601, 7200, 10_800, 86_400, 90_000, 40 * 86_400, -5 * 86_400, -70 * 86_400]
 moments = st.sampled_from([T0 + timedelta(seconds=offset) for offset in OFFSETS]).flatmap(
     lambda base: st.sampled_from([base, base + timedelta(microseconds=1), base + timedelta(seconds=7)])
 )
@@ -94,6 +95,9 @@ CHOICES = [
     Choice(frozenset({"meter"}), ("b", "c")),
     Choice(frozenset()),
 ]
+choices = st.sampled_from(CHOICES)
+BEGINNINGS: list[Start] = ["oldest", "oldest", "now"]
+starts: st.SearchStrategy[Start] = st.sampled_from(BEGINNINGS) | moments
 
 
 class Series(NamedTuple):

@@ -5,13 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from edgedepot import ReceiptTimeout, SQLiteStorage, StorageBusy, StorageError
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StorageClosed
+from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.sqlite.items import Task
 from tests.models import Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -53,6 +55,31 @@ def test_readings_of_one_interval_share_a_commit(store: SQLiteStorage, clock: Ma
     assert commits.acquire(timeout=10)
     assert {receipt.level for receipt in receipts} == {"durable"}
     assert not commits.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_what_a_receipt_calls_durable_is_handed_out(tmp_path: Path, durability: Literal["power", "process"]) -> None:
+    handed_out: list[bool] = []
+    with SQLiteStorage(tmp_path / "x.db", gateway_id="roof", clock=ManualClock(T0), durability=durability) as opened:
+        opened.add_cursor("central")
+
+        class Witness(Receipt):
+            """Sees what there is to send at the moment at which it becomes durable itself."""
+
+            def settle(self, rank: int, *found: Any) -> None:
+                super().settle(rank, *found)
+                self.raise_to(rank)
+
+            def raise_to(self, rank: int) -> None:
+                super().raise_to(rank)
+                if self.level == "durable":
+                    handed_out.append(opened.pending("central", 1) is not None)
+
+        assert opened._writing is not None
+        writer = opened._writing.writer
+        opened.store_reading(Weather, "a", None, {"temperature": 1.0})
+        writer.submit(Task(Witness(writer), lambda journal: None)).wait()
+    assert handed_out == [True]
 
 
 def test_enough_rows_are_committed_before_the_interval_is_over(store: SQLiteStorage) -> None:
