@@ -28,6 +28,7 @@ from edgedepot.storage.sqlite.log_length import LogLength
 from edgedepot.storage.sqlite.mount import Mount
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
+from edgedepot.storage.sqlite.queue import Queue
 from edgedepot.storage.sqlite.report import read_report
 from edgedepot.storage.sqlite.reserve import is_full
 from edgedepot.storage.sqlite.room import Room
@@ -86,11 +87,8 @@ class Writer:
         self._clock = clock
         self._pace = pace
         self._condition = threading.Condition()
-        self._queue: list[Item] = []
-        self._queued_rows = 0
+        self._queue = Queue(clock, pace)
         self._wanted = QUEUED  # the highest rank that somebody waits for now
-        self._flush_at = 0.0
-        self._commit_took = 0.0
         self._retry_at = 0.0
         self._attempts: dict[int, int] = {}  # how many items a commit that failed had, by its last number
         last = self._journal.committed_seq
@@ -118,12 +116,7 @@ class Writer:
                 self._wait_for_room(item)
             if self._closing:
                 raise StorageClosed("the store is closed")
-            self._queue.append(item)
-            self._queued_rows += item.weight
-            if len(self._queue) == 1:
-                self._flush_at = self._flush_after(self._clock.monotonic())
-                self._condition.notify_all()
-            elif self._queued_rows >= self._pace.commit_rows:
+            if self._queue.add(item):
                 self._condition.notify_all()
         return item.receipt
 
@@ -131,7 +124,7 @@ class Writer:
         """Whether there is no room: in the queue, or for readings in the store."""
         if not isinstance(item, Write):
             return False  # they are few, whoever asks for one waits for it, and deletions make room
-        return self.full is not None or self._queued_rows >= self._pace.queue_rows
+        return self.full is not None or self._queue.is_full
 
     def _wait_for_room(self, item: Item) -> None:
         deadline = self._clock.monotonic() + self._pace.busy_timeout
@@ -150,7 +143,7 @@ class Writer:
         if self.full is not None:
             return self.full
         why = f": {self.trouble}" if self.trouble else ""
-        return f"{self._queued_rows} rows wait to be written, as many as may{why}"
+        return f"{self._queue.rows} rows wait to be written, as many as may{why}"
 
     def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
         """Have a commit now, also with no time to wait, and block until the receipt has that rank or an error."""
@@ -180,7 +173,7 @@ class Writer:
         """Block until everything submitted before is committed. Returns at once when nothing waits, and when the store
         cannot be written: what is in it can be read."""
         with self._condition:
-            last = self._queue[-1].receipt if self._queue else None
+            last = self._queue.items[-1].receipt if self._queue else None
             while last is not None and last.rank < COMMITTED and last.error is None and self.trouble is None:
                 self._want(COMMITTED)
                 self._clock.wait(self._condition, None)
@@ -265,8 +258,9 @@ class Writer:
                 self._go_on_where_left()
                 self._journal.recover()
                 if is_due and self._queue:
-                    self._commit(self._queue[:])
-                    self._committed_within(started_at)
+                    self._commit(self._queue.items[:])
+                    with self._condition:
+                        self._queue.committed_since(started_at)
                     self._upkeep.look_for_room()
                 sync_at = self._unsynced.due_at
                 if sync_at is not None and (wanted == DURABLE or closing or started_at >= sync_at):
@@ -330,7 +324,7 @@ class Writer:
         self._unsynced.renew(last, read_report(self._connection))
         with self._condition:
             self._suspicion.clear()
-            done = self._queue[: self._attempts.get(last, 0)] if last > before else []
+            done = self._queue.items[: self._attempts.get(last, 0)] if last > before else []
         if done:  # a commit that failed is there all the same
             self._settle(done)
         self._tell()
@@ -352,15 +346,8 @@ class Writer:
         with self._condition:
             self._condition.notify_all()
 
-    def _committed_within(self, started_at: float) -> None:
-        with self._condition:
-            self._commit_took = self._clock.monotonic() - started_at
-            self._flush_at = self._flush_after(started_at)
-
     def _commit_due(self) -> bool:
-        if self._closing or self._wanted > QUEUED or self._queued_rows >= self._pace.commit_rows:
-            return True
-        return bool(self._queue) and self._clock.monotonic() >= self._flush_at
+        return self._closing or self._wanted > QUEUED or self._queue.is_due
 
     def _time_left(self) -> float | None:
         """Seconds until there is something to do, none left where there is now; None where there will be nothing."""
@@ -368,16 +355,9 @@ class Writer:
             return self._retry_at - self._clock.monotonic()
         if self._suspicion.reason is not None or self._commit_due():
             return 0.0
-        flush_at = self._flush_at if self._queue else None
-        mine = (flush_at, self._unsynced.due_at, self.room.due_at, self.log_length.due_at)
+        mine = (self._queue.due_at, self._unsynced.due_at, self.room.due_at, self.log_length.due_at)
         times = [at for at in (*mine, *self._upkeep.times()) if at is not None]
         return min(times) - self._clock.monotonic() if times else None
-
-    def _flush_after(self, moment: float) -> float:
-        """When to begin the commit of what came at that moment: so early that it is done within the flush interval,
-        for only that long a reading may be unsafe. The commit before tells how long one takes, within bounds."""
-        interval = self._pace.flush_interval
-        return moment + interval - min(2 * self._commit_took, interval / 4)
 
     def _commit(self, items: list[Item]) -> None:
         """Commit the items together; where one's data is the obstacle, one by one, so that the others get in."""
@@ -412,8 +392,7 @@ class Writer:
         self._attempts.clear()
         self._note_progress()
         with self._condition:
-            del self._queue[: len(items)]
-            self._queued_rows -= sum(item.weight for item in items)
+            self._queue.drop(len(items))
             self._unsynced.add([item.receipt for item in items], self._journal.committed_seq)
         self._tell()
 
@@ -452,7 +431,7 @@ class Writer:
         try:
             self.room.make(self._connection)
             with self._condition:
-                deletions = [item for item in self._queue if isinstance(item, Task) and item.frees_room]
+                deletions = self._queue.deletions()
             if not deletions and not self._upkeep.has_limits:
                 return
             with self.room.lent(self._connection):
@@ -474,8 +453,8 @@ class Writer:
         """The store closes with items left, or with commits that were not synced, as the disk refuses: say so to
         whoever holds a receipt."""
         with self._condition:
-            for item in self._queue:
+            for item in self._queue.items:
                 item.receipt.error = self.trouble
-            self._queue.clear()
+            self._queue.drop(len(self._queue.items))
             self._unsynced.abandon(self.trouble)
         self._tell()
