@@ -142,7 +142,7 @@ def at_the_speed_of_a_card(options: Options) -> tuple[list[Comparison], dict[str
         with LoopMount(limits=CARD) as mount:
             return measure(options, mount.path, 50, ", card"), {}
     except NoLoopMount as exc:
-        return [], {"not_run at the speed of a card": str(exc)}
+        return [], {"card_not_run": str(exc)}
 
 
 def main() -> None:
