@@ -52,6 +52,18 @@ def test_a_file_of_a_released_schema_opens_twice(quick_folder: Path, dump: Path)
             assert _shape_of(file) == _shape_of_a_new_file(quick_folder)
 
 
+def test_what_was_not_sent_is_still_noted_after_the_second_step(quick_folder: Path) -> None:
+    path = quick_folder / "x.db"
+    noted = (1, 1, 1767225600000000, 1767225660000000, 3, 5)
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript(RELEASED[0].read_text())
+        file.execute("INSERT INTO _withheld VALUES (?, ?, ?, ?, ?, ?)", noted)
+        file.commit()
+    SQLiteStorage(path, gateway_id="roof").close()
+    with closing(sqlite3.connect(path)) as file:
+        assert (*noted, 0) in file.execute("SELECT * FROM _withheld").fetchall()
+
+
 def _shape_of(file: sqlite3.Connection) -> list[tuple[str, str]]:
     """The columns of the tables that every store has."""
     tables = [name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
