@@ -4,6 +4,10 @@ Bytes a second are a bucket of tokens that holds `BURST` seconds' worth, so that
 out than the rate says. A request waits until all that it is expected to cost is there; what it really cost is then
 taken, also where that is more, and is missing from the next.
 
+How well rows are compressed is known only afterwards: a solar plant's are all zeros until the sun rises. So what must
+never be exceeded, a day's bytes and those that may go at once, has room for a request as if nothing of it could be
+compressed; only what a backlog does by and by goes by what the requests before have cost.
+
 Bytes a day are counted in the store too, ahead of what is spent: what a crash forgets was counted before. Fresh rows
 may use what is left of the day; a backlog goes no faster than evenly over the day's open hours, so that it never takes
 from fresh rows what they will need until midnight. Days and hours are those of the wall clock: while nobody knows the
@@ -29,7 +33,7 @@ from typing import Literal
 from edgedepot.storage.base import BaseStorage, Pending
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout
-from edgedepot.sync.cost import Cost, row_size, size_of
+from edgedepot.sync.cost import Cost, Size, row_size, size_of
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.notes import Note, Notes, Spent, beside
 
@@ -85,7 +89,7 @@ class Budget:
         self._upstream = upstream
         self._clock = clock
         self._cost = Cost()
-        self._row_size = 100.0
+        self._row_size = Size(100.0, 200.0)
         self._stands_for = 1.0
         self._tokens = 0.0
         self._tokens_at = clock.monotonic()
@@ -94,6 +98,7 @@ class Budget:
         self._written = Spent(0, 0)
         self._written_at = clock.monotonic()
         self._since_written = 0
+        self._ahead = 0
         self._loaded = False
 
     @property
@@ -110,19 +115,21 @@ class Budget:
             return largest
         self._catch_up()
         self._check_open()
-        limit = min(largest, self._rows_of(min(self._capacity, self._left_today)))
-        self._check_left(self._expected(self._row_size))
-        self._check_tokens(self._expected(self._waiting_size(max(1, min(waiting, limit)))))
+        limit = min(largest, self._rows_within(self._room))
+        self._check_left(self._at_most(self._row_size))
+        self._check_tokens(self._at_most(self._waiting_size(max(1, min(waiting, limit)))))
         return limit
 
     def fitting(self, rows: Sequence[Pending]) -> int:
         """How many of these rows, at least 1, a request may have: fewer where they are larger than the ones before."""
         if not self._limits.has_bytes:
             return len(rows)
-        room = self._cost.size_for(min(self._capacity, self._left_today) / MARGIN)
+        room = self._room
+        usual = most = 0.0
         for count, row in enumerate(rows):
-            room -= row_size(row)
-            if room < 0:
+            size = row_size(row)
+            usual, most = usual + size.usual, most + size.most
+            if self._at_most(Size(usual, most)) > room:
                 return max(1, count)
         return len(rows)
 
@@ -152,7 +159,7 @@ class Budget:
         whole = sum(end - start for start, end in spans)
         piece = max(self._backlogs * _MINUTE / max(whole, _MINUTE), _WORTH * self._cost.of(0))
         rows = min(backlog, self._rows_of(min(piece, self._backlogs / 24)))
-        wanted = self._used + self._expected(self._waiting_size(rows))
+        wanted = self._used + self._expected(self._waiting_size(rows).usual)
         left = whole * wanted / self._backlogs
         for start, end in spans:
             if left <= end - start:
@@ -186,10 +193,10 @@ class Budget:
     def admit(self, rows: Sequence[Pending]) -> None:
         """Raise `Held` where a request with these rows would be too much now."""
         if self._limits.has_bytes:
-            self.admit_bytes(self._expected(size_of(rows)))
+            self.admit_bytes(self._at_most(size_of(rows)))
 
     def admit_bytes(self, expected: float) -> None:
-        """As `admit`, of a request that is expected to take so many bytes."""
+        """As `admit`, of a request that takes about so many bytes."""
         if self._limits.has_bytes:
             self._catch_up()
         self._check_open()
@@ -219,10 +226,12 @@ class Budget:
         """A request was sent, and perhaps taken."""
         if self._limits.has_bytes:
             size = size_of(rows)
-            self._row_size = 0.7 * self._row_size + 0.3 * size / len(rows)
-            count = self._count(size)
+            usual, most = (0.7 * old + 0.3 * new / len(rows) for old, new in zip(self._row_size, size, strict=True))
+            self._row_size = Size(usual, most)
+            count = self._count(size.usual)
             if took_it:
-                self._cost.note(size, count)
+                self._cost.note(size.usual, count)
+            self._give_back()
 
     def close(self) -> None:
         """It stops: write down what was spent, without what was counted ahead."""
@@ -258,6 +267,11 @@ class Budget:
         return (self._even_share if self._is_beside else self._limits.per_day - self._slack) - self._used
 
     @property
+    def _room(self) -> float:
+        """The most that a request may take."""
+        return min(self._capacity, self._left_today)
+
+    @property
     def _slack(self) -> float:
         per_day = self._limits.per_day
         return 0.0 if per_day is None else min(MOST_SLACK, max(LEAST_SLACK, per_day / 50))
@@ -265,13 +279,26 @@ class Budget:
     def _expected(self, size: float) -> float:
         return MARGIN * self._cost.of(size)
 
-    def _rows_of(self, count: float) -> int:
-        """How many rows that wait, of the usual size, so many bytes are enough for; at least 1."""
-        return int(max(1.0, min(1e9, self._cost.size_for(count / MARGIN) / self._row_size * self._stands_for)))
+    def _at_most(self, size: Size) -> float:
+        """As `_expected`, where nothing of it can be compressed."""
+        return MARGIN * self._cost.most(size)
 
-    def _waiting_size(self, rows: int) -> float:
+    def _rows_of(self, count: float) -> int:
+        """How many rows that wait, of the usual size, so many bytes are expected to be enough for; at least 1."""
+        return self._waiting(self._cost.size_for(count / MARGIN) / self._row_size.usual)
+
+    def _rows_within(self, count: float) -> int:
+        """As `_rows_of`, where nothing of them can be compressed."""
+        fixed = self._at_most(Size(0.0, 0.0))
+        return self._waiting((count - fixed) / (self._at_most(self._row_size) - fixed))
+
+    def _waiting(self, rows: float) -> int:
+        """Of so many that go out how many rows wait; at least 1."""
+        return int(max(1.0, min(1e9, rows * self._stands_for)))
+
+    def _waiting_size(self, rows: int) -> Size:
         """Of what goes out of so many rows that wait."""
-        return self._row_size * max(1.0, rows / self._stands_for)
+        return self._row_size.times(max(1.0, rows / self._stands_for))
 
     def _check_open(self) -> None:
         now = self._clock.now()
@@ -354,10 +381,16 @@ class Budget:
         if is_enough and (self._written.day == self._spent.day or not self._has_notes):
             return False
         pace = self._since_written / max(300.0, now - self._written_at)
-        ahead = max(round(90 * pace), (self._limits.per_day or 0) // 288)
+        self._ahead = max(round(90 * pace), (self._limits.per_day or 0) // 288)
         self._written_at, self._since_written = now, 0
-        self._write(min(self._limits.per_day or wanted, wanted + ahead), self._clock.now())
+        self._write(min(self._limits.per_day or wanted, wanted + self._ahead), self._clock.now())
         return True
+
+    def _give_back(self) -> None:
+        """A request took much less than it might have: a crash is not to count that as spent."""
+        is_noted = self._limits.per_day is not None and self._written.day == self._spent.day
+        if is_noted and self._written.total - self._spent.total > 2 * self._ahead:
+            self._write(self._spent.total + self._ahead, self._clock.now())
 
     def _write(self, count: int, at: int) -> None:
         self._written = Spent(self._spent.day, count)

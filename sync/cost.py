@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from edgedepot.storage.base import Pending
 
@@ -10,9 +11,20 @@ _MEMORY = 0.9
 _FIRST_FIXED, _FIRST_EACH, _LEAST_EACH = 4_000.0, 2.0, 0.05
 
 
+class Size(NamedTuple):
+    """Of rows, in bytes: `usual` is about what they take as JSON, a proper measure only of what they take beside one
+    another; `most` what they take where nothing of it can be compressed, with the longest numbers that there are."""
+
+    usual: float
+    most: float
+
+    def times(self, count: float) -> Size:
+        return Size(self.usual * count, self.most * count)
+
+
 class Cost:
     """What a request of some size costs: the straight line that fits best to the latest ones (linear regression, with
-    exponential forgetting). Sizes are `size_of`, costs are bytes on the wire."""
+    exponential forgetting). Sizes are the usual ones, costs are bytes on the wire."""
 
     def __init__(self) -> None:
         self._fixed, self._each = _FIRST_FIXED, _FIRST_EACH
@@ -20,6 +32,10 @@ class Cost:
 
     def of(self, size: float) -> float:
         return self._fixed + self._each * size
+
+    def most(self, size: Size) -> float:
+        """As `of`, whatever the rows have in them: those before may have been all zeros, which compress well."""
+        return self._fixed + max(self._each * size.usual, size.most)
 
     def size_for(self, count: float) -> float:
         return max(0.0, count - self._fixed) / self._each
@@ -40,12 +56,14 @@ class Cost:
             self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
 
 
-def size_of(rows: Sequence[Pending]) -> float:
-    """About what rows take as JSON; a proper measure only of what they take beside one another."""
-    return float(sum(row_size(row) for row in rows))
+def size_of(rows: Iterable[Pending]) -> Size:
+    sizes = [row_size(row) for row in rows]
+    return Size(sum(size.usual for size in sizes), sum(size.most for size in sizes))
 
 
-def row_size(row: Pending) -> int:
-    names = sum(len(spec.name) + 4 for spec in row.model.__fields__)
-    values = sum(len(value.encode()) if isinstance(value, str) else 12 for value in row.row if value is not None)
-    return 40 + len(row.device_id) + names + values
+def row_size(row: Pending) -> Size:
+    names = len(row.device_id) + sum(len(spec.name) + 4 for spec in row.model.__fields__)
+    values = [value for value in row.row if value is not None]
+    texts = [len(value.encode()) for value in values if isinstance(value, str)]
+    numbers, letters = len(values) - len(texts), sum(texts)
+    return Size(40 + names + 12 * numbers + letters, 64 + names + 24 * numbers + letters)

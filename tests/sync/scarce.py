@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -26,9 +27,10 @@ class Metered(BaseStorage):
     """An upstream that counts its bytes as a wire would. It is `away`, or refuses readings whose count has a remainder
     by 10; `kept` is what it has."""
 
-    def __init__(self, clock: ManualClock, limits: Limits) -> None:
+    def __init__(self, clock: ManualClock, limits: Limits, compresses: bool = False) -> None:
         self._clock = clock
         self.limits = limits
+        self._compresses = compresses
         self.away = False
         self.refuses: int | None = None
         self.kept: dict[Key, Version] = {}
@@ -40,7 +42,7 @@ class Metered(BaseStorage):
 
     def beside(self) -> Metered:
         """The same upstream as another process reaches it, for `again`: it is there, and takes all."""
-        other = Metered(self._clock, self.limits)
+        other = Metered(self._clock, self.limits, self._compresses)
         other.kept, other.sent, other.gateway_id, other.again = self.kept, self.sent, self.gateway_id, []
         return other
 
@@ -51,7 +53,7 @@ class Metered(BaseStorage):
         versions = [row for row in rows if isinstance(row, Version)]
         if self.again is not None:
             self.again += versions
-        self._carry(CONNECTING if self.away else REQUEST + sum(_size_of(row) for row in versions))
+        self._carry(CONNECTING if self.away else REQUEST + self._size_of(versions))
         if self.away:
             raise Unreachable("nobody there")
         refused = [
@@ -64,6 +66,12 @@ class Metered(BaseStorage):
             key_of(Weather, row.device, row.timestamp): row for place, row in enumerate(versions) if place not in bad
         }
         return Receipt.settled(len(versions) - len(bad), None, tuple(refused))
+
+    def _size_of(self, rows: Sequence[Version]) -> int:
+        text = "".join(
+            json.dumps([row.device, row.timestamp.isoformat(), row.gateway_seq, dict(row.data)]) for row in rows
+        )
+        return len(zlib.compress(text.encode()) if self._compresses else text)
 
     def _carry(self, count: int) -> None:
         self._total += count
@@ -97,10 +105,6 @@ class Metered(BaseStorage):
 
     def _rows(self) -> list[dict[str, Any]]:
         return [{"device_id": series.device, "timestamp": at, **row.data} for (series, at), row in self.kept.items()]
-
-
-def _size_of(row: Version) -> int:
-    return len(json.dumps([row.device, row.timestamp.isoformat(), row.gateway_seq, dict(row.data)]))
 
 
 class Watcher:

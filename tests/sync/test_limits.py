@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from edgedepot import InfluxDBStorage, TimescaleDBStorage
+from edgedepot import InfluxDBStorage, Reading, TimescaleDBStorage
 from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.sync.limits import Limits
@@ -26,6 +27,13 @@ from tests.sync.scripted import ScriptedUpstream, TellingStore, Weather, moment,
 
 MakeProxy = Callable[[str, int], TcpProxy]
 DAY = 86_400.0
+
+
+class Solar(Reading):
+    a: float
+    b: float
+    c: float
+    d: float
 
 
 def fill(store: TellingStore, count: int, start: int = 0) -> None:
@@ -107,6 +115,25 @@ def test_bytes_a_day(metered: Callable[[Limits], Metered], store: TellingStore) 
     assert min(days) >= 0.85 * budget
     assert store.count_pending("central") > 0
     assert line.forwarder.status().limited_by == "budget"
+
+
+@pytest.mark.parametrize(("night", "costs"), [(10_000, {"max_per_day": 100_000}), (15_000, {"max_rate": 6_000})])
+def test_what_compresses_well_and_then_does_not(
+    influxdb: tuple[TcpProxy, BaseStorage], store: TellingStore, clock: ManualClock, night: int, costs: dict[str, Any]
+) -> None:
+    """All zeros until the sun rises: what rows took so far says nothing of the next."""
+    clock.step(DAY - 1_800)
+    noise = random.Random(1)
+    day = [dict.fromkeys("abcd", 0.0)] * night + [{field: noise.random() for field in "abcd"} for _ in range(10_000)]
+    store.store_readings(Solar, [("roof", moment(number), values) for number, values in enumerate(day)]).wait()
+    line = Metered(store, clock, *influxdb, Limits.of("central", **costs))
+    line.run(1_790, until=lambda: not store.count_pending("central"))
+    if "max_rate" in costs:
+        assert line.most_in(60) <= 1.05 * 60 * costs["max_rate"]
+        assert store.count_pending("central") == 0
+    else:
+        assert 0.8 * costs["max_per_day"] <= line.total(0, DAY) <= costs["max_per_day"]
+        assert 0 < store.count_pending("central") < 10_000
 
 
 def test_bytes_a_day_of_a_process_that_is_killed(

@@ -7,6 +7,7 @@ work take from it, in simulated time and one thread.
 """
 
 import os
+import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -60,7 +61,7 @@ class Scarce(Room, Watcher):
         self.forwarders: dict[str, Forwarder] = {}
         self.make(room)
         for name, link in zip(NAMES, links, strict=True):
-            self.links[name] = Metered(self.clock, Limits.of(name, **link))
+            self.links[name] = Metered(self.clock, Limits.of(name, **link), compresses=name == "two")
             self.links[name].gateway_id = "g"
             self.store.add_cursor(name)
             self.upstreams[name] = Upstream("oldest", EVERYTHING, self.file.first - 1)
@@ -105,13 +106,20 @@ class Scarce(Room, Watcher):
         start = T0 + timedelta(minutes=minute)
         self.store_rows([(device, start + timedelta(seconds=6 * n), one) for n, one in enumerate(values)])
 
-    @rule(hours=st.integers(-48, 0), count=st.sampled_from([40, 150]), size=st.sampled_from([10, 1000]))
-    def fill_up(self, hours: int, count: int, size: int) -> None:
+    @rule(
+        hours=st.integers(-48, 0),
+        count=st.sampled_from([40, 150]),
+        size=st.sampled_from([10, 1000]),
+        is_noise=st.booleans(),
+    )
+    def fill_up(self, hours: int, count: int, size: int, is_noise: bool) -> None:
         """Much at once: after some of these there is no room."""
         if len(self.rows) > MANY:
             return
         start = T0 + timedelta(hours=hours)
-        values: list[Values] = [{"temperature": float(n), "note": "x" * size, "count": n} for n in range(count)]
+        noise = random.Random(size)
+        notes = [noise.randbytes(size // 2).hex() if is_noise else "x" * size for _ in range(count)]
+        values: list[Values] = [{"temperature": float(n), "note": note, "count": n} for n, note in enumerate(notes)]
         self.store_rows([("fill", start + timedelta(seconds=20 * n), one) for n, one in enumerate(values)])
         self.the_file_is_as_it_should_be()
         self.fold()
