@@ -171,11 +171,13 @@ class Plan:
         return asdict(self)
 
 
-def plan(load: Load) -> Plan:
-    """What that load comes to. `rate`, `fields` and the others are more than zero."""
+def plan(load: Load, sent: Load | None = None) -> Plan:
+    """What that load comes to. `rate`, `fields` and the others are more than zero. `sent`: the load with the fields of
+    what the upstream gets, where these are others than of all readings."""
+    sent = sent or load
     each = store_bytes(load)
     waiting = JOURNAL.of(load) + JOURNAL_COMMIT * load.commits / load.rate
-    wire = wire_rate(load)
+    wire = wire_rate(sent)
     card = DAY * card_rate(load)
     return Plan(
         load.rate,
@@ -186,7 +188,7 @@ def plan(load: Load) -> Plan:
         card,
         card * 365 / (load.tbw * 1e12),
         load.outage,
-        _catch_up(load, wire),
+        _catch_up(sent, wire),
     )
 
 

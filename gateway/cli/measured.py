@@ -52,14 +52,21 @@ _LETTERS = 12
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Readings a second of each series, (measurement, device); and what a reading is on average."""
+    """Readings a second of each series, (measurement, device); and what a reading of each measurement is on average."""
 
     series: dict[tuple[str, str], float] = field(default_factory=dict)
-    shape: Shape = field(default_factory=Shape)
+    shapes: dict[str, Shape] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
         return sum(self.series.values())
+
+    def shape(self, series: Mapping[tuple[str, str], float]) -> Shape:
+        """What a reading of some series is on average."""
+        shape, rate = Shape(), sum(series.values())
+        for (measurement, _), one in series.items():
+            shape = shape.plus(self.shapes[measurement], one / rate)
+        return shape
 
 
 def measure(file: Path) -> tuple[Rates, float]:
@@ -82,19 +89,21 @@ def _rates(store: SQLiteStorage) -> Rates:
     start = max(start, min(seen, default=start))
     seconds = max(1.0, (end - start).total_seconds())
     series: dict[tuple[str, str], float] = {}
-    shape = Shape()
+    shapes: dict[str, Shape] = {}
     for model in store.models().values():
         counts: dict[str, int] = {}
+        shape = Shape()
         for spec in model.__fields__:
             found = store.aggregate(model, spec.name, "count", start=start, end=end, group_by="device")
             assert isinstance(found, list)
             values = sum(row["result"] for row in found)
             letters = _letters_of(store, model, spec) if spec.type is str and values else 0.0
-            shape = shape.plus(_OF[spec.type]._replace(letters=letters), values / seconds)
+            shape = shape.plus(_OF[spec.type]._replace(letters=letters), values)
             for row in found:
                 counts[row["device_id"]] = max(counts.get(row["device_id"], 0), row["result"])
         series |= {(model.__measurement__, device): count / seconds for device, count in counts.items() if count}
-    return Rates(series, Shape().plus(shape, 1 / sum(series.values())) if series else shape)
+        shapes[model.__measurement__] = Shape().plus(shape, 1 / max(1, sum(counts.values())))
+    return Rates(series, shapes)
 
 
 def _letters_of(store: SQLiteStorage, model: type[Reading], spec: FieldSpec) -> float:

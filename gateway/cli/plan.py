@@ -62,8 +62,8 @@ def plan(file: Path | None, as_json: bool, **given: Any) -> None:
     """
     from edgedepot.plan import plan as work_out
 
-    load, name = (_described(given), None) if file is None else _measured(file, given)
-    found = work_out(load)
+    load, sent, name = (_described(given), None, None) if file is None else _measured(file, given)
+    found = work_out(load, sent)
     if as_json:
         click.echo(json.dumps(found.as_json()))
     else:
@@ -81,8 +81,8 @@ def _described(given: Mapping[str, Any]) -> Load:
     return _load(given, {**found, "devices": devices, "series": devices, "models": min(models, devices)})
 
 
-def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, str | None]:
-    """The load, and the name of the upstream that it is about."""
+def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, Load, str | None]:
+    """The load, the same with the fields of what an upstream gets, and the upstream's name."""
     if any(given[name] is not None for name in ("devices", "every", "fields", "models")):
         raise InvalidValue("expected FILE, or --devices, --every, --fields and --models, not both")
     rates, free = measure(file)
@@ -93,10 +93,10 @@ def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, str | None]:
     taken = chosen(rates, choice)
     if not taken:
         raise InvalidValue(f"{file}: upstream {name} got no reading within the last hour")
-    found |= rates.shape._asdict()
     found |= {"rate": rates.rate, "devices": len(rates.series), "share": sum(taken.values()) / rates.rate}
     found |= {"series": len(taken), "models": len({measurement for measurement, _ in taken})}
-    return _load(given, found), name
+    load, sent = (_load(given, found | rates.shape(series)._asdict()) for series in (rates.series, taken))
+    return load, sent, name
 
 
 def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -163,6 +164,9 @@ def test_catching_up() -> None:
     assert slower.catch_up_seconds > 2 * found.catch_up_seconds
 
 
+Wide = define_model("Wide", {f"f{number}": (float, True, None) for number in range(20)})
+
+
 class Tank(Reading):
     level: float
     warm: float | None = None
@@ -223,7 +227,8 @@ def test_what_came_has_types(tmp_path: Path) -> None:
     assert described["store_bytes_per_reading"] < 0.8 * floats["store_bytes_per_reading"]
 
 
-GATEWAY = """
+FIELDS = "\n".join(f'f{number} = "float"' for number in range(20))
+GATEWAY = f"""
 [gateway]
 id = "roof"
 
@@ -236,9 +241,13 @@ keep_bytes = "100 MB"
 level = "float"
 warm = "float"
 
+[models.wide]
+{FIELDS}
+
 [upstreams.central]
 engine = "timescaledb"
 url = "postgresql://nowhere/iot"
+models = ["tank"]
 devices = ["tank-1", "tank-2"]
 max_rate = "2 kB/s"
 
@@ -256,7 +265,7 @@ batch_size = 1000
 
 
 def test_from_a_gateways_file(tmp_path: Path) -> None:
-    """Its store's settings and its upstreams' limits count."""
+    """Its store's settings and its upstreams' limits count; on the wire only what the upstream gets."""
     file = tmp_path / "gateway.toml"
     file.write_text(GATEWAY)
     with SQLiteStorage(tmp_path / "local.db", gateway_id="roof") as store:
@@ -264,12 +273,17 @@ def test_from_a_gateways_file(tmp_path: Path) -> None:
         for device in range(10):
             rows = [(f"tank-{device}", now - timedelta(seconds=5 * n), {"level": 1.0, "warm": 2.0}) for n in range(719)]
             store.store_readings(Tank, rows).wait()
+        wide = {f"f{number}": 1.0 for number in range(20)}
+        store.store_readings(Wide, [("hall", now - timedelta(seconds=5 * n), wide) for n in range(719)]).wait()
     central, lab, kind = (planned(str(file), *more) for more in ([], ["--upstream", "lab"], ["--upstream", "influxdb"]))
     assert lab == pytest.approx(kind, rel=0.01)
-    load = Load(rate=2, fields=2, flush=10, disk=100e6, link=2_000, share=0.2, series=2, devices=10)
-    near = {name: pytest.approx(value, rel=0.02) for name, value in plan(load).as_json().items()}
-    assert central == near
-    load = Load(2, 2, 10, "influxdb", 100e6, series=10, every=60, per_day=10_000_000, open=0.25, batch=1000, devices=10)
+    load = Load(2.2, 40 / 11, flush=10, disk=100e6, link=2_000, share=2 / 11, series=2, devices=11)
+    found = plan(load, replace(load, fields=2)).as_json()
+    assert central == {name: pytest.approx(value, rel=0.02) for name, value in found.items()}
+    alone = plan(Load(rate=0.4, fields=2, flush=10, link=2_000, series=2, devices=2))
+    assert central["wire_bytes_per_month"] == pytest.approx(alone.wire_bytes_per_month, rel=0.02)
+    load = replace(load, upstream="influxdb", link=1e6, share=1.0, series=11, models=2)
+    load = replace(load, every=60, per_day=10_000_000, open=0.25, batch=1000)
     near = {name: pytest.approx(value, rel=0.02) for name, value in plan(load).as_json().items()}
     assert lab == near
     assert lab["wire_bytes_per_month"] < central["wire_bytes_per_month"]

@@ -25,6 +25,8 @@ class Metered:
     upstream: BaseStorage
     limits: Limits
     sent: list[tuple[float, int]] = field(default_factory=list)
+    here: list[tuple[float, int]] = field(default_factory=list)
+    """What the upstream's storage had counted after each step, and when."""
     on_time: Callable[[], None] = lambda: None
     """Called after each step of the clock."""
     longest: float = 600.0
@@ -55,6 +57,7 @@ class Metered:
         while self.clock.monotonic() < end and not until():
             wait = self.forwarder.step()
             self._note()
+            self.here.append((self.clock.monotonic(), self.upstream.wire_bytes() or 0))
             if wait is not None:
                 left = min(wait.until, end) - self.clock.monotonic()
                 self.clock.advance(max(1e-6, min(left, self.longest)))
@@ -75,6 +78,18 @@ class Metered:
                 first += 1
             most = max(most, sums[last + 1] - sums[first])
         return most
+
+    def least_here(self, seconds: float, start: float, end: float) -> int:
+        """The fewest bytes, as the upstream's storage counts them, in any stretch of that length between two times."""
+        here = [(moment, count) for moment, count in self.here if start <= moment < end]
+        least, last = here[-1][1], 0
+        for moment, count in here:
+            while last < len(here) and here[last][0] < moment + seconds:
+                last += 1
+            if last == len(here):
+                break
+            least = min(least, here[last - 1][1] - count)
+        return least
 
     def total(self, start: float, end: float) -> int:
         """The bytes in a stretch of time."""

@@ -19,6 +19,7 @@ import pytest
 from edgedepot import InfluxDBStorage, Reading, TimescaleDBStorage
 from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.clock import ManualClock, from_micros
+from edgedepot.sync.budget import BURST
 from edgedepot.sync.limits import Limits
 from tests.servers.proxy import TcpProxy
 from tests.servers.victoria import VictoriaMetrics
@@ -95,6 +96,7 @@ def test_bytes_a_second(metered: Callable[[Limits], Metered], store: TellingStor
     assert end - start > 100
     assert line.most_in(60) <= 1.05 * rate * 60
     assert line.counted_here() - before >= 0.95 * rate * (end - start)
+    assert line.least_here(60, start, end) >= (60 - 2 * BURST) * rate  # a full bucket less, one that is overdrawn
     assert line.total(start, end) >= 0.8 * rate * (end - start)  # less what a busy kernel sent once more
     assert line.forwarder.status().limited_by == "budget"
 
