@@ -125,6 +125,7 @@ class LogLength:
         return None
 
     def _takes_over(self, successor: Successor, connection: sqlite3.Connection, sync: Callable[[], None]) -> bool:
+        successor.check()
         found = checkpoint(connection, "PASSIVE")
         if found.frames < 0:  # another program is at it
             return False
@@ -136,7 +137,8 @@ class LogLength:
             return False
         sync()
         file, size = self._path.stat(), log_bytes(self._path)
-        successor.rename()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        successor.rename(pages)
         self._left.append(Left(file, file.st_size + size))
         return True
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -32,6 +33,7 @@ from edgedepot.storage.sqlite.connection import open_reader
 from edgedepot.storage.sqlite.sidecar import sync_folder
 from edgedepot.storage.sqlite.wal import PAGE, pages_between, salts_of, wal_of
 
+log = logging.getLogger(__name__)
 _STEP = 256
 """So many pages are copied before they are synced: a commit's own sync waits for what else is on its way."""
 _PAUSE = 1000
@@ -54,7 +56,7 @@ class Successor:
         keep the log from beginning anew."""
         self.frames = frames
         """How many the log had at first: its readers hold back no more than these when the older ones have ended."""
-        self.failure: OSError | sqlite3.Error | None = None
+        self._failure: Exception | None = None
         self.is_in_place = False
         self._path = path
         self._next = next_of(path)
@@ -89,15 +91,18 @@ class Successor:
             thread.start()
             self._thread = thread
         except RuntimeError as exc:  # the machine has no more threads
-            self.failure, self._is_done = OSError(errno.EAGAIN, str(exc)), True
+            self._failure, self._is_done = exc, True
 
     def _run(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except (OSError, sqlite3.Error) as exc:
-            self.failure = exc
         except _Abandoned:
             return
+        except (OSError, sqlite3.Error) as exc:
+            self._failure = exc
+        except Exception as exc:
+            log.exception("a copy of %s failed", self._path)
+            self._failure = exc
         self._is_done = True
         self._wake()
 
@@ -136,6 +141,11 @@ class Successor:
         """Whether it is the writer's turn."""
         return self._is_done
 
+    def check(self) -> None:
+        """Raises `OSError` where the other thread's part failed: then there is no whole copy, and none will be."""
+        if self._failure is not None:
+            raise OSError(f"{self._failure}") from self._failure
+
     def catch_up(self, frames: int) -> bool:
         """Have it contain what was committed, up to that frame of the log. False where that will take a while: then it
         is for the next time. Nothing may be committed between True and `take_place`."""
@@ -145,13 +155,20 @@ class Successor:
         self._write(frames)
         return True
 
-    def rename(self) -> None:
-        """Be the store's file, by its name. From here on there is no way back."""
-        if not self.is_in_place:
-            assert self._file is not None
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED, _LOCKS)
+    def rename(self, pages: int) -> None:
+        """Be the store's file, which has so many pages, by its name. From here on there is no way back."""
+        assert self._file is not None
+        self.check()
+        size = os.fstat(self._file).st_size
+        if size != pages * PAGE:
+            raise OSError(f"it has {size} bytes and not {pages} pages")
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED, _LOCKS)
+        try:
             self._next.replace(self._path)
-            self.is_in_place = True
+        except OSError:
+            if not os.path.samestat(os.fstat(self._file), self._path.stat()):  # it may have happened all the same
+                raise
+        self.is_in_place = True
 
     def take_place(self, note: Callable[[], None]) -> None:
         """Let nobody find the old log; `note` writes down that there is none. To be done again where it fails."""

@@ -5,6 +5,9 @@
  *   fault_code                an errno for such calls, 0 for none
  *   fault_after               so many calls succeed before
  *   fault_calls               how many there were
+ *   fault_once                whether only one such call fails
+ *   fault_end, fault_call     the end of the names of files, and the call, for which alone that holds; "" for all. With
+ *                             fault_end calls of open count too, and those of the folder and the log's index
  *   fault_syncs               so many syncs of a write-ahead log fail with EIO, once each
  *   fault_reads               so many reads of the fault_length bytes from fault_place on, of the file with the number
  *                             fault_inode, fail with EIO; all of them where it is negative
@@ -22,46 +25,50 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int fault_code, fault_after, fault_calls, fault_syncs, fault_reads;
+int fault_code, fault_after, fault_calls, fault_once, fault_syncs, fault_reads;
+char fault_end[64], fault_call[16];
 long fault_inode, fault_place, fault_length;
-
-static int ours(const char *path) {
-    const char *folder = getenv("EDGEDEPOT_FAULT_FOLDER");
-    size_t length = folder ? strlen(folder) : 0;
-    if (!length || strncmp(path, folder, length) || path[length] != '/') return 0;
-    size_t rest = strlen(path);
-    return rest < 4 || strcmp(path + rest - 4, "-shm");
-}
-
-static int refused(int applies) {
-    if (!applies) return 0;
-    int number = __atomic_add_fetch(&fault_calls, 1, __ATOMIC_SEQ_CST);
-    if (!fault_code || number <= fault_after) return 0;
-    errno = fault_code;
-    return 1;
-}
-
-static int path_of(int descriptor, char *path) {
-    char name[64];
-    snprintf(name, sizeof name, "/proc/self/fd/%d", descriptor);
-    ssize_t length = readlink(name, path, 4095);
-    path[length < 0 ? 0 : length] = 0;
-    return length > 0 && ours(path);
-}
-
-static int file_of_ours(int descriptor) {
-    char path[4096];
-    return path_of(descriptor, path);
-}
 
 static int ends_with(const char *path, const char *end) {
     size_t length = strlen(path), rest = strlen(end);
     return length >= rest && !strcmp(path + length - rest, end);
 }
 
+static int ours(const char *path) {
+    const char *folder = getenv("EDGEDEPOT_FAULT_FOLDER");
+    size_t length = folder ? strlen(folder) : 0;
+    if (!length || strncmp(path, folder, length)) return 0;
+    if (fault_end[0]) return ends_with(path, fault_end);
+    return path[length] == '/' && !ends_with(path, "-shm");
+}
+
+static int refused(const char *call, const char *path) {
+    if (!ours(path) || (fault_call[0] && strcmp(call, fault_call))) return 0;
+    int number = __atomic_add_fetch(&fault_calls, 1, __ATOMIC_SEQ_CST);
+    if (!fault_code || number <= fault_after) return 0;
+    errno = fault_code;
+    if (fault_once) fault_code = 0;
+    return 1;
+}
+
+static void path_of(int descriptor, char *path) {
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", descriptor);
+    ssize_t length = readlink(name, path, 4095);
+    path[length < 0 ? 0 : length] = 0;
+}
+
+static int refused_of(const char *call, int descriptor) {
+    char path[4096];
+    path_of(descriptor, path);
+    return refused(call, path);
+}
+
 static int unsynced(int descriptor) {
     char path[4096];
-    if (!fault_syncs || !path_of(descriptor, path) || !ends_with(path, "-wal")) return 0;
+    if (!fault_syncs) return 0;
+    path_of(descriptor, path);
+    if (!ours(path) || !ends_with(path, "-wal")) return 0;
     fault_syncs--;
     errno = EIO;
     return 1;
@@ -77,24 +84,24 @@ static int unread(int descriptor, long from, long length) {
 }
 
 ssize_t pwrite64(int to, const void *data, size_t length, off64_t at) {
-    return refused(file_of_ours(to)) ? -1 : syscall(SYS_pwrite64, to, data, length, at);
+    return refused_of("write", to) ? -1 : syscall(SYS_pwrite64, to, data, length, at);
 }
 
 ssize_t pwrite(int to, const void *data, size_t length, off_t at) { return pwrite64(to, data, length, at); }
 
 ssize_t write(int to, const void *data, size_t length) {
-    return refused(file_of_ours(to)) ? -1 : syscall(SYS_write, to, data, length);
+    return refused_of("write", to) ? -1 : syscall(SYS_write, to, data, length);
 }
 
 int ftruncate64(int to, off64_t size) {
-    return refused(file_of_ours(to)) ? -1 : (int)syscall(SYS_ftruncate, to, size);
+    return refused_of("truncate", to) ? -1 : (int)syscall(SYS_ftruncate, to, size);
 }
 
 int ftruncate(int to, off_t size) { return ftruncate64(to, size); }
 
-int fsync(int to) { return refused(file_of_ours(to)) || unsynced(to) ? -1 : (int)syscall(SYS_fsync, to); }
+int fsync(int to) { return refused_of("sync", to) || unsynced(to) ? -1 : (int)syscall(SYS_fsync, to); }
 
-int fdatasync(int to) { return refused(file_of_ours(to)) || unsynced(to) ? -1 : (int)syscall(SYS_fdatasync, to); }
+int fdatasync(int to) { return refused_of("sync", to) || unsynced(to) ? -1 : (int)syscall(SYS_fdatasync, to); }
 
 ssize_t pread64(int from, void *data, size_t length, off64_t at) {
     return unread(from, at, length) ? -1 : syscall(SYS_pread64, from, data, length, at);
@@ -108,5 +115,27 @@ ssize_t read(int from, void *data, size_t length) {
 }
 
 int unlink(const char *path) {
-    return refused(ours(path)) ? -1 : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    return refused("unlink", path) ? -1 : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+int rename(const char *path, const char *other) {
+    if (fault_end[0] && refused("rename", path)) return -1;
+    return (int)syscall(SYS_renameat2, AT_FDCWD, path, AT_FDCWD, other, 0);
+}
+
+int open64(const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    int mode = flags & O_CREAT ? va_arg(more, int) : 0;
+    va_end(more);
+    if (fault_end[0] && refused("open", path)) return -1;
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+int open(const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    int mode = flags & O_CREAT ? va_arg(more, int) : 0;
+    va_end(more);
+    return open64(path, flags, mode);
 }

@@ -23,6 +23,7 @@ from edgedepot.storage.sqlite.successor import Successor
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.faulty import run_faulty
 from tests.storage.sqlite.small_disk import SmallDisk
 from tests.storage.sqlite.test_failures import T0
 from tests.storage.sqlite.test_writer import advance_until
@@ -327,3 +328,96 @@ def test_a_copy_of_a_log_that_began_anew_is_none(quick_folder: Path) -> None:
             successor.catch_up(now.frames)
         successor.close()
     assert not next_of(path).exists()
+
+
+FAILING = """
+import ctypes, errno, logging, sys
+from pathlib import Path
+from tests.models import Weather
+from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.test_left_behind import COUNT, Site, python
+from tests.storage.sqlite.test_writer import advance_until
+
+folder, code, shim, said = Path(sys.argv[1]), getattr(errno, sys.argv[2]), ctypes.CDLL(None), []
+where = [pair.split(":") for pair in sys.argv[3:]]
+
+def fault(name, value):
+    kind = (ctypes.c_char * 16 if name == "fault_call" else ctypes.c_char * 64) if isinstance(value, bytes) else (
+        ctypes.c_long if name in ("fault_inode", "fault_place", "fault_length") else ctypes.c_int)
+    kind.in_dll(shim, name).value = value
+
+def value(name):
+    return ctypes.c_int.in_dll(shim, name).value
+
+class Said(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+
+logging.getLogger("edgedepot").addHandler(Said())
+
+def patiently(site):
+    receipt = site.store.store_readings(Weather, rows(site.count, site.count + 10))
+    site.count += 10
+    advance_until(site.clock, lambda: receipt.level in ("committed", "durable"))
+
+def attempt(call, end, after, reads=0):
+    path = folder / "x.db"
+    site = Site(path)
+    for _ in range(9):
+        site.put(100)  # most of it lies in the file
+    reader = python(path)
+    reader.say("BEGIN;")
+    assert reader.ask(COUNT) == "900"
+    while site.log.st_size + 30 * 4096 <= site.bound:
+        site.put(10)
+    file = site.file
+    fault("fault_end", end.encode()), fault("fault_call", call.encode())
+    fault("fault_calls", 0), fault("fault_after", after), fault("fault_once", 1), fault("fault_code", 0 if reads else code)
+    fault("fault_inode", file if reads else 0), fault("fault_length", path.stat().st_size), fault("fault_reads", reads)
+    went_on = lambda: site.file != file and "has grown" not in site.warning
+    began = len(said)
+    while site.log.st_size <= site.bound and not went_on():
+        patiently(site)
+    advance_until(site.clock, lambda: went_on() or any("no copy of it" in one for one in said[began:]))
+    failed = not value("fault_reads") if reads else not value("fault_code")
+    fault("fault_code", 0), fault("fault_reads", 0), fault("fault_end", b""), fault("fault_call", b"")
+    advance_until(site.clock, lambda: site.store.health_check()["status"] == "pass")
+    site.put(10)
+    site.check()
+    assert reader.ask(COUNT) == "900"
+    if not went_on():
+        assert site.file == file and not (folder / "x.db.next").exists()
+        site.clock.advance(700)
+        patiently(site)
+        advance_until(site.clock, went_on)
+        site.put(10)
+    site.check()
+    assert reader.ask(COUNT) == "900"
+    assert reader.ask("PRAGMA integrity_check;") == "ok"
+    reader.end()
+    site.close()
+    again = Site(path)
+    again.count = site.count
+    assert (again.store.store_epoch, again.store.salvaged) == (1, None)
+    again.check()
+    again.close()
+    for one in folder.iterdir():
+        one.unlink()
+    return failed
+
+for call, end in where:
+    after = 0
+    while attempt(call, end or folder.name, after):
+        after += 1 if call != "write" else 60
+    print(call, end, after, flush=True)
+if code == errno.EIO:
+    assert attempt("none", "none", 0, reads=1)
+"""
+
+
+@pytest.mark.parametrize("code", ["EIO", "ENOSPC"])
+def test_a_copy_that_fails_takes_no_place(shim: Path, quick_folder: Path, code: str) -> None:
+    """At every call, once: the reader sees its state, and the store has all, also when it is opened again."""
+    where = ["open:.next", "write:.next", "sync:.next", "truncate:.next", "rename:.next"]
+    where += ["sync:", "unlink:-wal", "unlink:-shm"]
+    print(run_faulty(shim, quick_folder, FAILING, code, *where))
