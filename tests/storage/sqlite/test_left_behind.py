@@ -342,8 +342,9 @@ folder, code, shim, said = Path(sys.argv[1]), getattr(errno, sys.argv[2]), ctype
 where = [pair.split(":") for pair in sys.argv[3:]]
 
 def fault(name, value):
-    kind = (ctypes.c_char * 16 if name == "fault_call" else ctypes.c_char * 64) if isinstance(value, bytes) else (
-        ctypes.c_long if name in ("fault_inode", "fault_place", "fault_length") else ctypes.c_int)
+    kind = ctypes.c_long if name in ("fault_inode", "fault_place", "fault_length") else ctypes.c_int
+    if isinstance(value, bytes):
+        kind = ctypes.c_char * (len(value) + 1)
     kind.in_dll(shim, name).value = value
 
 def value(name):
@@ -372,7 +373,8 @@ def attempt(call, end, after, reads=0):
         site.put(10)
     file = site.file
     fault("fault_end", end.encode()), fault("fault_call", call.encode())
-    fault("fault_calls", 0), fault("fault_after", after), fault("fault_once", 1), fault("fault_code", 0 if reads else code)
+    fault("fault_calls", 0), fault("fault_after", after), fault("fault_once", 1)
+    fault("fault_code", 0 if reads else code)
     fault("fault_inode", file if reads else 0), fault("fault_length", path.stat().st_size), fault("fault_reads", reads)
     went_on = lambda: site.file != file and "has grown" not in site.warning
     began = len(said)
@@ -409,7 +411,6 @@ for call, end in where:
     after = 0
     while attempt(call, end or folder.name, after):
         after += 1 if call != "write" else 60
-    print(call, end, after, flush=True)
 if code == errno.EIO:
     assert attempt("none", "none", 0, reads=1)
 """
@@ -420,4 +421,4 @@ def test_a_copy_that_fails_takes_no_place(shim: Path, quick_folder: Path, code: 
     """At every call, once: the reader sees its state, and the store has all, also when it is opened again."""
     where = ["open:.next", "write:.next", "sync:.next", "truncate:.next", "rename:.next"]
     where += ["sync:", "unlink:-wal", "unlink:-shm"]
-    print(run_faulty(shim, quick_folder, FAILING, code, *where))
+    run_faulty(shim, quick_folder, FAILING, code, *where)
