@@ -19,7 +19,6 @@ waiting meanwhile, and `NAMES` keeps us.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
