@@ -95,6 +95,7 @@ class Budget:
         self._tokens_at = clock.monotonic()
         self._wire_seen: int | None = None
         self._spent = Spent(0, 0)
+        self._undated = 0  # bytes that went while nobody knew the time, until somebody does
         self._written = Spent(0, 0)
         self._written_at = clock.monotonic()
         self._since_written = 0
@@ -332,6 +333,7 @@ class Budget:
         self._tokens_at = now
         if self._clock.trusted:
             self._turn_to(self._limits.schedule.day(self._clock.now())[0])
+            self._spent, self._undated = Spent(self._spent.day, self._spent.total + self._undated), 0
         self._count(0)
 
     def _turn_to(self, day: int) -> None:
@@ -350,7 +352,10 @@ class Budget:
             self._wire_seen = wire
         self._tokens -= count
         self._since_written += count
-        self._spent = Spent(self._spent.day, self._spent.total + count)
+        if self._clock.trusted:
+            self._spent = Spent(self._spent.day, self._spent.total + count)
+        else:
+            self._undated += count
         return count
 
     # -- kept across restarts -------------------------------------------------------------------------------------

@@ -199,6 +199,7 @@ class Forwarder:
         self._lanes.taken(lane, window)
         if self._delivery.requests > requests:
             self._batch.went_through(self._read, self._clock.monotonic() - began)
+            self._probing = False
             self._on_answered()
         return True
 
@@ -323,7 +324,7 @@ class Forwarder:
 
     def _on_answered(self) -> None:
         self._backoff.reset()
-        self._probing, self._is_proven = False, True
+        self._is_proven = True
         self._raise_alarm(None)
         self.note("sending")
         with self._lock:

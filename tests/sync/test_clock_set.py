@@ -34,6 +34,15 @@ def full(tmp_path: Path, manual: ManualClock) -> Iterator[TellingStore]:
         yield store
 
 
+class Counted(ScriptedUpstream):
+    """Counts `asked` bytes beside a thousand for each request."""
+
+    asked = 0
+
+    def wire_bytes(self) -> int | None:
+        return self.asked + 1_000 * len(self.requests)
+
+
 def forwarder_with(store: TellingStore, upstream: ScriptedUpstream, clock: ManualClock, **limits: Any) -> Forwarder:
     return Forwarder(
         store,
@@ -69,6 +78,23 @@ def test_nothing_goes_while_nobody_knows_the_time(
     manual.trusted = True
     run(forwarder, manual, HOUR)
     assert upstream.requests
+
+
+def test_what_goes_while_nobody_knows_the_time_is_of_the_day_that_it_turns_out_to_be(
+    full: TellingStore, manual: ManualClock
+) -> None:
+    """As when the upstream is asked for its time."""
+    upstream = Counted(gateway_id="g")
+    forwarder = forwarder_with(full, upstream, manual, max_per_day="100 kB")
+    manual.trusted = False
+    manual.step(-86_400 * 365)
+    for asked in (3_000, 7_000):
+        forwarder.step()
+        upstream.asked = asked
+    manual.step(86_400 * 365)
+    manual.trusted = True
+    forwarder.step()
+    assert forwarder.status().spent_today == 7_000 + 1_000 * len(upstream.requests)
 
 
 def test_a_rate_needs_no_time_of_day(full: TellingStore, manual: ManualClock) -> None:
