@@ -108,7 +108,8 @@ def test_the_gateway_in_toml_and_the_commands_beside_it(
     (tmp_path / "gateway.toml").write_text(example("toml", "[gateway]", addresses))
     commands = [line.split("#")[0].split() for line in example("sh", "edgedepot run", {}).splitlines() if line.strip()]
     names = [command[1] for command in commands]
-    assert names == ["check", "run", "status", "query", "devices", "tail", "export", "import", "ledger", "quarantine"]
+    shown = ["status", "query", "devices", "tail", "export", "import", "ledger", "quarantine", "plan", "reconcile"]
+    assert names == ["check", "run", *shown]
     check, run, *others = [[str(COMMAND), *command[1:]] for command in commands]
     subprocess.run(check, cwd=tmp_path, check=True)
     with running(run, tmp_path):
@@ -122,6 +123,8 @@ def test_the_gateway_in_toml_and_the_commands_beside_it(
     assert " new, 0 merged, 0 duplicates" in printed["import"]
     assert "central" in printed["ledger"]
     assert printed["quarantine"] == "Nothing is quarantined.\n"
+    assert "on the wire" in printed["plan"]
+    assert "central" in printed["reconcile"]
 
 
 def test_the_script(tmp_path: Path) -> None:
