@@ -10,6 +10,7 @@ Where there is no room for a copy the log grows on: to refuse readings would be 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 SHORTEN_SECONDS = 10.0
 AGAIN_SECONDS = 600.0
+_MOUNTS = Path("/proc/self/mountinfo")
 _TOO_LONG = 4
 """The log is too long when it is so many times what it should be."""
 
@@ -46,20 +48,25 @@ class LogLength:
         self._limit = self._longest
         self._is_held = False
         self._lacks: int | None = None
-        self._no_copy_before = clock.monotonic()
+        self._no_copy_before = self._heir_at = clock.monotonic()
+        self._no_copy_below = 0
         self._successor: Successor | None = None
         self._left: list[Left] = []
 
     @property
     def expects_heir(self) -> bool:
         """Whether to ask for the `heir`."""
+        return self._has_heir and self._clock.monotonic() >= self._heir_at
+
+    @property
+    def _has_heir(self) -> bool:
         return self._successor is not None and self._successor.is_waiting
 
     @property
     def due_at(self) -> float | None:
         """When to look again though nothing is written; None while that need not be."""
-        if self.expects_heir:
-            return self._clock.monotonic()
+        if self._has_heir:
+            return self._heir_at
         return None if self.warning is None else self._look_at
 
     def look(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
@@ -70,13 +77,15 @@ class LogLength:
         is_long = self._is_held or log_bytes(self._path) > self._longest
         if is_long:
             self._shorten(connection, wake)
+        else:
+            self._no_copy_below = 0
         self._forget_left()
         self._look_at = now + (SHORTEN_SECONDS if is_long or self._left else LOOK_SECONDS)
         self._tell()
 
     def _wants_copy(self, now: float) -> bool:
         is_free = self._successor is None and self._lacks is None and now >= self._no_copy_before
-        return self._is_held and is_free and log_bytes(self._path) > self._limit
+        return self._is_held and is_free and log_bytes(self._path) > max(self._limit, self._no_copy_below)
 
     def _shorten(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
         found = checkpoint(connection, "TRUNCATE")
@@ -86,13 +95,14 @@ class LogLength:
         if found.is_whole:
             if self._is_held:
                 log.warning("%s: its write-ahead log is short again", self._path)
-            self._is_held, self._lacks = False, None
+            self._is_held, self._lacks, self._no_copy_below = False, None, 0
             return
         self._is_held = True
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         self._limit = max(self._longest, pages * PAGE)
         self._lacks = self._missing(pages * PAGE)
-        if found.copied < found.frames and self._wants_copy(self._clock.monotonic()):
+        is_wanted = found.copied < found.frames and self._wants_copy(self._clock.monotonic())
+        if is_wanted and not is_mounted_itself(self._path):
             self._begin_copy(found.frames, wake)
 
     def _missing(self, size: int) -> int | None:
@@ -128,6 +138,7 @@ class LogLength:
         successor.check()
         found = checkpoint(connection, "PASSIVE")
         if found.frames < 0:  # another program is at it
+            self._heir_at = self._clock.monotonic() + LOOK_SECONDS
             return False
         if found.copied >= successor.frames:
             self.renew()  # older readers have ended
@@ -151,7 +162,7 @@ class LogLength:
     def inherited(self) -> None:
         """The store has gone on in it."""
         self.renew()
-        self._is_held = False
+        self._is_held, self._no_copy_below = False, 0
         log.warning("%s: goes on in a copy of the file; %s", self._path, self._left[-1])
         self._look_at = self._clock.monotonic() + SHORTEN_SECONDS
         self._forget_left()
@@ -169,10 +180,17 @@ class LogLength:
         while self._left:
             self._left.pop().close()
 
+    def drop(self) -> None:
+        """Have the room again that a copy on its way takes."""
+        if self._successor is not None and not self._successor.is_in_place:
+            self.renew()
+
     def renew(self) -> None:
-        """Be done with the copy."""
+        """Be done with the copy. Before another begins as much has to be logged as was copied: readers that come and go
+        may have one after the other made in vain."""
         successor, self._successor = self._successor, None
         if successor is not None:
+            self._no_copy_below = log_bytes(self._path) + successor.size
             successor.close()
 
     # -- what is said ---------------------------------------------------------------------------------------------
@@ -188,6 +206,8 @@ class LogLength:
         names = ", ".join(holders(self._path)) or "a process that cannot be seen from here"
         size = megabytes(log_bytes(self._path))
         held = f"the write-ahead log has grown to {size}: {names} has been reading for long and keeps it from being cut"
+        if is_mounted_itself(self._path):
+            return f"{held}; its file is mounted by itself, so the store cannot go on in another: end it"
         if self._lacks is None:
             return held
         return f"{held}; for the store to go on without it there have to be {megabytes(self._lacks)} free: end it"
@@ -199,6 +219,17 @@ def log_bytes(path: Path) -> int:
         return wal_of(path).stat().st_size
     except OSError:
         return 0
+
+
+def is_mounted_itself(path: Path) -> bool:
+    """Whether the file is a mount point, as in a container: no other can be renamed to it then. (`os.path.ismount` does
+    not see it where the folder lies on the same device.)"""
+    name = os.path.realpath(path).replace("\\", "\\134").replace(" ", "\\040")
+    try:
+        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return any(line.split()[4] == name for line in lines)
 
 
 class Checkpoint(NamedTuple):

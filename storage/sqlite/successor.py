@@ -140,6 +140,11 @@ class Successor:
         """Whether it is the writer's turn."""
         return self._is_done
 
+    @property
+    def size(self) -> int:
+        """How much of it there is, in bytes."""
+        return 0 if self._file is None else os.fstat(self._file).st_size
+
     def check(self) -> None:
         """Raises `OSError` where the other thread's part failed: then there is no whole copy, and none will be."""
         if self._failure is not None:
@@ -158,9 +163,8 @@ class Successor:
         """Be the store's file, which has so many pages, by its name. From here on there is no way back."""
         assert self._file is not None
         self.check()
-        size = os.fstat(self._file).st_size
-        if size != pages * PAGE:
-            raise OSError(f"it has {size} bytes and not {pages} pages")
+        if self.size != pages * PAGE:
+            raise OSError(f"it has {self.size} bytes and not {pages} pages")
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED, _LOCKS)
         try:
             self._next.replace(self._path)

@@ -9,6 +9,7 @@ is dropped, receipts stay `queued`, and once the queue is full callers wait (`St
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -238,9 +239,10 @@ class Writer:
                 self._closing = True
                 self.trouble = StorageError(f"the store cannot be written any more: {exc!r}")
         finally:
-            self.log_length.close()
-            self._unsynced.close()
-            self._abandon_queue()
+            with contextlib.ExitStack() as ends:  # whoever waits on a receipt is told, whatever cannot be closed
+                ends.callback(self._abandon_queue)
+                ends.callback(self._unsynced.close)
+                ends.callback(self.log_length.close)
 
     def _work(self) -> None:
         closing = False
@@ -429,6 +431,7 @@ class Writer:
         again in their turn, for what came before them in the queue."""
         self._upkeep.put_fold_off()
         try:
+            self.log_length.drop()
             self.room.make(self._connection)
             with self._condition:
                 deletions = self._queue.deletions()

@@ -112,6 +112,7 @@ class Writing:
         self._opened.connection.close()
         self._opened = self._opening.salvage(reason)
         self._renew()
+        self._readers.barred = None
         return self._opened
 
     def _renew(self) -> None:
