@@ -22,6 +22,9 @@ WAL_PAGES = 4500
 _LOCK_BYTES = 64
 NAMES = threading.RLock()
 """Held while the files of a store get other names, and while they are opened."""
+BARRED: dict[Path, str] = {}
+"""Why a store may not be opened to read for now, by its absolute path: the file is new and the log is not, between two
+attempts to go on in it (successor.py). With `NAMES` held."""
 
 
 @contextlib.contextmanager
@@ -103,9 +106,12 @@ def is_read_only(path: Path) -> bool:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, for one thread at a time. It has read already: SQLite opens the log with the
-    first query, and the file may be another by then (see successor.py)."""
+    first query, and the file may be another by then (see successor.py): while that is half done it raises
+    `StorageError`."""
     while True:
         with NAMES:
+            if path.absolute() in BARRED:
+                raise StorageError(BARRED[path.absolute()])
             before = files_of(path)
             connection = _connected(path)
             if files_of(path)[0] == before[0]:

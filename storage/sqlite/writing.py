@@ -13,7 +13,7 @@ from edgedepot.storage.sqlite.acknowledge import add_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import note_choice
-from edgedepot.storage.sqlite.connection import Readers, StoreLock
+from edgedepot.storage.sqlite.connection import BARRED, NAMES, Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
@@ -110,10 +110,14 @@ class Writing:
     def _salvage(self, reason: str) -> Opened:
         """Go on with what can be read of the file, which is damaged. On the writer's thread."""
         self._opened.connection.close()
+        self._end_bar()
         self._opened = self._opening.salvage(reason)
         self._renew()
-        self._readers.barred = None
         return self._opened
+
+    def _end_bar(self) -> None:
+        with NAMES:
+            BARRED.pop(self._path.absolute(), None)
 
     def _renew(self) -> None:
         self._readers.renew()
@@ -124,6 +128,7 @@ class Writing:
         """Close all files. On the writer's thread. The readers go last: as long as there is one SQLite does not put the
         log into the file, and does not remove what has the log's name by now."""
         self._readers.barred = not_mounted(self._path)
+        self._end_bar()
         self._opened.connection.close()
         self._readers.renew()
         self._lock.release()
@@ -151,11 +156,11 @@ class Writing:
             successor.take_place(lambda: self._lock.note("going on", sync=True))
             self._opened = self._opening.go_on(old)
         except (OSError, sqlite3.Error, StorageError) as exc:
-            self._readers.barred = f"{self._path} has a new file that cannot be opened: {exc}"
+            BARRED[self._path.absolute()] = why = f"{self._path} has a new file that cannot be opened: {exc}"
             if is_full(exc):
                 self._reserve.give_up()
-            raise StorageError(self._readers.barred) from exc
-        self._readers.barred = None
+            raise StorageError(why) from exc
+        self._end_bar()
         old.journal.go_on(self._opened.connection)
         old.connection.close()
         return self._opened
@@ -193,5 +198,6 @@ class Writing:
         state = self._lock.found
         self._lock.note("closing", sync=True)  # SQLite removes the log, and that it is gone is no damage then
         self._opened.connection.close()
+        self._end_bar()
         self._lock.note(state if wal_of(self._path).exists() else "")
         self._lock.release()
