@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgedepot.cli.target import is_toml, open_store
+from edgedepot.cli.target import is_toml, open_store, size_on_disk
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import seconds_of
 from edgedepot.sync.limits import Limits, read_size
@@ -69,17 +69,30 @@ class Rates:
         return shape
 
 
-def measure(file: Path) -> tuple[Rates, float]:
-    """The rates of the last hour, or of the part of it since the first reading; and the bytes that are free beside the
-    store. Raises `InvalidValue` where no reading came."""
+class Room(NamedTuple):
+    """Bytes: `free` on the device, those of the `store`, and of these the `spare` ones, which hold nothing any more."""
+
+    free: float
+    store: float
+    spare: float
+
+    def within(self, limit: float | None) -> float:
+        """What the store may have with that `keep_bytes`, as all that is in it may go. Without one nothing in it goes,
+        and there is only what comes on top."""
+        return self.free + self.spare if limit is None else min(limit, self.free + self.store)
+
+
+def measure(file: Path) -> tuple[Rates, Room]:
+    """The rates of the last hour, or of the part of it since the first reading; and the room that the store has. Raises
+    `InvalidValue` where no reading came."""
     import shutil
 
     with open_store(file) as store:
         rates = _rates(store)
-        free = float(shutil.disk_usage(store.path.parent).free)
+        room = Room(shutil.disk_usage(store.path.parent).free, size_on_disk(store.path), store.free_bytes())
     if not rates.series:
         raise InvalidValue(f"{file}: no reading came within the last hour; expected --devices, --every and --fields")
-    return rates, free
+    return rates, room
 
 
 def _rates(store: SQLiteStorage) -> Rates:

@@ -43,7 +43,7 @@ Examples:
 @click.option("--models", type=click.IntRange(min=1), help="Of how many reading models the devices are; 1 if not.")
 @click.option("--flush", help="The store's flush_interval; 1s if not.")
 @click.option("--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE.")
-@click.option("--disk", help="Room for the store; with FILE keep_bytes or what is free, else 2 GB.")
+@click.option("--disk", help="Room for the store; with FILE keep_bytes or what the disk has for it, else 2 GB.")
 @click.option("--link", help="What the link carries; max_rate of FILE, or 1 MB/s if not.")
 @click.option("--outage", default="24h", show_default=True, help="An outage to catch up after.")
 @click.option("--card-tbw", type=click.FloatRange(min=0.001), help="Terabytes that the card may be written; 16 if not.")
@@ -85,11 +85,11 @@ def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, Load, str | N
     """The load, the same with the fields of what an upstream gets, and the upstream's name."""
     if any(given[name] is not None for name in ("devices", "every", "fields", "models")):
         raise InvalidValue("expected FILE, or --devices, --every, --fields and --models, not both")
-    rates, free = measure(file)
+    rates, room = measure(file)
     found = dict(settings_of(file, given["upstream"]))
     name, choice = found.pop("name", None), found.pop("choice", EVERYTHING)
     found["keeps"] = "disk" in found
-    found["disk"] = min(free, found.get("disk", free))
+    found["disk"] = room.within(found.get("disk"))
     taken = chosen(rates, choice)
     if not taken:
         raise InvalidValue(f"{file}: upstream {name} got no reading within the last hour")

@@ -12,7 +12,7 @@ import click
 
 from edgedepot.cli.behind import say_behind, say_given_up
 from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table, visible
-from edgedepot.cli.target import FILE, open_store
+from edgedepot.cli.target import FILE, open_store, size_on_disk
 from edgedepot.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
         "started": live["started"] if live else None,
         "store": {
             "path": str(store.path),
-            "bytes": _bytes_of(store.path),
+            "bytes": size_on_disk(store.path),
             "models": sorted(store.models()),
             "devices": len(devices),
             "newest": newest.isoformat() if newest else None,
@@ -89,12 +89,6 @@ def _beside(counts: Mapping[str, Mapping[str, int]], live: Mapping[str, Any]) ->
     """Books and live state by name; a source has no books before it took anything in."""
     names = dict.fromkeys([*live, *counts])
     return {name: {"books": dict(counts.get(name, {})), "live": live.get(name)} for name in names}
-
-
-def _bytes_of(path: Path) -> int:
-    """The size of the store: the database, and its write-ahead log where there is one."""
-    files = (path, path.with_name(path.name + "-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None:

@@ -119,6 +119,12 @@ class _Desk:
         return remove_cursor(self.store, name)
 
 
+def size_on_disk(path: Path) -> int:
+    """The bytes of a store: the database, and its write-ahead log where there is one."""
+    files = (path, path.with_name(path.name + "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def is_toml(file: Path) -> bool:
     """Whether FILE is a gateway's, by its name."""
     return file.suffix.lower() == ".toml"

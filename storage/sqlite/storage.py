@@ -40,12 +40,13 @@ from edgedepot.storage.sqlite.downsampled import delete_kept
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.keeping import SQLiteKeeping
-from edgedepot.storage.sqlite.limits import Age, Key, Limits, Size
+from edgedepot.storage.sqlite.limits import PAGE, Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.quarantine import Refused, supersede
 from edgedepot.storage.sqlite.rejects import read_rejected
 from edgedepot.storage.sqlite.report import Salvaged, read_report
 from edgedepot.storage.sqlite.select import select_readings
+from edgedepot.storage.sqlite.tables import pages_free
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
@@ -348,6 +349,11 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         with self._reading(False) as (view, catalogue):
             layouts = catalogue.layouts()
             return {layouts[model].name: from_micros(time) for model, time in view.shape.horizons.items()}
+
+    def free_bytes(self) -> int:
+        """How much of the file holds nothing any more: it is used again before the file grows."""
+        with self._reading(False) as (view, _):
+            return pages_free(view.connection) * PAGE
 
     def rejected(self, source: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """What could not become a reading, newest first: ``{"source", "at", "kind", "reason", "raw"}``."""

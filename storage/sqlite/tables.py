@@ -126,8 +126,14 @@ def hours_of(partition: Partition) -> tuple[int, int]:
 
 def pages_used(connection: sqlite3.Connection) -> int:
     """How many pages of the file hold something, in the open transaction too."""
-    (pages,), (free,) = (connection.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "freelist_count"))
-    return int(pages) - int(free)
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    return int(pages) - pages_free(connection)
+
+
+def pages_free(connection: sqlite3.Connection) -> int:
+    """How many pages of the file hold nothing any more: they are used again before it grows."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(free)
 
 
 @contextmanager

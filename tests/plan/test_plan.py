@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.plan import load
 from tests.plan.campaign import FITTED, HELD_OUT, Drawn, disk, draw, wire
 from tests.servers.proxy import TcpProxy
 from tests.servers.victoria import VictoriaMetrics
+from tests.storage.sqlite.small_disk import PAGE, SmallDisk
 
 MakeProxy = Callable[[str, int], TcpProxy]
 
@@ -200,6 +202,33 @@ def test_from_a_store(tmp_path: Path, is_open: bool) -> None:
             "to catch up after 24 hours",
         ):
             assert word in result.stdout
+
+
+@pytest.mark.parametrize("keep", [None, "6 MB"])
+def test_of_a_disk_that_the_store_itself_fills(tmp_path: Path, keep: str | None) -> None:
+    """With a limit all that it holds makes room for what comes; without one only what is free, in its file too."""
+    with SmallDisk(8_000_000) as disk:
+        path = disk.path / "local.db"
+        file = tmp_path / "gateway.toml"
+        limit = f'keep_bytes = "{keep}"' if keep else ""
+        file.write_text(
+            f'[gateway]\nid = "roof"\n[storage]\npath = "{path}"\n{limit}\n[models.tank]\nlevel = "float"\n'
+        )
+        with SQLiteStorage(path, gateway_id="roof") as store:
+            now = datetime.now(UTC)
+            rows = [("tank", now - timedelta(seconds=number), {"level": 1.0}) for number in range(30_000)]
+            store.store_readings(Tank, rows).wait()
+            store.fold()
+        disk.fill(leave=100)
+        free, held = 100 * PAGE, sum(one.stat().st_size for one in disk.path.iterdir() if "reserve" not in one.name)
+        assert free + held < 6_000_000
+        with closing(sqlite3.connect(path)) as connection:
+            spare = connection.execute("PRAGMA freelist_count").fetchone()[0] * PAGE
+        assert spare > 100_000
+        there = plan(Load(1, 1, disk=free + held if keep else free + spare, keeps=keep is not None))
+        found = planned(str(file))
+    assert found["outage_hours"] == pytest.approx(there.outage_hours, rel=0.05)
+    assert found["history_hours"] == pytest.approx(there.history_hours, rel=0.05)
 
 
 class Pump(Reading):
