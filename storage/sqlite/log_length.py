@@ -1,6 +1,7 @@
 """The length of the write-ahead log: it cannot begin again while a reader sees an old state.
 
-    four times what it should be         whoever reads is named; when they have ended the log is cut
+    four times what it should be         whoever reads is named; when they have ended the log is cut. Where readers come
+                                         and go, and one is always there, commits wait a moment for those that are
     as large as the file too, at least   the store goes on in a copy of its file (successor.py), the readers keep the
                                          old one with its log: so no more is copied than was logged before
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 SHORTEN_SECONDS = 10.0
 AGAIN_SECONDS = 600.0
+PATIENCE = 1.0
+"""For so long commits wait for readers that come and go. SQLite has those that begin meanwhile read the file alone."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _TOO_LONG = 4
 """The log is too long when it is so many times what it should be."""
@@ -38,12 +41,16 @@ class LogLength:
     """Of one store. `warning` says who keeps the log from beginning again, or an older file from going; None while
     nobody does. Used on the writer's thread alone, but for that."""
 
-    def __init__(self, path: Path, clock: Clock, reserve: Reserve) -> None:
+    def __init__(self, path: Path, clock: Clock, reserve: Reserve, patience: float = PATIENCE) -> None:
+        """`patience` is in seconds of the machine's clock: it is SQLite that waits."""
         self.warning: str | None = None
         self._path = path
         self._clock = clock
         self._reserve = reserve
+        self._patience = patience
         self._longest = _TOO_LONG * reserve.wal_pages * PAGE
+        # It begins anew at a quarter of that. Where twice as much has come into the file, nobody has held it all the time.
+        self._usual = self._waited_at = _TOO_LONG // 2 * reserve.wal_pages
         self._look_at = clock.monotonic()
         self._limit = self._longest
         self._is_held = False
@@ -72,50 +79,75 @@ class LogLength:
     def look(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
         """After commits. `wake` is called from another thread when `heir` has something to do."""
         now = self._clock.monotonic()
-        if now < self._look_at and not self._wants_copy(now):
-            return
+        if now >= self._look_at:
+            self._look(connection, now)
+        if self._wants_copy(now):
+            self._measure(connection)
+            if self._wants_copy(now):
+                self._begin_copy(connection, wake)
+
+    def _look(self, connection: sqlite3.Connection, now: float) -> None:
         is_long = self._is_held or log_bytes(self._path) > self._longest
         if is_long:
-            self._shorten(connection, wake)
+            self._shorten(connection)
         else:
             self._no_copy_below = 0
         self._forget_left()
         self._look_at = now + (SHORTEN_SECONDS if is_long or self._left else LOOK_SECONDS)
         self._tell()
 
-    def _wants_copy(self, now: float) -> bool:
-        is_free = self._successor is None and self._lacks is None and now >= self._no_copy_before
-        return self._is_held and is_free and log_bytes(self._path) > max(self._limit, self._no_copy_below)
-
-    def _shorten(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
+    def _shorten(self, connection: sqlite3.Connection) -> None:
         found = checkpoint(connection, "TRUNCATE")
-        if self._successor is not None and found.copied >= self._successor.frames:
-            self.renew()  # older readers have ended
+        if self._successor is not None and found.copied >= self._successor.frames and not self._no_copy_below:
+            self.renew()  # older readers have ended; where that was so before, others come and go
             found = checkpoint(connection, "TRUNCATE")
+        if self._successor is None and not found.is_whole and self._usual < found.copied != self._waited_at:
+            found = self._cut_patiently(connection)
         if found.is_whole:
-            if self._is_held:
-                log.warning("%s: its write-ahead log is short again", self._path)
-            self._is_held, self._lacks, self._no_copy_below = False, None, 0
+            self._is_cut()
             return
         self._is_held = True
+        self._measure(connection)
+
+    def _measure(self, connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         self._limit = max(self._longest, pages * PAGE)
         self._lacks = self._missing(pages * PAGE)
-        is_wanted = found.copied < found.frames and self._wants_copy(self._clock.monotonic())
-        if is_wanted and not is_mounted_itself(self._path):
-            self._begin_copy(found.frames, wake)
+
+    def _cut_patiently(self, connection: sqlite3.Connection) -> Checkpoint:
+        """Where more of the log is in the file than when it was tried last: nobody waits twice for one that stays."""
+        found = checkpoint(connection, "TRUNCATE", self._patience)
+        self._waited_at = found.copied
+        return found
+
+    def _is_cut(self) -> None:
+        if self._is_held:
+            log.warning("%s: its write-ahead log is short again", self._path)
+        self._end_hold()
+
+    def _end_hold(self) -> None:
+        self._is_held, self._lacks, self._no_copy_below, self._waited_at = False, None, 0, self._usual
+
+    def _wants_copy(self, now: float) -> bool:
+        is_free = self._successor is None and self._lacks is None and now >= self._no_copy_before
+        return self._is_held and is_free and log_bytes(self._path) > max(self._limit, self._no_copy_below)
 
     def _missing(self, size: int) -> int | None:
         """How much room a copy of that size needs, where there is less; None where there is enough."""
         needed = size + self._reserve.size
         return needed if self._successor is None and self._reserve.free < needed else None
 
-    def _begin_copy(self, frames: int, wake: Callable[[], None]) -> None:
+    def _begin_copy(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
+        if is_mounted_itself(self._path):
+            return
+        found = checkpoint(connection, "PASSIVE")
+        if found.copied == found.frames:  # the next commit begins anew, or there is a reader to be seen then
+            return
         # Here, as hardly a store ever needs one: what is imported stays in memory for years.
         from edgedepot.storage.sqlite.successor import Successor
 
         try:
-            self._successor = Successor(self._path, frames, wake)
+            self._successor = Successor(self._path, found.frames, wake)
         except (OSError, sqlite3.Error) as exc:
             self._put_off(exc)
 
@@ -140,17 +172,25 @@ class LogLength:
         if found.frames < 0:  # another program is at it
             self._heir_at = self._clock.monotonic() + LOOK_SECONDS
             return False
-        if found.copied >= successor.frames:
-            self.renew()  # older readers have ended
-            self._look_at = self._clock.monotonic()
-            return False
         if not successor.catch_up(found.frames):
             return False
         sync()
+        if found.copied >= successor.frames and self._is_needless(successor, connection):
+            return False
         file, size = self._path.stat(), log_bytes(self._path)
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         successor.rename(pages)
         self._left.append(Left(file, file.st_size + size))
+        return True
+
+    def _is_needless(self, successor: Successor, connection: sqlite3.Connection) -> bool:
+        """Whether the log can be cut, now that older readers have ended: others may have come before."""
+        successor.let_log_go()
+        if not self._cut_patiently(connection).is_whole:
+            return False
+        self.renew()
+        self._is_cut()
+        self._look_at = self._clock.monotonic()
         return True
 
     def _put_off(self, exc: Exception) -> None:
@@ -162,7 +202,7 @@ class LogLength:
     def inherited(self) -> None:
         """The store has gone on in it."""
         self.renew()
-        self._is_held, self._no_copy_below = False, 0
+        self._end_hold()
         log.warning("%s: goes on in a copy of the file; %s", self._path, self._left[-1])
         self._look_at = self._clock.monotonic() + SHORTEN_SECONDS
         self._forget_left()
@@ -186,8 +226,8 @@ class LogLength:
             self.renew()
 
     def renew(self) -> None:
-        """Be done with the copy. Before another begins as much has to be logged as was copied: readers that come and go
-        may have one after the other made in vain."""
+        """Be done with the copy. Where the log is not cut as much has to be logged as was copied before another begins:
+        to copy in vain wears the card."""
         successor, self._successor = self._successor, None
         if successor is not None:
             self._no_copy_below = log_bytes(self._path) + successor.size
@@ -245,11 +285,11 @@ class Checkpoint(NamedTuple):
         return not self.busy and self.frames == self.copied
 
 
-def checkpoint(connection: sqlite3.Connection, mode: str) -> Checkpoint:
-    """Put the log into the file, waiting for nobody. Raises `sqlite3.Error`."""
-    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute("PRAGMA busy_timeout = 0")
+def checkpoint(connection: sqlite3.Connection, mode: str, patience: float = 0) -> Checkpoint:
+    """Put the log into the file, waiting for others so many seconds at most. Raises `sqlite3.Error`."""
+    (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
     try:
         return Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience}")
+        connection.execute(f"PRAGMA busy_timeout = {usual}")

@@ -64,7 +64,7 @@ class Successor:
         self._stops = False
         self._is_done = False
         remove_next(path)
-        # Its transaction lasts until this is closed: what is copied out of the log has to stay there.
+        # Its transaction lasts until all is copied: what is copied out of the log has to stay there.
         self._reader = open_reader(path)
         self._salts = b""
         self._file: int | None = None
@@ -158,6 +158,10 @@ class Successor:
             return False
         self._write(frames)
         return True
+
+    def let_log_go(self) -> None:
+        """Keep the log from beginning anew no more: all of it has been copied."""
+        self._reader.close()
 
     def rename(self, pages: int) -> None:
         """Be the store's file, which has so many pages, by its name. From here on there is no way back."""

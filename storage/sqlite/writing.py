@@ -17,7 +17,7 @@ from edgedepot.storage.sqlite.connection import BARRED, NAMES, Readers, StoreLoc
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
-from edgedepot.storage.sqlite.log_length import LogLength
+from edgedepot.storage.sqlite.log_length import PATIENCE, LogLength
 from edgedepot.storage.sqlite.mount import Mount, not_mounted
 from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
@@ -69,7 +69,9 @@ class Writing:
         self._mount = Mount(path, store_id, self._let_go, self._open_again)
         self.writer = Writer(
             *(self._opened, path, clock, pace, limits, self.cursors, full_sync, self._sidecar),
-            *(Room(path, clock, reserve), LogLength(path, clock, reserve), self._salvage, self._mount, self._go_on),
+            Room(path, clock, reserve),
+            LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout)),
+            *(self._salvage, self._mount, self._go_on),
         )
         self._closed = False
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.aside import next_of
-from edgedepot.storage.sqlite.connection import open_writer, prepare_writer
+from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
 from edgedepot.storage.sqlite.reserve import Reserve
 from edgedepot.storage.sqlite.successor import Successor
@@ -263,6 +263,34 @@ def test_a_long_query_of_this_process_is_left_behind_too(site: Site) -> None:
     advance_until(site.clock, lambda: site.warning == "")
 
 
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_readers_that_take_turns_keep_the_log_within_its_bounds(quick_folder: Path, durability: str) -> None:
+    """Each begins before the one before ends, and reads for longer than anybody waits."""
+    site = Site(quick_folder / "x.db", durability, busy_timeout=0.001)
+    site.put(10)
+    file, left = site.file, 0
+    reader = reading(site)
+    while left < 2:
+        site.put(10)
+        site.clock.advance(1)
+        assert site.log.st_size < 2 * site.bound + 30 * 4096
+        after = reading(site)
+        reader.close()
+        reader = after
+        left, file = left + (site.file != file), site.file
+    site.check()
+    reader.close()
+    site.close()
+
+
+def reading(site: Site) -> sqlite3.Connection:
+    """In the middle of it."""
+    reader = open_reader(site.path)
+    reader.execute("BEGIN")
+    assert reader.execute(COUNT).fetchone() == (site.count,)
+    return reader
+
+
 def test_a_fold_goes_on_in_the_other_file(quick_folder: Path) -> None:
     """One that takes many steps, and the log grows by it alone."""
     site = Site(quick_folder / "x.db", piece_rows=200)
@@ -340,23 +368,64 @@ def test_a_copy_of_a_log_that_began_anew_is_none(quick_folder: Path) -> None:
 
 
 class Held:
-    """A store's file whose log a reader keeps, and a copy of it that nobody takes over."""
+    """A store's file whose log a reader keeps, and what is done about it, but for going on in a copy."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 0.001) -> None:
         self.path, self.clock = path, ManualClock(T0)
         self.connection, self.done = open_writer(path), threading.Event()
         prepare_writer(self.connection, full_sync=True)
+        self.connection.execute("PRAGMA wal_autocheckpoint = 30")
         self.connection.execute("CREATE TABLE t (n)")
-        self.length = LogLength(path, self.clock, Reserve(path, 30))
+        self.length = LogLength(path, self.clock, Reserve(path, 30), patience)
+        self.waited = 0
+        self.is_waiting = threading.Event()
+        self._waiting = f"PRAGMA busy_timeout = {round(patience * 1000)}"
+        self.connection.set_trace_callback(self._trace)
         self.reader = self.reading()
-        self.grow(LONGEST + 40_000)
-        self.look()
+
+    def _trace(self, statement: str) -> None:
+        if statement == self._waiting:
+            self.waited += 1
+            self.is_waiting.set()
 
     def reading(self) -> sqlite3.Connection:
-        reader = sqlite3.connect(self.path, isolation_level=None)
+        reader = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM t").fetchone()
         return reader
+
+    def pass_on(self) -> None:
+        """Another begins to read before the one before ends."""
+        after = self.reading()
+        self.reader.close()
+        self.reader = after
+
+    def relay(self, size: int) -> None:
+        """Grow, read by one after the other."""
+        for _ in range(0, size, 40_000):
+            self.pass_on()
+            self.grow(40_000)
+
+    @contextmanager
+    def passing_on(self) -> Iterator[None]:
+        """From when somebody waits for them on, until the log is cut."""
+        is_over = threading.Event()
+
+        def run() -> None:
+            self.is_waiting.wait()
+            while log_bytes(self.path) and not is_over.is_set():
+                self.pass_on()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield
+        is_over.set()
+        self.is_waiting.set()
+        thread.join()
+
+    def heir(self) -> Successor | None:
+        assert self.done.wait(30)
+        return self.length.heir(self.connection, lambda: None)
 
     def grow(self, size: int) -> None:
         until = log_bytes(self.path) + size
@@ -379,19 +448,83 @@ class Held:
 @pytest.fixture
 def held(quick_folder: Path) -> Iterator[Held]:
     opened = Held(quick_folder / "x.db")
+    opened.grow(LONGEST + 40_000)
+    opened.look()
     yield opened
     opened.close()
 
 
+@pytest.fixture
+def patient(quick_folder: Path) -> Iterator[Held]:
+    """Which waits for longer than anybody reads."""
+    opened = Held(quick_folder / "x.db", 600)
+    yield opened
+    opened.close()
+
+
+def test_readers_that_come_and_go_are_waited_for(patient: Held) -> None:
+    """There is one at any time."""
+    patient.relay(LONGEST + 40_000)
+    with patient.passing_on():
+        patient.look()
+    assert (patient.waited, log_bytes(patient.path), patient.length.warning) == (1, 0, None)
+    assert not patient.copies()
+
+
+def test_a_reader_that_stays_is_not_waited_for(held: Held) -> None:
+    """But for one that came while others did and went: once, and no commit waits for it again."""
+    for _ in range(3):
+        held.grow(10_000)
+        held.look()
+    assert (held.waited, held.copies()) == (0, True)
+    assert held.done.wait(30)
+    held.length.drop()
+    held.pass_on()
+    held.look()
+    assert held.waited == 1
+    for _ in range(3):
+        held.look()
+        held.grow(10_000)
+    assert held.waited == 1
+    held.reader.close()
+    held.look()
+    assert (log_bytes(held.path), held.waited) == (0, 1)
+
+
+def test_where_readers_that_take_turns_end_in_time_a_copy_is_needless(patient: Held) -> None:
+    patient.grow(LONGEST + 40_000)
+    patient.look()
+    assert patient.copies()
+    patient.relay(80_000)
+    with patient.passing_on():
+        assert patient.heir() is None
+    assert (patient.waited, log_bytes(patient.path), patient.copies()) == (1, 0, False)
+    patient.look()
+    assert patient.length.warning is None
+
+
+def test_readers_that_take_turns_for_longer_keep_the_old_file(held: Held) -> None:
+    """They would have one copy after the other be made in vain."""
+    held.relay(80_000)
+    heir = held.heir()
+    assert heir is not None
+    assert heir.is_in_place
+    assert held.waited == 1
+    (count,) = held.connection.execute("SELECT count(*) FROM t").fetchone()
+    heir.take_place(lambda: None)
+    held.length.inherited()
+    with closing(open_writer(held.path)) as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (count,)
+    assert held.reader.execute("SELECT count(*) FROM t").fetchone()[0] < count
+
+
 def test_a_copy_in_vain_is_made_again_when_as_much_was_logged(held: Held) -> None:
-    """Readers that come before others end."""
+    """Once: then it is known that others come before the older ones end."""
     assert held.copies()
     assert held.done.wait(30)
     size = next_of(held.path).stat().st_size
     held.grow(20_000)
-    after = held.reading()
-    held.reader.close()
-    held.reader = after
+    held.pass_on()
     held.grow(20_000)
     held.look()
     assert not held.copies()
@@ -399,6 +532,9 @@ def test_a_copy_in_vain_is_made_again_when_as_much_was_logged(held: Held) -> Non
     held.look()
     assert not held.copies()
     held.grow(100_000)
+    held.look()
+    assert held.copies()
+    held.relay(40_000)
     held.look()
     assert held.copies()
 
@@ -431,6 +567,8 @@ def test_a_file_that_is_mounted_by_itself_is_not_copied(quick_folder: Path) -> N
     subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
     try:
         held = Held(path)
+        held.grow(LONGEST + 40_000)
+        held.look()
         assert not held.copies()
         assert "mounted by itself" in str(held.length.warning)
         held.close()
