@@ -49,7 +49,7 @@ class LogLength:
         self._reserve = reserve
         self._patience = patience
         self._longest = _TOO_LONG * reserve.wal_pages * PAGE
-        # It begins anew at a quarter of that. Where twice as much has come into the file, nobody has held it all the time.
+        # It begins anew at a quarter of that. Where twice as much is in the file too, nobody has held it all the time.
         self._usual = self._waited_at = _TOO_LONG // 2 * reserve.wal_pages
         self._look_at = clock.monotonic()
         self._limit = self._longest
@@ -104,7 +104,7 @@ class LogLength:
         if self._successor is None and not found.is_whole and self._usual < found.copied != self._waited_at:
             found = self._cut_patiently(connection)
         if found.is_whole:
-            self._is_cut()
+            self._note_cut()
             return
         self._is_held = True
         self._measure(connection)
@@ -120,7 +120,7 @@ class LogLength:
         self._waited_at = found.copied
         return found
 
-    def _is_cut(self) -> None:
+    def _note_cut(self) -> None:
         if self._is_held:
             log.warning("%s: its write-ahead log is short again", self._path)
         self._end_hold()
@@ -189,7 +189,7 @@ class LogLength:
         if not self._cut_patiently(connection).is_whole:
             return False
         self.renew()
-        self._is_cut()
+        self._note_cut()
         self._look_at = self._clock.monotonic()
         return True
 
