@@ -34,11 +34,12 @@ class Load:
     models: int = 1
     length: int = 12
     upstreams: int = 1
+    start: datetime = datetime(2026, 3, 1, tzinfo=UTC)
     count: int = 0
     forwarders: list[Forwarder] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.clock = ManualClock(datetime(2026, 3, 1, tzinfo=UTC))
+        self.clock = ManualClock(self.start)
         self.store = SQLiteStorage(
             self.path,
             gateway_id="roof",

@@ -166,6 +166,50 @@ def test_catching_up() -> None:
     assert slower.catch_up_seconds > 2 * found.catch_up_seconds
 
 
+RUN = """
+[gateway]
+id = "roof"
+
+[storage]
+path = "local.db"
+flush_interval = "10s"
+
+[upstreams.central]
+engine = "timescaledb"
+url = "postgresql://nowhere/iot"
+
+[upstreams.other-1]
+engine = "influxdb"
+url = "http://nowhere:8086"
+token = "t"
+org = "farm"
+bucket = "iot"
+"""
+
+
+def test_from_the_store_of_a_run(
+    tmp_path: Path, timescale: tuple[TcpProxy, BaseStorage], influxdb: tuple[TcpProxy, BaseStorage]
+) -> None:
+    """What the plan says from the readings of a run's last hour, against what that run took of disk and wire."""
+    (file := tmp_path / "gateway.toml").write_text(RUN)
+    links = {"central": timescale[0], "other-1": influxdb[0]}
+    kinds, start = ("bool", "float", "float", "int", "str"), datetime.now(UTC) - timedelta(hours=1)
+    run = load.Load(tmp_path / "local.db", 20, 5, kinds, 10, models=2, upstreams=3, start=start)
+    run.run(3270)
+    for _, upstream in (timescale, influxdb):  # the third is away
+        run.forward(upstream)
+    run.run(30)
+    before = {name: link.bytes_up + link.bytes_down for name, link in links.items()}
+    run.run(300)
+    taken = {name: link.bytes_up + link.bytes_down - before[name] for name, link in links.items()}
+    run.store.fold()
+    run.store.close()
+    for name in links:
+        found = planned(str(file), "--upstream", name)
+        assert found["wire_bytes_per_month"] == pytest.approx(taken[name] * 30 * 288, rel=0.1)
+        assert found["store_bytes_per_reading"] == pytest.approx(run.path.stat().st_size / run.count, rel=0.1)
+
+
 Wide = define_model("Wide", {f"f{number}": (float, True, None) for number in range(20)})
 
 
