@@ -46,6 +46,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
             raise StoreUnusable(
                 f"{path}: its folder cannot be written, where SQLite keeps files also to read: copy it to one that can"
             ) from exc
+        if code_of(exc) == sqlite3.SQLITE_IOERR_SHMSIZE:  # no room for its file of locks: "disk I/O error"
+            raise StorageError(f"{path}: database or disk is full") from exc
         raise StorageError(f"{path}: {exc}") from exc
 
 

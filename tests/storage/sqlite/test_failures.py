@@ -152,7 +152,7 @@ class Failing:
         return int(fails)
 
 
-def act(store: SQLiteStorage, action: Action) -> None:
+def act(store: SQLiteStorage, action: Action, step: float = 0.5) -> None:
     """Do it, and let time pass until it has succeeded."""
     clock = store.clock
     assert isinstance(clock, ManualClock)
@@ -167,7 +167,7 @@ def act(store: SQLiteStorage, action: Action) -> None:
 
     acting = threading.Thread(target=run)
     acting.start()
-    advance_until(clock, lambda: not acting.is_alive())
+    advance_until(clock, lambda: not acting.is_alive(), step)
     for failure in failures:
         raise failure
 

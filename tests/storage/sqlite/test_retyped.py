@@ -71,7 +71,10 @@ def fill(store: SQLiteStorage, model: type[Reading] = INT) -> None:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("original") / "x.db"
+    return make_original(tmp_path_factory.mktemp("original") / "x.db")
+
+
+def make_original(path: Path) -> Path:
     with opened(path, keep="90 days") as store:
         fill(store)
         store.retain()

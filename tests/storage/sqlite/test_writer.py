@@ -31,13 +31,13 @@ def store(tmp_path: Path, clock: ManualClock) -> Iterator[SQLiteStorage]:
         yield opened
 
 
-def advance_until(clock: ManualClock, done: Callable[[], bool]) -> None:
+def advance_until(clock: ManualClock, done: Callable[[], bool], step: float = 0.5) -> None:
     """Let time pass in small steps until something has happened; it is another thread's turn in between."""
     turn = threading.Event()
     deadline = time.monotonic() + 120
     while not done():
         assert time.monotonic() < deadline, "it never happened"
-        clock.advance(0.5)
+        clock.advance(step)
         turn.wait(0.005)
 
 
