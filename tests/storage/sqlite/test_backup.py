@@ -2,12 +2,15 @@
 
 import shutil
 import threading
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgedepot import SQLiteStorage, SyncWorker
+from edgedepot import Reading, SQLiteStorage, SyncWorker, TimescaleDBStorage
+from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.errors import ConfigError, NotSupported, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.aside import shm_of
 from edgedepot.storage.sqlite.backup import restore
@@ -139,9 +142,27 @@ def test_a_restore_that_was_interrupted_is_finished_by_whoever_opens(quick_folde
     assert not fresh.exists()
 
 
-def test_a_restored_store_forwards_what_was_pending_and_overwrites_nothing_newer(quick_folder: Path) -> None:
+class ToldUpstream(ScriptedUpstream):
+    """Can be asked for what it holds, as a server can."""
+
+    def query_readings(self, reading_model: type[Reading], *args: Any, **more: Any) -> list[dict[str, Any]]:
+        return [
+            {"device_id": device, "timestamp": moment, **row.data} for (_, device, moment), row in self.kept.items()
+        ]
+
+
+@pytest.fixture(params=["scripted", "TimescaleDB"])
+def upstream(request: pytest.FixtureRequest) -> Iterator[BaseStorage]:
+    url = request.getfixturevalue("timescale_url") if request.param == "TimescaleDB" else None
+    with ToldUpstream() if url is None else TimescaleDBStorage(url, gateway_id="roof") as storage:
+        yield storage
+
+
+def test_a_restored_store_forwards_what_was_pending_and_overwrites_nothing_newer(
+    quick_folder: Path, upstream: BaseStorage
+) -> None:
     """All of it to an upstream that has what came after the copy."""
-    path, copy, upstream = quick_folder / "x.db", quick_folder / "copy.db", ScriptedUpstream()
+    path, copy = quick_folder / "x.db", quick_folder / "copy.db"
     changed = [(device, moment, {"temperature": -1.0}) for device, moment, _ in rows(150, 160)]
     with SQLiteStorage(path, gateway_id="roof") as store:
         store.add_cursor("central")
@@ -155,13 +176,14 @@ def test_a_restored_store_forwards_what_was_pending_and_overwrites_nothing_newer
         store.store_readings(Weather, [*rows(400, 410), *again]).wait()
         forward(store, upstream)
         assert store.ledger().problems == []
-    found = {(device, moment): row.data["temperature"] for (_, device, moment), row in upstream.kept.items()}
-    assert len(found) == 360
+    there = upstream.query_readings(Weather)
+    found = {(row["device_id"], row["timestamp"]): row["temperature"] for row in there}
+    assert len(found) == len(there) == 360
     stored = [*rows(0, 350), *rows(400, 410), *changed, *again]
     assert found == {(device, moment): data["temperature"] for device, moment, data in stored}
 
 
-def forward(store: SQLiteStorage, upstream: ScriptedUpstream) -> None:
+def forward(store: SQLiteStorage, upstream: BaseStorage) -> None:
     with SyncWorker(store, "central", upstream):
         eventually(lambda: store.count_pending("central") == 0)
 
