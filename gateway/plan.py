@@ -61,20 +61,27 @@ PAGE, FOLD, PART = 4096, 600.0, 3_000
 
 
 class Wire(NamedTuple):
-    """Bytes both ways without TLS: of a request, for each field and each device that it names, and of each reading."""
+    """Bytes both ways: of a request, for each field and each device that it names, and of each reading."""
 
     request: float
     field: float
     device: float
     reading: Bytes
+    records: int
+    """What a request and its answers are cut into by TLS, if they are small."""
+    idle: float
+    """Seconds after which the server closes a connection that nobody uses."""
 
 
 # TimescaleDB: what COPY says of values, the rest fitted to the same seeds, 60 commits each. InfluxDB, with gzip and a
 # token of 88 characters: fitted to seeds 1 to 30 and 101 to 130.
 WIRE: Mapping[Kind, Wire] = {
-    "timescale": Wire(625.0, 50.0, 0.0, Bytes(62.7, 12.0, 12.0, 5.0, 4.0, 1.0)),
-    "influxdb": Wire(562.5, 2.0, 5.4, Bytes(3.1, 4.54, 4.54, 1.5, 2.6, 0.79)),
+    "timescale": Wire(625.0, 50.0, 0.0, Bytes(62.7, 12.0, 12.0, 5.0, 4.0, 1.0), 8, math.inf),
+    "influxdb": Wire(562.5, 2.0, 5.4, Bytes(3.1, 4.54, 4.54, 1.5, 2.6, 0.79), 3, 180.0),
 }
+RECORD, HANDSHAKE = 22.0, 3_000.0
+"""Bytes: what TLS 1.3 adds to a record (RFC 8446, 5.2), as the same seeds show; large requests have one more for each 8
+to 16 kB. And to a connection: 1,600 to 3,100 were measured, by the server's certificates."""
 AVERAGE_FLOAT: Mapping[Kind, float] = {"timescale": 0.0, "influxdb": 1.5}
 """What a float of an average takes more, as it has more digits: measured over an hour of averages of a minute."""
 CARD_TBW = 16.0
@@ -93,7 +100,8 @@ class Load:
     history goes when it is reached.
 
     What an upstream gets: `share` of the readings, or of each of so many `series` only averages over `every` seconds;
-    so many bytes `per_day` at most, `batch` readings of a backlog at a time, while it is `open`: a share of the day."""
+    so many bytes `per_day` at most, `batch` readings of a backlog at a time, while it is `open`: a share of the day;
+    with `tls` or without."""
 
     rate: float
     fields: float
@@ -116,6 +124,7 @@ class Load:
     letters: float = 0.0
     devices: int = 1
     models: int = 1
+    tls: bool = False
 
     @property
     def floats(self) -> float:
@@ -142,10 +151,25 @@ class Load:
         return self.taken if self.every is None else min(self.taken, self.series / self.every)
 
     @property
+    def windows(self) -> float:
+        """A second, while it keeps up: what goes out at a time."""
+        return min(self.commits, self.taken if self.every is None else 1 / self.every)
+
+    @property
     def requests(self) -> float:
         """A second, while it keeps up: one for each model in a window."""
-        windows = min(self.commits, self.taken if self.every is None else 1 / self.every)
-        return windows * min(self.models, max(1.0, self.sent / windows))
+        return self.windows * min(self.models, max(1.0, self.sent / self.windows))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a load comes to on the way to one upstream."""
+
+    tls: bool
+    """Whether that is counted."""
+    wire_bytes_per_month: float
+    catch_up_seconds: float | None
+    """After the outage that was asked for; None where the link carries less than comes in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,36 +184,44 @@ class Plan:
     history_hours: float
     """Until the oldest of them go from history, though they wait still."""
     wire_bytes_per_month: float
+    """To all upstreams together."""
     card_bytes_per_day: float
     card_share_per_year: float
     """Of the card's rated writes; 1 is all of them."""
     outage_asked: float
     catch_up_seconds: float | None
-    """After an outage of so many hours; None where the link carries less than comes in."""
+    """After an outage of so many hours, of the upstream that takes longest; None where one never does."""
+    upstreams: Mapping[str, Way]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def plan(load: Load, sent: Load | None = None) -> Plan:
-    """What that load comes to. `rate`, `fields` and the others are more than zero. `sent`: the load with the fields of
-    what the upstream gets, where these are others than of all readings."""
-    sent = sent or load
+def plan(load: Load, sent: Mapping[str, Load] | None = None) -> Plan:
+    """What that load comes to. `rate`, `fields` and the others are more than zero. `sent`: for each upstream the load
+    with its settings, and with the fields of what it gets; without it there is one, which gets all."""
     each = store_bytes(load)
     waiting = JOURNAL.of(load) + JOURNAL_COMMIT * load.commits / load.rate
-    wire = wire_rate(sent)
     card = DAY * card_rate(load)
+    ways = {name: _way(one) for name, one in (sent or {load.upstream: load}).items()}
+    later = [way.catch_up_seconds for way in ways.values() if way.catch_up_seconds is not None]
     return Plan(
         load.rate,
         each,
         load.room / ((waiting if load.keeps else each) * load.rate) / 3600,
         load.room / (each * load.rate) / 3600,
-        MONTH * wire,
+        sum(way.wire_bytes_per_month for way in ways.values()),
         card,
         card * 365 / (load.tbw * 1e12),
         load.outage,
-        _catch_up(sent, wire),
+        max(later) if len(later) == len(ways) else None,
+        ways,
     )
+
+
+def _way(sent: Load) -> Way:
+    wire = wire_rate(sent)
+    return Way(sent.tls, MONTH * wire, _catch_up(sent, wire))
 
 
 def store_bytes(load: Load) -> float:
@@ -211,7 +243,8 @@ def card_rate(load: Load) -> float:
 def wire_rate(load: Load) -> float:
     """Bytes a second while it keeps up: a request for each commit and model, or for each interval's averages."""
     request, each = _wire(load)
-    return request * load.requests + each * load.sent
+    connecting = HANDSHAKE if load.tls and 1 / load.windows > WIRE[load.upstream].idle else 0.0
+    return request * load.requests + each * load.sent + connecting * load.windows
 
 
 def _wire(load: Load) -> tuple[float, float]:
@@ -219,7 +252,8 @@ def _wire(load: Load) -> tuple[float, float]:
     wire = WIRE[load.upstream]
     named = min(load.sent / load.requests, load.series / load.models)
     more = AVERAGE_FLOAT[load.upstream] * load.floats if load.every else 0.0
-    return wire.request + wire.field * load.fields + wire.device * named, wire.reading.of(load) + more
+    request = wire.request + wire.field * load.fields + wire.device * named + (RECORD * wire.records if load.tls else 0)
+    return request, wire.reading.of(load) + more
 
 
 def _catch_up(load: Load, wire: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -142,25 +142,48 @@ def fields_of(text: str) -> dict[str, float]:
     return shape._asdict()
 
 
-def settings_of(file: Path, upstream: str | None) -> Mapping[str, Any]:
-    """What its file says that matters here, as `Load` has it: `flush`, `disk`, and of one upstream `upstream`, `link`,
-    `per_day`, `open`, `every`, `batch`, and `choice` and `name`. `upstream` is the name of one, or a kind; without it
-    the first of a known kind is taken. Raises `InvalidValue` where there is none of that name, `ConfigError`."""
+class Upstream(NamedTuple):
+    """One of a gateway's file: what it gets, and its settings as `Load` has them."""
+
+    choice: Choice
+    settings: Mapping[str, Any]
+
+
+class Settings(NamedTuple):
+    """What a gateway's file says that matters here: of the store `flush` and `disk`, as `Load` has them; its upstreams
+    of a known kind by name; and what there is to say of any."""
+
+    store: Mapping[str, Any] = {}
+    upstreams: Mapping[str, Upstream] = {}
+    notes: Sequence[str] = ()
+
+
+def settings_of(file: Path, upstream: str | None) -> Settings:
+    """`upstream` is the name of one, or a kind, of which all others are left out. Raises `InvalidValue` where there is
+    none of that name, `ConfigError`."""
     if not is_toml(file):
-        return {}
+        return Settings()
     from edgedepot.config import load
 
     settings = load(file)
-    found = _of_storage(settings.storage.options)
-    kinds = {name: KINDS[part.kind] for name, part in settings.upstreams.items() if part.kind in KINDS}
-    names = [name for name, kind in kinds.items() if upstream in (None, name, kind)]
+    known = {name: part for name, part in settings.upstreams.items() if part.kind in KINDS}
+    names = [name for name, part in known.items() if upstream in (None, name, KINDS[part.kind])]
+    notes = [
+        f"upstream {name} is not counted: nothing is known of its engine, {part.kind}."
+        for name, part in settings.upstreams.items()
+        if name not in known and upstream is None
+    ]
     if not names and upstream is not None and upstream not in KINDS.values():
-        there = ", ".join(kinds) or "none"
+        there = ", ".join(known) or "none"
         raise InvalidValue(f"--upstream: found {upstream!r}, expected timescale, influxdb or one of {file}: {there}")
-    if names:
-        found |= _of_upstream(names[0], settings.forwarding[names[0]])
-        found |= {"upstream": kinds[names[0]]}
-    return found
+    found = {}
+    for name in names:
+        with known[name].make() as storage:
+            tls: bool | None = storage.uses_tls
+        if tls is None:
+            notes.append(f"upstream {name}: its url leaves TLS to the server (sslmode); --tls counts it.")
+        found[name] = _of_upstream(name, settings.forwarding[name], KINDS[known[name].kind], bool(tls))
+    return Settings(_of_storage(settings.storage.options), found, notes)
 
 
 def _of_storage(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +195,7 @@ def _of_storage(options: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"disk": size} if size else {})
 
 
-def _of_upstream(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _of_upstream(name: str, options: Mapping[str, Any], kind: Kind, tls: bool) -> Upstream:
     limits = Limits.of(name, *(options.get(key) for key in ("max_rate", "max_per_day", "windows", "every")))
     low, high = limits.schedule.day(time.time_ns() // 1000)
     opened = sum(end - start for start, end in limits.schedule.spans(low, high))
@@ -182,10 +205,11 @@ def _of_upstream(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "every": limits.every / 1e6 if limits.every else None,
         "open": opened / (high - low),
         "batch": options.get("batch_size"),
-        "choice": choice_of(options.get("models"), options.get("devices"), name),
-        "name": name,
+        "upstream": kind,
+        "tls": tls,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    choice = choice_of(options.get("models"), options.get("devices"), name)
+    return Upstream(choice, {key: value for key, value in found.items() if value is not None})
 
 
 def chosen(rates: Rates, choice: Choice) -> dict[tuple[str, str], float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from edgedepot.cli.measured import KINDS, chosen, fields_of, measure, settings_of
+from edgedepot.cli.measured import KINDS, Upstream, chosen, fields_of, measure, settings_of
 from edgedepot.cli.output import duration, size, terminal_width
 from edgedepot.storage.base import EVERYTHING
 from edgedepot.storage.errors import ConfigError, InvalidValue
@@ -17,10 +18,11 @@ from edgedepot.storage.interval import seconds_of
 from edgedepot.sync.limits import read_rate, read_size
 
 if TYPE_CHECKING:
-    from edgedepot.plan import Load, Plan
+    from edgedepot.plan import Kind, Load, Plan, Way
 
 
-_FULL = "it is full, for keep_bytes is not set"
+_NARROW = 20  # columns: no text is wrapped to fewer
+_SERVERS: Mapping[Kind, str] = {"timescale": "TimescaleDB", "influxdb": "InfluxDB"}
 
 
 @click.command(
@@ -42,35 +44,46 @@ Examples:
 )
 @click.option("--models", type=click.IntRange(min=1), help="Of how many reading models the devices are; 1 if not.")
 @click.option("--flush", help="The store's flush_interval; 1s if not.")
-@click.option("--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE.")
+@click.option(
+    "--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE; all of these if not."
+)
 @click.option("--disk", help="Room for the store; with FILE keep_bytes or what the disk has for it, else 2 GB.")
 @click.option("--link", help="What the link carries; max_rate of FILE, or 1 MB/s if not.")
 @click.option("--outage", default="24h", show_default=True, help="An outage to catch up after.")
+@click.option("--tls/--no-tls", default=None, help="Whether TLS is spoken; as the url in FILE says, or not if not.")
 @click.option("--card-tbw", type=click.FloatRange(min=0.001), help="Terabytes that the card may be written; 16 if not.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def plan(file: Path | None, as_json: bool, **given: Any) -> None:
     """Work out what disk, link and card bear, and for how long.
 
     From the readings of the last hour in the store of FILE and, where that is a gateway's TOML, from its settings and
-    the limits of an upstream; or before anything is installed from --devices, --every and --fields.
+    what its upstreams may cost; or before anything is installed from --devices, --every and --fields.
 
     The disk is full of history most of the time, where keep_bytes is set. In an outage history goes first, in the end
     also of readings that wait; the outage that the disk holds is over when the oldest of these have to be thinned.
 
-    Estimates, within some 10 % of disk and wire and 20 % of the card, for floats of two decimals and without TLS. The
-    card's rating, unless given, is that of one of 32 GB made for surveillance; ordinary cards may take far less.
+    Estimates, within some 10 % of disk and wire and 20 % of the card, for floats of two decimals; a month has 30 days.
+    The card's rating, unless given, is that of one of 32 GB made for surveillance; ordinary cards may take far less.
     """
     from edgedepot.plan import plan as work_out
 
-    load, sent, name = (_described(given), None, None) if file is None else _measured(file, given)
-    found = work_out(load, sent)
+    asked = _described(given) if file is None else _measured(file, given)
+    found = work_out(asked.load, asked.sent)
     if as_json:
         click.echo(json.dumps(found.as_json()))
     else:
-        _print(load, found, name)
+        _print(asked, found)
 
 
-def _described(given: Mapping[str, Any]) -> Load:
+class _Asked(NamedTuple):
+    """The load; for each upstream the same with its settings and the fields of what it gets; what to say of any."""
+
+    load: Load
+    sent: Mapping[str, Load]
+    notes: Sequence[str] = ()
+
+
+def _described(given: Mapping[str, Any]) -> _Asked:
     missing = [f"--{name}" for name in ("devices", "every", "fields") if given[name] is None]
     if missing:
         raise InvalidValue(f"expected FILE, or {', '.join(missing)} too")
@@ -78,25 +91,31 @@ def _described(given: Mapping[str, Any]) -> Load:
         raise InvalidValue(f"--upstream: found {given['upstream']!r}, expected timescale or influxdb")
     devices, models = given["devices"], given["models"] or 1
     found = {"rate": devices / seconds_of(given["every"], "--every"), **fields_of(given["fields"])}
-    return _load(given, {**found, "devices": devices, "series": devices, "models": min(models, devices)})
+    load = _load(given, {**found, "devices": devices, "series": devices, "models": min(models, devices)})
+    return _Asked(load, {load.upstream: load})
 
 
-def _measured(file: Path, given: Mapping[str, Any]) -> tuple[Load, Load, str | None]:
-    """The load, the same with the fields of what an upstream gets, and the upstream's name."""
+def _measured(file: Path, given: Mapping[str, Any]) -> _Asked:
     if any(given[name] is not None for name in ("devices", "every", "fields", "models")):
         raise InvalidValue("expected FILE, or --devices, --every, --fields and --models, not both")
     rates, room = measure(file)
-    found = dict(settings_of(file, given["upstream"]))
-    name, choice = found.pop("name", None), found.pop("choice", EVERYTHING)
-    found["keeps"] = "disk" in found
-    found["disk"] = room.within(found.get("disk"))
-    taken = chosen(rates, choice)
-    if not taken:
-        raise InvalidValue(f"{file}: upstream {name} got no reading within the last hour")
-    found |= {"rate": rates.rate, "devices": len(rates.series), "share": sum(taken.values()) / rates.rate}
-    found |= {"series": len(taken), "models": len({measurement for measurement, _ in taken})}
-    load, sent = (_load(given, found | rates.shape(series)._asdict()) for series in (rates.series, taken))
-    return load, sent, name
+    settings = settings_of(file, given["upstream"])
+    found = {**settings.store, "rate": rates.rate, "devices": len(rates.series)}
+    found |= {"keeps": "disk" in found, "disk": room.within(found.get("disk"))}
+    load = _load(given, found | rates.shape(rates.series)._asdict())
+    sent: dict[str, Load] = {}
+    notes = [*settings.notes]
+    for name, one in (settings.upstreams or {load.upstream: Upstream(EVERYTHING, {})}).items():
+        taken = chosen(rates, one.choice)
+        if taken:
+            its = {"share": sum(taken.values()) / rates.rate, "series": len(taken)}
+            its |= {"models": len({measurement for measurement, _ in taken}), **rates.shape(taken)._asdict()}
+            sent[name] = _load(given, {**found, **its, **one.settings})
+        else:
+            notes.append(f"upstream {name} got no reading within the last hour, and is not counted.")
+    if not sent:
+        raise InvalidValue(f"{file}: " + " ".join(notes))
+    return _Asked(load, sent, notes)
 
 
 def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:
@@ -114,61 +133,85 @@ def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:
             raise ConfigError(f'--disk: found {given["disk"]!r}, expected a size such as "2 GB"')
     if given["link"] is not None:
         asked["link"] = read_rate(given["link"], "--link")
-    if given["card_tbw"] is not None:
-        asked["tbw"] = given["card_tbw"]
+    asked |= {name: given[key] for name, key in (("tbw", "card_tbw"), ("tls", "tls")) if given[key] is not None}
     asked["outage"] = seconds_of(given["outage"], "--outage") / 3600
     return Load(**{**found, **asked})
 
 
-def _print(load: Load, found: Plan, name: str | None) -> None:
-    server = {"timescale": "TimescaleDB", "influxdb": "InfluxDB"}[load.upstream]
-    later = "never: more comes in" if found.catch_up_seconds is None else duration(found.catch_up_seconds)
-    where = server if name is None else f"{name} ({server})"
-    what = f", averages of {duration(load.every)}" if load.every else ""
+def _print(asked: _Asked, found: Plan) -> None:
+    load, rate, share = asked.load, found.readings_per_second, found.card_share_per_year
+    full = "then thinning begins" if load.keeps else "keep_bytes is not set"
     rows = [
         (
             "load",
-            f"{found.readings_per_second:.3g} readings/s",
+            f"{rate:,.0f} readings/s" if rate >= 100 else f"{rate:.3g} readings/s",
             f"{load.fields:.2g} values each, commit every {load.flush:g} s",
         ),
         (
             "outage that the disk holds",
             duration(found.outage_hours * 3600),
-            f"{size(round(load.disk))}; then {'the oldest that wait are thinned' if load.keeps else _FULL}",
+            f"{size(round(load.disk))}; {full}",
         ),
         (
             "until history of it goes" if load.keeps else "with all its history",
             duration(found.history_hours * 3600),
             f"{found.store_bytes_per_reading:.0f} bytes a reading",
         ),
-        ("on the wire", f"{size(round(found.wire_bytes_per_month))} a month", f"to {where}, 30 days{what}"),
         ("to the card", f"{size(round(found.card_bytes_per_day))} a day", ""),
         (
             "of the card's rated writes",
-            f"{found.card_share_per_year:.1%} a year",
+            f"{share:.1%} a year" if share < 10 else f"{share:,.0f} times a year",
             f"{load.tbw:g} TB; --card-tbw for yours",
         ),
-        (f"to catch up after {load.outage:g} hours", later, _way(load)),
+        *_ways(asked.sent, found),
     ]
     for line in _lines(rows, terminal_width()):
         click.echo(line)
+    for note in asked.notes:
+        click.echo(note)
+
+
+def _ways(sent: Mapping[str, Load], found: Plan) -> Iterator[tuple[str, str, str]]:
+    """Rows on what goes out; where there are several upstreams of each one, and of all."""
+    month, later = "on the wire", f"to catch up after {found.outage_asked:g} hours"
+    if len(sent) == 1:
+        ((name, one),) = sent.items()
+        server = _SERVERS[one.upstream]
+        yield month, _month(found), f"to {server if name == one.upstream else f'{name} ({server})'} {_how(one)}"
+        yield later, *_later(one, found.catch_up_seconds)
+        return
+    yield month, "", ""
+    for name, one in sent.items():
+        yield f"  to {name}", _month(found.upstreams[name]), f"{_SERVERS[one.upstream]} {_how(one)}"
+    yield "  to all together", _month(found), ""
+    yield later, "", ""
+    for name, one in sent.items():
+        yield f"  {name}", *_later(one, found.upstreams[name].catch_up_seconds)
+
+
+def _month(found: Plan | Way) -> str:
+    return f"{size(round(found.wire_bytes_per_month))} a month"
+
+
+def _how(sent: Load) -> str:
+    averages = f", {duration(sent.every)} averages" if sent.every else ""
+    return f"{'with' if sent.tls else 'without'} TLS{averages}"
+
+
+def _later(sent: Load, seconds: float | None) -> tuple[str, str]:
+    """How long to catch up, and what an upstream's readings have to go through."""
+    parts = [f"{size(round(sent.link))} a second"]
+    parts += [f"{size(round(sent.per_day))} a day"] if sent.per_day else []
+    parts += [f"open {sent.open:.0%} of the day"] if sent.open < 1 else []
+    way = ", ".join(parts)
+    return ("never", f"too little: {way}") if seconds is None else (duration(seconds), f"over a link of {way}")
 
 
 def _lines(rows: Sequence[tuple[str, str, str]], width: int) -> Iterator[str]:
-    """The rows in columns; what is too wide in the third goes below the second."""
+    """The rows in columns, of which the third goes on below itself where it is too wide."""
     first, second = (max(len(row[column]) for row in rows) + 2 for column in (0, 1))
     for name, figure, more in rows:
-        line = f"{name:<{first}}{figure:<{second}}{more}".rstrip()
-        if len(line) <= width:
-            yield line
-        else:
-            yield f"{name:<{first}}{figure}"
-            yield f"{'':<{first}}{more}"
-
-
-def _way(load: Load) -> str:
-    """What an upstream's readings have to go through."""
-    parts = [f"over a link of {size(round(load.link))} a second"]
-    parts += [f"{size(round(load.per_day))} a day"] if load.per_day else []
-    parts += [f"open {load.open:.0%} of the day"] if load.open < 1 else []
-    return ", ".join(parts)
+        head = f"{name:<{first}}{figure:<{second}}"
+        for line in textwrap.wrap(more, max(_NARROW, width - len(head))) or [""]:
+            yield (head + line).rstrip()
+            head = " " * len(head)

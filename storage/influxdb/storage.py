@@ -202,6 +202,11 @@ class InfluxDBStorage(RemoteStorage):
         asked = check_downsampling(scope, fields, interval, function, tz, every, lookback, delay)
         return tasks.create_downsampling_task(self._link, self._settings, self._confinement(), bucket, asked)
 
+    @property
+    def uses_tls(self) -> bool:
+        """Whether what goes over the wire is encrypted."""
+        return self._settings.url.startswith("https:")
+
     def wire_bytes(self) -> int | None:
         """What TCP carried, heads and TLS included; None where the system does not tell (not Linux)."""
         return self._link.meter.total

@@ -82,6 +82,13 @@ class Server:
         user = conninfo_to_dict(self.conninfo).get("user")
         return None if user is None else str(user)
 
+    @property
+    def uses_tls(self) -> bool | None:
+        """Whether connections are encrypted, as the url or PGSSLMODE say; None where that is left to the server."""
+        default = next(one for one in psycopg.pq.Conninfo.get_defaults() if one.keyword == b"sslmode")
+        mode = conninfo_to_dict(self.conninfo).get("sslmode") or (default.val or b"").decode()
+        return None if mode in ("allow", "prefer") else mode != "disable"
+
     def connect(self, meter: WireMeter | None = None) -> Session:
         """Open a connection, of which `meter` counts the bytes and the waits, and look at the server. Blocks; raises
         psycopg's errors, and `Misconfigured`."""

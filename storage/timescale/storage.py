@@ -200,6 +200,11 @@ class TimescaleDBStorage(Upkeep):
             moment: datetime = row[0]
             return moment
 
+    @property
+    def uses_tls(self) -> bool | None:
+        """Whether what goes over the wire is encrypted; None where the url leaves that to the server (sslmode)."""
+        return self._server.uses_tls
+
     def wire_bytes(self) -> int | None:
         """What TCP carried on both connections, TLS included; not those of maintenance (policies, drops).
         None over a Unix socket, and where the system does not tell (not Linux)."""

@@ -25,7 +25,11 @@ class VictoriaMetrics(Server):
 
     name = "VictoriaMetrics"
 
-    def __init__(self, folder: Path = FOLDER, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path = FOLDER, port: int | None = None, certificate: tuple[Path, Path] | None = None
+    ) -> None:
+        """`certificate` and its key: with them it speaks TLS."""
+        self._certificate = certificate
         self._root = fetch_victoria_metrics(folder)
         self._work = WorkFolder(folder / "running", "victoria-metrics")
         super().__init__(self._work.path / "log")
@@ -33,7 +37,7 @@ class VictoriaMetrics(Server):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._certificate else 'http'}://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
         options = {
@@ -43,6 +47,8 @@ class VictoriaMetrics(Server):
             "search.latencyOffset": "0s",
             "search.maxUniqueTimeseries": 100_000,
         }
+        if self._certificate:
+            options |= {"tls": "true", "tlsCertFile": self._certificate[0], "tlsKeyFile": self._certificate[1]}
         program = str(self._root / "usr/bin/victoria-metrics")
         arguments = [f"-{name}={value}" for name, value in options.items()]
         return ["env", f"LD_LIBRARY_PATH={libraries(self._root)}", program, *arguments]

@@ -110,6 +110,8 @@ def test_the_token_shows_nowhere(
 )
 def test_urls(url: str, shown: str) -> None:
     assert check(url=url).url == shown
+    with InfluxDBStorage(url, "t", "farm", "iot") as storage:
+        assert storage.uses_tls is url.startswith("https")
 
 
 @pytest.mark.parametrize(

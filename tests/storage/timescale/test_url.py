@@ -60,6 +60,14 @@ def test_a_storage_shows_where_it_writes_but_not_the_password(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [("?sslmode=require", True), ("?sslmode=verify-full", True), ("?sslmode=disable", False), ("?sslmode=allow", None)],
+)
+def test_whether_there_is_tls(options: str, expected: bool | None) -> None:
+    assert TimescaleDBStorage(f"postgresql://db.example/iot{options}").uses_tls is expected
+
+
+@pytest.mark.parametrize(
     ("settings", "problem"),
     [
         ({"connect_timeout": "soon"}, "connect_timeout: found 'soon'"),
