@@ -9,11 +9,15 @@ read as a whole, up to a bound. An average is made of all that the local store h
 it about; where history is gone, of what still waits. So a reading that comes late has the whole bucket sent once more,
 as a newer version of the same point. In the books the last reading of a bucket in a window counts as delivered, as the
 one that arrived; the others, for which it stands, as skipped.
+
+Where less may go than a window has, it ends with the last reading of the last average that fits: a3 here, and b1 is
+skipped. The rest is another window, and as history has b1 too, b2 has it in its average. Without history a window of
+buckets that lie across one another stays whole, and goes in several requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from edgedepot.storage.base import Buffer, Pending, Window
@@ -21,7 +25,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.delivered import average
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.values import Row
-from edgedepot.sync.budget import Held
+from edgedepot.sync.budget import Budget, Held
 
 _PATIENCE = 15_000_000
 """Microseconds at most for which the store may still be about to commit a bucket's last readings; a quarter of it."""
@@ -36,10 +40,11 @@ _Bucket = tuple[type[Reading], str, int]
 class Averages:
     """Has windows hold averages over `every` microseconds. For one thread."""
 
-    def __init__(self, store: Buffer, every: int, clock: Clock) -> None:
+    def __init__(self, store: Buffer, every: int, clock: Clock, budget: Budget) -> None:
         self._store = store
         self._every = every
         self._clock = clock
+        self._budget = budget
 
     def of(self, window: Window, limit: int, read: Callable[[int], Window | None]) -> Window:
         """The window, which has at most `limit` rows, as it is to be sent, or as much of it as can be yet; `read` gives
@@ -48,8 +53,50 @@ class Averages:
             return window  # averages, or from before there were any
         if window.place is None:
             window = self._whole(window, limit, read)
-        averages = self._averages(window.rows)
+        buckets = self._buckets(window)
+        self._budget.stand_for(len(window.rows) / max(1, len(buckets)))
+        averages = self._budget.fitting(map(self._average, buckets))
+        if len(averages) < len(buckets):
+            return self._part(window, buckets, averages, read)
+        return self._with(averages, window)
+
+    def is_late(self, window: Window) -> bool:
+        """Whether its first bucket might have gone a whole one ago: however many readings a bucket has, nobody is
+        behind with those of the latest."""
+        if window.replayed or not window.rows:
+            return False
+        first, now = window.rows[0], self._clock.now()
+        return window.place is not None or not first.timestamp <= now < self._ready(first) + self._every
+
+    def _with(self, averages: list[Pending], window: Window) -> Window:
         return replace(window, rows=averages, skipped=len(window.rows) - len(averages), every=self._every)
+
+    def _part(
+        self,
+        window: Window,
+        buckets: list[list[Pending]],
+        averages: list[Pending],
+        read: Callable[[int], Window | None],
+    ) -> Window:
+        """The beginning of a window, that has these averages of its first buckets and no others."""
+        first, later = buckets[: len(averages)], buckets[len(averages) :]
+        if window.place is not None:
+            window = read(sum(map(len, first))) or window
+            return self._with(list(map(self._average, self._buckets(window))), window)
+        high = first[-1][-1].seq
+        if not self._has([bucket for bucket in later if bucket[0].seq < high]):
+            return self._with(averages + list(map(self._average, later)), window)
+        return self._with(averages, replace(window, high=high, rows=[row for row in window.rows if row.seq <= high]))
+
+    def _has(self, buckets: list[list[Pending]]) -> bool:
+        """Whether history has all that these buckets do. It goes by model, the oldest first: so it has where it has
+        the oldest."""
+        oldest: dict[type[Reading], list[Pending]] = {}
+        for bucket in sorted(buckets, key=lambda bucket: self._start(bucket[0])):
+            oldest.setdefault(bucket[0].model, bucket)
+        return all(
+            {row.timestamp for row in bucket} <= dict(self._between(bucket)).keys() for bucket in oldest.values()
+        )
 
     def _whole(self, window: Window, limit: int, read: Callable[[int], Window | None]) -> Window:
         """Without a bucket at its end of which there may be more."""
@@ -65,14 +112,17 @@ class Averages:
 
     def _finished(self, rows: list[Pending]) -> list[Pending]:
         """Those before the first whose bucket is not over. A time that is not here yet is a wrong one: nobody waits."""
-        now, wait = self._clock.now(), self._every + min(self._every // 4, _PATIENCE)
+        now = self._clock.now()
         for index, row in enumerate(rows):
-            ready = self._start(row) + wait
-            if row.timestamp <= now < ready:
+            if row.timestamp <= now < self._ready(row):
                 if not index:
-                    raise Held(self._clock.monotonic() + (ready - now) / 1e6 + 0.001, None)
+                    raise Held(self._clock.monotonic() + (self._ready(row) - now) / 1e6 + 0.001, None)
                 return rows[:index]
         return rows
+
+    def _ready(self, row: Pending) -> int:
+        """When its bucket may go."""
+        return self._start(row) + self._every + min(self._every // 4, _PATIENCE)
 
     def _before_the_last(self, rows: list[Pending]) -> list[Pending]:
         """Those before the first that lies in the bucket of the last."""
@@ -82,22 +132,24 @@ class Averages:
     def _start(self, row: Pending) -> int:
         return row.timestamp - row.timestamp % self._every
 
-    def _averages(self, rows: Sequence[Pending]) -> list[Pending]:
-        buckets: dict[_Bucket, list[Pending]] = {}
-        for row in rows:
-            buckets.setdefault((row.model, row.device_id, self._start(row)), []).append(row)
-        found: list[Pending] = []
-        for (model, device_id, start), mine in buckets.items():
-            there = {row.timestamp: row.row for row in sorted(mine, key=_order)}
-            there |= self._store.between(model, device_id, start, start + self._every)
-            values = [values for _, values in sorted(there.items(), key=_time)]
-            found.append(Pending(mine[-1].seq, model, device_id, start, average(model, values)))
-        return found
+    def _buckets(self, window: Window) -> list[list[Pending]]:
+        """Its rows by bucket: those of the journal in the order of their last rows, those of history as they are."""
+        found: dict[_Bucket, list[Pending]] = {}
+        for row in window.rows:
+            found.setdefault((row.model, row.device_id, self._start(row)), []).append(row)
+        return list(found.values()) if window.place else sorted(found.values(), key=lambda bucket: bucket[-1].seq)
+
+    def _average(self, bucket: list[Pending]) -> Pending:
+        last = bucket[-1]
+        there = {row.timestamp: row.row for row in sorted(bucket, key=_order)} | dict(self._between(bucket))
+        values = [there[timestamp] for timestamp in sorted(there)]
+        return Pending(last.seq, last.model, last.device_id, self._start(last), average(last.model, values))
+
+    def _between(self, bucket: list[Pending]) -> list[tuple[int, Row]]:
+        """What the store has of a bucket."""
+        start = self._start(bucket[0])
+        return self._store.between(bucket[0].model, bucket[0].device_id, start, start + self._every)
 
 
 def _order(row: Pending) -> int:
     return row.seq
-
-
-def _time(entry: tuple[int, Row]) -> int:
-    return entry[0]

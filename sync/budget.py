@@ -27,7 +27,7 @@ the store. Each takes off what the other has noted, and while the other is at wo
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from edgedepot.storage.base import BaseStorage, Pending
@@ -121,18 +121,20 @@ class Budget:
         self._check_tokens(self._at_most(self._waiting_size(max(1, min(waiting, limit)))))
         return limit
 
-    def fitting(self, rows: Sequence[Pending]) -> int:
-        """How many of these rows, at least 1, a request may have: fewer where they are larger than the ones before."""
+    def fitting(self, rows: Iterable[Pending]) -> list[Pending]:
+        """The first of these rows, at least 1, that a request may have: fewer where they are larger than those before.
+        No more are asked for than are needed to tell."""
         if not self._limits.has_bytes:
-            return len(rows)
-        room = self._room
-        usual = most = 0.0
-        for count, row in enumerate(rows):
+            return list(rows)
+        found: list[Pending] = []
+        room, usual, most = self._room, 0.0, 0.0
+        for row in rows:
             size = row_size(row)
             usual, most = usual + size.usual, most + size.most
-            if self._at_most(Size(usual, most)) > room:
-                return max(1, count)
-        return len(rows)
+            if found and self._at_most(Size(usual, most)) > room:
+                break
+            found.append(row)
+        return found
 
     def share(self, backlog: int, limit: int) -> tuple[Share, int]:
         """Whose turn it is, where about so many rows are a backlog, and how many rows, at most `limit`, go then."""

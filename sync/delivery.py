@@ -1,7 +1,8 @@
 """One window of rows on its way to one upstream.
 
-A window goes out as one request for each reading model in it. A request that the upstream refuses is halved until the
-bad rows stand alone; these are set aside with the upstream's reason. Only then is the window acknowledged.
+A window goes out as one request for each reading model in it, in parts where a budget has no room for that. A request
+that the upstream refuses is halved until the bad rows stand alone; these are set aside with the upstream's reason. Only
+then is the window acknowledged.
 """
 
 from __future__ import annotations
@@ -119,8 +120,7 @@ class Delivery:
     def _resolve(self, rows: Sequence[Pending]) -> None:
         if self._doubtful:
             self._probe(rows)
-        requests = _by_model(self._unresolved(rows))
-        refused = deque([request for request in requests if not self._offer(request)])
+        refused = deque([request for request in self._requests(rows) if not self._offer(request)])
         probed = False
         while refused:
             if len(refused) >= GUARD and not probed and not self._took_some_of(rows):
@@ -132,6 +132,14 @@ class Delivery:
             elif request:
                 self._offer(request)
         self._check_setup(rows)
+
+    def _requests(self, rows: Sequence[Pending]) -> Iterator[list[Pending]]:
+        """One for each reading model, in such parts as the budget has room for right before each is sent."""
+        for request in _by_model(self._unresolved(rows)):
+            while request:
+                part = request if self._budget is None else self._budget.fitting(request)
+                yield part
+                request = request[len(part) :]
 
     def _halve(self, request: list[Pending]) -> list[list[Pending]]:
         """Offer both halves of a refused request; those that hold bad rows still to be found.

@@ -76,11 +76,11 @@ class Forwarder:
         self._clock = clock
         self._poll = poll_interval
         self._batch = BatchSize(batch_size)
-        self._lanes = Lanes(store, name, clock)
         self._backoff = backoff
         limits = limits or Limits()
         self._budget = Budget(limits, store, name, upstream, clock)
-        self._averages = Averages(store, limits.every, clock) if limits.every else None
+        self._averages = Averages(store, limits.every, clock, self._budget) if limits.every else None
+        self._lanes = Lanes(store, name, clock, self._averages.is_late if self._averages else None)
         self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
         self._bottleneck = Bottleneck(upstream, self._delivery, clock)
         self._probing = False
@@ -267,7 +267,7 @@ class Forwarder:
 
     def _fitting(self, lane: Lane, window: Window) -> Window:
         """The window, or a shorter one where its rows are larger than was to be expected."""
-        count = self._budget.fitting(window.rows)
+        count = len(self._budget.fitting(window.rows))
         if count < len(window.rows) and not window.replayed:
             self._read = count
             return self._store.pending(self._name, count, lane) or window
@@ -276,10 +276,7 @@ class Forwarder:
     def _averaged(self, lane: Lane, window: Window, limit: int) -> Window:
         assert self._averages is not None
         self._read = len(window.rows)
-        found = self._averages.of(window, limit, lambda rows: self._store.pending(self._name, rows, lane))
-        if found.rows:
-            self._budget.stand_for(found.skipped / len(found.rows) + 1)
-        return found
+        return self._averages.of(window, limit, lambda rows: self._store.pending(self._name, rows, lane))
 
     def close(self) -> None:
         """Forwarding stops: write down what is not yet."""

@@ -22,6 +22,7 @@ compare versions would go back to the old one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from edgedepot.storage.base import Lane, Window
@@ -52,8 +53,12 @@ class Lanes:
     acknowledged. For one thread.
     """
 
-    def __init__(self, store: Source, cursor: str, clock: Clock) -> None:
+    def __init__(
+        self, store: Source, cursor: str, clock: Clock, is_late: Callable[[Window], bool] | None = None
+    ) -> None:
+        """`is_late` says whether a window should have gone before, None where each should that waits."""
         self._store = store
+        self._is_late = is_late
         self._cursor = cursor
         self._clock = clock
         self._live_running = 0
@@ -80,8 +85,19 @@ class Lanes:
     def _arrange(self, limit: int) -> None:
         """Split where that is called for: where all is one lane, or the live one has fallen behind too."""
         lane: Lane = "live" if self._store.is_split(self._cursor) else "backlog"
-        if self._store.waiting(self._cursor, lane) > BEHIND * limit:
+        if self._is_behind(lane, limit):
             self._store.split(self._cursor)
+
+    def _is_behind(self, lane: Lane, limit: int) -> bool:
+        """Whether more than a couple of windows wait in it, and may go; a backlog's may, once there is one."""
+        if self._store.waiting(self._cursor, lane) <= BEHIND * limit:
+            return False
+        if self._is_late is None or self._unresolved is not None:
+            return True
+        if lane == "backlog" and self._store.is_split(self._cursor):
+            return True
+        first = self._store.pending(self._cursor, 1, lane)
+        return first is not None and self._is_late(first)
 
     @property
     def is_unresolved(self) -> bool:
@@ -90,8 +106,7 @@ class Lanes:
 
     def backlog(self, limit: int) -> int:
         """About how many rows wait behind; 0 where windows of at most `limit` rows keep up."""
-        count = self._store.waiting(self._cursor, "backlog")
-        return count if count > BEHIND * limit else 0
+        return self._store.waiting(self._cursor, "backlog") if self._is_behind("backlog", limit) else 0
 
     def _turns(self, limit: int, share: Share) -> tuple[Lane, ...]:
         if share == "backlog only":

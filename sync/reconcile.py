@@ -212,15 +212,11 @@ class Reconciliation:
         return numbers
 
     def _deliver(self, window: Window) -> None:
-        """In requests that fit into the budget."""
-        if self._budget is None or self._pace is None:
+        """As soon as the budget lets each part of it go."""
+        if self._pace is None:
             self._delivery.deliver(window)
-            return
-        rows = window.rows
-        while rows:
-            part = Window(0, 0, rows[: self._budget.fitting(rows)])
-            self._pace.until_free(partial(self._delivery.deliver, part))
-            rows = rows[len(part.rows) :]
+        else:
+            self._pace.until_free(partial(self._delivery.deliver, window))
 
     def close(self) -> None:
         """It is over: note what was spent in fact. Nothing happens without `costs`."""

@@ -14,6 +14,7 @@ from edgedepot.storage.errors import DataRefused, NotSupported
 from edgedepot.storage.query import Function
 from edgedepot.storage.rows import aggregate_rows, make_row, select_rows
 from edgedepot.sync.averages import Averages
+from edgedepot.sync.budget import Budget
 from edgedepot.sync.delivery import Delivery
 from edgedepot.sync.limits import Limits
 
@@ -110,7 +111,8 @@ def forward(store: SQLiteStorage, upstream: BaseStorage, limit: int | None = Non
 def forward_averages(store: SQLiteStorage, upstream: BaseStorage, every: str, limit: int, windows: int = 1000) -> None:
     """As `forward`, but of each interval its average alone goes, in windows of at most `limit` rows."""
     end = ManualClock(START + timedelta(days=30))
-    averages = Averages(store, Limits.of("central", every=every).every or 0, end)
+    limits = Limits.of("central", every=every)
+    averages = Averages(store, limits.every or 0, end, Budget(limits, store, "central", upstream, end))
     delivery = Delivery(store, "central", upstream, end, lambda: True)
     upstream.gateway_id = store.gateway_id
     for _ in range(windows):

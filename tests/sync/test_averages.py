@@ -112,8 +112,11 @@ def test_an_outage_has_each_average_sent_once(tmp_path: Path, clock: ManualClock
     assert len(answered) <= 20
 
 
-@pytest.mark.parametrize("every", [60, 1800])
-def test_history_gone_what_waits_is_averaged(tmp_path: Path, clock: ManualClock, every: int) -> None:
+@pytest.mark.parametrize(("every", "costs"), [(60, {}), (1800, {}), (1800, {"max_rate": 500})])
+def test_history_gone_what_waits_is_averaged(
+    tmp_path: Path, clock: ManualClock, every: int, costs: dict[str, Any]
+) -> None:
+    """Also where not all averages of an interval may go at once."""
     upstream = ScriptedUpstream(gateway_id="g")
     with open_store(tmp_path, clock, keep="1 hour") as store:
         store.add_cursor("central")
@@ -122,9 +125,10 @@ def test_history_gone_what_waits_is_averaged(tmp_path: Path, clock: ManualClock,
         store.fold()
         store.retain()
         assert store.query_readings(Weather) == []
-        run(store, forwarder_with(store, upstream, clock, every=f"{every}s"), clock)
+        run(store, forwarder_with(store, upstream, clock, every=f"{every}s", **costs), clock)
     assert set(sent(upstream).values()) == {1}
     assert kept(upstream) == averages(every)
+    assert not costs or len(upstream.requests) > 2
 
 
 def test_thinned_minutes_are_their_own_averages(tmp_path: Path, clock: ManualClock) -> None:
@@ -220,3 +224,34 @@ def test_a_days_budget_goes_into_averages(tmp_path: Path, clock: ManualClock) ->
 
 def from_midnight(clock: ManualClock) -> float:
     return clock.now() / 1e6 % 86_400
+
+
+@pytest.mark.parametrize("costs", [{}, {"max_rate": 4_000}, {"max_per_day": "300 kB"}])
+@pytest.mark.parametrize("starts_again", [False, True])
+def test_fresh_averages_of_many_devices_go_once(
+    tmp_path: Path, clock: ManualClock, costs: dict[str, Any], starts_again: bool
+) -> None:
+    """Though more readings come in while an interval lasts than windows have."""
+    upstream, devices = ScriptedUpstream(gateway_id="g"), [f"d{number}" for number in range(200)]
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central")
+        forwarder, until = forwarder_with(store, upstream, clock, every="1 minute", **costs), clock.monotonic()
+        intervals = {(clock.now() // 10**6 + second) // 60 for second in range(0, 400, 10)}
+        for second in range(0, 400, 10):
+            rows: list[Any] = [(device, None, {"temperature": float(second)}) for device in devices]
+            store.store_readings(Weather, rows).wait()
+            until += 10
+            while clock.monotonic() < until:
+                requests = len(upstream.requests)
+                wait = forwarder.step()
+                if wait is not None:
+                    clock.advance(max(0.001, min(wait.until, until) - clock.monotonic()))
+                if starts_again and len(upstream.requests) > requests:
+                    store.flush()
+                    forwarder = forwarder_with(store, upstream, clock, every="1 minute", **costs)
+        run(store, forwarder, clock)
+        books = store.ledger()
+        assert books.problems == []
+        delivered = books.upstreams["central"]["delivered"]
+    assert set(sent(upstream).values()) == {1}
+    assert len(upstream.kept) == delivered == len(intervals) * len(devices)

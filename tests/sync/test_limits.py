@@ -21,6 +21,7 @@ from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.sync.budget import BURST
 from edgedepot.sync.limits import Limits
+from tests.books import upstream_books
 from tests.servers.proxy import TcpProxy
 from tests.servers.victoria import VictoriaMetrics
 from tests.sync.metered import Metered
@@ -263,3 +264,31 @@ def test_averages_alone(
     assert central["delivered"] == len(expected) + 1  # the late reading had its minute sent once more
     assert central["skipped"] == len(store.query_readings(Weather)) - central["delivered"]
     assert central["pending"] == 0
+
+
+@pytest.mark.parametrize(("devices", "costs"), [(600, {"max_rate": 3_000}), (1_600, {"max_per_day": 100_000})])
+def test_averages_of_many_devices(
+    metered: Callable[[Limits], Metered], store: TellingStore, clock: ManualClock, devices: int, costs: dict[str, Any]
+) -> None:
+    """Those of one interval are more than a burst of the rate, or than what a day has."""
+    noise = random.Random(1)
+    for second in range(0, 120, 30):
+        both = [{"temperature": noise.random(), "humidity": noise.random()} for _ in range(devices)]
+        rows = [(f"device-{number}", moment(second), values) for number, values in enumerate(both)]
+        store.store_readings(Weather, rows).wait()
+    clock.step((moment(86_400) - from_micros(clock.now())).total_seconds())
+    line = metered(Limits.of("central", every="1 minute", **costs))
+    if "max_rate" in costs:
+        line.run(5)  # connecting and making tables is over
+        line.sent.clear()
+        line.run(600, until=lambda: not store.count_pending("central"))
+        assert line.most_in(1) <= 1.05 * (1 + BURST) * costs["max_rate"]
+    else:
+        line.run(5 * DAY, until=lambda: not store.count_pending("central"))
+        days = [line.total(day * DAY, (day + 1) * DAY) for day in range(5)]
+        assert max(days) <= costs["max_per_day"]
+        assert days[0] >= 0.85 * costs["max_per_day"]
+        assert days[1]
+    books = store.ledger()
+    expected = upstream_books(versions=4 * devices, delivered=2 * devices, skipped=2 * devices)
+    assert (books.upstreams["central"], books.problems) == (expected, [])
