@@ -14,6 +14,7 @@ import json
 import sqlite3
 import threading
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -338,8 +339,11 @@ def _spec_from(entry: dict[str, Any]) -> FieldSpec:
     return FieldSpec(**{**entry, "type": _TYPES[entry["type"]]})
 
 
+@lru_cache(256)
 def _parsed(title: str, name: str, text: str) -> tuple[tuple[FieldSpec, ...], type[Reading], frozenset[int]]:
-    """The fields and the class of a model, and the places of the fields that were int once. Raises `BadRecord`."""
+    """The fields and the class of a model, and the places of the fields that were int once. Raises `BadRecord`.
+
+    To make a class takes milliseconds, and readers load the catalogue for each look into the file."""
     try:
         entries = json.loads(text)
         turned = frozenset(place for place, entry in enumerate(entries) if entry.pop("was", None) == "int")

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from edgedepot import SQLiteStorage
+from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.clock import SystemClock, to_micros
-from tests.models import Weather
+from tests.models import Mixed, Weather
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 PAGE = 4096
@@ -59,19 +59,29 @@ def folded(store: SQLiteStorage) -> None:
     store.store_readings(Weather, rows(600, 660)).wait()
 
 
+def by_month(first: int, last: int) -> list[tuple[str, datetime, dict[str, Any]]]:
+    """Half an hour of minutes every 31 days."""
+    return [
+        (device, T0 + timedelta(days=31 * (n // 32), minutes=n % 32), data)
+        for n, (device, _, data) in enumerate(rows(first, last), first)
+    ]
+
+
 def partitioned(store: SQLiteStorage) -> None:
-    """1,200 readings in four partitions, 100 of them merged since, a piece that is gone, one that is not, and 60 that
-    came since."""
+    """1,200 readings and 36 of another model in over 64 partitions, 100 of them merged since, a piece that is gone, one
+    that is not, and 60 that came since."""
     store.add_cursor("central")
     for first in range(0, 1200, 100):
-        store.store_readings(Weather, rows(first, first + 100, minutes=120)).wait()
+        store.store_readings(Weather, by_month(first, first + 100)).wait()
         if first in (400, 800):
             deliver(store, first)
             store.fold()
+    meter = [("meter", moment, {"number": data["count"]}) for _, moment, data in by_month(0, 36 * 32)[::32]]
+    store.store_readings(Mixed, meter).wait()
     store.fold()
-    store.store_readings(Weather, [(d, t, {**data, "temperature": -1.0}) for d, t, data in rows(0, 100, minutes=120)])
-    store.delete_readings(Weather, "d1", T0, T0 + timedelta(hours=100))
-    store.store_readings(Weather, rows(1200, 1260, minutes=120)).wait()
+    store.store_readings(Weather, [(d, t, {**data, "temperature": -1.0}) for d, t, data in by_month(0, 100)])
+    store.delete_readings(Weather, "d1", T0, by_month(52, 53)[0][1])
+    store.store_readings(Weather, by_month(1200, 1260)).wait()
 
 
 def held(store: SQLiteStorage) -> None:
@@ -182,8 +192,8 @@ def leave(folder: Path, stage: str, gateway_id: str = "roof", checkpointed: bool
     return path
 
 
-def readings(store: SQLiteStorage) -> dict[Identity, dict[str, Any]]:
-    found = {(row.pop("device_id"), row.pop("timestamp")): row for row in store.query_readings(Weather)}
+def readings(store: SQLiteStorage, model: type[Reading] = Weather) -> dict[Identity, dict[str, Any]]:
+    found = {(row.pop("device_id"), row.pop("timestamp")): row for row in store.query_readings(model)}
     return found
 
 
