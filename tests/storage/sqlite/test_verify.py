@@ -17,7 +17,7 @@ from edgedepot.storage.sqlite.digest import prepare_digests, row_digest
 from edgedepot.storage.sqlite.report import LostSpan
 from edgedepot.storage.sqlite.shape import Partition
 from edgedepot.storage.sqlite.verify import Problem, Verification, Verified
-from tests.models import Weather
+from tests.models import Mixed, Weather
 from tests.storage.sqlite.damaged import PAGE, STAGES, T0, deliver, rows
 
 BITS = 64
@@ -60,7 +60,8 @@ def test_nothing_is_wrong_with_a_store_in_use(quick_folder: Path, stage: str) ->
         STAGES[stage](store)
         found = verified(store.path)
         assert found.problems == []
-        assert found.readings + found.unfolded == len(store.query_readings(Weather))
+        stored = [*store.query_readings(Weather), *store.query_readings(Mixed)]
+        assert found.readings + found.unfolded == len(stored)
         store.fold()
         assert verified(store.path).problems == []
 
