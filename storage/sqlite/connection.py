@@ -171,8 +171,10 @@ class LogSync:
     """
 
     def __init__(self, path: Path) -> None:
+        """Raises `StoreUnusable`."""
         self._path = path
-        self._file = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY | os.O_CLOEXEC)
+        with _opening_log(path):
+            self._file = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY | os.O_CLOEXEC)
         self._failed = False
 
     def sync(self, connection: sqlite3.Connection) -> None:
@@ -198,12 +200,18 @@ class LogSync:
 
 def sync_what_was_left(path: Path) -> None:
     """At opening: what a killed process committed is read like all the rest, and the device may have nothing of it."""
-    try:
+    with _opening_log(path):
         log_file = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fdatasync(log_file)
         finally:
             os.close(log_file)
+
+
+@contextlib.contextmanager
+def _opening_log(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         raise StoreUnusable(f"{path} cannot be opened for writing: {exc.strerror} ({path}-wal)") from exc
 

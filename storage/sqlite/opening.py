@@ -23,6 +23,7 @@ from edgedepot.storage.sqlite.aside import remove_next
 from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import (
+    LogSync,
     Readers,
     StoreLock,
     open_reader,
@@ -34,7 +35,7 @@ from edgedepot.storage.sqlite.connection import (
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.records import BadRecord
-from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, write_report
+from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, read_report, write_report
 from edgedepot.storage.sqlite.salvage import (
     MAGIC,
     UNREADABLE,
@@ -64,7 +65,7 @@ _VERSIONS = 1_000
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A store that can be written."""
+    """A store that can be written, with all that going on with it takes: nothing of that can fail any more."""
 
     connection: sqlite3.Connection
     catalogue: Catalogue
@@ -73,6 +74,16 @@ class Opened(msgspec.Struct, frozen=True):
     store_epoch: int
     epochs: list[tuple[int, int]]
     """From which row number on which epoch holds, in order."""
+    report: Salvaged | None
+    """Of its last salvage."""
+    log_sync: LogSync | None = None
+    """Where commits are not synced one by one."""
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.log_sync is not None:
+            self.log_sync.close()
+        self.connection.close()
 
 
 class Opening:
@@ -151,12 +162,10 @@ class Opening:
         connection = open_writer(self._path)
         try:
             prepare_writer(connection, self._full_sync, self._wal_pages)
-            found = replace(opened, connection=connection)
-            self._note(found)
+            return self._noted(replace(opened, connection=connection))
         except BaseException:
             connection.close()
             raise
-        return found
 
     def _salvage(self, reason: str, *, use_log: bool = True) -> None:
         salvage(self._path, self._sidecar, reason, self._clock.now(), use_log=use_log)
@@ -294,11 +303,10 @@ class Opening:
                 journal = Journal(connection, catalogue, self._clock, self._hold_uncertain)
                 self._check_age(connection, journal)
                 _check_books(connection, path)
-                opened = Opened(
-                    connection, catalogue, journal, gateway_id,
-                    schema.known_number(connection, "store_epoch"), schema.epochs(connection),
-                )  # fmt: skip
-                self._note(opened)
+                opened = self._noted(Opened(
+                    connection, catalogue, journal, gateway_id, schema.known_number(connection, "store_epoch"),
+                    schema.epochs(connection), read_report(connection),
+                ))  # fmt: skip
             undo.pop_all()
         return opened
 
@@ -358,6 +366,10 @@ class Opening:
                 "upstream they would mix; use a new file, or the same id"
             )
         return given
+
+    def _noted(self, opened: Opened) -> Opened:
+        self._note(opened)
+        return opened if self._full_sync else replace(opened, log_sync=LogSync(self._path))
 
     def _note(self, opened: Opened) -> None:
         """Write down what the next opening wants to know."""

@@ -28,6 +28,7 @@ class Suspicion:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._may_pass = False
+        self._is_acted_on = False
         self._attempts = 0
         self._passed: list[float] = []
 
@@ -42,7 +43,7 @@ class Suspicion:
         """Whether there is nothing to be seen of it any more, at a monotonic time. Reads the whole file. Raises
         `sqlite3.DatabaseError` where the device does not give it back yet: ask again after a pause."""
         self._passed = [then for then in self._passed if now - then < WHILE]
-        if not self._may_pass or ATTEMPTS in (self._attempts, len(self._passed)):
+        if self._is_acted_on or not self._may_pass or ATTEMPTS in (self._attempts, len(self._passed)):
             return False
         self._attempts += 1
         if not is_whole(path):
@@ -50,9 +51,13 @@ class Suspicion:
         self._passed.append(now)
         return True
 
+    def act(self) -> None:
+        """The store is closed for it, and cannot go on as it was."""
+        self._is_acted_on = True
+
     def clear(self) -> None:
         """It has passed, or the file is another."""
-        self.reason, self._attempts = None, 0
+        self.reason, self._is_acted_on, self._attempts = None, False, 0
 
 
 def _is_of_the_structure(exc: BaseException) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
@@ -19,18 +18,17 @@ class Unsynced:
     receipts; `interval` is in seconds. Numbers go before receipts: what one calls durable is handed out at once."""
 
     def __init__(
-        self, path: Path, clock: Clock, condition: threading.Condition, interval: float, full_sync: bool, last: int
+        self, clock: Clock, condition: threading.Condition, interval: float, log_sync: LogSync | None, last: int
     ) -> None:
-        """`last` is the last number so far."""
+        """`log_sync` is None where each commit is synced; `last` is the last number so far."""
         self.durable_seq = last
         """Up to which number all is on the device."""
-        self.rank = DURABLE if full_sync else COMMITTED
+        self.rank = DURABLE if log_sync is None else COMMITTED
         """What a commit makes of a receipt."""
-        self._path = path
         self._clock = clock
         self._condition = condition
         self._interval = interval
-        self._log_file = None if full_sync else LogSync(path)
+        self._log_sync = log_sync
         self._receipts: list[tuple[range, Receipt]] = []  # with the numbers of their commit
         self._due_at = 0.0
 
@@ -44,12 +42,12 @@ class Unsynced:
 
     def committed(self, last: int) -> None:
         """A commit went up to the number `last`. Before its receipts say what it makes of them."""
-        if self._log_file is None:
+        if self._log_sync is None:
             self.durable_seq = last
 
     def add(self, receipts: Iterable[Receipt], last: int) -> None:
         """These were committed, up to the number `last`. With the condition held."""
-        if self._log_file is None:
+        if self._log_sync is None:
             return
         if not self._receipts:
             self._due_at = self._clock.monotonic() + self._interval
@@ -58,23 +56,17 @@ class Unsynced:
 
     def sync(self, connection: sqlite3.Connection, last: int) -> None:
         """Put it on the device, up to the number `last`. Raises as `LogSync` does."""
-        if self._log_file is not None:
-            self._log_file.sync(connection)
+        if self._log_sync is not None:
+            self._log_sync.sync(connection)
         with self._condition:
             self.durable_seq = last
             for _, receipt in self._receipts:
                 receipt.raise_to(DURABLE)
             self._receipts.clear()
 
-    def close(self) -> None:
-        """Let go of the log. Idempotent; `renew` comes next, or nothing."""
-        if self._log_file is not None:
-            self._log_file.close()
-
-    def renew(self, last: int, report: Salvaged | None) -> None:
+    def renew(self, log_sync: LogSync | None, last: int, report: Salvaged | None) -> None:
         """The store was opened anew: what is there is on the device, and what is not is lost."""
-        if self._log_file is not None:
-            self._log_file = LogSync(self._path)
+        self._log_sync = log_sync
         with self._condition:
             self.durable_seq = last
             for numbers, receipt in self._receipts:

@@ -30,7 +30,6 @@ from edgedepot.storage.sqlite.mount import Mount
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.queue import Queue
-from edgedepot.storage.sqlite.report import read_report
 from edgedepot.storage.sqlite.reserve import is_full
 from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.salvage import UNREADABLE
@@ -69,7 +68,6 @@ class Writer:
         pace: Pace,
         limits: Limits,
         cursors: Cursors,
-        full_sync: bool,
         sidecar: Sidecar,
         room: Room,
         log_length: LogLength,
@@ -93,7 +91,7 @@ class Writer:
         self._retry_at = 0.0
         self._attempts: dict[int, int] = {}  # how many items a commit that failed had, by its last number
         last = self._journal.committed_seq
-        self._unsynced = Unsynced(path, clock, self._condition, pace.sync_interval, full_sync, last)
+        self._unsynced = Unsynced(clock, self._condition, pace.sync_interval, opened.log_sync, last)
         self._callers = Callers(self._condition)
         self._closing = False
         self.trouble: StorageError | None = None
@@ -241,7 +239,6 @@ class Writer:
         finally:
             with contextlib.ExitStack() as ends:  # whoever waits on a receipt is told, whatever cannot be closed
                 ends.callback(self._abandon_queue)
-                ends.callback(self._unsynced.close)
                 ends.callback(self.log_length.close)
 
     def _work(self) -> None:
@@ -300,7 +297,7 @@ class Writer:
         if self._clock.monotonic() < self._salvage_at:
             raise StorageError(f"damaged again, right after it was salvaged: {reason}")
         self.log_length.renew()
-        self._unsynced.close()
+        self._suspicion.act()
         self._renew(self._salvage(reason))
         self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
 
@@ -309,7 +306,6 @@ class Writer:
         is_in_trouble = self.trouble is not None or self._suspicion.reason is not None
         if is_in_trouble and self._mount.is_gone():
             log.error("%s: its file system was unmounted", self._path)
-            self._unsynced.close()
             self.log_length.close()
             self._mount.let_go()
         if self._mount.is_away:
@@ -317,13 +313,14 @@ class Writer:
             log.warning("%s: its file system is there again", self._path)
 
     def _renew(self, opened: Opened) -> None:
-        """Go on with a store that was opened anew: all that is there is on the device."""
+        """Go on with a store that was opened anew: all that is there is on the device. Nothing here may fail: what is
+        done half would not be done again."""
         before = self._journal.committed_seq
         self._connection, self._journal = opened.connection, opened.journal
         self._upkeep.renew(opened)
         self.room.renew()
         last = self._journal.committed_seq
-        self._unsynced.renew(last, read_report(self._connection))
+        self._unsynced.renew(opened.log_sync, last, opened.report)
         with self._condition:
             self._suspicion.clear()
             done = self._queue.items[: self._attempts.get(last, 0)] if last > before else []
@@ -339,7 +336,6 @@ class Writer:
             successor = self.log_length.heir(self._connection, self._sync)
             opened = None if successor is None else self._go_on(successor)
         if opened is not None:
-            self._unsynced.close()
             self._renew(opened)
             self.log_length.inherited()
             self._upkeep.retain_soon()

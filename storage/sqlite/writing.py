@@ -62,17 +62,18 @@ class Writing:
                 *(path, self._lock, self._sidecar, clock, full_sync, gateway_id), reserve.wal_pages, hold_uncertain
             )
             self._opened = self._open(reserve)
+            undo.callback(self._opened.close)
+            self.cursors = Cursors(self.books, replaying_cursors(self._connection))
+            self.pending_reader = PendingReader(self.catalogue)
+            store_id = text(self._connection, "store_id")
+            self._mount = Mount(path, store_id, self._let_go, self._open_again)
+            self.writer = Writer(
+                *(self._opened, path, clock, pace, limits, self.cursors, self._sidecar),
+                Room(path, clock, reserve),
+                LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout)),
+                *(self._salvage, self._mount, self._go_on),
+            )
             undo.pop_all()
-        self.cursors = Cursors(self.books, replaying_cursors(self._opened.connection))
-        self.pending_reader = PendingReader(self.catalogue)
-        store_id = text(self._opened.connection, "store_id")
-        self._mount = Mount(path, store_id, self._let_go, self._open_again)
-        self.writer = Writer(
-            *(self._opened, path, clock, pace, limits, self.cursors, full_sync, self._sidecar),
-            Room(path, clock, reserve),
-            LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout)),
-            *(self._salvage, self._mount, self._go_on),
-        )
         self._closed = False
 
     def _open(self, reserve: Reserve) -> Opened:
@@ -111,7 +112,7 @@ class Writing:
 
     def _salvage(self, reason: str) -> Opened:
         """Go on with what can be read of the file, which is damaged. On the writer's thread."""
-        self._opened.connection.close()
+        self._opened.close()
         self._end_bar()
         self._opened = self._opening.salvage(reason)
         self._renew()
@@ -131,7 +132,7 @@ class Writing:
         log into the file, and does not remove what has the log's name by now."""
         self._readers.barred = not_mounted(self._path)
         self._end_bar()
-        self._opened.connection.close()
+        self._opened.close()
         self._readers.renew()
         self._lock.release()
 
@@ -143,7 +144,7 @@ class Writing:
             self._sidecar.load()
             self._sidecar.note(("seq", durable))  # a file that has less than that is older than it was
             self._opened = self._opening.open()
-            undo.callback(self._opened.connection.close)
+            undo.callback(self._opened.close)
             self._renew()
             undo.pop_all()
         self._readers.barred = None
@@ -164,7 +165,7 @@ class Writing:
             raise StorageError(why) from exc
         self._end_bar()
         old.journal.go_on(self._opened.connection)
-        old.connection.close()
+        old.close()
         return self._opened
 
     def _renew_cursors(self) -> None:
@@ -199,7 +200,7 @@ class Writing:
         self._sidecar.note(("seq", self._opened.journal.committed_seq))
         state = self._lock.found
         self._lock.note("closing", sync=True)  # SQLite removes the log, and that it is gone is no damage then
-        self._opened.connection.close()
+        self._opened.close()
         self._end_bar()
         self._lock.note(state if wal_of(self._path).exists() else "")
         self._lock.release()

@@ -7,7 +7,8 @@
  *   fault_calls               how many there were
  *   fault_once                whether only one such call fails
  *   fault_end, fault_call     the end of the names of files, and the call, for which alone that holds; "" for all. With
- *                             fault_end calls of open count too, and those of the folder and the log's index
+ *                             fault_end calls of open count too (of "look", to read only), and those of the folder
+ *                             and the log's index
  *   fault_syncs               so many syncs of a write-ahead log fail with EIO, once each
  *   fault_reads               so many reads of the fault_length bytes from fault_place on, of the file with the number
  *                             fault_inode, fail with EIO; all of them where it is negative
@@ -128,7 +129,7 @@ int open64(const char *path, int flags, ...) {
     va_start(more, flags);
     int mode = flags & O_CREAT ? va_arg(more, int) : 0;
     va_end(more);
-    if (fault_end[0] && refused("open", path)) return -1;
+    if (fault_end[0] && refused(flags & O_ACCMODE ? "open" : "look", path)) return -1;
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 

@@ -472,15 +472,41 @@ def test_damage_found_while_it_runs_is_salvaged_without_a_restart(quick_folder: 
     audit_file(quick_folder / "x.db")
 
 
-def damage_page(store: SQLiteStorage, table: str = "_h_weather_1") -> None:
-    """One in the middle of a table."""
+def test_a_salvage_that_failed_is_done_again_also_where_the_damage_has_passed(quick_folder: Path) -> None:
+    """The store is closed for it: nothing can be written to what it was."""
+    clock = ManualClock(T0)
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", clock=clock) as store:
+        store.store_readings(Weather, rows(0, 600)).wait()
+        store.fold()
+        store.flush()
+        whole = damage_page(store)
+        catalogue = Sidecar(store.path).path
+        catalogue.rename(quick_folder / "catalogue")
+        (catalogue / "something").mkdir(parents=True)
+        receipt = store.store_readings(Weather, late(-5.0))
+        advance_until(clock, lambda: "cannot be salvaged" in store.health_check()["message"])
+        store.path.write_bytes(whole)
+        shutil.rmtree(catalogue)
+        (quick_folder / "catalogue").rename(catalogue)
+        advance_until(clock, lambda: receipt.level == "durable" or receipt.error is not None)
+        assert receipt.error is None
+        assert {row["temperature"] for row in readings(store).values()} == {-5.0}
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(quick_folder / "x.db")
+
+
+def damage_page(store: SQLiteStorage, table: str = "_h_weather_1") -> bytes:
+    """One in the middle of a table; what the file was before."""
     assert store._writing is not None
     store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = store.path.read_bytes()
     page = pages_of(store.path, table)[2]
     with store.path.open("r+b") as file:
         file.seek((page - 1) * PAGE)
         file.write(b"\xff" * PAGE)
     store._writing._connection.execute("PRAGMA shrink_memory")  # it remembers pages
+    return whole
 
 
 def late(temperature: float) -> list[StoreRow]:
