@@ -6,6 +6,8 @@
  *   fault_after               so many calls succeed before
  *   fault_calls               how many there were
  *   fault_once                whether only one such call fails
+ *   fault_gate                where it is a descriptor, such a call does not fail, but waits for a byte from it
+ *   fault_kill                whether the process is killed instead, before the call
  *   fault_end, fault_call     the end of the names of files, and the call, for which alone that holds; "" for all. With
  *                             fault_end calls of open count too (of "look", to read only), and those of the folder
  *                             and the log's index
@@ -18,6 +20,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +29,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int fault_code, fault_after, fault_calls, fault_once, fault_syncs, fault_reads;
+int fault_code, fault_after, fault_calls, fault_once, fault_gate, fault_kill, fault_syncs, fault_reads;
 char fault_end[64], fault_call[16];
 long fault_inode, fault_place, fault_length;
 
@@ -47,9 +50,13 @@ static int refused(const char *call, const char *path) {
     if (!ours(path) || (fault_call[0] && strcmp(call, fault_call))) return 0;
     int number = __atomic_add_fetch(&fault_calls, 1, __ATOMIC_SEQ_CST);
     if (!fault_code || number <= fault_after) return 0;
+    if (fault_kill) kill(getpid(), SIGKILL);
     errno = fault_code;
     if (fault_once) fault_code = 0;
-    return 1;
+    if (!fault_gate) return 1;
+    char byte;
+    syscall(SYS_read, fault_gate, &byte, 1);
+    return 0;
 }
 
 static void path_of(int descriptor, char *path) {
