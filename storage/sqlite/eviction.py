@@ -10,7 +10,7 @@ Runs on the writer's thread, inside its transaction.
 from __future__ import annotations
 
 from edgedepot.storage.clock import from_micros
-from edgedepot.storage.sqlite.acknowledge import count_there, times_awaited
+from edgedepot.storage.sqlite.acknowledge import count_there, skipped_by, times_awaited
 from edgedepot.storage.sqlite.choices import read_choice
 from edgedepot.storage.sqlite.fold import drop_pieces
 from edgedepot.storage.sqlite.given_up import note_given_up
@@ -56,8 +56,23 @@ def close_piece(journal: Journal) -> None:
     journal.reshape()
 
 
+def is_awaited(journal: Journal, piece: Piece, last: int) -> bool:
+    """Whether an upstream is to get a reading of a piece, whose last number that is. Of what time those are that are
+    held nobody knows yet."""
+    is_held = journal.shape.is_held(piece)
+    for book in journal.books.cursors.values():
+        choice = read_choice(journal.connection, book.id)
+        skipped, chosen = skipped_by(journal, None if is_held else book.since, choice)
+        query = f"SELECT 1 FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0"
+        for gap in book.acknowledged.gaps(piece.first, last):
+            found = journal.connection.execute(f"{query} AND NOT ({skipped}) LIMIT 1", (*gap, *chosen))
+            if found.fetchone():
+                return True
+    return False
+
+
 def evict(journal: Journal, piece: Piece, last: int, why: str, log: RoomLog) -> None:
-    """Drop a piece although upstreams are owed rows of it."""
+    """Drop a piece although upstreams have not acknowledged all rows of it."""
     is_held = journal.shape.is_held(piece)
     if piece.aside and not is_held:
         return  # the time is known by now, and the fold brings it into history

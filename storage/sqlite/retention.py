@@ -27,11 +27,12 @@ from edgedepot.storage.sqlite.eviction import (
     evict,
     held_pieces,
     holds_full_piece,
+    is_awaited,
     is_folding,
     let_go,
     waited_for,
 )
-from edgedepot.storage.sqlite.fold import acknowledged_pieces, is_owed
+from edgedepot.storage.sqlite.fold import acknowledged_pieces
 from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import PAGE, Limits
@@ -191,10 +192,10 @@ class Retention:
         return lambda journal: keep_more(self._connection, journal, layout, partition, most)
 
     def _may_go(self, layout: Layout, partition: Partition, keep_pending: bool) -> bool:
-        return not keep_pending or not self._owed_rows(layout, partition)
+        return not keep_pending or not any(owed.missed for owed in self._owed_rows(layout, partition).values())
 
     def _owed_rows(self, layout: Layout, partition: Partition) -> dict[str, _Owed]:
-        """What each cursor that is on its way through history is still owed of a partition."""
+        """What each cursor that is on its way through history would still come by in a partition."""
         books = self._journal.books.cursors.items()
         found = {name: self._owed_to(book, layout, partition) for name, book in books if book.walk.left}
         return {name: owed for name, owed in found.items() if owed is not None}
@@ -334,23 +335,25 @@ class Retention:
         return (lambda journal: let_go(journal, pieces)) if pieces else None
 
     def _make_room(self, now: int | None) -> Deed | None:
-        """The least loss first: what nobody awaits; then history, of which the journal still has what is pending, or
-        what is kept downsampled where that takes more room; then what is pending, thinned where that can be, which is
-        the journal's; and what a late upstream is still owed of history only before the journal has anything to
-        evict."""
+        """The least loss first: what nobody awaits, and history has; then history, of which the journal still has what
+        is pending, or what is kept downsampled where that takes more room; then what is pending, thinned where that
+        can be, which is the journal's; and what a late upstream is still owed of history only before the journal has
+        anything to evict."""
         history = sum(partition.pages for _, mine in self._partitions() for partition in mine)
-        deed = self._refused()
+        closed, held = closed_pieces(self._journal.shape), held_pieces(self._journal.shape)
+        deed = self._refused() or self._unawaited(closed)
         if deed is None and sum(rule.pages for rule, _, _ in self._kept()) > history:
             deed = self._keep_less()
         if deed is not None:
             return deed
         oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
-        deed = self._drop_first(oldest, now, keep_pending=True) or self._keep_less()
+        deed = self._drop_first(oldest, now, keep_pending=True) or self._keep_less() or self._closing_unawaited()
         if deed is not None:
             return deed
-        closed, held = closed_pieces(self._journal.shape), held_pieces(self._journal.shape)
+        if self._limits.block and is_folding(self._journal):
+            return None
         if self._limits.block:
-            return self._unawaited(closed, held)
+            return self._unawaited(held) or (None if closed or held else self._closing())
         if closed:
             deed = self._thinning(closed) or self._drop_first(oldest, now, keep_pending=False)
             return deed or self._eviction(*min(closed + held, key=lambda entry: entry[0].first), FULL)
@@ -360,14 +363,10 @@ class Retention:
             return self._drop_first(oldest, now, keep_pending=False) or self._eviction(*held[0], FULL)
         return self._closing() or self._drop_first(oldest, now, keep_pending=False)
 
-    def _unawaited(self, closed: list[tuple[Piece, int]], held: list[tuple[Piece, int]]) -> Deed | None:
-        """Of the journal only what waits for the time and for nobody else."""
-        if is_folding(self._journal):
-            return None
-        spare = next((one for one in held if not is_owed(self._journal, *one)), None)
-        if spare is not None:
-            return self._eviction(*spare, FULL)
-        return None if closed or held else self._closing()
+    def _unawaited(self, pieces: list[tuple[Piece, int]]) -> Deed | None:
+        """The first of these that waits for the time at most, and for no upstream."""
+        spare = next((one for one in pieces if not is_awaited(self._journal, *one)), None)
+        return None if spare is None else self._eviction(*spare, FULL)
 
     def _drop_first(
         self, oldest: list[tuple[Layout, list[Partition]]], now: int | None, keep_pending: bool
@@ -398,6 +397,12 @@ class Retention:
         last = journal.shape.pieces[-1]
         has_rows = self._connection.execute(f"SELECT 1 FROM {last.table} WHERE series > 0 LIMIT 1").fetchone()
         return close_piece if has_rows else None
+
+    def _closing_unawaited(self) -> Deed | None:
+        """The same, of one that can be dropped then."""
+        journal, last = self._journal, self._journal.shape.pieces[-1]
+        has_more = is_folding(journal) or journal.shape.is_held(last)
+        return None if has_more or is_awaited(journal, last, journal.committed_seq) else self._closing()
 
     def _eviction(self, piece: Piece, last: int, why: str) -> Deed:
         return lambda journal: evict(journal, piece, last, why, self._log)

@@ -53,7 +53,7 @@ class RoomBounds(RuleBasedStateMachine):
 
     def check_size(self) -> None:
         """What is too much is gone: only what may not go is left of it. The file with its log never was much larger."""
-        awaited = self.limits.get("when_full") == "block" and any(one.pending for one in self.upstreams.values())
+        awaited = self.limits.get("when_full") == "block" and any(one.is_waiting for one in self.upstreams.values())
         has_leave = awaited or any(map(self.begins_in_the_future, self.file.partitions))
         if self.size is not None:
             room = Limits.of(None, self.size, "evict", keep_pending=True).room()
@@ -81,7 +81,7 @@ class RoomBounds(RuleBasedStateMachine):
         """What is too old is gone, but for what may not go."""
         if not self.clock.trusted:
             return
-        walks = {version for upstream in self.upstreams.values() for version in upstream.walk}
+        walks = {one for upstream in self.upstreams.values() for one in upstream.walk if upstream.takes(one)}
         for name, partitions in self.file.partitions.items():
             first = self.first_kept(name)
             is_owed = not self.may_lose_pending and self._times_of_oldest(name, walks)

@@ -224,6 +224,15 @@ class Upstream:
         is_young = self.since is None or version.key[1] >= self.since
         return is_young and self.choice.takes(*version.key[0])
 
+    def awaits(self, version: Version) -> bool:
+        """Whether it is to get a row that it is owed. From when a held one is nobody knows yet."""
+        return self.takes(version) or (version.held and self.choice.takes(*version.key[0]))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is to get anything of what there is."""
+        return any(map(self.awaits, self.owed | self.walk)) or bool(self.replayed)
+
     @property
     def pending(self) -> int:
         return len(self.owed) + len(self.walk) + len(self.replayed)

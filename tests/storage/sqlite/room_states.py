@@ -266,7 +266,9 @@ class Room(RoomBounds):
         """Of a held piece that went nothing is left."""
         for version in gone:
             if version.held:
-                assert self.may_evict or not any(version in upstream.owed for upstream in self.upstreams.values())
+                assert self.may_evict or not any(
+                    version in upstream.owed and upstream.awaits(version) for upstream in self.upstreams.values()
+                )
                 assert self.size is not None
                 assert version.piece not in self.file.firsts, "a held piece goes as a whole"
                 del self.rows[version.key]
@@ -324,7 +326,7 @@ class Room(RoomBounds):
         before_eviction = change["thinned"] - sum(map(upstream.takes, still))  # of pieces that went altogether then
         numbers = (change, (len(still), len(dropped), len(walked), refused))
         assert sum(change.values()) == len(still) + len(dropped) + len(walked) + refused, numbers
-        if dropped or walked:
+        if any(map(upstream.awaits, dropped | walked)):
             assert self.may_evict or self.may_lose_pending
         assert change["skipped"] == sum(not upstream.takes(version) for version in still | dropped | walked), numbers
         assert before_eviction == 0 or (before_eviction > 0 and self.may_evict)

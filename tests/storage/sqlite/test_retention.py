@@ -426,6 +426,51 @@ def test_bytes_go_before_a_late_upstream_and_the_books_say_so(
     audit_file(with_a_late_upstream)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [{"keep": "30 days"}, {"keep_bytes": "1 MB", "when_full": "block"}, {"keep_bytes": "1 MB"}],
+    ids=["too old", "too much, and blocks", "too much"],
+)
+def test_what_an_upstream_does_not_want_nobody_keeps_for_it(
+    path: Path, limits: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """History that it has not walked through, in the middle of a partition too, and pieces of the journal."""
+    caplog.set_level(logging.INFO, "edgedepot.storage.sqlite.room_log")
+    choice = Choice(frozenset({"mixed"}))
+    with opened(path, T0 - 99 * DAY) as store:
+        store.add_cursor("early")
+        store.store_readings(Weather, days(-99, 0, 0.05))
+        drain(store, "early", 9000)
+        store.fold()
+        store.fold()  # the first closes the piece, the second drops it
+        store.add_cursor("late", "oldest", choice)
+        store.remove_cursor("early")
+        window = store.pending("late", 30)
+        assert window is not None
+        store.acknowledge("late", window)
+        assert not window.rows
+        assert window.place is not None
+        store.store_readings(Mixed, [("m", T0, {"a": 1.0})])
+        store.fold()
+    with opened(path, piece_rows=2000, busy_timeout=1e-20, **limits) as store:
+        clock_of(store).advance(1)  # from now on it cannot tell so short a time
+        store.add_cursor("late", "oldest", choice)
+        fill(store, 0, 2000 if "keep" in limits else 20_000)
+        store.fold()
+        store.retain()
+        first = horizon(store)
+        assert first is not None
+        assert first > T0 - 60 * DAY
+        late = store.ledger().upstreams["late"]
+        assert (late["skipped"] > 30, late["evicted"], late["thinned"]) == (True, 0, 0)
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert store.ledger().problems == []
+        assert [row[1:] for row in drain(store, "late", 5000)] == [("m", T0)]
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(path)
+
+
 def fill_pending(store: SQLiteStorage, count: int) -> None:
     start = from_micros(clock_of(store).now())
     for first in range(0, count, 2000):
