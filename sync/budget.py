@@ -191,6 +191,23 @@ class Budget:
         """Each row that goes out stands for so many of those that wait, as an average does."""
         self._stands_for = rows
 
+    def left(self) -> float:
+        """The bytes that may still go today. Raises `Held` where nobody knows what day it is, and out of hours."""
+        if self._limits.has_bytes:
+            self._catch_up()
+        self._check_open()
+        return self._left_today
+
+    @property
+    def of_a_day(self) -> float:
+        """The most bytes that a backlog may have in a whole day."""
+        return float("inf") if self._limits.per_day is None else self._backlogs
+
+    @property
+    def at_once(self) -> float:
+        """The most bytes that a rate lets go together."""
+        return self._capacity
+
     # -- asked before each request, and told after it -------------------------------------------------------------
 
     def admit(self, rows: Sequence[Pending]) -> None:
@@ -220,10 +237,13 @@ class Budget:
         """It was asked."""
         self.count(round(self._cost.of(0)))
 
-    def count(self, size: int) -> None:
-        """A request was sent that took so many bytes, where nobody counts."""
-        if self._limits.has_bytes:
-            self._count(size)
+    def count(self, size: int) -> int:
+        """A request was sent; what it took, which is so many bytes where nobody counts."""
+        if not self._limits.has_bytes:
+            return size
+        took = self._count(size)
+        self._give_back()
+        return took
 
     def settle(self, rows: Sequence[Pending], took_it: bool) -> None:
         """A request was sent, and perhaps taken."""

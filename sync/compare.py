@@ -3,23 +3,28 @@
 day     |  =  |  =  |  x  |  =  | gone|  =  |         one request for each field and function, whatever the range
 hour                |..x.x|                           one more for each run of days that differ, of what differs
 rows                  ^ ^        ^^^^^                only here rows are read; where nothing is left, none there
+
+Where bytes are limited, and reading an hour's rows takes many more of them than counting by the minute, that comes in
+between; and then by the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from itertools import groupby
-from typing import Any
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.delivered import DAY, HOUR, Delivered, Measure, Tallies, measures_of, rows_in
 from edgedepot.storage.errors import NotSupported
 from edgedepot.storage.reading import Reading
-from edgedepot.sync.pace import Pace
+from edgedepot.sync.cost import NOTHING, Size, bucket_size, largest_row, size_of
+from edgedepot.sync.pace import Asked, Pace
 
 RUN = 31
 """At most so many days are narrowed to their hours together: answers have a bound."""
@@ -27,6 +32,11 @@ TOGETHER = 5_000
 """So many rows are read together, about."""
 GAP = 200
 """A stretch goes on over so many rows that need no looking at: they cost about as much as a request more."""
+_MINUTE, _SECOND = HOUR // 60, HOUR // 3600
+_INTERVALS = {DAY: "1 day", HOUR: "1 hour", _MINUTE: "1 minute", _SECOND: "1 second"}
+_FINER = {DAY: HOUR, HOUR: _MINUTE, _MINUTE: _SECOND}
+Key = tuple[str, int]
+"""A device, and the start of a bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,31 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Buckets of some width, one after the other, in each of which the upstream has something and differs in these
+    measures; of about so many rows. They are narrowed first."""
+
+    model: type[Reading]
+    start: int
+    end: int
+    width: int
+    buckets: dict[Key, set[Measure]]
+    rows: int
+
+
+Difference = Stretch | Run
+
+
+class Days(NamedTuple):
+    """What an upstream should have of a model, by device and day, of ``start <= ts < end``."""
+
+    model: type[Reading]
+    start: int
+    end: int
+    tallies: Tallies
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """What is to be compared: of one device or of all, ``start <= ts < end``, None for open."""
 
@@ -52,64 +87,102 @@ class Scope:
 
 
 class Comparison:
-    """Compares what an upstream should have with what it has. `requests` counts those to the upstream; `asked` is
-    called after each. For one thread."""
+    """Compares what an upstream should have with what it has. `requests` counts those to the upstream. For one
+    thread."""
 
-    def __init__(
-        self,
-        delivered: Delivered,
-        upstream: BaseStorage,
-        scope: Scope,
-        asked: Callable[[], object] = lambda: None,
-        pace: Pace | None = None,
-    ) -> None:
+    def __init__(self, delivered: Delivered, upstream: BaseStorage, scope: Scope, pace: Pace | None = None) -> None:
         self._pace = pace
         self._delivered = delivered
         self._upstream = upstream
         self._scope = scope
-        self._asked = asked
         self.requests = 0
         self.extra: dict[tuple[str, str, int], int] = {}
         """How many more readings the upstream has in days in which none is expected, by measurement, device, day."""
 
-    def stretches(self, model: type[Reading]) -> list[Stretch]:
-        """Where the upstream differs. Raises what it raises, but for `NotSupported`: then every row is to be looked
-        at."""
+    def days(self, models: Iterable[type[Reading]]) -> list[Days]:
+        """What is to be compared of each model. Raises `ConfigError` or `LimitReached` where a day's bytes, or what is
+        left of them, would be used up by that: all would be asked for again, and nothing be sent."""
+        found = [days for model in models for days in self._days(model)]
+        if self._pace is not None and found:
+            self._pace.begin([_asked(days.model, measures_of(days.model), days.tallies) for days in found])
+        return found
+
+    def _days(self, model: type[Reading]) -> Iterator[Days]:
         start = _latest(self._scope.start, self._delivered.beginning(model))
         ours = self._delivered.tallies(model, self._scope.device, start, self._scope.end, DAY)
-        if not ours:
-            return []
-        days = [day for _, day in ours]
-        low = min(days) if start is None else max(start, min(days))
-        high = max(days) + DAY if self._scope.end is None else min(self._scope.end, max(days) + DAY)
+        if ours:
+            days = [day for _, day in ours]
+            low = min(days) if start is None else max(start, min(days))
+            high = max(days) + DAY if self._scope.end is None else min(self._scope.end, max(days) + DAY)
+            yield Days(model, low, high, ours)
+
+    def differences(self, days: Days, asked: Callable[[], object] = lambda: None) -> list[Difference]:
+        """Where the upstream differs; `asked` is called after each measure. Raises what the upstream raises, but for
+        `NotSupported`: then every row is to be looked at."""
+        model, low, high, ours = days
+        measures = measures_of(model)
         try:
-            theirs = self._ask(model, self._scope.device, low, high, DAY, measures_of(model), len(ours))
+            theirs = self._ask(model, self._scope.device, low, high, DAY, measures, ours, asked)
         except NotSupported:
+            if self._pace is not None:
+                self._pace.read_all(self._row_of(model, ours, DAY).times(sum(map(rows_in, ours.values()))))
             every = {key: set(tally) for key, tally in ours.items()}
-            return _stretches(model, every, ours, ours, (low, high), DAY)
+            return [*_stretches(model, every, ours, ours, (low, high), DAY, GAP)]
         self._note_extra(model, ours, theirs)
         differing = _differing(ours, theirs)
         gone = {key: measures for key, measures in differing.items() if key not in theirs}
-        found = _stretches(model, gone, ours, theirs, (low, high), DAY)
-        for run in _runs(key for key in differing if key in theirs):
-            found += self._narrowed(model, {key: differing[key] for key in run}, low, high)
-        return sorted(found, key=lambda stretch: (stretch.device, stretch.start))
+        found: list[Difference] = [*_stretches(model, gone, ours, theirs, (low, high), DAY, GAP)]
+        there = {key: measures for key, measures in differing.items() if key in theirs}
+        for keys in self._runs(there):
+            start, end = max(low, min(day for _, day in keys)), min(high, max(day for _, day in keys) + DAY)
+            rows = sum(_rows(key, ours, theirs) for key in keys)
+            found.append(Run(model, start, end, DAY, {key: there[key] for key in keys}, rows))
+        return sorted(found, key=lambda one: one.start)
 
-    def _narrowed(
-        self, model: type[Reading], days: dict[tuple[str, int], set[Measure]], low: int, high: int
-    ) -> list[Stretch]:
-        """The hours of some days in which there is a difference. Only that is asked for in which the days differ."""
-        low = max(low, min(day for _, day in days))
-        high = min(high, max(day for _, day in days) + DAY)
-        devices = {device for device, _ in days}
+    def narrowed(self, run: Run) -> list[Difference]:
+        """The smaller buckets of a run in which there is a difference. Only that is asked for in which it differs."""
+        model, width = run.model, _FINER[run.width]
+        devices = {device for device, _ in run.buckets}
         device = devices.pop() if len(devices) == 1 else self._scope.device
-        wanted = set().union(*days.values())
-        ours = self._delivered.tallies(model, device, low, high, HOUR)
+        wanted = set[Measure]().union(*run.buckets.values())
+        ours = self._delivered.tallies(model, device, run.start, run.end, width)
         asked = [one for one in measures_of(model) if one in wanted]
-        theirs = self._ask(model, device, low, high, HOUR, asked, len(ours))
-        ours = {key: tally for key, tally in ours.items() if (key[0], key[1] - key[1] % DAY) in days}
+        if self._pace is not None:
+            self._pace.narrow(_asked(model, asked, ours))
+        theirs = self._ask(model, device, run.start, run.end, width, asked, ours)
+        ours = {key: tally for key, tally in ours.items() if (key[0], key[1] - key[1] % run.width) in run.buckets}
         narrowed = {key: {one: value for one, value in tally.items() if one in wanted} for key, tally in ours.items()}
-        return _stretches(model, _differing(narrowed, theirs), ours, theirs, (low, high), HOUR)
+        differing = _differing(narrowed, theirs)
+        each = self._row_of(model, differing, width)
+        costly = {
+            key
+            for key, measures in differing.items()
+            if key in theirs and self._is_costly(key, width, _rows(key, ours, theirs), each, len(measures))
+        }
+        finer = [
+            Run(model, max(run.start, key[1]), min(run.end, key[1] + width), width, {key: differing.pop(key)}, 0)
+            for key in sorted(costly)
+        ]
+        rest = _stretches(model, differing, ours, theirs, (run.start, run.end), width, self._gap(each))
+        return sorted([*rest, *finer], key=lambda one: one.start)
+
+    def _row_of(self, model: type[Reading], differing: Collection[Key], width: int) -> Size:
+        """What a row takes, by those of the first bucket; nothing where that does not matter."""
+        if self._pace is None or not differing:
+            return NOTHING
+        device, start = min(differing, key=lambda key: key[1])
+        rows = self._delivered.rows(model, device, start, start + width)
+        return size_of(rows).times(1 / max(1, len(rows)))
+
+    def _is_costly(self, key: Key, width: int, rows: int, each: Size, measures: int) -> bool:
+        """Whether to count by smaller buckets before rows are read."""
+        if self._pace is None or width not in _FINER:
+            return False
+        parts = bucket_size(key[0]).times(min(rows, width // _FINER[width]))
+        return self._pace.is_dear(each.times(rows), parts, measures)
+
+    def _gap(self, each: Size) -> int:
+        return GAP if self._pace is None else self._pace.rows_for_a_request(each)
 
     def _ask(
         self,
@@ -119,20 +192,44 @@ class Comparison:
         high: int,
         width: int,
         measures: Iterable[Measure],
-        buckets: int,
+        ours: Tallies,
+        asked: Callable[[], object] = lambda: None,
     ) -> Tallies:
-        """The upstream's tallies, about so many: one request for each measure."""
+        """The upstream's tallies, where it should have these: one request for each measure, or for each piece of it."""
         found: Tallies = {}
-        span: Any = {"start": moment_of(low), "end": moment_of(high), "interval": "1 day" if width == DAY else "1 hour"}
         for measure in measures:
-            self.requests += 1
-            question = partial(self._upstream.aggregate, model, *measure, device, group_by="device", **span)
-            answer = question() if self._pace is None else self._pace.ask(buckets, question)
-            for row in answer if isinstance(answer, list) else []:
-                if row["result"] is not None and (row["result"] or measure.function != "count"):
-                    found.setdefault((row["device_id"], to_micros(row["bucket"])), {})[measure] = row["result"]
-            self._asked()
+            for start, end, size in self._pieces(ours, low, high):
+                span: Any = {"start": moment_of(start), "end": moment_of(end), "interval": _INTERVALS[width]}
+                question = partial(self._upstream.aggregate, model, *measure, device, group_by="device", **span)
+                self.requests += 1
+                answer = question() if self._pace is None else self._pace.ask_counts(size, question)
+                for row in answer if isinstance(answer, list) else []:
+                    if row["result"] is not None and (row["result"] or measure.function != "count"):
+                        found.setdefault((row["device_id"], to_micros(row["bucket"])), {})[measure] = row["result"]
+            asked()
         return found
+
+    def _pieces(self, ours: Tallies, low: int, high: int) -> Iterator[tuple[int, int, Size]]:
+        """From when until when is asked for together, and how large the answer is to be."""
+        if self._pace is None or not ours:
+            yield low, high, NOTHING
+            return
+        pieces = self._pace.pieces(_sizes(ours))
+        edges = [low, *(start for start, _ in pieces[1:]), high]
+        for (start, end), (_, size) in zip(pairwise(edges), pieces, strict=True):
+            yield start, end, size
+
+    def _runs(self, differing: dict[Key, set[Measure]]) -> Iterator[list[Key]]:
+        """Days one after the other that are narrowed together: where bytes are limited of one device, as then there is
+        a bound for the answer."""
+        if self._pace is None:
+            yield from _runs(differing, RUN)
+            return
+        for device, group in groupby(sorted(differing), key=itemgetter(0)):
+            keys = list(group)
+            measures = max(len(differing[key]) for key in keys)
+            most = self._pace.buckets_within_piece(bucket_size(device).times(DAY // HOUR), measures)
+            yield from _runs(keys, int(max(1, min(RUN, most))))
 
     def _note_extra(self, model: type[Reading], ours: Tallies, theirs: Tallies) -> None:
         for (device, day), tally in theirs.items():
@@ -140,7 +237,25 @@ class Comparison:
                 self.extra[model.__measurement__, device, day] = rows_in(tally)
 
 
-def _differing(ours: Tallies, theirs: Tallies) -> dict[tuple[str, int], set[Measure]]:
+def _asked(model: type[Reading], measures: Sequence[Measure], ours: Tallies) -> Asked:
+    """What is asked of a model."""
+    longest = max((device for device, _ in ours), key=len, default="")
+    return Asked(len(measures), _sizes(ours), bucket_size(longest), largest_row(model, longest))
+
+
+def _sizes(tallies: Tallies) -> dict[int, Size]:
+    """What an answer with these takes, by the start of the buckets."""
+    found: dict[int, Size] = {}
+    for device, start in tallies:
+        found[start] = found.get(start, NOTHING).plus(bucket_size(device))
+    return found
+
+
+def _rows(key: Key, ours: Tallies, theirs: Tallies) -> int:
+    return max(rows_in(ours[key]), rows_in(theirs.get(key, {})))
+
+
+def _differing(ours: Tallies, theirs: Tallies) -> dict[Key, set[Measure]]:
     """In what each bucket differs in which there should be something."""
     found = {}
     for key, tally in ours.items():
@@ -151,11 +266,11 @@ def _differing(ours: Tallies, theirs: Tallies) -> dict[tuple[str, int], set[Meas
     return found
 
 
-def _runs(keys: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
-    """Days one after the other that are narrowed together."""
-    run: list[tuple[str, int]] = []
-    for day, group in groupby(sorted(keys, key=lambda key: key[1]), key=lambda key: key[1]):
-        if run and (day - run[-1][1] > DAY or day - run[0][1] >= RUN * DAY):
+def _runs(keys: Iterable[Key], most: int) -> Iterator[list[Key]]:
+    """Days one after the other, at most so many together."""
+    run: list[Key] = []
+    for day, group in groupby(sorted(keys, key=itemgetter(1)), key=itemgetter(1)):
+        if run and (day - run[-1][1] > DAY or day - run[0][1] >= most * DAY):
             yield run
             run = []
         run += group
@@ -165,25 +280,26 @@ def _runs(keys: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
 
 def _stretches(
     model: type[Reading],
-    differing: dict[tuple[str, int], set[Measure]],
+    differing: dict[Key, set[Measure]],
     ours: Tallies,
     theirs: Tallies,
     bounds: tuple[int, int],
     width: int,
+    gap: int,
 ) -> list[Stretch]:
-    """The buckets that differ, as few stretches: the rows between two are looked at too where they are few."""
+    """The buckets that differ, as few stretches: the rows between two, up to `gap`, are looked at too."""
     found: list[Stretch] = []
     low, high = bounds
     for device, group in groupby(sorted(ours), key=lambda key: key[0]):
         passed = 0
         current: Stretch | None = None
         for key in group:
-            rows = max(rows_in(ours[key]), rows_in(theirs.get(key, {})))
+            rows = _rows(key, ours, theirs)
             if key not in differing:
                 passed += rows
                 continue
             start, end, is_empty = max(low, key[1]), min(high, key[1] + width), key not in theirs
-            if current is not None and _goes_on(current, passed, rows, is_empty):
+            if current is not None and _goes_on(current, passed, rows, is_empty, gap):
                 current = Stretch(model, device, current.start, end, current.rows + passed + rows, is_empty)
                 found[-1] = current
             else:
@@ -193,8 +309,8 @@ def _stretches(
     return found
 
 
-def _goes_on(stretch: Stretch, passed: int, rows: int, is_empty: bool) -> bool:
-    allowed = 0 if is_empty else GAP
+def _goes_on(stretch: Stretch, passed: int, rows: int, is_empty: bool, gap: int) -> bool:
+    allowed = 0 if is_empty else gap
     return is_empty == stretch.is_empty and passed <= allowed and stretch.rows + passed + rows <= TOGETHER
 
 

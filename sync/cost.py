@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from edgedepot.storage.base import Pending
+from edgedepot.storage.reading import Reading
+from edgedepot.storage.values import TEXT_LIMIT
 
 _MEMORY = 0.9
 _FIRST_FIXED, _FIRST_EACH, _LEAST_EACH = 4_000.0, 2.0, 0.05
+_NUMBER = 24
+"""Letters of the longest number."""
+_LONGEST = "x" * TEXT_LIMIT
 
 
 class Size(NamedTuple):
@@ -21,13 +26,19 @@ class Size(NamedTuple):
     def times(self, count: float) -> Size:
         return Size(self.usual * count, self.most * count)
 
+    def plus(self, other: Size) -> Size:
+        return Size(self.usual + other.usual, self.most + other.most)
+
+
+NOTHING = Size(0.0, 0.0)
+
 
 class Cost:
     """What a request of some size costs: the straight line that fits best to the latest ones (linear regression, with
     exponential forgetting). Sizes are the usual ones, costs are bytes on the wire."""
 
-    def __init__(self) -> None:
-        self._fixed, self._each = _FIRST_FIXED, _FIRST_EACH
+    def __init__(self, fixed: float = _FIRST_FIXED, each: float = _FIRST_EACH) -> None:
+        self._fixed, self._each, self._first_each = fixed, each, each
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
 
     def of(self, size: float) -> float:
@@ -52,7 +63,7 @@ class Cost:
             self._each = max(_LEAST_EACH, (self._xy - self._x * self._y / self._weight) / spread)
             self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
         else:  # all of one size: what goes with a request is taken for the size's, or a larger one would seem cheap
-            self._each = max(_LEAST_EACH, min(_FIRST_EACH, self._y / self._x))
+            self._each = max(_LEAST_EACH, min(self._first_each, self._y / self._x))
             self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
 
 
@@ -62,8 +73,27 @@ def size_of(rows: Iterable[Pending]) -> Size:
 
 
 def row_size(row: Pending) -> Size:
-    names = len(row.device_id) + sum(len(spec.name) + 4 for spec in row.model.__fields__)
-    values = [value for value in row.row if value is not None]
+    return _size(row.model, row.device_id, row.row)
+
+
+def answer_size(model: type[Reading], row: Mapping[str, Any]) -> Size:
+    """Of a row that an upstream answered with."""
+    return _size(model, row["device_id"], [row.get(spec.name) for spec in model.__fields__])
+
+
+def largest_row(model: type[Reading], device: str) -> Size:
+    """Of a row of a device, whatever is in it."""
+    return _size(model, device, [_LONGEST if spec.type is str else 0.0 for spec in model.__fields__])
+
+
+def bucket_size(device: str) -> Size:
+    """Of what a device comes to in one bucket, as an upstream answers."""
+    return Size(40.0 + len(device), 64.0 + len(device) + _NUMBER)
+
+
+def _size(model: type[Reading], device: str, cells: Iterable[object]) -> Size:
+    names = len(device) + sum(len(spec.name) + 4 for spec in model.__fields__)
+    values = [value for value in cells if value is not None]
     texts = [len(value.encode()) for value in values if isinstance(value, str)]
     numbers, letters = len(values) - len(texts), sum(texts)
-    return Size(40 + names + 12 * numbers + letters, 64 + names + 24 * numbers + letters)
+    return Size(40 + names + 12 * numbers + letters, 64 + names + _NUMBER * numbers + letters)

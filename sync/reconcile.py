@@ -12,7 +12,8 @@ changes at that very moment: so rows are read here last, right before they are s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
@@ -24,7 +25,8 @@ from edgedepot.storage.delivered import HOUR, Delivered, measures_of
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.budget import Budget
-from edgedepot.sync.compare import TOGETHER, Comparison, Scope, Stretch, moment_of
+from edgedepot.sync.compare import TOGETHER, Comparison, Difference, Run, Scope, Stretch, moment_of
+from edgedepot.sync.cost import Size, largest_row, row_size
 from edgedepot.sync.delivery import Delivery
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.notes import Notes
@@ -126,7 +128,7 @@ class Reconciliation:
         self._upstream = upstream
         self._delivered = store.delivered(name)
         self._models = models
-        self._scope = Scope(
+        scope = Scope(
             device,
             None if start is None else micros_of(start, "start"),
             None if end is None else micros_of(end, "end"),
@@ -138,6 +140,7 @@ class Reconciliation:
         if costs is not None:
             self._budget = Budget(costs, notes or cast(Notes, store), name, upstream, clock, is_beside=True)
             self._pace = Pace(self._budget, name, clock, wait)
+        self._comparison = Comparison(self._delivered, upstream, scope, self._pace)
         self._delivery = Delivery(self._sink, name, upstream, clock, go_on, self._budget)
         self.report = Report()
 
@@ -149,58 +152,114 @@ class Reconciliation:
         """How many requests `find` takes where nothing differs."""
         return sum(len(measures_of(model)) for model in self.models())
 
-    def find(self, asked: Callable[[], object] = lambda: None) -> list[Stretch]:
+    def find(self, asked: Callable[[], object] = lambda: None) -> list[Difference]:
         """Where the upstream lacks something; `asked` is called after each request. Blocks; raises what the upstream
-        raises."""
-        found: list[Stretch] = []
-        for model in self.models():
-            comparison = Comparison(self._delivered, self._upstream, self._scope, asked, self._pace)
-            try:
-                found += comparison.stretches(model)
-            finally:
-                self.report.compared += comparison.requests
-            for (measurement, device, day), rows in comparison.extra.items():
-                self._finding(measurement, device, day).only_there += rows
+        raises, and `ConfigError` where a day's budget is too little for it."""
+        found: list[Difference] = []
+        with self._comparing():
+            for days in self._comparison.days(self.models()):
+                found += self._comparison.differences(days, asked)
         return found
 
-    def mend(self, stretch: Stretch) -> None:
-        """Compare a stretch row by row, and send what is missing. Blocks; raises what the upstream raises, and
-        `Interrupted`."""
-        for start, end in _parts(stretch):
-            theirs = {} if stretch.is_empty else self._theirs(stretch, start, end)
-            wrong: list[Pending] = []
-            others: set[int] = set()
-            for row in self._delivered.rows(stretch.model, stretch.device, start, end):
-                found = theirs.pop(row.timestamp, None)
-                if found is None or _differs(row, found):
-                    finding = self._finding(stretch.model.__measurement__, stretch.device, row.timestamp)
-                    finding.missing += found is None
-                    finding.different += found is not None
-                    wrong.append(row)
-                    others |= {row.seq} if found is not None else set()
-            for timestamp in theirs:
-                self._finding(stretch.model.__measurement__, stretch.device, timestamp).only_there += 1
-            if not self._dry_run:
-                refused = self._send(stretch, wrong)
-                self._check(stretch, start, end, [row for row in wrong if row.seq in others and row.seq not in refused])
+    @contextmanager
+    def _comparing(self) -> Iterator[None]:
+        """Have the report know what came of it."""
+        try:
+            yield
+        finally:
+            self.report.compared = self._comparison.requests
+            for (measurement, device, day), rows in self._comparison.extra.items():
+                self._finding(measurement, device, day).only_there += rows
+            self._comparison.extra.clear()
 
-    def _theirs(self, stretch: Stretch, start: int, end: int) -> dict[int, dict[str, Any]]:
-        self.report.read += 1
+    def mend(self, difference: Difference) -> None:
+        """Compare what was found row by row, and send what is missing. Blocks; raises what the upstream raises, and
+        `Interrupted`."""
+        left = [difference]
+        while left:
+            one = left.pop()
+            if isinstance(one, Run):
+                with self._comparing():
+                    left += reversed(self._comparison.narrowed(one))
+            else:
+                self._mend(one)
+
+    def _mend(self, stretch: Stretch) -> None:
+        for start, end in _parts(stretch):
+            sizes = {} if stretch.is_empty else self._sizes(stretch, start, end)
+            until = start
+            while until < end:
+                until = self._look_at(stretch, until, end, sizes)
+
+    def _look_at(self, stretch: Stretch, start: int, end: int, sizes: Mapping[int, Size]) -> int:
+        """Compare a part, or as much of it as may be read at once, and send what is missing there; up to where."""
+        theirs, end = ({}, end) if stretch.is_empty else self._theirs(stretch, start, end, sizes)
+        wrong: list[Pending] = []
+        others: set[int] = set()
+        for row in self._delivered.rows(stretch.model, stretch.device, start, end):
+            found = theirs.pop(row.timestamp, None)
+            if found is None or _differs(row, found):
+                finding = self._finding(stretch.model.__measurement__, stretch.device, row.timestamp)
+                finding.missing += found is None
+                finding.different += found is not None
+                wrong.append(row)
+                others |= {row.seq} if found is not None else set()
+        for timestamp in theirs:
+            self._finding(stretch.model.__measurement__, stretch.device, timestamp).only_there += 1
+        if not self._dry_run:
+            refused = self._send(stretch, wrong)
+            self._check(stretch, [row for row in wrong if row.seq in others and row.seq not in refused])
+        return end
+
+    def _sizes(self, stretch: Stretch, start: int, end: int) -> dict[int, Size]:
+        """What ours take, by time; nothing where that does not matter."""
+        rows = self._delivered.rows(stretch.model, stretch.device, start, end) if self._pace is not None else []
+        return {row.timestamp: row_size(row) for row in rows}
+
+    def _theirs(
+        self, stretch: Stretch, start: int, end: int, sizes: Mapping[int, Size]
+    ) -> tuple[dict[int, dict[str, Any]], int]:
+        """What the upstream has, from the start until as many were read as may be at once; up to where."""
         ends = moment_of(start), moment_of(end)
         question = partial(self._upstream.query_readings, stretch.model, stretch.device, *ends, order="timestamp")
-        rows = question() if self._pace is None else self._pace.ask(min(stretch.rows, TOGETHER), question)
-        ours = self._upstream.gateway_id
-        return {to_micros(row["timestamp"]): row for row in rows if row.get("gateway_id", ours) == ours}
+        if self._pace is None:
+            limit = TOGETHER
+            rows = question(limit=limit)
+        else:
+            ours = [size for timestamp, size in sizes.items() if start <= timestamp < end]
+            largest = largest_row(stretch.model, stretch.device)
+            limit = min(TOGETHER, self._pace.rows_at_once(ours, largest))
+            rows = self._pace.ask_rows(stretch.model, largest.times(limit), partial(question, limit=limit))
+        self.report.read += 1
+        if len(rows) >= limit:
+            end = _read_until(rows)
+        mine = self._upstream.gateway_id
+        found = {to_micros(row["timestamp"]): row for row in rows if row.get("gateway_id", mine) == mine}
+        return {timestamp: row for timestamp, row in found.items() if timestamp < end}, end
 
     def _send(self, stretch: Stretch, rows: list[Pending]) -> set[int]:
         """Send rows; the numbers of those that were refused."""
-        measurement, device = stretch.model.__measurement__, stretch.device
+        refused: set[int] = set()
+        for first in range(0, len(rows), BATCH):
+            left = rows[first : first + BATCH]
+            while left:
+                part = left if self._budget is None else self._budget.fitting(left)
+                refused |= self._deliver(stretch, part)
+                left = left[len(part) :]
+        return refused
+
+    def _deliver(self, stretch: Stretch, rows: list[Pending]) -> set[int]:
+        """The same, of as many as fit into the budget at once."""
         requests = self._delivery.requests
+        deliver = partial(self._delivery.deliver, Window(0, 0, rows))
         try:
-            for first in range(0, len(rows), BATCH):
-                self._deliver(Window(0, 0, rows[first : first + BATCH]))
+            if self._pace is None:
+                deliver()
+            else:
+                self._pace.until_free(deliver)
         finally:
             self.report.written += self._delivery.requests - requests
+        measurement, device = stretch.model.__measurement__, stretch.device
         refused = self._sink.take()
         for row, reason in refused:
             self._finding(measurement, device, row.timestamp).refused += 1
@@ -211,21 +270,19 @@ class Reconciliation:
             self._finding(measurement, device, row.timestamp).sent += row.seq not in numbers
         return numbers
 
-    def _deliver(self, window: Window) -> None:
-        """As soon as the budget lets each part of it go."""
-        if self._pace is None:
-            self._delivery.deliver(window)
-        else:
-            self._pace.until_free(partial(self._delivery.deliver, window))
-
     def close(self) -> None:
         """It is over: note what was spent in fact. Nothing happens without `costs`."""
         if self._budget is not None:
             self._budget.close()
 
-    def _check(self, stretch: Stretch, start: int, end: int, rows: list[Pending]) -> None:
+    def _check(self, stretch: Stretch, rows: list[Pending]) -> None:
         """See which rows an upstream kept as they were, though others were sent."""
-        now = self._theirs(stretch, start, end) if rows else {}
+        now: dict[int, dict[str, Any]] = {}
+        sizes = {row.timestamp: row_size(row) for row in rows}
+        start, end = (rows[0].timestamp, rows[-1].timestamp + 1) if rows else (0, 0)
+        while start < end:
+            found, start = self._theirs(stretch, start, end, sizes)
+            now |= found
         for row in rows:
             if _differs(row, now.get(row.timestamp, {})):
                 finding = self._finding(stretch.model.__measurement__, stretch.device, row.timestamp)
@@ -276,6 +333,12 @@ def _parts(stretch: Stretch) -> Iterator[tuple[int, int]]:
         end = min(start - start % HOUR + HOUR, stretch.end)
         yield start, end
         start = end
+
+
+def _read_until(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Up to where all is read where there may be more rows. Of one moment there may be others' behind the last one."""
+    last, before = (to_micros(row["timestamp"]) for row in (rows[-1], rows[0]))
+    return last if "gateway_id" in rows[-1] and before < last else last + 1
 
 
 def _differs(row: Pending, found: dict[str, Any]) -> bool:

@@ -15,9 +15,43 @@ from tests.servers.proxy import TcpProxy
 from tests.sync.scripted import TellingStore
 
 
-@dataclass
-class Metered:
+class Carried:
     """`sent` says what went over the wire, and when: seconds of the clock, bytes both ways."""
+
+    clock: ManualClock
+    link: TcpProxy
+    sent: list[tuple[float, int]]
+    counted: int
+
+    def note(self) -> None:
+        """What has gone since the last time went now."""
+        now = self.on_the_wire()  # counted before it is handed on, so all that was answered is in it
+        if now > self.counted:
+            self.sent.append((self.clock.monotonic(), now - self.counted))
+            self.counted = now
+
+    def on_the_wire(self) -> int:
+        """Bytes so far."""
+        return self.link.bytes_up + self.link.bytes_down
+
+    def most_in(self, seconds: float) -> int:
+        """The most bytes in any stretch of that length."""
+        sums = [0, *accumulate(count for _, count in self.sent)]
+        most, first = 0, 0
+        for last, (moment, _) in enumerate(self.sent):
+            while moment - self.sent[first][0] >= seconds:
+                first += 1
+            most = max(most, sums[last + 1] - sums[first])
+        return most
+
+    def total(self, start: float, end: float) -> int:
+        """The bytes in a stretch of time."""
+        return sum(count for moment, count in self.sent if start <= moment < end)
+
+
+@dataclass
+class Metered(Carried):
+    """A forwarder at work."""
 
     store: TellingStore
     clock: ManualClock
@@ -35,7 +69,7 @@ class Metered:
 
     def __post_init__(self) -> None:
         self.store.add_cursor(self.name)
-        self.counted = self._on_the_wire()
+        self.counted = self.on_the_wire()
         self.start()
 
     def start(self) -> None:
@@ -56,7 +90,7 @@ class Metered:
         end = self.clock.monotonic() + seconds
         while self.clock.monotonic() < end and not until():
             wait = self.forwarder.step()
-            self._note()
+            self.note()
             self.here.append((self.clock.monotonic(), self.upstream.wire_bytes() or 0))
             if wait is not None:
                 left = min(wait.until, end) - self.clock.monotonic()
@@ -69,16 +103,6 @@ class Metered:
         assert found is not None
         return found
 
-    def most_in(self, seconds: float) -> int:
-        """The most bytes in any stretch of that length."""
-        sums = [0, *accumulate(count for _, count in self.sent)]
-        most, first = 0, 0
-        for last, (moment, _) in enumerate(self.sent):
-            while moment - self.sent[first][0] >= seconds:
-                first += 1
-            most = max(most, sums[last + 1] - sums[first])
-        return most
-
     def least_here(self, seconds: float, start: float, end: float) -> int:
         """The fewest bytes, as the upstream's storage counts them, in any stretch of that length between two times."""
         here = [(moment, count) for moment, count in self.here if start <= moment < end]
@@ -90,16 +114,3 @@ class Metered:
                 break
             least = min(least, here[last - 1][1] - count)
         return least
-
-    def total(self, start: float, end: float) -> int:
-        """The bytes in a stretch of time."""
-        return sum(count for moment, count in self.sent if start <= moment < end)
-
-    def _note(self) -> None:
-        now = self._on_the_wire()  # counted before it is handed on, so all that was answered is in it
-        if now > self.counted:
-            self.sent.append((self.clock.monotonic(), now - self.counted))
-            self.counted = now
-
-    def _on_the_wire(self) -> int:
-        return self.link.bytes_up + self.link.bytes_down

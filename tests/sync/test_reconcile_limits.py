@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import Data
 from edgedepot.storage.clock import ManualClock, from_micros
-from edgedepot.storage.errors import LimitReached
+from edgedepot.storage.errors import ConfigError, LimitReached
 from edgedepot.storage.query import Function
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
@@ -46,23 +47,27 @@ class Counting(Own):
         self.sent.append((self._clock.monotonic(), count))
 
     def store_reading(self, reading_model: type[Reading], device: object, timestamp: Any, data: Data) -> None:
-        self.carry(150)
+        self.carry(100 + size_of(data))
         super().store_reading(reading_model, device, timestamp, data)
 
     def query_readings(self, reading_model: type[Reading], *args: Any, **more: Any) -> list[dict[str, Any]]:
         found = super().query_readings(reading_model, *args, **more)
-        self.carry(1_000 + 60 * len(found))
+        self.carry(1_000 + size_of(found))
         return found
 
     def aggregate(
         self, reading_model: type[Reading], field: str, function: Function = "avg", *args: Any, **more: Any
     ) -> dict[str, Any] | list[dict[str, Any]]:
         found = super().aggregate(reading_model, field, function, *args, **more)
-        self.carry(1_000 + 60 * len(found))
+        self.carry(1_000 + size_of(found))
         return found
 
     def total(self, start: float, end: float) -> int:
         return sum(count for at, count in self.sent if start <= at < end)
+
+
+def size_of(found: object) -> int:
+    return len(json.dumps(found, default=str))
 
 
 @pytest.fixture
@@ -140,6 +145,7 @@ def test_at_half_of_the_rate_beside_a_worker_that_has_the_other_half(
 def test_a_days_budget_is_shared_and_what_is_spent_is_known(
     store: SQLiteStorage, own: Counting, clock: ManualClock
 ) -> None:
+    clock.advance(DAY / 4)
     limits = {"max_per_day": 100_000}
     theirs = own.once_more()
     forwarder = worker(store, theirs, clock, **limits)
@@ -157,3 +163,19 @@ def test_a_days_budget_is_shared_and_what_is_spent_is_known(
         clock.advance(DAY / 2)
         runs += 1
     assert runs > 2
+
+
+def test_a_days_budget_and_an_upstream_that_cannot_count(
+    store: SQLiteStorage, own: Counting, clock: ManualClock
+) -> None:
+    """All has to be read, from the first reading on each time: where a day's budget is too little for that, it would
+    never come to the last."""
+    clock.advance(DAY / 3)
+    own.can_aggregate = False
+    fill(store, readings(2_000)[COUNT:])
+    forward(store, own)
+    own.sent.clear()
+    with pytest.raises(ConfigError, match="upstream central: max_per_day is too little to read all that"):
+        again(store, own, clock, max_per_day=100_000)
+    assert own.sent == []
+    assert again(store, own, clock, max_per_day="2 MB").total().sent == COUNT
