@@ -24,12 +24,10 @@ from edgedepot.storage.delivered import DAY, HOUR, Delivered, Measure, Tallies, 
 from edgedepot.storage.errors import NotSupported
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.cost import NOTHING, Size, bucket_size, largest_row, size_of
-from edgedepot.sync.pace import Asked, Pace
+from edgedepot.sync.pace import TOGETHER, Asked, Pace
 
 RUN = 31
 """At most so many days are narrowed to their hours together: answers have a bound."""
-TOGETHER = 5_000
-"""So many rows are read together, about."""
 GAP = 200
 """A stretch goes on over so many rows that need no looking at: they cost about as much as a request more."""
 _MINUTE, _SECOND = HOUR // 60, HOUR // 3600

@@ -2,7 +2,8 @@
 
 What an answer takes is known only afterwards. For a rate it is expected to be what ours of the same stretch take. For a
 day's bytes, which are never exceeded, a row may be as large as its fields allow: of rows only so many are asked for.
-What is compared by counts cannot be cut so; it is asked for in pieces of which each is little of a day's bytes.
+What is compared by counts cannot be cut so; it is asked for in pieces of which each is little of a day's bytes. Hours
+end also while an answer is on its way: of rows only about so many come together as the link carries in a second.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import Any, NamedTuple, TypeVar
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ConfigError, LimitReached
 from edgedepot.storage.reading import Reading
+from edgedepot.sync.batch import BatchSize
 from edgedepot.sync.budget import MARGIN, Budget, Held
 from edgedepot.sync.cost import NOTHING, Cost, Size, answer_size, bucket_size
 
 LONGEST = 60.0
 """Seconds that a rate may have it wait; for hours and days it does not."""
+TOGETHER = 5_000
+"""So many rows are read together, about."""
 REQUEST = 1_500
 """Bytes of a question, and of an answer without rows, until more is known: at least."""
 _WORTH = 4
@@ -57,13 +61,22 @@ class Pace:
         self._clock = clock
         self._wait = wait or self._sleep
         self._is_connected = False
+        self._batch = BatchSize(TOGETHER)
         self._rows, self._counts = Cost(REQUEST, each=1.0), Cost(REQUEST, each=1.0)
 
     def ask_rows(
         self, model: type[Reading], size: Size, question: Callable[[], list[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
         """Ask for rows when they may be asked for, of at most that size."""
-        return self._ask(self._rows, size, question, lambda rows: sum(answer_size(model, row).usual for row in rows))
+
+        def timed() -> list[dict[str, Any]]:
+            began = self._clock.monotonic()
+            rows = question()
+            if rows:
+                self._batch.went_through(len(rows), self._clock.monotonic() - began)
+            return rows
+
+        return self._ask(self._rows, size, timed, lambda rows: sum(answer_size(model, row).usual for row in rows))
 
     def ask_counts(self, size: Size, question: Callable[[], Counted]) -> Counted:
         """Ask for what buckets come to when that may be asked for, of at most that size."""
@@ -108,7 +121,7 @@ class Pace:
         least = min(_WORTH, max(1, len(ours)))
         left = self._check_left(self._worth_looking(least, largest), "to look at readings one by one")
         today = max(1, self._rows_within(left / 2, largest))
-        return min(today, max(1, self._ours_within(self._budget.at_once, ours, largest)))
+        return min(self._batch.limit, today, max(1, self._ours_within(self._budget.at_once, ours, largest)))
 
     def _worth_looking(self, rows: int, largest: Size) -> float:
         """The bytes with which it is worth while to read rows, and to send as many."""

@@ -25,12 +25,12 @@ from edgedepot.storage.delivered import HOUR, Delivered, measures_of
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.budget import Budget
-from edgedepot.sync.compare import TOGETHER, Comparison, Difference, Run, Scope, Stretch, moment_of
+from edgedepot.sync.compare import Comparison, Difference, Run, Scope, Stretch, moment_of
 from edgedepot.sync.cost import Size, largest_row, row_size
 from edgedepot.sync.delivery import Delivery
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.notes import Notes
-from edgedepot.sync.pace import Pace
+from edgedepot.sync.pace import TOGETHER, Pace
 from edgedepot.sync.settings import check_ends
 
 BATCH = 2_000
@@ -228,7 +228,7 @@ class Reconciliation:
         else:
             ours = [size for timestamp, size in sizes.items() if start <= timestamp < end]
             largest = largest_row(stretch.model, stretch.device)
-            limit = min(TOGETHER, self._pace.rows_at_once(ours, largest))
+            limit = self._pace.rows_at_once(ours, largest)
             rows = self._pace.ask_rows(stretch.model, largest.times(limit), partial(question, limit=limit))
         self.report.read += 1
         if len(rows) >= limit:

@@ -33,6 +33,7 @@ class Counting(Own):
         super().__init__()
         self._clock = clock
         self.sent: list[tuple[float, int]] = []
+        self.seconds_a_byte = 0.0
 
     def once_more(self) -> Counting:
         """The same upstream over connections of its own, as another process has."""
@@ -45,6 +46,7 @@ class Counting(Own):
 
     def carry(self, count: int) -> None:
         self.sent.append((self._clock.monotonic(), count))
+        self._clock.advance(count * self.seconds_a_byte)
 
     def store_reading(self, reading_model: type[Reading], device: object, timestamp: Any, data: Data) -> None:
         self.carry(100 + size_of(data))
@@ -113,6 +115,20 @@ def test_only_in_its_hours(store: SQLiteStorage, own: Counting, clock: ManualClo
     assert own.sent == []
     clock.advance(11 * 3600)
     assert again(store, own, clock, windows=["22:00-06:00 UTC"]).total().sent == COUNT
+
+
+def test_no_answer_takes_long_as_hours_end_meanwhile(store: SQLiteStorage, own: Counting, clock: ManualClock) -> None:
+    """A link that carries 10 kB a second, and nothing but hours that limit it: the first answer shows that."""
+    clock.advance(11 * 3600)
+    fill(store, readings(2_000)[COUNT:])
+    forward(store, own)
+    own.can_aggregate = False
+    own.sent.clear()
+    own.seconds_a_byte = 1e-4
+    assert again(store, own, clock, windows=["22:00-06:00 UTC"]).total().sent == COUNT
+    second, first = sorted(count / 10_000 for _, count in own.sent)[-2:]
+    assert first > 4
+    assert second < 2
 
 
 def test_at_half_of_the_rate_beside_a_worker_that_has_the_other_half(
