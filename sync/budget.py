@@ -57,7 +57,7 @@ _PATIENCE = 5.0
 _DAYS = 4
 """So many days are remembered: a clock that was wrong comes back to one of them."""
 
-Reason = Literal["budget", "window", "clock"]
+Reason = Literal["rate", "budget", "window", "clock"]
 log = logging.getLogger(__name__)
 Share = Literal["fair", "live first", "live only", "backlog only"]
 
@@ -339,7 +339,7 @@ class Budget:
         if self._limits.rate is not None:
             missing = min(needed, self._capacity) - self._tokens
             if missing > 1e-6 * self._capacity:
-                raise Held(self._clock.monotonic() + missing / self._rate, "budget")
+                raise Held(self._clock.monotonic() + missing / self._rate, "rate")
 
     def _at(self, moment: int) -> float:
         """A wall time on the monotonic clock; a millisecond later, so that it is past then."""

@@ -34,6 +34,7 @@ _SAVES = 4
 """It is better to count rows first where reading them takes so many times what that does."""
 _REASONS = {
     "budget": "its day's budget lets nothing more go for now (max_per_day)",
+    "rate": "what went beyond its bytes a second has to be made up for first (max_rate)",
     "window": "it is not one of its hours (windows)",
     "clock": "nobody knows the time yet, and so neither its hours nor its day's budget",
 }

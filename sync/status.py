@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["idle", "sending", "waiting", "held", "misconfigured", "stopped"]
-Limit = Literal["link", "server", "link or server", "backend", "gateway", "budget", "window", "clock"]
+Limit = Literal["link", "server", "link or server", "backend", "gateway", "rate", "budget", "window", "clock"]
 """What keeps readings from going out faster: no link, or one that takes most of the time; a server that asks for less
 or refuses, or whose answers take most of the time; one of these two, where nobody can tell which; a storage of one's
-own, which does not tell; the gateway itself, which reads, encodes and notes what has arrived; bytes a second or a day,
-hours of the day, or that nobody knows the time and so neither the day nor the hour."""
+own, which does not tell; the gateway itself, which reads, encodes and notes what has arrived; bytes a second; the bytes
+of a day; hours of the day; or that nobody knows the time and so neither the day nor the hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ _WAYS = {"thinned": "thinned to their minutes' averages", "evicted": "evicted"}
 _CURES = {
     "link": "There is no link, or it breaks: its readings wait. See the last error.",
     "server": "The server asks for less, or refuses: its own log says why.",
-    "budget": "Its limits hold them back: raise max_rate or max_per_day, or have averages only go: every.",
+    "rate": "Its bytes a second hold them back: raise max_rate, or have averages only go: every.",
+    "budget": "Its bytes of a day hold them back: raise max_per_day, or have averages only go: every.",
     "clock": "Nobody knows the time yet, so neither its hours nor its day's budget. Have it synchronised (NTP), or set"
     ' [clock] trust = "always".',
     "window": "It is not one of its hours: see windows in the gateway's file. Nothing is lost.",
@@ -44,7 +45,7 @@ def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> 
     yield "yellow", f"{name} is {duration(live['lag'])} behind, by {counted(pending, 'reading')}; {_when(live)}"
     if live.get("spent_today") is not None:
         yield "yellow", f"    Of the day's budget {size(live['spent_today'])} are spent."
-    cures = _SLOW if live["state"] == "sending" else _CURES
+    cures = {**_CURES, **_SLOW} if live["state"] == "sending" else _CURES
     if limit in cures:
         yield "yellow", f"    {cures[limit]}"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 5.0  # seconds for a gateway to say how it stands
 _SOURCE_COUNTS = ("messages", "new", "duplicates", "rejected")
-_UPSTREAM_COUNTS = ("pending", "quarantined", "delivered")
+_UPSTREAM_FIGURES = ("pending", "behind", "quarantined", "delivered")
 
 
 @click.command(
@@ -78,7 +78,10 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
             "warning": live["store"].get("warning") if live else None,
         },
         "sources": _beside(books.sources, live["drivers"] if live else {}),
-        "upstreams": _beside(books.upstreams, live["upstreams"] if live else {}),
+        "upstreams": {
+            name: {**upstream, "lag": _lag(store, name, upstream)}
+            for name, upstream in _beside(books.upstreams, live["upstreams"] if live else {}).items()
+        },
         "given_up": [one.as_json() for one in books.given_up],
         "problems": books.problems,
         "salvaged": None if salvaged is None else {"at": salvaged.at.isoformat(), "report": str(salvaged)},
@@ -89,6 +92,14 @@ def _beside(counts: Mapping[str, Mapping[str, int]], live: Mapping[str, Any]) ->
     """Books and live state by name; a source has no books before it took anything in."""
     names = dict.fromkeys([*live, *counts])
     return {name: {"books": dict(counts.get(name, {})), "live": live.get(name)} for name in names}
+
+
+def _lag(store: SQLiteStorage, name: str, upstream: Mapping[str, Any]) -> float:
+    """Seconds that an upstream is behind: as the running gateway says, or by the store where nobody says it."""
+    if upstream["live"]:
+        return float(upstream["live"]["lag"])
+    oldest = store.oldest_pending(name)
+    return 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
 
 
 def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None:
@@ -168,18 +179,22 @@ def _source_state(live: Mapping[str, Any] | None) -> str:
 def print_upstreams(screen: Console, found: Mapping[str, Any], file: Path) -> None:
     """The upstreams of what `read_status` found, as a table, and below it what is wrong with any and what to do."""
     running = found["running"]
-    grid = table(["upstream", *(["state"] if running else []), *_UPSTREAM_COUNTS], left=1 + running)
+    grid = table(["upstream", *(["state"] if running else []), *_UPSTREAM_FIGURES], left=1 + running)
     if running:
         grid.add_column("last delivery", justify="right", no_wrap=True)
     for name, upstream in found["upstreams"].items():
         live, books = upstream["live"], upstream["books"]
-        counts = [number(books.get(column, 0)) for column in _UPSTREAM_COUNTS]
+        pending, *others = (number(books.get(column, 0)) for column in ("pending", "quarantined", "delivered"))
+        figures = [pending, duration(upstream["lag"]) if books.get("pending") else "", *others]
         if running:
             delivery = ago(_age(live["last_delivery"])) if live else ""
-            grid.add_row(escape(name), _upstream_state(live), *counts, delivery)
+            grid.add_row(escape(name), _upstream_state(live), *figures, delivery)
         else:
-            grid.add_row(escape(name), *counts)
+            grid.add_row(escape(name), *figures)
     print_section(screen, "Upstreams", grid)
+    waits = any(upstream["books"].get("pending") for upstream in found["upstreams"].values())
+    if waits and not (running or found["pid"] or found["unheard"]):
+        screen.print("Nothing forwards now: what is pending goes out when the gateway runs.", style="yellow")
     for name, upstream in found["upstreams"].items():
         for style, text in _advice(name, upstream, running, file):
             screen.print(text, style=style, markup=False)

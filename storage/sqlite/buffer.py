@@ -6,6 +6,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Unpack
 
 from edgedepot.storage.base import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
@@ -25,6 +26,7 @@ from edgedepot.storage.sqlite.given_up import forget_given_up
 from edgedepot.storage.sqlite.items import Task
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger, read_reasons
+from edgedepot.storage.sqlite.oldest import oldest_pending
 from edgedepot.storage.sqlite.quarantine import Refused, Which, count_quarantined, drop, read_quarantined, replay
 from edgedepot.storage.sqlite.select import select_readings
 from edgedepot.storage.sqlite.starts import forget_start, note_start, read_start
@@ -115,6 +117,13 @@ class SQLiteBuffer(Buffer):
             if self._writing is not None:  # acknowledgements whose commit is on its way count too
                 replayed = self._writing.cursors.bring_up(book, view, catalogue.layouts())
             return count_pending(view.connection, view.shape, book, replayed)
+
+    def oldest_pending(self, cursor: str) -> datetime | None:
+        """The time (aware, in UTC) of the oldest reading that the cursor has not acknowledged, of those that are next;
+        None where none waits. Held readings, whose time nobody knows, are not looked at."""
+        with self._reading(False) as (view, catalogue):
+            found = oldest_pending(view, catalogue, cursor)
+        return None if found is None else from_micros(found)
 
     def acknowledge(self, cursor: str, window: Window) -> None:
         writing = self._writer_parts()

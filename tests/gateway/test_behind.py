@@ -67,6 +67,9 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
             ["goes on in 60 min, and is up to date in 11 h", "not one of its hours"],
         ),
         ({"state": "held", "limited_by": "budget", "lag": 5.0, "eta": None}, ["does not become less", "max_per_day"]),
+        ({"state": "held", "limited_by": "rate", "lag": 300.0, "eta": None}, ["raise max_rate,"]),
+        ({"state": "sending", "limited_by": "rate", "lag": 300.0, "eta": None}, ["raise max_rate,"]),
+        ({"state": "held", "limited_by": "rate", "lag": 5.0, "eta": 1.0}, []),
         ({"state": "waiting", "limited_by": "server", "lag": 300.0, "eta": None}, ["its own log"]),
         ({"state": "sending", "limited_by": None, "lag": 5.0, "eta": 1.0}, []),
     ],
@@ -76,6 +79,35 @@ def test_what_is_said(live: dict[str, object], words: list[str]) -> None:
     assert all(word in lines for word in words)
     assert bool(lines) == bool(words)
     assert not list(say_behind("central", {"retry_in": None, **live}, {"pending": 0}))
+
+
+def test_of_a_gateway_that_does_not_run(tmp_path: Path) -> None:
+    """The store knows how far behind an upstream is; whether somebody forwards it does not, where a script has it."""
+    path = tmp_path / "gateway.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.add_cursor("central")
+        old = datetime.now(UTC) - timedelta(hours=3)
+        store.store_readings(Mast, [("mast", old + timedelta(seconds=n), {"speed": 1.0}) for n in range(50)]).wait()
+        text = said(path)
+        assert ["central", "50", "3", "h", "0", "0"] in [line.split() for line in text.splitlines()]
+        assert "Nothing forwards" not in text
+    text = said(path)
+    assert ["central", "50", "3", "h", "0", "0"] in [line.split() for line in text.splitlines()]
+    assert "Nothing forwards now: what is pending goes out when the gateway runs." in text
+    found = json.loads(said(path, "--json"))["upstreams"]["central"]
+    assert found["lag"] == pytest.approx(10_800, abs=120)
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        window = store.pending("central", 100)
+        assert window is not None
+        store.acknowledge("central", window)
+    assert ["central", "0", "0", "50"] in [line.split() for line in said(path).splitlines()]
+    assert json.loads(said(path, "--json"))["upstreams"]["central"]["lag"] == 0.0
+
+
+def said(path: Path, *options: str) -> str:
+    result = CliRunner().invoke(program, ["status", str(path), *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def test_time_left() -> None:

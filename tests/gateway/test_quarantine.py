@@ -297,6 +297,8 @@ def test_status_says_how_the_upstreams_stand_and_what_to_do(site: Path, gateway:
     lines = output("status", site).splitlines()
     head = next(index for index, line in enumerate(lines) if line.startswith("upstream "))
     rows = [re.split(r"  +", line) for line in (lines[head], *lines[head + 2 : head + 4])]
+    assert re.fullmatch(r"[\d.]+ (s|min|h|days)", rows[2].pop(3))  # of central nothing waits
+    assert rows[0].pop(3) == "behind"
     assert [row[:5] for row in rows] == [
         ["upstream", "state", "pending", "quarantined", "delivered"],
         ["central", "idle", "0", "2", "10"],

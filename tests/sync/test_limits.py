@@ -99,7 +99,7 @@ def test_bytes_a_second(metered: Callable[[Limits], Metered], store: TellingStor
     assert line.counted_here() - before >= 0.95 * rate * (end - start)
     assert line.least_here(60, start, end) >= (60 - 2 * BURST) * rate  # a full bucket less, one that is overdrawn
     assert line.total(start, end) >= 0.8 * rate * (end - start)  # less what a busy kernel sent once more
-    assert line.forwarder.status().limited_by == "budget"
+    assert line.forwarder.status().limited_by == "rate"
 
 
 def test_bytes_a_day(metered: Callable[[Limits], Metered], store: TellingStore) -> None:
