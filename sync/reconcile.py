@@ -232,10 +232,9 @@ class Reconciliation:
             rows = self._pace.ask_rows(stretch.model, largest.times(limit), partial(question, limit=limit))
         self.report.read += 1
         if len(rows) >= limit:
-            end = _read_until(rows)
+            end = to_micros(rows[-1]["timestamp"]) + 1  # a gateway has one row of each moment
         mine = self._upstream.gateway_id
-        found = {to_micros(row["timestamp"]): row for row in rows if row.get("gateway_id", mine) == mine}
-        return {timestamp: row for timestamp, row in found.items() if timestamp < end}, end
+        return {to_micros(row["timestamp"]): row for row in rows if row.get("gateway_id", mine) == mine}, end
 
     def _send(self, stretch: Stretch, rows: list[Pending]) -> set[int]:
         """Send rows; the numbers of those that were refused."""
@@ -333,12 +332,6 @@ def _parts(stretch: Stretch) -> Iterator[tuple[int, int]]:
         end = min(start - start % HOUR + HOUR, stretch.end)
         yield start, end
         start = end
-
-
-def _read_until(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Up to where all is read where there may be more rows. Of one moment there may be others' behind the last one."""
-    last, before = (to_micros(row["timestamp"]) for row in (rows[-1], rows[0]))
-    return last if "gateway_id" in rows[-1] and before < last else last + 1
 
 
 def _differs(row: Pending, found: dict[str, Any]) -> bool:

@@ -174,8 +174,9 @@ def test_long_texts_within_a_rate(make: Callable[..., Reconciled], rate: int, ti
     assert line.total(0, DAY) <= times * COUNT * LONG
 
 
-def test_a_budget_that_is_too_small_to_compare_with(make: Callable[..., Reconciled]) -> None:
-    """Many days of many devices: their counts alone are more than a day's bytes."""
+def test_counts_of_many_days_and_devices(make: Callable[..., Reconciled]) -> None:
+    """They take more than the rate lets go together, and more than the day has."""
+    rate = 3_000
     line = make(4)
     rows = [
         (f"device-{device:03}", START + timedelta(days=day), {"level": 1.0})
@@ -188,4 +189,7 @@ def test_a_budget_that_is_too_small_to_compare_with(make: Callable[..., Reconcil
     line.sent.clear()
     with pytest.raises(ConfigError, match="upstream central: max_per_day"):
         line.run(max_per_day=100_000)
-    assert line.total(0, DAY) == 0
+    assert line.sent == []
+    assert line.run(max_rate=rate)
+    assert line.total(0, DAY) > 100_000
+    assert line.most_in(60) <= 1.05 * 60 * rate / 2
