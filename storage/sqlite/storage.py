@@ -111,9 +111,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             fold_rows=limits.fold_rows,
             piece_rows=piece_rows,
         )
-        self.path = Path(path)
-        if self.path.is_symlink():
-            self.path = self.path.resolve()  # lock, WAL and socket lie beside the file itself, whatever leads to it
+        # Lock, WAL and socket lie beside the file itself, whatever leads to it and wherever the process goes.
+        self.path = Path(os.path.realpath(path))
         self.gateway_id = gateway_id
         self.clock: Clock = clock or SystemClock()
         self._readers = Readers(self.path, self._suspect)

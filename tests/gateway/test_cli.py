@@ -105,7 +105,7 @@ def test_a_wrong_file_is_said_in_one_line(
         ("gateway.db", None, "gateway.db: cannot be read: No such file or directory"),
         ("gateway.db", b"", "gateway.db: is no store's database; expected one, or a gateway's file, gateway.toml"),
         ("notes.txt", b"hello", "notes.txt: is no store's database; expected one, or a gateway's file, gateway.toml"),
-        ("gateway.db", b"SQLite format 3\0junk", "gateway.db cannot be read as a store: file is not a database"),
+        ("gateway.db", b"SQLite format 3\0junk", "{}/gateway.db cannot be read as a store: file is not a database"),
         (".", None, ".: cannot be read: Is a directory"),
     ],
 )
@@ -116,7 +116,8 @@ def test_what_is_no_store_is_said_in_one_line(
         (tmp_path / name).write_bytes(content)
     elif command == "import" and name == "gateway.db":
         expected = "gateway.db does not exist; --create makes it"
-    assert complaint(command, name, *WITH_MODEL.get(command, []), cwd=tmp_path) == expected + "\n"
+    found = complaint(command, name, *WITH_MODEL.get(command, []), cwd=tmp_path)
+    assert found == expected.format(tmp_path) + "\n"
 
 
 def test_a_database_of_another_program(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_database_of_another_program(tmp_path: Path) -> None:
         other.execute("CREATE TABLE t (x)")
     other.close()
     assert complaint("ledger", "other.db", cwd=tmp_path) == (
-        "other.db is an SQLite file of another program; name a new file for the store\n"
+        f"{tmp_path}/other.db is an SQLite file of another program; name a new file for the store\n"
     )
 
 

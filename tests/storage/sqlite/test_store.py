@@ -18,7 +18,7 @@ from edgedepot.storage.base import Arrival, Intake, Reject
 from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.errors import NotSupported, StorageClosed, StorageLocked, StoreUnusable
 from edgedepot.storage.reading import define_model
-from edgedepot.storage.sqlite.connection import sqlite_errors
+from edgedepot.storage.sqlite.connection import Readers, sqlite_errors
 from edgedepot.storage.sqlite.schema import VERSION
 from tests.models import Weather
 
@@ -481,6 +481,38 @@ def test_another_name_of_a_file_leads_to_the_same_lock(store: SQLiteStorage, pat
     with SQLiteStorage(link, read_only=True) as read:
         assert read.path.samefile(path)
         assert len(read.query_readings(Weather)) == 1
+
+
+def test_a_store_is_one_whatever_folder_leads_to_it(store: SQLiteStorage, path: Path) -> None:
+    """Or a file that is opened and closed under the one name loses the locks that SQLite has under the other."""
+    (path.parent / "link").symlink_to(path.parent)
+    store.store_reading(Weather, "mast", None, {"temperature": 20.0}).wait()
+    assert not Readers.has(path)
+    with SQLiteStorage(path.parent / "link" / path.name, read_only=True) as read:
+        assert read.path == store.path
+        assert Readers.has(path)
+
+
+CHANGES_FOLDER = """
+import os, sys
+from edgedepot import SQLiteStorage
+from tests.models import Weather
+
+os.chdir(sys.argv[1])
+with SQLiteStorage("x.db") as store:
+    os.chdir(sys.argv[2])
+    store.store_reading(Weather, "a", None, {"temperature": 1}).wait()
+    store.fold()
+    assert store.query_readings(Weather)
+"""
+
+
+def test_a_process_may_go_to_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    child = [sys.executable, "-c", CHANGES_FOLDER, str(tmp_path), str(tmp_path / "there")]
+    subprocess.run(child, check=True)
+    assert not list((tmp_path / "there").iterdir())
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["there", "x.db", "x.db.catalogue", "x.db.lock"]
 
 
 def test_a_link_to_no_file_yet_is_followed(tmp_path: Path) -> None:
