@@ -26,16 +26,15 @@ the store. Each takes off what the other has noted, and while the other is at wo
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from edgedepot.storage.base import BaseStorage, Pending
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.errors import ReceiptTimeout
 from edgedepot.sync.cost import Cost, Size, row_size, size_of
 from edgedepot.sync.limits import Limits
-from edgedepot.sync.notes import Note, Notes, Spent, beside
+from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, beside
+from edgedepot.sync.spending import Spending
 
 BURST = 2.5
 """Seconds of the rate that may go out at once."""
@@ -50,15 +49,8 @@ _MINUTE = 60_000_000
 _HELD_DAYS = 4
 _LOOK = 5.0
 """Seconds until it is asked again whether somebody knows the time."""
-_AT_WORK = 90_000_000
-"""Microseconds for which who goes beside is taken to go on, since its latest note."""
-_PATIENCE = 5.0
-"""Seconds for a note to be committed. A device that is full may take none, and must be emptied all the same."""
-_DAYS = 4
-"""So many days are remembered: a clock that was wrong comes back to one of them."""
 
 Reason = Literal["rate", "budget", "window", "clock"]
-log = logging.getLogger(__name__)
 Share = Literal["fair", "live first", "live only", "backlog only"]
 
 
@@ -83,9 +75,10 @@ class Budget:
         self._notes = notes
         self._is_beside = is_beside
         keys = (f"spent {name}", beside(name))
-        self._key, self._others_key = reversed(keys) if is_beside else keys
+        key, self._others_key = reversed(keys) if is_beside else keys
+        is_noted = limits.per_day is not None or (is_beside and limits.rate is not None)
+        self._spending = Spending(notes if is_noted else None, key, limits.per_day, clock)
         self._other = Note({}, 0)
-        self._days: dict[int, int] = {}
         self._upstream = upstream
         self._clock = clock
         self._cost = Cost()
@@ -93,14 +86,7 @@ class Budget:
         self._stands_for = 1.0
         self._tokens = 0.0
         self._tokens_at = clock.monotonic()
-        self._wire_seen: int | None = None
-        self._spent = Spent(0, 0)
-        self._undated = 0  # bytes that went while nobody knew the time, until somebody does
-        self._written = Spent(0, 0)
-        self._written_at = clock.monotonic()
-        self._since_written = 0
-        self._ahead = 0
-        self._loaded = False
+        self._wire_seen = upstream.wire_bytes()
 
     @property
     def spent_today(self) -> int | None:
@@ -223,7 +209,7 @@ class Budget:
         if self._limits.has_bytes:
             self._check_left(expected)
             self._check_tokens(expected)
-            if self._reserve(expected):
+            if self._spending.reserve(round(expected)):
                 self._look_beside()  # who goes beside may have noted more meanwhile; one of the two sees it
                 self._check_left(expected)
 
@@ -254,25 +240,19 @@ class Budget:
             count = self._count(size.usual)
             if took_it:
                 self._cost.note(size.usual, count)
-            self._give_back()
+            self._spending.give_back()
 
     def close(self) -> None:
         """It stops: write down what was spent, without what was counted ahead."""
-        if self._loaded and self._has_notes:
-            self._write(self._spent.total, at=0)
+        self._spending.close()
 
     # -- the numbers ----------------------------------------------------------------------------------------------
-
-    @property
-    def _has_notes(self) -> bool:
-        """Whether what it spends is noted: for a day's budget, and for the worker to know who goes beside it."""
-        return self._limits.per_day is not None or (self._is_beside and self._limits.rate is not None)
 
     @property
     def _rate(self) -> float:
         """Bytes a second: half where somebody else is at work too."""
         rate = self._limits.rate or float("inf")
-        return rate / 2 if self._is_beside or 0 <= self._clock.now() - self._other.at < _AT_WORK else rate
+        return rate / 2 if self._is_beside or 0 <= self._clock.now() - self._other.at < AT_WORK else rate
 
     @property
     def _capacity(self) -> float:
@@ -281,7 +261,8 @@ class Budget:
     @property
     def _used(self) -> int:
         """Of the day, here and beside."""
-        return self._spent.total + self._other.days.get(self._spent.day, 0)
+        today = self._spending.today
+        return today.total + sum(self._other.days.get(day, 0) for day in {today.day, NO_DAY})
 
     @property
     def _left_today(self) -> float:
@@ -347,22 +328,20 @@ class Budget:
 
     def _catch_up(self) -> None:
         """Let time pass, and count what went over the wire beside the requests."""
-        self._load()
+        self._spending.load()
         self._look_beside()
         now = self._clock.monotonic()
         if self._limits.rate is not None:
             self._tokens = min(self._capacity, self._tokens + (now - self._tokens_at) * self._rate)
         self._tokens_at = now
         if self._clock.trusted:
-            self._turn_to(self._limits.schedule.day(self._clock.now())[0])
-            self._spent, self._undated = Spent(self._spent.day, self._spent.total + self._undated), 0
-        self._count(0)
-
-    def _turn_to(self, day: int) -> None:
-        """Another day has begun; or the clock was wrong, and it is one again that has something spent."""
-        if day != self._spent.day:
-            self._days[self._spent.day] = self._spent.total
-            self._spent = Spent(day, self._days.pop(day, 0))
+            self._spending.turn_to(self._limits.schedule.day(self._clock.now())[0])
+            self._count(0)
+        else:
+            self._spending.turn_to(NO_DAY)
+            self._count(0)
+            if self._limits.per_day is not None:
+                self._spending.reserve(LEAST_SLACK)  # to ask the upstream for its time
 
     def _count(self, size: float) -> int:
         """Take what was sent and received since the last time; what rows of that size would be where nobody counts."""
@@ -370,62 +349,12 @@ class Budget:
         if wire is None:
             count = round(size)
         else:
-            count = wire - (wire if self._wire_seen is None else self._wire_seen)
+            count = wire - (self._wire_seen or 0)
             self._wire_seen = wire
         self._tokens -= count
-        self._since_written += count
-        if self._clock.trusted:
-            self._spent = Spent(self._spent.day, self._spent.total + count)
-        else:
-            self._undated += count
+        self._spending.add(count)
         return count
-
-    # -- kept across restarts -------------------------------------------------------------------------------------
-
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        self._wire_seen = self._upstream.wire_bytes()
-        if self._limits.per_day is not None:
-            self._days = Note.of(self._notes.recall(self._key)).days
-            day = next(reversed(self._days), 0)
-            self._spent = self._written = Spent(day, self._days.pop(day, 0))
 
     def _look_beside(self) -> None:
         if self._limits.has_bytes:
             self._other = Note.of(self._notes.recall(self._others_key))
-
-    def _reserve(self, expected: float) -> bool:
-        """Have the store know of more than is spent, of what goes out in a minute and a half, before it goes out: so it
-        is written about once a minute at most. Whether it was."""
-        now = self._clock.monotonic()
-        wanted = self._spent.total + round(expected)
-        if self._limits.per_day is not None:
-            is_enough = wanted <= self._written.total
-        else:  # only who goes beside has to say that it is at work
-            is_enough = not self._has_notes or now - self._written_at < _AT_WORK / 2e6
-        if is_enough and (self._written.day == self._spent.day or not self._has_notes):
-            return False
-        pace = self._since_written / max(300.0, now - self._written_at)
-        self._ahead = max(round(90 * pace), (self._limits.per_day or 0) // 288)
-        self._written_at, self._since_written = now, 0
-        self._write(min(self._limits.per_day or wanted, wanted + self._ahead), self._clock.now())
-        return True
-
-    def _give_back(self) -> None:
-        """A request took much less than it might have: a crash is not to count that as spent."""
-        is_noted = self._limits.per_day is not None and self._written.day == self._spent.day
-        if is_noted and self._written.total - self._spent.total > 2 * self._ahead:
-            self._write(self._spent.total + self._ahead, self._clock.now())
-
-    def _write(self, count: int, at: int) -> None:
-        self._written = Spent(self._spent.day, count)
-        days = {**self._days, self._spent.day: count}
-        latest = {day: days[day] for day in list(days)[-_DAYS:] if day}
-        receipt = self._notes.remember(self._key, str(Note(latest, at)))
-        if receipt is not None:
-            try:
-                receipt.wait(timeout=_PATIENCE)
-            except ReceiptTimeout as exc:
-                log.warning("what goes to an upstream cannot be noted, so a crash would forget it: %s", exc)

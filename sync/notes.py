@@ -9,6 +9,11 @@ import msgspec
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.receipt import Receipt
 
+NO_DAY = -1
+"""In place of a day's start: while nobody knows the time. Those bytes are of the day that it turns out to be."""
+AT_WORK = 90_000_000
+"""Microseconds for which who goes beside is taken to go on, since its latest note."""
+
 
 class Notes(Protocol):
     """What keeps notes: the local store, see `Buffer`."""

@@ -35,12 +35,12 @@ def full(tmp_path: Path, manual: ManualClock) -> Iterator[TellingStore]:
 
 
 class Counted(ScriptedUpstream):
-    """Counts `asked` bytes beside a thousand for each request."""
+    """Counts `asked` bytes beside those for `each` request."""
 
-    asked = 0
+    asked, each = 0, 1_000
 
-    def wire_bytes(self) -> int | None:
-        return self.asked + 1_000 * len(self.requests)
+    def wire_bytes(self) -> int:
+        return self.asked + self.each * len(self.requests)
 
 
 def forwarder_with(store: TellingStore, upstream: ScriptedUpstream, clock: ManualClock, **limits: Any) -> Forwarder:
@@ -95,6 +95,28 @@ def test_what_goes_while_nobody_knows_the_time_is_of_the_day_that_it_turns_out_t
     manual.trusted = True
     forwarder.step()
     assert forwarder.status().spent_today == 7_000 + 1_000 * len(upstream.requests)
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_gateway_that_is_started_again_and_again_without_a_clock_spends_no_more_than_its_day(
+    full: TellingStore, manual: ManualClock, in_order: bool
+) -> None:
+    """Each time the upstream is asked for its time, and then the process ends."""
+    manual.trusted = False
+    starts = [Counted(gateway_id="g") for _ in range(6)]
+    for upstream in starts:
+        forwarder = forwarder_with(full, upstream, manual, max_per_day="100 kB")
+        upstream.asked = 3_000
+        forwarder.step()
+        upstream.asked = 6_000
+        if in_order:
+            forwarder.step()
+            forwarder.close()
+    manual.trusted = True
+    upstream = Counted(gateway_id="g")
+    upstream.each = 5_000
+    run(forwarder_with(full, upstream, manual, max_per_day="100 kB"), manual, 11.9 * HOUR)
+    assert 10_000 < upstream.wire_bytes() <= 100_000 - 6 * 6_000
 
 
 def test_a_rate_needs_no_time_of_day(full: TellingStore, manual: ManualClock) -> None:
