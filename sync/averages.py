@@ -54,7 +54,8 @@ class Averages:
         if window.place is None:
             window = self._whole(window, limit, read)
         buckets = self._buckets(window)
-        self._budget.stand_for(len(window.rows) / max(1, len(buckets)))
+        if buckets:
+            self._budget.stand_for(len(window.rows) / len(buckets))
         averages = self._budget.fitting(map(self._average, buckets))
         if len(averages) < len(buckets):
             return self._part(window, buckets, averages, read)

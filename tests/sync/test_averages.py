@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Buffer
+from edgedepot.storage.base import Buffer, Choice
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import Unreachable
 from edgedepot.sync.backoff import Backoff
@@ -255,3 +255,16 @@ def test_fresh_averages_of_many_devices_go_once(
         delivered = books.upstreams["central"]["delivered"]
     assert set(sent(upstream).values()) == {1}
     assert len(upstream.kept) == delivered == len(intervals) * len(devices)
+
+
+def test_a_window_in_which_nothing_is_left(tmp_path: Path, clock: ManualClock) -> None:
+    """All that waited was deleted, or is of another model."""
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central", choice=Choice(devices=("d1",)))
+        forwarder = forwarder_with(store, upstream, clock, every="1 minute", max_rate=2_000)
+        for device in ("d0", "d1"):
+            store.store_reading(Weather, device, T0, {"temperature": 1.0}).wait()
+            run(store, forwarder, clock)
+        assert forwarder.status().faults == 0
+    assert kept(upstream) == {("d1", T0): 1.0}
