@@ -228,7 +228,7 @@ class Budget:
         if not self._limits.has_bytes:
             return size
         took = self._count(size)
-        self._give_back()
+        self._spending.give_back()
         return took
 
     def settle(self, rows: Sequence[Pending], took_it: bool) -> None:
