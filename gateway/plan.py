@@ -97,7 +97,8 @@ class Load:
     """`rate` in readings a second, each with so many `fields`, of which some are `ints`, `bools` and `texts` of
     `letters` in all; from so many `devices`, of so many `models`. `flush` in seconds between commits; `disk` and `link`
     (a second) in bytes; `tbw` in terabytes; `outage` in hours. `keeps`: `disk` is the store's `keep_bytes`, so that
-    history goes when it is reached.
+    history goes when it is reached, and then what waits is thinned, or no more is taken where it `blocks`. History also
+    goes at an `age` in seconds, and what waits with it where it `loses` that.
 
     What an upstream gets: `share` of the readings, or of each of so many `series` only averages over `every` seconds;
     so many bytes `per_day` at most, `batch` readings of a backlog at a time, while it is `open`: a share of the day;
@@ -118,6 +119,9 @@ class Load:
     batch: int = BATCH
     open: float = 1.0
     keeps: bool = True
+    blocks: bool = False
+    age: float | None = None
+    loses: bool = False
     ints: float = 0.0
     bools: float = 0.0
     texts: float = 0.0
@@ -180,7 +184,7 @@ class Plan:
     store_bytes_per_reading: float
     outage_hours: float
     """Of an outage that the disk holds: then the oldest readings that an upstream awaits are thinned; without a limit
-    the disk is full, and none are taken."""
+    the disk is full, and none are taken; or they go for their age."""
     history_hours: float
     """Until the oldest of them go from history, though they wait still."""
     wire_bytes_per_month: float
@@ -200,16 +204,15 @@ class Plan:
 def plan(load: Load, sent: Mapping[str, Load] | None = None) -> Plan:
     """What that load comes to. `rate`, `fields` and the others are more than zero. `sent`: for each upstream the load
     with its settings, and with the fields of what it gets; without it there is one, which gets all."""
-    each = store_bytes(load)
-    waiting = JOURNAL.of(load) + JOURNAL_COMMIT * load.commits / load.rate
+    outage, history = _times(load)
     card = DAY * card_rate(load)
     ways = {name: _way(one) for name, one in (sent or {load.upstream: load}).items()}
     later = [way.catch_up_seconds for way in ways.values() if way.catch_up_seconds is not None]
     return Plan(
         load.rate,
-        each,
-        load.room / ((waiting if load.keeps else each) * load.rate) / 3600,
-        load.room / (each * load.rate) / 3600,
+        store_bytes(load),
+        outage / 3600,
+        history / 3600,
         sum(way.wire_bytes_per_month for way in ways.values()),
         card,
         card * 365 / (load.tbw * 1e12),
@@ -217,6 +220,17 @@ def plan(load: Load, sent: Mapping[str, Load] | None = None) -> Plan:
         max(later) if len(later) == len(ways) else None,
         ways,
     )
+
+
+def _times(load: Load) -> tuple[float, float]:
+    """Seconds of an outage that the disk holds, and until the first history of it goes."""
+    each = store_bytes(load)
+    waiting = JOURNAL.of(load) + JOURNAL_COMMIT * load.commits / load.rate
+    age = math.inf if load.age is None else load.age
+    history = min(age, load.room / (each * load.rate))
+    stays = 0.0 if load.keeps else (each - waiting) * load.rate * history
+    outage = (load.room - stays) / (waiting * load.rate)
+    return min(outage, age) if load.loses else outage, history
 
 
 def _way(sent: Load) -> Way:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgedepot.cli.target import is_toml, open_store, size_on_disk
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import seconds_of
-from edgedepot.sync.limits import Limits, read_size
+from edgedepot.storage.sqlite.limits import REST
+from edgedepot.storage.sqlite.limits import Limits as Kept
+from edgedepot.sync.limits import Limits
 from edgedepot.sync.settings import choice_of
 
 if TYPE_CHECKING:
@@ -76,10 +78,11 @@ class Room(NamedTuple):
     store: float
     spare: float
 
-    def within(self, limit: float | None) -> float:
-        """What the store may have with that `keep_bytes`, as all that is in it may go. Without one nothing in it goes,
-        and there is only what comes on top."""
-        return self.free + self.spare if limit is None else min(limit, self.free + self.store)
+    def within(self, limit: float | None, age: float | None) -> float:
+        """What the store may have with that `keep_bytes`, or where it keeps nothing beyond an age, as all that is in it
+        may go. Without either nothing in it goes, and there is only what comes on top."""
+        whole = self.free + (self.spare if limit is None and age is None else self.store)
+        return whole if limit is None else min(limit, whole)
 
 
 def measure(file: Path) -> tuple[Rates, Room]:
@@ -150,8 +153,8 @@ class Upstream(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a gateway's file says that matters here: of the store `flush` and `disk`, as `Load` has them; its upstreams
-    of a known kind by name; and what there is to say of any."""
+    """What a gateway's file says that matters here: of the store `flush`, `disk` and what it does when that is full, as
+    `Load` has them; its upstreams of a known kind by name; and what there is to say of any."""
 
     store: Mapping[str, Any] = {}
     upstreams: Mapping[str, Upstream] = {}
@@ -187,12 +190,13 @@ def settings_of(file: Path, upstream: str | None) -> Settings:
 
 
 def _of_storage(options: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    asked = (options.get("keep"), options.get("keep_bytes"), options.get("when_full", "evict"))
+    kept = Kept.of(*asked, options.get("keep_pending", True))
+    age = kept.ages.get(REST)
+    found = {"blocks": kept.block, "loses": not kept.keep_pending, "age": None if age is None else age / 1e6}
     if "flush_interval" in options:
         found["flush"] = seconds_of(options["flush_interval"], "flush_interval")
-    keep = options.get("keep_bytes")
-    size = read_size(keep.get("*") if isinstance(keep, Mapping) else keep)
-    return found | ({"disk": size} if size else {})
+    return found | ({"disk": kept.size} if kept.size else {})
 
 
 def _of_upstream(name: str, options: Mapping[str, Any], kind: Kind, tls: bool) -> Upstream:

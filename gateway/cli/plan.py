@@ -101,7 +101,7 @@ def _measured(file: Path, given: Mapping[str, Any]) -> _Asked:
     rates, room = measure(file)
     settings = settings_of(file, given["upstream"])
     found = {**settings.store, "rate": rates.rate, "devices": len(rates.series)}
-    found |= {"keeps": "disk" in found, "disk": room.within(found.get("disk"))}
+    found |= {"keeps": "disk" in found, "disk": room.within(found.get("disk"), found.get("age"))}
     load = _load(given, found | rates.shape(rates.series)._asdict())
     sent: dict[str, Load] = {}
     notes = [*settings.notes]
@@ -140,7 +140,6 @@ def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:
 
 def _print(asked: _Asked, found: Plan) -> None:
     load, rate, share = asked.load, found.readings_per_second, found.card_share_per_year
-    full = "then thinning begins" if load.keeps else "keep_bytes is not set"
     rows = [
         (
             "load",
@@ -150,10 +149,10 @@ def _print(asked: _Asked, found: Plan) -> None:
         (
             "outage that the disk holds",
             duration(found.outage_hours * 3600),
-            f"{size(round(load.disk))}; {full}",
+            f"{size(round(load.disk))}; {_full(load, found.outage_hours)}",
         ),
         (
-            "until history of it goes" if load.keeps else "with all its history",
+            "until history of it goes" if load.keeps or load.age else "with all its history",
             duration(found.history_hours * 3600),
             f"{found.store_bytes_per_reading:.0f} bytes a reading",
         ),
@@ -169,6 +168,15 @@ def _print(asked: _Asked, found: Plan) -> None:
         click.echo(line)
     for note in asked.notes:
         click.echo(note)
+
+
+def _full(load: Load, hours: float) -> str:
+    """What happens after so many."""
+    if load.loses and load.age is not None and hours * 3600 >= load.age:
+        return "then the oldest go (keep)"
+    if not load.keeps:
+        return "without keep_bytes"
+    return "then no more is taken" if load.blocks else "then thinning begins"
 
 
 def _ways(sent: Mapping[str, Load], found: Plan) -> Iterator[tuple[str, str, str]]:

@@ -23,7 +23,7 @@ TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
 class Load:
     """`devices` each send a reading `every` so many seconds; of `kinds` are its fields: floats of two decimals, ints
     below 1,000, bools, and texts of `length` letters. The devices are of so many `models`. Commits happen each `flush`
-    seconds. Devices send one after the other, as those of a site do."""
+    seconds. History goes when it is older than `keep`. Devices send one after the other, as those of a site do."""
 
     path: Path
     devices: int
@@ -34,6 +34,7 @@ class Load:
     models: int = 1
     length: int = 12
     upstreams: int = 1
+    keep: str | None = None
     start: datetime = datetime(2026, 3, 1, tzinfo=UTC)
     count: int = 0
     forwarders: list[Forwarder] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Load:
             flush_interval="1d",
             fold_interval="10 minutes",
             keep_bytes=self.keep_bytes,
+            keep=self.keep,
         )
         types: dict[str, Any] = {f"field_{n}": (TYPES[kind], True, None) for n, kind in enumerate(self.kinds)}
         self._types = [define_model(f"Load{number}", types) for number in range(self.models)]

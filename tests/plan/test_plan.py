@@ -103,7 +103,7 @@ def test_from_a_store(tmp_path: Path, is_open: bool) -> None:
         result = CliRunner().invoke(program, ["plan", str(tmp_path / "local.db")])
         for word in (
             "outage that the disk holds",
-            "keep_bytes is not set",
+            "without keep_bytes",
             "with all its history",
             "a month",
             "of the card's rated writes",
@@ -112,15 +112,24 @@ def test_from_a_store(tmp_path: Path, is_open: bool) -> None:
             assert word in result.stdout
 
 
-@pytest.mark.parametrize("keep", [None, "6 MB"])
-def test_of_a_disk_that_the_store_itself_fills(tmp_path: Path, keep: str | None) -> None:
+@pytest.mark.parametrize(
+    ("settings", "then"),
+    [
+        ("", "without keep_bytes"),
+        ('keep_bytes = "6 MB"', "then thinning begins"),
+        ('keep_bytes = "6 MB"\nwhen_full = "block"', "then no more is taken"),
+        ('keep = "90 days"', "without keep_bytes"),
+        ('keep = "90 days"\nkeep_pending = false', "without keep_bytes"),
+        ('keep = "1 minute"\nkeep_pending = false', "then the oldest go (keep)"),
+    ],
+)
+def test_of_a_disk_that_the_store_itself_fills(tmp_path: Path, settings: str, then: str) -> None:
     """With a limit all that it holds makes room for what comes; without one only what is free, in its file too."""
     with SmallDisk(8_000_000) as disk:
         path = disk.path / "local.db"
         file = tmp_path / "gateway.toml"
-        limit = f'keep_bytes = "{keep}"' if keep else ""
         file.write_text(
-            f'[gateway]\nid = "roof"\n[storage]\npath = "{path}"\n{limit}\n[models.tank]\nlevel = "float"\n'
+            f'[gateway]\nid = "roof"\n[storage]\npath = "{path}"\n{settings}\n[models.tank]\nlevel = "float"\n'
         )
         with SQLiteStorage(path, gateway_id="roof") as store:
             now = datetime.now(UTC)
@@ -133,8 +142,11 @@ def test_of_a_disk_that_the_store_itself_fills(tmp_path: Path, keep: str | None)
         with closing(sqlite3.connect(path)) as connection:
             spare = connection.execute("PRAGMA freelist_count").fetchone()[0] * PAGE
         assert spare > 100_000
-        there = plan(Load(1, 1, disk=free + held if keep else free + spare, keeps=keep is not None))
+        age = 60 if "minute" in settings else 90 * 86_400 if "keep = " in settings else None
+        whole = free + (held if settings else spare)
+        there = plan(Load(1, 1, disk=whole, keeps="keep_bytes" in settings, age=age, loses="pending" in settings))
         found = planned(str(file))
+        assert then in said(str(file))
     assert found["outage_hours"] == pytest.approx(there.outage_hours, rel=0.05)
     assert found["history_hours"] == pytest.approx(there.history_hours, rel=0.05)
 

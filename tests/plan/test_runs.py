@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -115,6 +116,20 @@ def test_the_disk_in_an_outage(tmp_path: Path, kinds: tuple[str, ...]) -> None:
     found = planned(*asked(drawn), "--disk", "5 MB")
     assert found["history_hours"] == pytest.approx(went, rel=0.1)
     assert found["outage_hours"] == pytest.approx(thinned, rel=0.1)
+
+
+def test_the_disk_in_an_outage_where_history_goes_for_its_age(tmp_path: Path) -> None:
+    run = load.Load(tmp_path / "local.db", 10, 30, ("float",) * 4, 300, keep="12 hours")
+    for _ in range(4):
+        run.run(6 * 3600)
+        run.store.fold()
+        run.store.retain()
+    spare = run.store.free_bytes()
+    run.store.close()
+    aged = Load(1 / 3, 4, 300, devices=10, disk=run.path.stat().st_size - spare, keeps=False, age=12 * 3600)
+    assert plan(aged).outage_hours == pytest.approx(24, rel=0.1)
+    assert plan(aged).history_hours == 12
+    assert plan(replace(aged, loses=True)).outage_hours == 12
 
 
 @pytest.mark.parametrize("upstream", ["timescale", "influxdb"])
