@@ -15,16 +15,12 @@ from typing import ClassVar
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.digest import prepare_digests
+from edgedepot.storage.sqlite.names import names_of
 
 log = logging.getLogger(__name__)
 _BUSY_SECONDS = 10.0
 WAL_PAGES = 4500
 _LOCK_BYTES = 64
-NAMES = threading.RLock()
-"""Held while the files of a store get other names, and while they are opened."""
-BARRED: dict[Path, str] = {}
-"""Why a store may not be opened to read for now, by its absolute path: the file is new and the log is not, between two
-attempts to go on in it (successor.py). With `NAMES` held."""
 
 
 @contextlib.contextmanager
@@ -110,10 +106,11 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, for one thread at a time. It has read already: SQLite opens the log with the
     first query, and the file may be another by then (see successor.py): while that is half done it raises
     `StorageError`."""
+    names = names_of(path)
     while True:
-        with NAMES:
-            if path.absolute() in BARRED:
-                raise StorageError(BARRED[path.absolute()])
+        with names.lock:
+            if names.bar is not None:
+                raise StorageError(names.bar)
             before = files_of(path)
             connection = _connected(path)
             if files_of(path)[0] == before[0]:

@@ -155,8 +155,8 @@ class LogLength:
 
     def heir(self, connection: sqlite3.Connection, sync: Callable[[], None]) -> Successor | None:
         """What has taken the place of the store's file, by its name: nothing may be written to the old one any more.
-        To be asked for with `NAMES` held, until it is opened. `sync` has the log on the device before. Raises
-        `StorageError` as that does."""
+        To be asked for with the lock of the store's `Names` held, until it is opened. `sync` has the log on the device
+        before. Raises `StorageError` as that does."""
         successor = self._successor
         if successor is None or successor.is_in_place:
             return successor

@@ -13,7 +13,7 @@ Interrupted before step 4, what was copied is removed at the next start. After i
 file, which changes nothing: what is in the log is in the file as well. All of the log has to be there (it was synced
 before): of a part of it old pages would lie over newer ones. And without the log the old file would lack commits: so
 its name goes last. Whoever opened the file between 4 and 5 would have it with the old log for good: a lock keeps others
-waiting meanwhile, and `NAMES` keeps us.
+waiting meanwhile, and that of its `Names` keeps us.
 """
 
 from __future__ import annotations

@@ -21,12 +21,13 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.callers import Callers
-from edgedepot.storage.sqlite.connection import NAMES, why_refused
+from edgedepot.storage.sqlite.connection import why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.log_length import LogLength
 from edgedepot.storage.sqlite.mount import Mount
+from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.queue import Queue
@@ -332,7 +333,7 @@ class Writer:
         """Where the file is left to a long reader, go on in the copy that has taken its place."""
         if not self.log_length.expects_heir:
             return
-        with NAMES:  # whoever opened the file by its new name, and the old log, would keep that for good
+        with names_of(self._path).lock:  # whoever opened the new file with the old log would keep that for good
             successor = self.log_length.heir(self._connection, self._sync)
             opened = None if successor is None else self._go_on(successor)
         if opened is not None:

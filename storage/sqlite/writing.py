@@ -13,12 +13,13 @@ from edgedepot.storage.sqlite.acknowledge import add_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import note_choice
-from edgedepot.storage.sqlite.connection import BARRED, NAMES, Readers, StoreLock
+from edgedepot.storage.sqlite.connection import Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.log_length import PATIENCE, LogLength
 from edgedepot.storage.sqlite.mount import Mount, not_mounted
+from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.opening import Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
@@ -53,6 +54,7 @@ class Writing:
     ) -> None:
         self._path = path
         self._readers = readers
+        self._names = names_of(path)
         self._lock = StoreLock(path)
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
@@ -113,14 +115,10 @@ class Writing:
     def _salvage(self, reason: str) -> Opened:
         """Go on with what can be read of the file, which is damaged. On the writer's thread."""
         self._opened.close()
-        self._end_bar()
+        self._names.bar = None
         self._opened = self._opening.salvage(reason)
         self._renew()
         return self._opened
-
-    def _end_bar(self) -> None:
-        with NAMES:
-            BARRED.pop(self._path.absolute(), None)
 
     def _renew(self) -> None:
         self._readers.renew()
@@ -131,7 +129,7 @@ class Writing:
         """Close all files. On the writer's thread. The readers go last: as long as there is one SQLite does not put the
         log into the file, and does not remove what has the log's name by now."""
         self._readers.barred = not_mounted(self._path)
-        self._end_bar()
+        self._names.bar = None
         self._opened.close()
         self._readers.renew()
         self._lock.release()
@@ -152,18 +150,19 @@ class Writing:
 
     def _go_on(self, successor: Successor) -> Opened:
         """Go on in the file that has taken the place of the old one, which is left to those that read it. On the
-        writer's thread, with `NAMES` held since the file has its name; to be called again where it fails."""
+        writer's thread, with the lock of `Names` held since the file has its name; to be called again where it
+        fails."""
         old = self._opened
         self._readers.renew()
         try:
             successor.take_place(lambda: self._lock.note("going on", sync=True))
             self._opened = self._opening.go_on(old)
         except (OSError, sqlite3.Error, StorageError) as exc:
-            BARRED[self._path.absolute()] = why = f"{self._path} has a new file that cannot be opened: {exc}"
+            self._names.bar = why = f"{self._path} has a new file that cannot be opened: {exc}"
             if is_full(exc):
                 self._reserve.give_up()
             raise StorageError(why) from exc
-        self._end_bar()
+        self._names.bar = None
         old.journal.go_on(self._opened.connection)
         old.close()
         return self._opened
@@ -201,6 +200,6 @@ class Writing:
         state = self._lock.found
         self._lock.note("closing", sync=True)  # SQLite removes the log, and that it is gone is no damage then
         self._opened.close()
-        self._end_bar()
+        self._names.bar = None
         self._lock.note(state if wal_of(self._path).exists() else "")
         self._lock.release()

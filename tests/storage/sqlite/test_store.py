@@ -19,6 +19,7 @@ from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.errors import NotSupported, StorageClosed, StorageLocked, StoreUnusable
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite.connection import Readers, sqlite_errors
+from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.schema import VERSION
 from tests.models import Weather
 
@@ -491,6 +492,16 @@ def test_a_store_is_one_whatever_folder_leads_to_it(store: SQLiteStorage, path: 
     with SQLiteStorage(path.parent / "link" / path.name, read_only=True) as read:
         assert read.path == store.path
         assert Readers.has(path)
+
+
+def test_a_store_that_gets_a_new_file_keeps_no_other_from_being_opened(store: SQLiteStorage, tmp_path: Path) -> None:
+    """Nor one that somebody has locked: SQLite waits for that with the lock held."""
+    store.store_reading(Weather, "mast", None, {"temperature": 20.0}).wait()
+    asking = threading.Thread(target=lambda: temperatures(store), daemon=True)
+    with names_of(tmp_path / "other.db").lock:
+        asking.start()
+        asking.join(30)
+        assert not asking.is_alive()
 
 
 CHANGES_FOLDER = """
