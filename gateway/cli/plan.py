@@ -99,7 +99,7 @@ def _measured(file: Path, given: Mapping[str, Any]) -> _Asked:
     if any(given[name] is not None for name in ("devices", "every", "fields", "models")):
         raise InvalidValue("expected FILE, or --devices, --every, --fields and --models, not both")
     rates, room = measure(file)
-    settings = settings_of(file, given["upstream"])
+    settings = settings_of(file, given["upstream"], given["tls"])
     found = {**settings.store, "rate": rates.rate, "devices": len(rates.series)}
     found |= {"keeps": "disk" in found, "disk": room.within(found.get("disk"), found.get("age"))}
     load = _load(given, found | rates.shape(rates.series)._asdict())

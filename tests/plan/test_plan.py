@@ -210,6 +210,7 @@ every = "1 minute"
 max_per_day = "10 MB"
 windows = ["22:00-04:00 UTC"]
 batch_size = 1000
+gzip = false
 
 [upstreams.attic]
 engine = "timescaledb"
@@ -286,7 +287,9 @@ def test_from_a_gateways_file(tmp_path: Path) -> None:
         assert word in text
     assert "upstream copy is not counted: nothing is known of its engine, sqlite." in text
     assert "upstream attic got no reading within the last hour, and is not counted." in text
-    assert "attic: its url leaves TLS to the server" in text
+    assert "upstream attic: its url leaves TLS to the server" in text
+    assert "TLS to the server" not in said(str(file), "--tls")
+    assert "upstream lab: gzip is off, and once to 5 times" in text
     result = CliRunner().invoke(program, ["plan", str(file), "--upstream", "attic"])
     assert result.exit_code == 2
     assert "attic got no reading within the last hour" in result.stderr
