@@ -110,7 +110,7 @@ def forward(store: SQLiteStorage, upstream: BaseStorage, limit: int | None = Non
 
 def forward_averages(store: SQLiteStorage, upstream: BaseStorage, every: str, limit: int, windows: int = 1000) -> None:
     """As `forward`, but of each interval its average alone goes, in windows of at most `limit` rows."""
-    end = ManualClock(START + timedelta(days=30))
+    end = ManualClock(START + timedelta(days=90))
     limits = Limits.of("central", every=every)
     averages = Averages(store, limits.every or 0, end, Budget(limits, store, "central", upstream, end))
     delivery = Delivery(store, "central", upstream, end, lambda: True)

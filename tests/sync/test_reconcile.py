@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tests.sync.reconciling import (
     Weather,
     fill,
     forward,
+    forward_averages,
     lose,
     moment,
     readings,
@@ -84,26 +85,41 @@ def test_all_is_back_and_nothing_else_touched(store: SQLiteStorage, own: Own, lo
     assert store.ledger().problems == []
 
 
-def requests_for(folder: Path, count: int, lost: int) -> int:
-    with SQLiteStorage(folder / f"{count}.db", gateway_id="roof") as store:
+def requests_for(folder: Path, days: int, every: str | None, losses: Sequence[int | str]) -> list[int]:
+    """For each loss: of so many readings, or averages, or of all of a device."""
+    found = []
+    with SQLiteStorage(folder / f"{days}.db", gateway_id="roof") as store:
         store.add_cursor("central")
         own = Own()
-        fill(store, readings(count))
-        forward(store, own)
+        fill(store, readings(days * PER_DAY))
+        if every is None:
+            forward(store, own)
+        else:
+            forward_averages(store, own, every, limit=5_000)
         store.fold()
-        for identity in random.Random(count).sample(sorted(own.kept), lost):
-            del own.kept[identity]
-        report = reconcile(store, "central", own)
-        assert report.total() == Finding(missing=lost, sent=lost)
-        return report.requests
+        for loss in losses:
+            there = sorted(own.kept)
+            of_device = [identity for identity in there if identity[1] == loss]
+            gone = random.Random(days).sample(there, loss) if isinstance(loss, int) else of_device
+            for identity in gone:
+                del own.kept[identity]
+            report = reconcile(store, "central", own)
+            assert report.total() == Finding(missing=len(gone), sent=len(gone))
+            found.append(report.requests)
+    return found
 
 
-def test_requests_grow_with_what_is_lost_and_not_with_what_is_there(tmp_path: Path) -> None:
-    """One lost reading among a day's or among two months': as many requests, and a few for each that is lost."""
-    one = [requests_for(tmp_path, days * PER_DAY, 1) for days in (1, 8, 64)]
+@pytest.mark.parametrize(("every", "ages"), [(None, (1, 8, 64)), ("1 hour", (6, 64))])
+def test_requests_grow_with_what_is_lost_and_not_with_what_is_there(
+    tmp_path: Path, every: str | None, ages: Sequence[int]
+) -> None:
+    """Lost among a day's or among two months': as many requests, and a few for each that is lost."""
+    losses: list[int | str] = [1, 4, 0, "mast"] if every else [1, 4, 0]
+    one, several, nothing, *device = zip(*(requests_for(tmp_path, days, every, losses) for days in ages), strict=True)
     assert max(one) == min(one) <= 8 + 5 + 2
-    several = requests_for(tmp_path, 65 * PER_DAY, 4)
-    assert several <= 8 + 4 * (5 + 2)
+    assert max(several) <= 8 + 4 * (5 + 2)
+    assert set(nothing) == {8}
+    assert [max(whole) == min(whole) <= 8 + 2 for whole in device] == [True] * len(device)
 
 
 def test_one_device_and_a_part_of_the_time(store: SQLiteStorage, own: Own) -> None:
