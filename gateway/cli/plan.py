@@ -45,12 +45,12 @@ Examples:
 @click.option("--models", type=click.IntRange(min=1), help="Of how many reading models the devices are; 1 if not.")
 @click.option("--flush", help="The store's flush_interval; 1s if not.")
 @click.option(
-    "--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE; all of these if not."
+    "--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE; else to all of these."
 )
 @click.option("--disk", help="Room for the store; with FILE keep_bytes or what the disk has for it, else 2 GB.")
 @click.option("--link", help="What the link carries; max_rate of FILE, or 1 MB/s if not.")
 @click.option("--outage", default="24h", show_default=True, help="An outage to catch up after.")
-@click.option("--tls/--no-tls", default=None, help="Whether TLS is spoken; as the url in FILE says, or not if not.")
+@click.option("--tls/--no-tls", default=None, help="Whether with TLS; as the urls in FILE say, else without.")
 @click.option("--card-tbw", type=click.FloatRange(min=0.001), help="Terabytes that the card may be written; 16 if not.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def plan(file: Path | None, as_json: bool, **given: Any) -> None:
@@ -105,6 +105,9 @@ def _measured(file: Path, given: Mapping[str, Any]) -> _Asked:
     load = _load(given, found | rates.shape(rates.series)._asdict())
     sent: dict[str, Load] = {}
     notes = [*settings.notes]
+    if not settings.upstreams and given["upstream"] is None:
+        server = _SERVERS[load.upstream]
+        notes.append(f"No upstream that is known is in {file}: counted as if all went to {server} (--upstream).")
     for name, one in (settings.upstreams or {load.upstream: Upstream(EVERYTHING, {})}).items():
         taken = chosen(rates, one.choice)
         if taken:
@@ -144,7 +147,7 @@ def _print(asked: _Asked, found: Plan) -> None:
         (
             "load",
             f"{rate:,.0f} readings/s" if rate >= 100 else f"{rate:.3g} readings/s",
-            f"{load.fields:.2g} values each, commit every {load.flush:g} s",
+            f"{round(load.fields, 1):g} values each, commit every {load.flush:g} s",
         ),
         (
             "outage that the disk holds",

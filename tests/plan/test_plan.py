@@ -101,6 +101,7 @@ def test_from_a_store(tmp_path: Path, is_open: bool) -> None:
         assert found["outage_hours"] == found["history_hours"], "nothing goes by itself"
         assert found["history_hours"] == pytest.approx(described["history_hours"], rel=0.05)
         result = CliRunner().invoke(program, ["plan", str(tmp_path / "local.db")])
+        assert "local.db: counted as if all went to TimescaleDB" in result.stdout
         for word in (
             "outage that the disk holds",
             "without keep_bytes",
@@ -345,6 +346,9 @@ def test_what_is_too_wide_for_the_terminal_goes_below() -> None:
     ]
 
 
-def test_what_is_usual_fits_into_80_columns() -> None:
-    result = CliRunner().invoke(program, ["plan", "--devices", "20", "--every", "5s", "--fields", "4"])
+@pytest.mark.parametrize("fields", ["4", "250"])
+def test_what_is_usual_fits_into_80_columns(fields: str) -> None:
+    result = CliRunner().invoke(program, ["plan", "--devices", "20", "--every", "5s", "--fields", fields])
+    assert f"{fields} values each" in result.stdout
+    assert len(result.stdout.splitlines()) == 7
     assert max(map(len, result.stdout.splitlines())) <= 80
