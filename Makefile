@@ -75,7 +75,7 @@ peers: venv .venv/.peers
 bench: servers peers ## run the benchmarks at full size, each beside its floor (about 15 minutes)
 	$(BIN)/python -m tests.benchmarks
 
-bench-long: servers peers ## the local store's benchmarks with ten times the rows, draining 5 million too (about 20 minutes)
+bench-long: servers peers ## the local store's benchmarks with ten times the rows, draining 5 million too (about half an hour)
 	$(BIN)/python -m tests.benchmarks.store_ingest --long
 	$(BIN)/python -m tests.benchmarks.store_open --long
 	$(BIN)/python -m tests.benchmarks.store_aggregate --long

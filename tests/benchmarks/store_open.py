@@ -1,7 +1,8 @@
 """Opening a store whose process was killed, and draining a long backlog in 64 MiB.
 
 A process ingests until it is killed with SIGKILL, in the middle of that, and another opens the store. A million rows,
-ten million with `--long`, are compared with ten thousand.
+ten million with `--long`, are compared with ten thousand. What is in the log has to be read then: of both it is nearly
+as long as it becomes, by the commits of single rows.
 
 Then a process that may have 64 MiB, by a control group or else by RLIMIT_DATA, writes 500,000 rows, five million with
 `--long`, and hands all of them on in windows of 1,000, as sync does, while new ones come in. Its own memory at the end
@@ -16,14 +17,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from edgedepot.storage.sqlite.connection import WAL_PAGES
 from tests.benchmarks.child import Child
 from tests.benchmarks.memory_limit import control_group
 from tests.benchmarks.report import Comparison, Options, alternate, progress, read_options, report
 
 FEW = 10_000
 MANY = 1_000_000
-MORE = 50_000
-"""What is ingested into the large store before each kill."""
+LOGGED = WAL_PAGES - 200
+"""So many pages the log has at each kill: it begins anew with `WAL_PAGES`."""
 PENDING = 500_000
 LONG = 10
 LIMIT = 64 << 20
@@ -37,9 +39,9 @@ def process(task: str, **settings: Any) -> Iterator[Child]:
         yield child
 
 
-def ingest_and_kill(path: Path, first: int, rows: int) -> None:
-    """Kill a process that has so many rows durable and goes on."""
-    with process("ingest", store=str(path), first=first, rows=rows) as child:
+def ingest_and_kill(path: Path, first: int, rows: int, logged: int) -> None:
+    """Kill a process that has so many rows durable, and so many pages in the log, and goes on."""
+    with process("ingest", store=str(path), first=first, rows=rows, logged=logged) as child:
         child.hear()
 
 
@@ -49,21 +51,21 @@ def open_seconds(path: Path) -> float:
 
 
 def opening(options: Options, folder: Path) -> Comparison:
-    few, more = options.of(FEW), options.of(MORE)
+    few, logged = options.of(FEW), min(LOGGED, options.of(LOGGED))
     many = options.of(MANY * (LONG if options.long else 1))
     progress(f"writing {many:,} rows")
-    ingest_and_kill(folder / "large.db", 0, many)
+    ingest_and_kill(folder / "large.db", 0, many, 0)
     # A killed process was further than it could say: so the next begins well behind that.
-    firsts = count(2 * many, 3 * more)
+    firsts = count(2 * many, 2 * few + 10 * WAL_PAGES)
     names = count()
 
     def open_small() -> float:
         path = folder / f"small {next(names)}.db"
-        ingest_and_kill(path, 0, few)
+        ingest_and_kill(path, 0, few, logged)
         return open_seconds(path)
 
     def open_large() -> float:
-        ingest_and_kill(folder / "large.db", next(firsts), more)
+        ingest_and_kill(folder / "large.db", next(firsts), few, logged)
         return open_seconds(folder / "large.db")
 
     found = alternate(options, "s", {"small": open_small, "large": open_large})
@@ -75,7 +77,7 @@ def opening(options: Options, folder: Path) -> Comparison:
 def draining(options: Options, folder: Path) -> tuple[Comparison, str]:
     rows = options.of(PENDING * (LONG if options.long else 1))
     early, late = [], []
-    for number in range(options.rounds if not options.long else 1):
+    for number in range(options.rounds):
         with control_group("edgedepot-benchmark", LIMIT) as group:
             where = None if group is None else str(group)
             path = str(folder / f"backlog {number}.db")

@@ -1,10 +1,14 @@
 """The processes that `store_open` measures: `ingest`, `open`, `drain`."""
 
+import os
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+from edgedepot.storage.sqlite.wal import FRAME_HEADER, HEADER, PAGE, wal_of
 from tests.benchmarks.child import say, settings_from_command_line
 from tests.benchmarks.memory_limit import obey, resident
 
@@ -12,16 +16,34 @@ BATCH = 1_000
 
 
 def ingest(settings: Mapping[str, Any]) -> None:
-    """Store readings until killed; says so when there are as many as asked for."""
+    """Store readings until killed, those asked for in batches, and then one by one; says so when the log has as many
+    pages as asked for."""
     from edgedepot import SQLiteStorage
     from tests.benchmarks.store_rows import Station, readings
 
     store = SQLiteStorage(settings["store"])
     enough = settings["first"] + settings["rows"]
-    for first in count(settings["first"], BATCH):
-        store.store_readings(Station, readings(first, BATCH)).wait()
-        if first < enough <= first + BATCH:
-            say(rows=first + BATCH)
+    for first in range(settings["first"], enough, BATCH):
+        store.store_readings(Station, readings(first, min(BATCH, enough - first))).wait()
+    has_said = False
+    for first in count(enough):
+        store.store_readings(Station, readings(first, 1)).wait()
+        if not has_said and pages_logged(wal_of(store.path)) >= settings["logged"]:
+            say(rows=first + 1)
+            has_said = True
+
+
+def pages_logged(log: Path) -> int:
+    """How many pages are in a log that is being written. Behind them may be those of the round before, which had other
+    salts (https://www.sqlite.org/fileformat2.html#walformat)."""
+    with log.open("rb") as file:
+        whole = (os.fstat(file.fileno()).st_size - HEADER) // (FRAME_HEADER + PAGE)
+        salts = os.pread(file.fileno(), 8, 16)
+
+        def is_older(frame: int) -> bool:
+            return os.pread(file.fileno(), 8, HEADER + frame * (FRAME_HEADER + PAGE) + 8) != salts
+
+        return bisect_left(range(whole), True, key=is_older)
 
 
 def open_(settings: Mapping[str, Any]) -> None:
