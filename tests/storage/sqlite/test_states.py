@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.base import Choice, Ledger, Start, Window
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.rows import aggregate_rows, select_rows
+from edgedepot.storage.sqlite.log_length import SHORTEN_SECONDS, log_bytes
 from edgedepot.storage.values import Quality
+from tests.models import Weather
 from tests.storage.sqlite.crashing import Deed, Offsets, State, intake, known_offsets, stamp, work_until_killed
+from tests.storage.sqlite.foreign import Foreign
 from tests.storage.sqlite.held_model import DAY, FIRST, HeldRows, boot_time
 from tests.storage.sqlite.room_model import File
 from tests.storage.sqlite.states import (
@@ -53,6 +57,7 @@ from tests.storage.sqlite.states import (
     orders,
     quarantined,
     queried,
+    readings,
     rows_of,
     scopes,
     spans,
@@ -63,17 +68,21 @@ from tests.storage.sqlite.states import (
 )
 from tests.storage.sqlite.upstream_model import Rows, Upstream
 
+LONGEST = 4 * 30 * 4096
+"""A log that is longer than that is too long, in a store of 1 MB."""
 TIME_FLAGS = int(Quality.TIME_REPLACED | Quality.TIME_UNCERTAIN)
 Stamped = tuple[Model, str, Values]
 Unchecked = tuple[Model, str, datetime, Values]
-options = st.fixed_dictionaries({"uncertain_times": POLICIES, "durability": DURABILITIES})
+# With little room a store has a log that becomes too long in no time. It is not reached here.
+ROOM = st.sampled_from([None, "1 MB"])
+options = st.fixed_dictionaries({"uncertain_times": POLICIES, "durability": DURABILITIES, "keep_bytes": ROOM})
 
 
 class Store(RuleBasedStateMachine):
     """One store, its cursors, and what they should hold."""
 
-    @initialize(durability=DURABILITIES, upstreams=st.lists(st.tuples(starts, choices), max_size=3))
-    def open_first(self, durability: str, upstreams: list[tuple[Start, Choice]]) -> None:
+    @initialize(durability=DURABILITIES, room=ROOM, upstreams=st.lists(st.tuples(starts, choices), max_size=3))
+    def open_first(self, durability: str, room: str | None, upstreams: list[tuple[Start, Choice]]) -> None:
         self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         self.path = self.folder / "x.db"
         self.clock = ManualClock(T0)
@@ -84,7 +93,8 @@ class Store(RuleBasedStateMachine):
         self.own_boot, self.own_began = self.clock.boot, boot_time(self.clock)
         self.numbers: dict[int, int] = {}  # what numbers the file has given those that arrived
         self.held = HeldRows()
-        self.options: dict[str, Any] = {"uncertain_times": "release", "durability": durability}
+        self.options: dict[str, Any] = {"uncertain_times": "release", "durability": durability, "keep_bytes": room}
+        self.foreign: Foreign | None = None
         self.counts = dict.fromkeys(("readings", "new", "merged", "duplicates"), 0)
         self.upstreams: dict[str, Upstream] = {}
         self.open()
@@ -140,7 +150,44 @@ class Store(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.store.close()
+        self.foreign_ends()
         shutil.rmtree(self.folder)
+
+    @rule(what=st.sampled_from(["begins", "begins", "looks", "ends", "stays"]), reading=readings)
+    def foreign_reads(self, what: str, reading: Row) -> None:
+        """Another program is in the middle of a read, maybe until the store goes on in a copy of its file."""
+        if what == "begins" and self.foreign is not None and not self.foreign.is_at(self.path):
+            self.foreign_ends()
+        self.foreign = self.foreign or Foreign(self.path)
+        self.foreign.check()
+        if what == "ends":
+            self.foreign_ends()
+        elif what == "stays" and self.options["keep_bytes"] is not None and self.foreign.is_at(self.path):
+            self.outgrow(Weather, [reading])
+
+    def foreign_ends(self) -> None:
+        if self.foreign is not None:
+            self.foreign.end()
+            self.foreign = None
+
+    def outgrow(self, *batch: Any) -> None:
+        file = self.path.stat()
+        while log_bytes(self.path) <= max(LONGEST, self.size()) + LONGEST // 4:
+            self.put(batch)
+            self.store.flush()
+        self.clock.advance(SHORTEN_SECONDS + 1)
+        self.put(batch)
+        self.store.flush()
+        until = time.monotonic() + 60
+        while os.path.samestat(file, self.path.stat()):
+            assert time.monotonic() < until, "it does not go on in a copy"
+            self.store.flush()  # the clock stands still, so that an example can be run again
+
+    def size(self) -> int:
+        """Of the file, with all that is in the log."""
+        with self.store._readers.lend() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        return 4096 * int(pages)
 
     def learn(self) -> File:
         """The numbers of what came in since."""
