@@ -335,6 +335,7 @@ class Gateway:
             "eta": None if found.eta is None else round(found.eta, 1),
             "limited_by": found.limited_by,
             "spent_today": found.spent_today,
+            "per_day": found.per_day,
             "delivered": found.delivered,
             "last_delivery": _iso(found.last_delivery),
             "last_error": found.last_error,

@@ -89,6 +89,11 @@ class Budget:
         self._wire_seen = upstream.wire_bytes()
 
     @property
+    def per_day(self) -> int | None:
+        """The day's budget; None without one."""
+        return self._limits.per_day
+
+    @property
     def spent_today(self) -> int | None:
         """Bytes of the day's budget, as of the latest request; None without one."""
         return None if self._limits.per_day is None else self._used

@@ -121,6 +121,7 @@ class Forwarder:
                 self._budget.open_for(self._progress.eta(now, waiting)),
                 self._limit if now <= self._limit_until else slowest if self._is_slow or hangs else None,
                 self._budget.spent_today,
+                self._budget.per_day,
             )
 
     def look_after(self) -> None:

@@ -49,3 +49,5 @@ class SyncStatus:
     """What keeps them from going out faster right now; None where it keeps up."""
     spent_today: int | None = None
     """Bytes of the day's budget; None without one."""
+    per_day: int | None = None
+    """The day's budget; None without one."""

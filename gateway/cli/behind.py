@@ -43,8 +43,8 @@ def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> 
     if not pending or (live.get("lag", 0.0) < LATE and limit not in ("budget", "window", "clock")):
         return
     yield "yellow", f"{name} is {duration(live['lag'])} behind, by {counted(pending, 'reading')}; {_when(live)}"
-    if live.get("spent_today") is not None:
-        yield "yellow", f"    Of the day's budget {size(live['spent_today'])} are spent."
+    if live.get("per_day") is not None:
+        yield "yellow", f"    Of the day's budget of {size(live['per_day'])}, {size(live['spent_today'])} are spent."
     cures = {**_CURES, **_SLOW} if live["state"] == "sending" else _CURES
     if limit in cures:
         yield "yellow", f"    {cures[limit]}"

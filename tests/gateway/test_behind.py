@@ -41,12 +41,12 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
     found = closed.status()["upstreams"]["central"]
     assert (found["limited_by"], found["pending"], found["lag"]) == ("window", 50, 7200)
     assert found["retry_in"] == pytest.approx(8 * 3600, abs=1)
-    assert found["spent_today"] == 0
+    assert (found["spent_today"], found["per_day"]) == (0, 10_000_000)
     result = CliRunner().invoke(program, ["status", str(tmp_path / "gateway.db")])
     assert result.exit_code == 0
     assert "central is 2 h behind, by 50 readings; goes on in 8 h." in result.stdout
     assert "It is not one of its hours" in result.stdout
-    assert "Of the day's budget 0 bytes are spent." in result.stdout
+    assert "Of the day's budget of 10.0 MB, 0 bytes are spent." in result.stdout
 
 
 @pytest.mark.parametrize(
