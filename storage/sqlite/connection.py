@@ -20,6 +20,10 @@ from edgedepot.storage.sqlite.names import names_of
 log = logging.getLogger(__name__)
 _BUSY_SECONDS = 10.0
 WAL_PAGES = 4500
+"""With so many pages (18 MB) the log goes into the file and begins anew. The longer it is, the less is written to the
+card: a page goes into the file once in that time, however often it changed. (Commits of each second and each 10 seconds
+took 617 and 289 bytes a reading, and with 4,000 pages 621 and 294.) It costs that much room on the device, half as much
+again for the reserve, and opening after a crash reads it."""
 _LOCK_BYTES = 64
 
 

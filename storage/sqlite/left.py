@@ -37,7 +37,9 @@ class Left:
         return keepers(self._file)
 
     def __str__(self) -> str:
-        names, size = ", ".join(self.keepers) or "nobody", megabytes(self._size)
+        names, size = ", ".join(self.keepers), megabytes(self._size)
+        if not names:
+            return f"nobody has the older file open any more, which took {size}"
         return f"{names} has an older file of this store open: nothing new is in it, and it takes {size} until closed"
 
     def close(self) -> None:

@@ -95,6 +95,7 @@ class Opening:
         lock: StoreLock,
         sidecar: Sidecar,
         clock: Clock,
+        *,
         full_sync: bool,
         gateway_id: str | None,
         wal_pages: int,

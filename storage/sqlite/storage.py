@@ -122,8 +122,14 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             self._check_readable()
         else:
             self._writing = Writing(
-                *(self.path, self.clock, pace, limits),
-                *(durability == "power", gateway_id, uncertain_times == "hold", self._readers),
+                self.path,
+                self.clock,
+                pace=pace,
+                limits=limits,
+                full_sync=durability == "power",
+                gateway_id=gateway_id,
+                hold_uncertain=uncertain_times == "hold",
+                readers=self._readers,
             )
             self.gateway_id = self._writing.opened.gateway_id
             atexit.register(self.close)

@@ -1,10 +1,10 @@
 """A file to go on in, while a reader keeps the write-ahead log of the old one from beginning again.
 
-    gateway.db.next     the pages as a reader of ours sees them             1. a thread copies, commits go on
-                        what was committed since, out of the log            2. again, until little is left; synced
-                        the rest of that                                    3. the writer, between two commits; synced
-    gateway.db          is that file                                        4. renamed, the folder synced
-    gateway.db-wal      and its index: these names go                       5. the folder synced
+    gateway.db.next     the pages as a reader of ours sees them      1. `_copy`, in a thread: commits go on
+                        what was committed since, out of the log     2. `_write`, again until little is left; synced
+                        the rest of that                             3. `catch_up`, between two commits; synced
+    gateway.db          is that file                                 4. `rename`; the folder synced
+    gateway.db-wal      and its index: these names go                5. `take_place`; the folder synced
 
 The old file and its log have no names then. They are there for those that have them open, and go with the last of
 them: a connection whose file has moved neither puts its log into a file nor removes one by name when it closes.

@@ -66,6 +66,7 @@ class Writer:
         opened: Opened,
         path: Path,
         clock: Clock,
+        *,
         pace: Pace,
         limits: Limits,
         cursors: Cursors,

@@ -45,6 +45,7 @@ class Writing:
         self,
         path: Path,
         clock: Clock,
+        *,
         pace: Pace,
         limits: Limits,
         full_sync: bool,
@@ -61,7 +62,14 @@ class Writing:
             self._sidecar = Sidecar(path)
             self._reserve = reserve = Reserve(path, limits.wal_pages)
             self._opening = Opening(
-                *(path, self._lock, self._sidecar, clock, full_sync, gateway_id), reserve.wal_pages, hold_uncertain
+                path,
+                self._lock,
+                self._sidecar,
+                clock,
+                full_sync=full_sync,
+                gateway_id=gateway_id,
+                wal_pages=reserve.wal_pages,
+                hold_uncertain=hold_uncertain,
             )
             self._opened = self._open(reserve)
             undo.callback(self._opened.close)
@@ -70,10 +78,18 @@ class Writing:
             store_id = text(self._connection, "store_id")
             self._mount = Mount(path, store_id, self._let_go, self._open_again)
             self.writer = Writer(
-                *(self._opened, path, clock, pace, limits, self.cursors, self._sidecar),
-                Room(path, clock, reserve),
-                LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout)),
-                *(self._salvage, self._mount, self._go_on),
+                self._opened,
+                path,
+                clock,
+                pace=pace,
+                limits=limits,
+                cursors=self.cursors,
+                sidecar=self._sidecar,
+                room=Room(path, clock, reserve),
+                log_length=LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout)),
+                salvage=self._salvage,
+                mount=self._mount,
+                go_on=self._go_on,
             )
             undo.pop_all()
         self._closed = False

@@ -58,6 +58,11 @@ class Link:
         """Whether there is a connection, as of the latest call."""
         return self._session is not None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody uses it right now."""
+        return self._lock.locked()
+
     def check_open(self) -> None:
         """Raise `StorageClosed` after `close`."""
         if self._closed:

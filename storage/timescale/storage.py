@@ -184,8 +184,10 @@ class TimescaleDBStorage(Upkeep):
 
     def health_check(self) -> dict[str, Any]:
         """``{"status", "message", "version"}``, and ``"error"`` where it fails: the name of the `UpstreamError`. Asks
-        the server, over a connection that is there; else it opens the one that writes. Raises `StorageClosed` alone."""
-        link = self._reading if self._reading.is_open else self._writing
+        the server, over a connection that is there; else it opens the one that writes. It does not wait for what goes
+        on over one of them, such as a long write: then it takes the other. Raises `StorageClosed` alone."""
+        links = (self._reading, self._writing) if self._reading.is_open else (self._writing, self._reading)
+        link = min(links, key=lambda one: one.is_busy)
         try:
             with link.transaction() as session:
                 session.connection.execute("SELECT 1")

@@ -19,6 +19,7 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
+from edgedepot.storage.sqlite.left import Left
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
 from edgedepot.storage.sqlite.reserve import Reserve
 from edgedepot.storage.sqlite.successor import Successor
@@ -260,6 +261,12 @@ def test_a_long_query_of_this_process_is_left_behind_too(site: Site) -> None:
         assert connection.execute(COUNT).fetchone() == (seen,)
         site.check()
     advance_until(site.clock, lambda: site.warning == "")
+
+
+def test_a_file_that_everybody_has_closed_is_said_to_be_that(tmp_path: Path) -> None:
+    (tmp_path / "x.db").touch()
+    left = Left((tmp_path / "x.db").stat(), 12_000_000)
+    assert str(left) == "nobody has the older file open any more, which took 12 MB"
 
 
 @pytest.mark.parametrize("durability", ["power", "process"])

@@ -82,6 +82,20 @@ def test_a_killed_server_is_unreachable_until_it_is_back(
     assert storage.health_check()["status"] == "pass"
 
 
+def test_a_health_check_waits_for_no_write(connect: Connect, timescale_url: str, look: Look) -> None:
+    storage = connect(write_timeout="5s")
+    storage.store_readings(Weather, batch(0))
+    with psycopg.connect(timescale_url) as other, ThreadPoolExecutor() as pool:
+        other.execute("LOCK TABLE weather")
+        writing = pool.submit(storage.store_readings, Weather, batch(100))
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'edgedepot' AND wait_event_type = 'Lock'"
+        wait_until(lambda: bool(look(waiting)), "the write waits")
+        assert storage.health_check()["status"] == "pass"
+        assert not writing.done()
+        other.rollback()
+        assert writing.result().accepted == 100
+
+
 def test_a_connection_ended_by_an_administrator_is_opened_again(storage: TimescaleDBStorage, look: Look) -> None:
     storage.store_readings(Weather, batch(0))
     look("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'edgedepot'")
