@@ -84,7 +84,9 @@ class Retention:
     """`next` says what to do, for as long as there is something. What it could not help stands in `is_over`; `full`
     tells why the store takes no readings."""
 
-    def __init__(self, connection: sqlite3.Connection, journal: Journal, cursors: Cursors, limits: Limits) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, journal: Journal, cursors: Cursors, limits: Limits, full: str | None
+    ) -> None:
         self._connection = connection
         self._cursors = cursors
         self._thinned: set[int] = set()
@@ -94,7 +96,7 @@ class Retention:
         self._log = RoomLog()
         self._unswept = set(journal.shape.horizons)
         self.is_over = False
-        self.full: str | None = None
+        self.full = full
 
     def next(self, now: int | None) -> Deed | None:
         """The next transaction's deed; None when all is as it should be, or as good as it can be. `now` is None while

@@ -69,11 +69,11 @@ class Upkeep:
         self._retain_at = clock.monotonic() if limits else None
         self.renew(opened)
 
-    def renew(self, opened: Opened) -> None:
-        """Go on with a store that was opened anew."""
+    def renew(self, opened: Opened, full: str | None = None) -> None:
+        """Go on with a store that was opened anew; one that was `full` is so until retention has looked."""
         self._connection, self._journal = opened.connection, opened.journal
         self._fold = Fold(self._connection, self._journal, self._pace.piece_rows, self._limits)
-        self.retention = Retention(self._connection, self._journal, self._cursors, self._limits)
+        self.retention = Retention(self._connection, self._journal, self._cursors, self._limits, full)
 
     def call(self, calls: Calls, check: Callable[[], None]) -> None:
         """From any thread: have it done once more, and return when it is. Raises what `check` does, which is asked

@@ -542,6 +542,19 @@ def test_a_full_store_that_is_to_block_takes_no_readings_until_upstreams_acknowl
     audit_file(path)
 
 
+def test_a_full_store_takes_no_readings_when_it_is_salvaged_either(tmp_path: Path) -> None:
+    with opened(tmp_path / "x.db", keep_bytes=1_000_000, when_full="block", busy_timeout="5s") as store:
+        store.add_cursor("central")
+        stored = 0
+        while not put_2000(store, stored):
+            stored += 2000
+        writing = store._writing
+        assert writing is not None
+        writing.writer.suspect(sqlite3.IntegrityError("two tables contradict"))
+        advance_until(clock_of(store), lambda: writing.opened.report is not None, step=0)
+        assert "has reached its limit" in str(put_2000(store, stored))
+
+
 def put_2000(store: SQLiteStorage, first: int) -> StorageBusy | None:
     """Store readings, which may have to wait; what was raised."""
     rows = [("a", T0 + timedelta(seconds=first + n), {"temperature": 1.0}) for n in range(2000)]
