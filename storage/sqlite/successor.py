@@ -74,8 +74,8 @@ class Successor:
             self._reader.execute("BEGIN")
             self._reader.execute("PRAGMA schema_version").fetchone()
             self._salts = salts_of(wal_of(path))
-            self._file = os.open(self._next, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            _be_like(self._file, path.stat())
+            self._file = os.open(self._next, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            be_like(self._file, path.stat())
         except (OSError, sqlite3.Error):
             self.close()
             raise
@@ -204,8 +204,14 @@ class Successor:
             remove_next(self._path)
 
 
-def _be_like(file: int, other: os.stat_result) -> None:
-    """Of the same owner, as far as this process may say so: the next one may run as that."""
-    os.fchmod(file, other.st_mode & 0o777)
-    with contextlib.suppress(PermissionError):
-        os.fchown(file, other.st_uid, other.st_gid)
+def be_like(file: int, other: os.stat_result) -> None:
+    """Of the same owner, as far as this process may say so: the next one may run as that. Raises `OSError` where the
+    group has rights of its own and cannot be kept: those in it would be shut out."""
+    try:
+        os.fchown(file, -1, other.st_gid)
+    except OSError as exc:
+        if (other.st_mode >> 3 ^ other.st_mode) & 0o7:
+            raise OSError(f"the group of the file, {other.st_gid}, cannot be given to another: {exc.strerror}") from exc
+    with contextlib.suppress(OSError):  # no right to, or an owner that has no number in a container
+        os.fchown(file, other.st_uid, -1)
+    os.fchmod(file, other.st_mode & 0o777)  # last: until then it is nobody's but ours

@@ -22,7 +22,7 @@ from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepar
 from edgedepot.storage.sqlite.left import Left
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
 from edgedepot.storage.sqlite.reserve import Reserve
-from edgedepot.storage.sqlite.successor import Successor
+from edgedepot.storage.sqlite.successor import Successor, be_like
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import rows
@@ -295,6 +295,44 @@ def reading(site: Site) -> sqlite3.Connection:
     reader.execute("BEGIN")
     assert reader.execute(COUNT).fetchone() == (site.count,)
     return reader
+
+
+@contextmanager
+def member_of(user: int, group: int) -> Iterator[None]:
+    """This process as another user, of that group beside its own."""
+    before = os.getgroups()
+    os.setgroups([group])
+    os.setegid(user)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o660, 0o644])
+@pytest.mark.parametrize("is_member", [True, False])
+def test_the_file_stays_of_its_group(quick_folder: Path, mode: int, is_member: bool) -> None:
+    """Who is in it reads what somebody else's process writes."""
+    path = quick_folder / "x.db"
+    path.touch()
+    os.chown(path, 1001, 2000)
+    path.chmod(mode)
+    other = path.stat()
+    with (quick_folder / "next").open("wb") as file:
+        os.chown(file.fileno(), 1002, 1002)
+        with member_of(1002, 2000 if is_member else 2001):
+            if mode == 0o660 and not is_member:
+                with pytest.raises(OSError, match="the group of the file, 2000, cannot be given to another"):
+                    be_like(file.fileno(), other)
+                return
+            be_like(file.fileno(), other)
+        found = os.fstat(file.fileno())
+    assert (found.st_uid, found.st_gid) == (1002, 2000 if is_member else 1002)
+    assert found.st_mode & 0o777 == mode
 
 
 def test_a_fold_goes_on_in_the_other_file(quick_folder: Path) -> None:
