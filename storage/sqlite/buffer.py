@@ -73,6 +73,8 @@ class SQLiteBuffer(Buffer):
         self._writer_parts().cursors.position(name)
 
         def remove(journal: Journal) -> int:
+            if name not in journal.books.cursors:
+                return 0  # another thread was faster
             for forget in (forget_choice, forget_given_up, forget_start):
                 forget(journal.connection, journal.books.cursors[name].id)
             return remove_cursor(journal, name)

@@ -86,21 +86,23 @@ class Readings:
                 draft.damaged.add("history")
 
     def _copied_partition(self, layout: Layout, old: Partition) -> bool:
+        """Whether all of it could be."""
         table = history_table(layout, old)
         values = value_columns(layout)[: old.width]
         names = ", ".join(("series", "ts", "seq", "quality", *values))
         if not self._draft.is_sound(table):
             return False
-        copied = False
+        is_whole = False
         with reading_old():
-            self._draft.new.execute(
+            copied = self._draft.new.execute(
                 f"INSERT INTO main.{table} ({names}) SELECT {names} FROM old.{table}"
                 f" WHERE {holdable(layout, len(values), before=True)} AND ts >= ? AND ts < ?"
                 " AND series IN (SELECT id FROM main._series WHERE model = ?)",
                 (old.start, old.stop, layout.id),
-            )
-            copied = True
-        return copied
+            ).rowcount
+            (there,) = self._draft.new.execute(f"SELECT count(*) FROM old.{table}").fetchone()
+            is_whole = bool(there == copied)
+        return is_whole
 
     def _put(self, rows: Iterable[Row]) -> None:
         """Put readings into history; of one identity the latest version stays."""

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAGIC = b"SQLite format 3\0"
-UNREADABLE = (msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError)
+UNREADABLE = (
+    msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError, ArithmeticError, RecursionError
+)  # fmt: skip
 """What a record that is not what was written leads to, where the store makes use of it."""
 
 

@@ -7,8 +7,10 @@ again a moment later: a cable or a controller was at fault, and a salvage would 
 from __future__ import annotations
 
 import sqlite3
+import traceback
 from contextlib import closing
 from pathlib import Path
+from types import CodeType
 
 from edgedepot.storage.sqlite.connection import is_damage, is_unread, open_reader
 from edgedepot.storage.sqlite.records import BadRecord
@@ -20,6 +22,8 @@ into it again, until it counts as damaged all the same."""
 PAUSE = 1.0
 WHILE = 600.0
 """In seconds."""
+_Place = tuple[type[BaseException], tuple[tuple[CodeType, int], ...]]
+"""Which error it is, and the lines that led to it."""
 
 
 class Suspicion:
@@ -31,13 +35,34 @@ class Suspicion:
         self._is_acted_on = False
         self._attempts = 0
         self._passed: list[float] = []
+        self._cause: _Place | None = None
+        self._faults: set[_Place] = set()
 
     def note(self, exc: BaseException) -> None:
         """Somebody ran into this. Full disks and locks are no reason."""
+        if not self.concerns(exc):
+            return
+        self._cause = _place_of(exc)  # not itself: it holds on to what somebody reads with
         if isinstance(exc, UNREADABLE):
             self.reason, self._may_pass = f"a record cannot be read: {exc!r}", False
-        elif is_unread(exc) or is_damage(exc) or isinstance(exc, sqlite3.IntegrityError):  # two tables contradict
+        else:
             self.reason, self._may_pass = str(exc), is_unread(exc) or _is_of_the_structure(exc)
+
+    def concerns(self, exc: BaseException) -> bool:
+        """Whether this may lie in the file."""
+        kinds = (*UNREADABLE, sqlite3.IntegrityError)  # the latter where two tables contradict
+        return is_unread(exc) or is_damage(exc) or (isinstance(exc, kinds) and _place_of(exc) not in self._faults)
+
+    def is_unfounded(self, path: Path, is_fresh: bool) -> bool:
+        """Whether it is a fault of the program's, of which nothing is to be seen in the file; what comes from there is
+        no reason any more. Reads the whole file. What contradicts it may lie in our memory as well: that is told
+        once the file `is_fresh`, and we are too."""
+        cause = self._cause
+        kinds = (*UNREADABLE, sqlite3.IntegrityError) if is_fresh else UNREADABLE
+        if cause is None or self._is_acted_on or not issubclass(cause[0], kinds) or not _is_sound(path):
+            return False
+        self._faults.add(cause)
+        return True
 
     def has_passed(self, path: Path, now: float) -> bool:
         """Whether there is nothing to be seen of it any more, at a monotonic time. Reads the whole file. Raises
@@ -57,7 +82,20 @@ class Suspicion:
 
     def clear(self) -> None:
         """It has passed, or the file is another."""
-        self.reason, self._is_acted_on, self._attempts = None, False, 0
+        self.reason, self._is_acted_on, self._attempts, self._cause = None, False, 0, None
+
+
+def _place_of(exc: BaseException) -> _Place:
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(exc.__traceback__)]
+    return type(exc), tuple(frames[-3:])
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a look through all of the store finds nothing wrong. Raises `StorageError` where it cannot be read."""
+    from edgedepot.storage.sqlite.verify import Verification  # here, as hardly a store needs it
+
+    with Verification(path) as verification:
+        return verification.run().sound
 
 
 def _is_of_the_structure(exc: BaseException) -> bool:

@@ -3,7 +3,7 @@
     structure   what SQLite's own integrity check finds: pages, their order, the list of free ones
     history     rows that lie in the wrong partition, or hold what their field cannot
     hours       each computed again from its rows: the digest (digest.py) tells of values that changed since the fold
-    journal     rows that are in history as well: both say the same
+    journal     rows that are in history as well: both say the same; the others hold what their fields can
     books       they balance
 
 What no second record exists of is not found out: a value that changed before the fold, or in what is kept downsampled.
@@ -38,6 +38,7 @@ from edgedepot.storage.values import Quality
 Progress = Callable[[int, int], None]
 """Told now and then how many steps are done, and of how many."""
 _PROBLEMS = 1_000
+_WRONG = "cannot be what was stored: a series, time or value of another kind"
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -158,8 +159,7 @@ class Verification:
         ).fetchone()
         self._found.readings += count
         if wrong:
-            text = f"{int(wrong)} rows of {table} cannot be what was stored: a series, time or value of another kind"
-            self._found.problems.append(Problem("history", text))
+            self._found.problems.append(Problem("history", f"{int(wrong)} rows of {table} {_WRONG}"))
         if partition.hours is not None:
             self._check_hours(layout, partition)
         elif count:
@@ -179,11 +179,22 @@ class Verification:
         if piece is None:
             return  # it is folded and delivered meanwhile
         if piece in view.shape.unfolded():
-            query = f"SELECT count(*) FROM {rows_of(view.shape, piece)} WHERE {unfolded_condition(view.shape, piece)}"
-            self._found.unfolded += self._connection.execute(query).fetchone()[0]
+            self._check_unfolded(view, layouts, piece)
         for layout in layouts.values():
             for partition in view.shape.partitions.get(layout.id, []):
                 self._compare(view.shape, piece, layout, partition)
+
+    def _check_unfolded(self, view: View, layouts: dict[int, Layout], piece: Piece) -> None:
+        right = " OR ".join(
+            f"series IN (SELECT id FROM _series WHERE model = {model}) AND {holdable(layout, piece.width, before=True)}"
+            for model, layout in layouts.items()
+        )
+        mine = f"{rows_of(view.shape, piece)} WHERE {unfolded_condition(view.shape, piece)}"
+        query = f"SELECT count(*), total(NOT ({right or 0})) FROM {mine}"
+        count, wrong = self._connection.execute(query).fetchone()
+        self._found.unfolded += count
+        if wrong:
+            self._found.problems.append(Problem("journal", f"{int(wrong)} rows of {piece.table} {_WRONG}"))
 
     def _compare(self, shape: Shape, piece: Piece, layout: Layout, partition: Partition) -> None:
         """Rows of the journal with those of the same number in history. Thinning has changed the former on purpose."""

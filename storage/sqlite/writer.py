@@ -52,9 +52,7 @@ _DATA_ERRORS = (
     sqlite3.IntegrityError,
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
-    OverflowError,
-    TypeError,
-    ValueError,
+    *UNREADABLE,
 )
 
 
@@ -277,8 +275,9 @@ class Writer:
                 if is_full(exc):
                     self._make_room()
             except UNREADABLE as exc:
-                if self._clock.monotonic() < self._salvage_at:
-                    raise  # it does not lie in the file
+                if not self._suspicion.concerns(exc):
+                    log.exception("a fault of the program's own keeps the store from being looked after")
+                    self._upkeep.put_fold_off()
                 self.suspect(exc)
                 self._note_trouble(exc)
             else:
@@ -296,7 +295,13 @@ class Writer:
             with self._condition:
                 self._suspicion.clear()
             return
-        if self._clock.monotonic() < self._salvage_at:
+        is_fresh = self._clock.monotonic() < self._salvage_at
+        if self._suspicion.is_unfounded(self._path, is_fresh):
+            log.error("%s is whole: the fault is the program's own: %s", self._path, reason)
+            with self._condition:
+                self._suspicion.clear()
+            return
+        if is_fresh:
             raise StorageError(f"damaged again, right after it was salvaged: {reason}")
         self.log_length.renew()
         self._suspicion.act()
@@ -319,7 +324,7 @@ class Writer:
         done half would not be done again."""
         before = self._journal.committed_seq
         self._connection, self._journal = opened.connection, opened.journal
-        self._upkeep.renew(opened)
+        self._upkeep.renew(opened, self.full)
         self.room.renew()
         last = self._journal.committed_seq
         self._unsynced.renew(opened.log_sync, last, opened.report)
@@ -360,7 +365,8 @@ class Writer:
         return min(times) - self._clock.monotonic() if times else None
 
     def _commit(self, items: list[Item]) -> None:
-        """Commit the items together; where one's data is the obstacle, one by one, so that the others get in."""
+        """Commit the items together; where one's data is the obstacle, one by one, so that the others get in. What is
+        not in its data may lie in the file, in a row that it meets there: then it waits for the salvage."""
         try:
             transact(self._connection, self._journal, [item.apply for item in items])
         except _DATA_ERRORS as exc:
@@ -369,6 +375,8 @@ class Writer:
                     self._commit([item])
             elif items[0].reject_unstorable():
                 self._commit(items)
+            elif self._suspicion.concerns(exc):
+                raise
             else:
                 log.exception("a write failed for a reason that is not in its data; its readings are not stored")
                 items[0].receipt.error = StorageError(f"not stored: {exc}")

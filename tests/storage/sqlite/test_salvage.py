@@ -1,5 +1,6 @@
 """A damaged file never stops the store and never silently empties it: each damage by name, at each stage."""
 
+import contextlib
 import logging
 import os
 import re
@@ -569,6 +570,70 @@ def test_who_waits_for_a_store_that_is_damaged_again_is_told(quick_folder: Path)
         assert store.ledger().problems == []
         store.fold()
     audit_file(quick_folder / "x.db")
+
+
+OLD_ROWS = [
+    "UPDATE _h_weather_1 SET quality = 'junk' WHERE series = 1",
+    "UPDATE _j_1 SET quality = 'junk' WHERE series = 1",
+    "INSERT INTO _j_1 (seq, series, ts) SELECT max(seq) + 1, 1, 1767225600000001 FROM _j_1",  # a second writer's
+]
+
+
+@pytest.mark.parametrize("statement", OLD_ROWS)
+def test_what_is_there_is_no_fault_of_what_comes(quick_folder: Path, statement: str) -> None:
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof") as store:
+        store.store_readings(Weather, rows(0, 600)).wait()
+        if "_h_" in statement:
+            store.fold()
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as file:
+            assert file.execute(statement).rowcount > 0
+        store.store_readings(Weather, late(-5.0)).wait()
+        assert store.salvaged is not None
+        found = readings(store)
+        assert [row["temperature"] for row in found.values()].count(-5.0) == 600
+        assert len(found) == (601 if "INSERT" in statement else 600)
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(quick_folder / "x.db")
+
+
+class FaultyClock(ManualClock):
+    """A clock that can fail as a record that cannot be read does."""
+
+    is_faulty = False
+
+    def now(self) -> int:
+        if self.is_faulty:
+            raise TypeError("no clock")
+        return super().now()
+
+
+def test_a_fault_of_the_program_is_no_reason_to_salvage_a_sound_file(
+    quick_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "edgedepot")
+    clock = FaultyClock(T0)
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", clock=clock, keep_bytes="1 MB") as store:
+        store.store_readings(Weather, rows(0, 50)).wait()
+        clock.is_faulty = True  # in a write's transaction
+        receipt = store.store_readings(Weather, rows(50, 60))
+        advance_until(clock, lambda: receipt.error is not None)
+        assert "not stored: no clock" in str(receipt.error)
+        retaining = threading.Thread(target=suppressed, args=(store.retain,))  # and beside them
+        retaining.start()
+        advance_until(clock, lambda: not retaining.is_alive())
+        assert "a fault of the program's own keeps the store" in caplog.text
+        clock.is_faulty = False
+        advance_until(clock, lambda: store.health_check()["status"] == "pass")
+        store.store_readings(Weather, rows(60, 70)).wait()
+        store.retain()
+        assert (len(readings(store)), store.salvaged, store.store_epoch) == (60, None, 1)
+    audit_file(quick_folder / "x.db")
+
+
+def suppressed(call: Callable[[], object]) -> None:
+    with contextlib.suppress(StorageError):
+        call()
 
 
 def test_rows_keep_the_epoch_in_which_they_were_written(quick_folder: Path) -> None:

@@ -219,6 +219,14 @@ def test_a_row_of_the_journal_that_is_not_as_in_history(quick_folder: Path) -> N
     ]  # fmt: skip
 
 
+def test_a_row_of_the_journal_that_cannot_have_been_stored(quick_folder: Path) -> None:
+    with SQLiteStorage(quick_folder / "x.db") as store:
+        store.store_readings(Weather, rows(0, 100)).wait()
+    execute(store.path, "UPDATE _j_1 SET quality = 'junk' WHERE seq IN (50, 51)")
+    execute(store.path, "UPDATE _j_1 SET series = 77 WHERE seq = 52")
+    assert [(problem.kind, problem.text[:2]) for problem in problems(store.path)] == [("journal", "3 ")]
+
+
 def test_what_sqlite_cannot_read_is_a_problem_and_the_rest_is_looked_at(folded: Path) -> None:
     with closing(sqlite3.connect(folded)) as file:
         root = file.execute("SELECT rootpage FROM sqlite_schema WHERE name = '_hour_weather_1'").fetchone()[0]
