@@ -1,9 +1,10 @@
 """Keeps what `reconcile` asks and sends within the limits of its upstream.
 
-What an answer takes is known only afterwards. For a rate it is expected to be what ours of the same stretch take. For a
-day's bytes, which are never exceeded, a row may be as large as its fields allow: of rows only so many are asked for.
-What is compared by counts cannot be cut so; it is asked for in pieces of which each is little of a day's bytes. Hours
-end also while an answer is on its way: of rows only about so many come together as the link carries in a second.
+What an answer takes is known only afterwards. For a day's bytes, which are never exceeded, a row may be as large as its
+fields allow: of rows only so many are asked for. For a rate too, at first; then it is expected to be what ours of the
+same stretch take, as long as answers are like that. What is compared by counts cannot be cut so; it is asked for in
+pieces of which each is little of a day's bytes. Hours end also while an answer is on its way: of rows only about so
+many come together as the link carries in a second.
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ class Pace:
         self._wait = wait or self._sleep
         self._is_connected = False
         self._batch = BatchSize(TOGETHER)
+        self._trusted = 0  # rows: as an answer was about as large as ours, the next may have twice as many
         self._rows, self._counts = Cost(REQUEST, each=1.0), Cost(REQUEST, each=1.0)
 
     def ask_rows(
-        self, model: type[Reading], size: Size, question: Callable[[], list[dict[str, Any]]]
+        self, model: type[Reading], ours: Sequence[Size], size: Size, question: Callable[[], list[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        """Ask for rows when they may be asked for, of at most that size."""
+        """Ask for rows when they may be asked for, of at most that size; ours take that."""
 
         def timed() -> list[dict[str, Any]]:
             began = self._clock.monotonic()
@@ -77,7 +79,15 @@ class Pace:
                 self._batch.went_through(len(rows), self._clock.monotonic() - began)
             return rows
 
-        return self._ask(self._rows, size, timed, lambda rows: sum(answer_size(model, row).usual for row in rows))
+        def usual_of(rows: list[dict[str, Any]]) -> float:
+            return sum(answer_size(model, row).usual for row in rows)
+
+        rows = self._ask(self._rows, size, timed, usual_of)
+        both = min(len(rows), len(ours))
+        if both:
+            is_alike = usual_of(rows[:both]) <= MARGIN * sum(size.usual for size in ours[:both])
+            self._trusted = 2 * max(both, self._trusted) if is_alike else 0
+        return rows
 
     def ask_counts(self, size: Size, question: Callable[[], Counted]) -> Counted:
         """Ask for what buckets come to when that may be asked for, of at most that size."""
@@ -122,7 +132,9 @@ class Pace:
         least = min(_WORTH, max(1, len(ours)))
         left = self._check_left(self._worth_looking(least, largest), "to look at readings one by one")
         today = max(1, self._rows_within(left / 2, largest))
-        return min(self._batch.limit, today, max(1, self._ours_within(self._budget.at_once, ours, largest)))
+        at_once = self._budget.at_once
+        sure = max(1, self._trusted, self._rows_within(at_once, largest))
+        return min(self._batch.limit, today, sure, max(1, self._ours_within(at_once, ours, largest)))
 
     def _worth_looking(self, rows: int, largest: Size) -> float:
         """The bytes with which it is worth while to read rows, and to send as many."""

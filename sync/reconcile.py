@@ -102,7 +102,8 @@ class Reconciliation:
 
     `costs` is what the upstream may cost: of a day's bytes it takes what a backlog may, of a rate half, in its hours.
     `notes` keeps what it spent (None: the store); a worker takes that off its own. Where a rate has it wait
-    it does (`wait`, in seconds); where hours or a day's budget do, `find` and `mend` raise `LimitReached`.
+    it does (`wait`, in seconds); where hours or a day's budget do, `find` and `mend` raise `LimitReached`, and
+    `ConfigError` where a whole day's would not be enough.
 
     For one thread; a worker may forward to the same upstream meanwhile, also in another process.
     """
@@ -229,7 +230,7 @@ class Reconciliation:
             ours = [size for timestamp, size in sizes.items() if start <= timestamp < end]
             largest = largest_row(stretch.model, stretch.device)
             limit = self._pace.rows_at_once(ours, largest)
-            rows = self._pace.ask_rows(stretch.model, largest.times(limit), partial(question, limit=limit))
+            rows = self._pace.ask_rows(stretch.model, ours, largest.times(limit), partial(question, limit=limit))
         self.report.read += 1
         if len(rows) >= limit:
             end = to_micros(rows[-1]["timestamp"]) + 1  # a gateway has one row of each moment
@@ -277,10 +278,9 @@ class Reconciliation:
     def _check(self, stretch: Stretch, rows: list[Pending]) -> None:
         """See which rows an upstream kept as they were, though others were sent."""
         now: dict[int, dict[str, Any]] = {}
-        sizes = {row.timestamp: row_size(row) for row in rows}
         start, end = (rows[0].timestamp, rows[-1].timestamp + 1) if rows else (0, 0)
         while start < end:
-            found, start = self._theirs(stretch, start, end, sizes)
+            found, start = self._theirs(stretch, start, end, {})
             now |= found
         for row in rows:
             if _differs(row, now.get(row.timestamp, {})):

@@ -150,14 +150,16 @@ def test_a_single_reading_behind_more_than_a_day_may_read(make: Callable[..., Re
     assert line.total(0, DAY) <= 0.2 * COUNT * LONG
 
 
-def test_texts_there_that_are_longer_than_here(make: Callable[..., Reconciled]) -> None:
+@pytest.mark.parametrize("limits", [{"max_per_day": BUDGET}, {"max_rate": 8_000}])
+def test_texts_there_that_are_longer_than_here(make: Callable[..., Reconciled], limits: dict[str, int]) -> None:
     """What is here says nothing of what an answer takes."""
     line = make(4)
     before = line.contents()
     line.ask(f"UPDATE log SET gateway_seq = 0, level = -1, text = repeat(text, {LONG // 4})")
-    days = line.run_daily(8, max_per_day=BUDGET)
+    days = line.run_daily(8, **limits)
     assert line.contents() == before
-    assert max(line.of_days(days)) <= BUDGET
+    assert max(line.of_days(days)) <= limits.get("max_per_day", 10**9)
+    assert line.most_in(60) <= 1.05 * 60 * limits.get("max_rate", 10**9) / 2
 
 
 @pytest.mark.parametrize(("rate", "times"), [(3_000, 2.0), (8_000, 1.3)])
