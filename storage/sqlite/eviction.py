@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.sqlite.acknowledge import count_there, skipped_by, times_awaited
+from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.choices import read_choice
 from edgedepot.storage.sqlite.fold import drop_pieces
 from edgedepot.storage.sqlite.given_up import note_given_up
@@ -56,19 +57,27 @@ def close_piece(journal: Journal) -> None:
     journal.reshape()
 
 
-def is_awaited(journal: Journal, piece: Piece, last: int) -> bool:
-    """Whether an upstream is to get a reading of a piece, whose last number that is. Of what time those are that are
-    held nobody knows yet."""
-    is_held = journal.shape.is_held(piece)
-    for book in journal.books.cursors.values():
-        choice = read_choice(journal.connection, book.id)
-        skipped, chosen = skipped_by(journal, None if is_held else book.since, choice)
-        query = f"SELECT 1 FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0"
-        for gap in book.acknowledged.gaps(piece.first, last):
-            found = journal.connection.execute(f"{query} AND NOT ({skipped}) LIMIT 1", (*gap, *chosen))
-            if found.fetchone():
-                return True
-    return False
+def first_unawaited(journal: Journal, pieces: list[tuple[Piece, int]]) -> tuple[Piece, int] | None:
+    """The first of these pieces, each with its last number, of which no upstream is to get a reading. All are held or
+    none: of what time those are that are held nobody knows yet."""
+    are_held = any(journal.shape.is_held(piece) for piece, _ in pieces)
+    skips = [
+        (book, *skipped_by(journal, None if are_held else book.since, read_choice(journal.connection, book.id)))
+        for book in journal.books.cursors.values()
+        if pieces
+    ]
+    return next((one for one in pieces if not any(_is_awaited(journal, *one, *skip) for skip in skips)), None)
+
+
+def _is_awaited(
+    journal: Journal, piece: Piece, last: int, book: CursorBook, skipped: str, chosen: list[object]
+) -> bool:
+    """Whether an upstream that skips such readings has not acknowledged another one of a piece."""
+    query = f"SELECT 1 FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0"
+    return any(
+        journal.connection.execute(f"{query} AND NOT ({skipped}) LIMIT 1", (*gap, *chosen)).fetchone()
+        for gap in book.acknowledged.gaps(piece.first, last)
+    )
 
 
 def evict(journal: Journal, piece: Piece, last: int, why: str, log: RoomLog) -> None:

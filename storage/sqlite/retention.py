@@ -25,9 +25,9 @@ from edgedepot.storage.sqlite.downsampled import described, is_kept, keep_more
 from edgedepot.storage.sqlite.eviction import (
     close_piece,
     evict,
+    first_unawaited,
     held_pieces,
     holds_full_piece,
-    is_awaited,
     is_folding,
     let_go,
     waited_for,
@@ -367,7 +367,7 @@ class Retention:
 
     def _unawaited(self, pieces: list[tuple[Piece, int]]) -> Deed | None:
         """The first of these that waits for the time at most, and for no upstream."""
-        spare = next((one for one in pieces if not is_awaited(self._journal, *one)), None)
+        spare = first_unawaited(self._journal, pieces)
         return None if spare is None else self._eviction(*spare, FULL)
 
     def _drop_first(
@@ -403,8 +403,9 @@ class Retention:
     def _closing_unawaited(self) -> Deed | None:
         """The same, of one that can be dropped then."""
         journal, last = self._journal, self._journal.shape.pieces[-1]
-        has_more = is_folding(journal) or journal.shape.is_held(last)
-        return None if has_more or is_awaited(journal, last, journal.committed_seq) else self._closing()
+        if is_folding(journal) or journal.shape.is_held(last):
+            return None
+        return self._closing() if first_unawaited(journal, [(last, journal.committed_seq)]) else None
 
     def _eviction(self, piece: Piece, last: int, why: str) -> Deed:
         return lambda journal: evict(journal, piece, last, why, self._log)

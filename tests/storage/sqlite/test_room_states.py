@@ -88,7 +88,8 @@ class RoomStates(Room):
         fills=st.lists(st.tuples(models, st.sampled_from(FILLED), st.sampled_from([40, 150])), max_size=4),
         rules=st.lists(models, max_size=2, unique=True),
         durability=DURABILITIES,
-        filled_with=st.sampled_from(["readings", "readings", "readings", "refused", "held"]),
+        filled_with=st.sampled_from(["readings", "readings", "history", "refused", "held"]),
+        late=st.sampled_from(CHOICES),
     )
     def begin(
         self,
@@ -98,13 +99,15 @@ class RoomStates(Room):
         rules: list[Model],
         durability: Durability,
         filled_with: str,
+        late: Choice,
     ) -> None:
-        """A store that has upstreams, and some readings in pieces that are folded. Or it is full of what upstreams have
-        refused, or of what waits for the time."""
-        if filled_with != "readings":
+        """A store that has upstreams, and some readings in pieces that are folded. Or these are in history alone, and
+        another upstream comes before the limits do. Or it is full of what upstreams have refused, or of what waits for
+        the time."""
+        if filled_with in ("refused", "held"):
             limits = {**limits, "keep_bytes": "1 MB"}
             fills = [*fills[:1], *[(Weather, -10, 150)] * (4 if filled_with == "held" else 2)]
-        self.make(limits, durability, trusted=filled_with != "held")
+        self.make({} if filled_with == "history" else limits, durability, trusted=filled_with != "held")
         for model in rules:
             self.store.keep_downsampled(model, "1 hour", functions=FUNCTIONS)
         for number, choice in enumerate(upstreams):
@@ -114,12 +117,26 @@ class RoomStates(Room):
             self.the_file_is_as_it_should_be()
             if filled_with == "refused":
                 self.send(60, 0, "backlog", 60, 4, False)
+        if filled_with == "history":
+            self.begin_late(late, len(upstreams), limits)
         for minute, device in enumerate("abca"):
             rows = minute_of(Weather, device, minute % 2, [{"temperature": float(n), "count": n} for n in range(6)])
             self.put(rows if minute % 2 else minute_of(Meter, device, minute, [{"on": True, "total": 2}] * 3))
             self.the_file_is_as_it_should_be()
             self.fold()
             self.the_file_is_as_it_should_be()
+
+    def begin_late(self, choice: Choice, number: int, limits: dict[str, Any]) -> None:
+        """All upstreams have all there is, and now comes one that finds it in history."""
+        for which in range(number):
+            self.drain(which)
+        for _ in range(2):  # the second finds a piece to drop
+            self.fold()
+            self.the_file_is_as_it_should_be()
+        self.add_upstream("oldest", choice, number)
+        self.store.close()
+        self.reopened(limits)
+        self.the_file_is_as_it_should_be()
 
     # -- readings -------------------------------------------------------------------------------------------------
 
