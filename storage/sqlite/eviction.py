@@ -61,18 +61,19 @@ def first_unawaited(journal: Journal, pieces: list[tuple[Piece, int]]) -> tuple[
     """The first of these pieces, each with its last number, of which no upstream is to get a reading. All are held or
     none: of what time those are that are held nobody knows yet."""
     are_held = any(journal.shape.is_held(piece) for piece, _ in pieces)
-    skips = [
-        (book, *skipped_by(journal, None if are_held else book.since, read_choice(journal.connection, book.id)))
+    upstreams = [
+        (book, skipped_by(journal, None if are_held else book.since, read_choice(journal.connection, book.id)))
         for book in journal.books.cursors.values()
         if pieces
     ]
-    return next((one for one in pieces if not any(_is_awaited(journal, *one, *skip) for skip in skips)), None)
+    return next(
+        (one for one in pieces if not any(_awaits(journal, book, skips, *one) for book, skips in upstreams)), None
+    )
 
 
-def _is_awaited(
-    journal: Journal, piece: Piece, last: int, book: CursorBook, skipped: str, chosen: list[object]
-) -> bool:
+def _awaits(journal: Journal, book: CursorBook, skips: tuple[str, list[object]], piece: Piece, last: int) -> bool:
     """Whether an upstream that skips such readings has not acknowledged another one of a piece."""
+    skipped, chosen = skips
     query = f"SELECT 1 FROM {rows_of(journal.shape, piece)} WHERE seq BETWEEN ? AND ? AND series > 0"
     return any(
         journal.connection.execute(f"{query} AND NOT ({skipped}) LIMIT 1", (*gap, *chosen)).fetchone()
