@@ -24,7 +24,7 @@ from tests.benchmarks.report import Comparison, Options, alternate, progress, re
 
 FEW = 10_000
 MANY = 1_000_000
-LOGGED = WAL_PAGES - 200
+LOGGED = WAL_PAGES - 500
 """So many pages the log has at each kill: it begins anew with `WAL_PAGES`."""
 PENDING = 500_000
 LONG = 10
