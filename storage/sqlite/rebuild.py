@@ -32,6 +32,8 @@ class Rebuild:
         """`complete` says that the log is whole; `partitions` is how many of history to take, all for None."""
         self._draft = Draft(target, old, pages, sidecar, complete=complete)
         self._limit = partitions
+        self.left_out = 0
+        """How many readings there is no room for, as far as they can be counted."""
 
     @property
     def partitions(self) -> int:
@@ -67,6 +69,7 @@ class Rebuild:
         add_all_hours(draft)
         compare_hours(draft, readings.left_out)
         add_hours_again(draft, readings.fold())
+        self.left_out = readings.rows_left_out
         keep_changed(draft)
         draft.let_go()
         numbers = Numbers(draft)

@@ -45,6 +45,8 @@ class Readings:
         self._limit = limit
         self.left_out: set[tuple[int, int]] = set()
         """The partitions for which there is no room, by model and start."""
+        self.rows_left_out = 0
+        """How many readings that is, as far as they can be counted."""
 
     def copy(self) -> None:
         """All of it, but for what the journal alone had: see `fold`."""
@@ -79,11 +81,16 @@ class Readings:
             partition = Partition(old.id, old.start, old.stop, len(layout.written), old.pages)
             if self._limit is not None and index >= self._limit:
                 self.left_out.add((model, old.start))
+                self._count(f"old.{history_table(layout, old)}")
                 continue
             draft.shape.partitions.setdefault(model, []).insert(0, partition)
             create_partition(draft.new, layout, partition)
             if not self._copied_partition(layout, old):
                 draft.damaged.add("history")
+
+    def _count(self, table: str) -> None:
+        with reading_old():
+            self.rows_left_out += self._draft.new.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
     def _copied_partition(self, layout: Layout, old: Partition) -> bool:
         """Whether all of it could be."""
@@ -115,6 +122,7 @@ class Readings:
             partition = draft.shape.partition_of(model, row[2])
             if partition is None:
                 if self._is_left_out(model, row[2]):
+                    self.rows_left_out += self._is_unfolded(*row[:3])
                     continue
                 partition = add_partition(draft.new, draft.shape, draft.layouts[model], row[2], PERIOD)
             width = 4 + partition.width

@@ -110,6 +110,7 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
     target = path.with_name(path.name + ".salvaging")
     found = _mended(aside)
     partitions: int | None = None
+    may_pass = True  # one write that fails is no full device yet
     while True:
         for name in (target.name, target.name + "-wal", target.name + "-shm", target.name + "-journal"):
             path.with_name(name).unlink(missing_ok=True)
@@ -127,7 +128,8 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
             if found.missing or not use_log:
                 notes.append("what was in its log alone is lost as far as it cannot be read")
             if partitions is not None:
-                notes.append("there was no room for more: older readings are in the damaged file alone")
+                more = f"{rebuild.left_out} older readings that can be read"
+                notes.append(f"there was no room for more: {more} are in the damaged file alone")
             report = Salvaged(
                 from_micros(now), reason, aside.name if there else None, rebuild.kept, tuple(rebuild.spans),
                 tuple(rebuild.numbers), tuple(notes),
@@ -136,7 +138,8 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
         except sqlite3.OperationalError as exc:
             if code_of(exc) != sqlite3.SQLITE_FULL or partitions == 0:
                 raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
-            partitions = rebuild.partitions // 2
+            partitions = partitions if may_pass else rebuild.partitions // 2
+            may_pass = False
         else:
             break
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from edgedepot.storage.sqlite.records import SEQ, TIME, BadRecord, read_records
 from edgedepot.storage.sqlite.shape import Partition, Piece, Rule, Shape
 from edgedepot.storage.values import Quality
 
+log = logging.getLogger(__name__)
 HOUR = 3_600_000_000
 _PARTS: dict[type, tuple[str, ...]] = {
     float: ("n", "sum", "min", "max"),
@@ -285,6 +288,21 @@ def refresh_view(connection: sqlite3.Connection, shape: Shape, layout: Layout) -
 
 
 def _may_name_a_view(connection: sqlite3.Connection, name: str) -> bool:
-    """SQLite keeps some names to itself; and a view would hide a table function of its name, of which we use some."""
+    """SQLite keeps some names to itself; a view would hide a table function of its name, of which we use some; and
+    people may have made something else of that name in the file."""
     functions = {found for (found,) in connection.execute("PRAGMA module_list")}
-    return not name.startswith(("sqlite_", "pragma_")) and name not in functions
+    if name.startswith(("sqlite_", "pragma_")) or name in functions:
+        return False
+    named = "SELECT type, coalesce(sql, '') FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'"
+    for kind, sql in connection.execute(named, (name,)):
+        if not sql.startswith(f'CREATE VIEW "{name}" AS WITH _r ('):
+            (file,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+            _say_taken(file, kind, name)
+            return False
+    return True
+
+
+@functools.cache
+def _say_taken(file: str, kind: str, name: str) -> None:
+    """Once: it is asked for again and again."""
+    log.warning("%s: there is a %s %s of somebody else's, so the readings of that name get no view", file, kind, name)

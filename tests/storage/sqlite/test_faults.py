@@ -75,3 +75,37 @@ def test_calls_that_fail_lose_nothing_and_all_goes_on_by_itself(shim: Path, quic
     calls, failures = (int(word) for word in run_faulty(shim, quick_folder, PROGRAM, code, str(step)).split())
     assert calls > 30
     assert failures > calls / step / 2
+
+
+ONE_WRITE = """
+import ctypes, errno, sys
+from pathlib import Path
+from edgedepot import SQLiteStorage
+from tests.models import Weather
+from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.test_salvage import damage_page
+
+shim = ctypes.CDLL(None)
+path = Path(sys.argv[1]) / "x.db"
+store = SQLiteStorage(path, gateway_id="roof", piece_rows=100)
+store.store_readings(Weather, rows(0, 600)).wait()
+store.fold()
+damage_page(store)
+(ctypes.c_char * 64).in_dll(shim, "fault_end").value = b"x.db.salvaging"
+(ctypes.c_char * 16).in_dll(shim, "fault_call").value = b"write"
+ctypes.c_int.in_dll(shim, "fault_once").value = 1
+ctypes.c_int.in_dll(shim, "fault_calls").value = 0
+ctypes.c_int.in_dll(shim, "fault_after").value = 45
+fault_code = ctypes.c_int.in_dll(shim, "fault_code")
+fault_code.value = errno.ENOSPC
+store.store_readings(Weather, rows(300, 310)).wait(timeout=60)  # somewhere it comes upon the damage
+assert fault_code.value == 0
+print(len(store.query_readings(Weather)), store.salvaged)
+store.close()
+"""
+
+
+def test_a_write_to_a_salvaged_file_that_fails_once_costs_no_history(shim: Path, quick_folder: Path) -> None:
+    said = run_faulty(shim, quick_folder, ONE_WRITE)
+    assert "no room for more" not in said
+    assert int(said.split()[0]) > 500

@@ -473,6 +473,20 @@ def test_a_model_has_a_view_for_people_with_other_tools(store: SQLiteStorage, pa
         ]
 
 
+@pytest.mark.parametrize("made", ["CREATE TABLE Weather (x)", "CREATE VIEW weather AS SELECT 1 AS x"])
+def test_what_somebody_else_made_of_that_name_is_left_alone(
+    store: SQLiteStorage, path: Path, made: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(made)
+        store.store_reading(Weather, "a", at(0), {"temperature": 1.5}).wait(timeout=30)
+        store.fold()
+        store.store_reading(Weather, "a", at(1), {"temperature": 1.5}).wait()
+        assert [name for (name, *_) in other.execute("SELECT * FROM weather").description] == ["x"]
+    assert len(store.query_readings(Weather)) == 2
+    assert caplog.text.count("of somebody else's, so the readings of that name get no view") == 1
+
+
 def test_another_name_of_a_file_leads_to_the_same_lock(store: SQLiteStorage, path: Path) -> None:
     link = path.with_name("link.db")
     link.symlink_to(path.name)
