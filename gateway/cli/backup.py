@@ -60,6 +60,6 @@ def restore(copy: Path, file: Path, force: bool) -> None:
         aside = put_back(copy, path, SystemClock().now(), force, advancing(bar))
     with SQLiteStorage(path, clock=GatewayClock()) as store:
         pending = sum(counts["pending"] for counts in store.ledger().upstreams.values())
-        click.echo(f"{path}: {counted(pending, 'reading')} pending, epoch {store.store_epoch}")
+        click.echo(f"{path}: {counted(pending, 'reading')} pending")
     if aside is not None:
         click.echo(f"What was there is {aside}")

@@ -25,6 +25,15 @@ def move(path: Path, aside: Path, *, log: Path | None = None) -> None:
             one.rename(other)
 
 
+def own_names(path: Path) -> set[str]:
+    """Of the files that a store may have beside it, and takes for its own when it finds them."""
+    copies = ("", ".next", ".restored", ".salvaging", ".salvaging-pages")
+    beside = (".lock", ".reserve", ".catalogue", ".catalogue.new")
+    return {path.name + copy + part for copy in copies for part in ("", "-wal", "-shm", "-journal")} | {
+        path.name + suffix for suffix in beside
+    }
+
+
 def shm_of(path: Path) -> Path:
     return path.with_name(path.name + "-shm")
 

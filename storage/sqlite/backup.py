@@ -21,7 +21,7 @@ from pathlib import Path
 
 from edgedepot.storage.errors import ConfigError, StorageError, StoreUnusable
 from edgedepot.storage.sqlite import schema
-from edgedepot.storage.sqlite.aside import free_name, move
+from edgedepot.storage.sqlite.aside import free_name, move, own_names
 from edgedepot.storage.sqlite.connection import StoreLock, open_reader, sqlite_errors
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import wal_of
@@ -41,6 +41,8 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
         raise ConfigError(f"{target} exists; name a file that is not there")
     if not target.parent.is_dir():
         raise ConfigError(f"{target.parent} is no folder")
+    if target.name in own_names(source) and target.parent.samefile(source.parent):
+        raise ConfigError(f"{target} is a name that the store uses itself; name another file")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with _device_errors(target):
@@ -118,6 +120,7 @@ def finish_restore(path: Path, lock: StoreLock, sidecar: Sidecar) -> None:
         if _fresh(path).exists():
             lock.note("", sync=True)  # the copy has no log
             move(path, path.with_name(sidecar.restoring))
+            sync_folder(path)  # a disk may change names in any order: the copy would have the old log
             _fresh(path).replace(path)
             sync_folder(path)
         sidecar.mark(("restoring", ""))

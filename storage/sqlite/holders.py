@@ -36,6 +36,15 @@ def keepers(file: os.stat_result) -> list[str]:
     return _named(set(_locking(file, _SHARED)) | (_opened_by(file) - {os.getpid()}))
 
 
+def has_open(path: Path) -> bool:
+    """Whether this process has a file open, by whatever name and library."""
+    try:
+        file = path.stat()
+    except OSError:
+        return False
+    return any(os.path.samestat(file, one) for one in _files_of(os.getpid()))
+
+
 def _named(numbers: set[int]) -> list[str]:
     own = os.getpid()
     others = sorted(numbers - {own})

@@ -15,6 +15,13 @@ _PENDING = 0x40000000
 _OPEN = Path("/proc/self/fd")
 
 
+def lock_for(file: int, length: int) -> None:
+    """Keep all others out of that many bytes from SQLite's first lock on, until the descriptor is closed; those of this
+    process too. Not as SQLite locks them: such locks go when any descriptor of the file is closed. Raises `OSError`."""
+    wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _PENDING, length, 0)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
+
+
 class Left:
     """One such file. Programs that have read it go on. One that has it open and has not read yet would take the new log
     for that of the old file, and put its pages there if it wrote: for as long as this process sees anybody keep the
@@ -26,10 +33,8 @@ class Left:
         self._size = size
         self._guard = _opened_again(file)
         if self._guard is not None:
-            # Of the descriptor: what this process locks otherwise goes when any descriptor of the file is closed.
-            wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _PENDING, 1, 0)
             with contextlib.suppress(OSError):
-                fcntl.fcntl(self._guard, fcntl.F_OFD_SETLK, wanted)
+                lock_for(self._guard, 1)
 
     @property
     def keepers(self) -> list[str]:

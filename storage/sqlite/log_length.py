@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.holders import holders
 from edgedepot.storage.sqlite.left import Left, megabytes
 from edgedepot.storage.sqlite.reserve import Reserve
-from edgedepot.storage.sqlite.wal import PAGE, wal_of
+from edgedepot.storage.sqlite.schema import APPLICATION_ID
+from edgedepot.storage.sqlite.wal import wal_of
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.successor import Successor
@@ -64,6 +66,11 @@ class LogLength:
     def expects_heir(self) -> bool:
         """Whether to ask for the `heir`."""
         return self._has_heir and self._clock.monotonic() >= self._heir_at
+
+    @property
+    def has_heir_in_place(self) -> bool:
+        """Whether the store's file is another by its name, which is to be opened yet."""
+        return self._successor is not None and self._successor.is_in_place
 
     @property
     def _has_heir(self) -> bool:
@@ -286,10 +293,20 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint(connection: sqlite3.Connection, mode: str, patience: float = 0) -> Checkpoint:
-    """Put the log into the file, waiting for others so many seconds at most. Raises `sqlite3.Error`."""
+    """Put the log into the file, waiting for others so many seconds at most. One that was cut (``TRUNCATE``) is begun
+    again: a store in the middle of its work that has none has lost it. Raises `sqlite3.Error`."""
     (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
     try:
-        return Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+        found = Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
     finally:
         connection.execute(f"PRAGMA busy_timeout = {usual}")
+    if mode == "TRUNCATE" and found.is_whole:
+        begin_log(connection)
+    return found
+
+
+def begin_log(connection: sqlite3.Connection) -> None:
+    """SQLite makes the log with its first write, and writes no row that is the same as before. Raises
+    `sqlite3.Error`."""
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

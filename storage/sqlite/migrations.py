@@ -1,8 +1,9 @@
 """Bringing files of earlier programs up to date. A step is a function; it is committed together with its record, the
 schema version in the file's header, so that it is done once or not at all, whatever happens.
 
-To change schema.py: add the step from the version before to `STEPS`, raise `schema.VERSION`, and keep a dump of the
-version before in ``tests/storage/sqlite/released/``. A new file is made whole; steps are for old ones alone.
+To change schema.py: add the step from the version before to `STEPS`, raise `schema.VERSION` to the next that there may
+be, and keep a dump of the version before in ``tests/storage/sqlite/released/``. A new file is made whole; steps are for
+old ones alone.
 """
 
 from __future__ import annotations

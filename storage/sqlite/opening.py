@@ -19,9 +19,10 @@ from edgedepot.storage.clock import Clock, from_micros
 from edgedepot.storage.errors import ConfigError, StoreUnusable
 from edgedepot.storage.reading import device_id_of
 from edgedepot.storage.sqlite import schema
-from edgedepot.storage.sqlite.aside import remove_next
+from edgedepot.storage.sqlite.aside import remove_next, shm_of
 from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import (
     LogSync,
     Readers,
@@ -32,8 +33,10 @@ from edgedepot.storage.sqlite.connection import (
     sqlite_errors,
     sync_what_was_left,
 )
+from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.log_length import begin_log, checkpoint
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, read_report, write_report
 from edgedepot.storage.sqlite.salvage import (
@@ -45,23 +48,23 @@ from edgedepot.storage.sqlite.salvage import (
     put_aside_log,
     salvage,
 )
-from edgedepot.storage.sqlite.sectors import read_file
+from edgedepot.storage.sqlite.sectors import read_file, refused
 from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.sidecar import Sidecar
-from edgedepot.storage.sqlite.suspicion import PAUSE, Suspicion
+from edgedepot.storage.sqlite.suspicion import ATTEMPTS, PAUSE, Suspicion
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.wal import PAGE, Log, frames, salt_of, wal_of
+from edgedepot.storage.sqlite.wal import Log, pages_in_log, salt_of, wal_of
 
 log = logging.getLogger(__name__)
 _JOURNAL_MODES = (b"\2\2", b"\1\1")
 """A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
 _SYNCED, _LOOSE = "open", "loose"
 """The lock's word for a store that is written, with each commit synced, or only now and then."""
+GOING_ON = "moving"
+"""While a copy takes the file's place."""
 _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
 _ROUNDS = 1 << 20
 """A log begins anew at most so often between the note of its salt and now."""
-_VERSIONS = 1_000
-"""No schema will ever have a version beyond that: it is damage."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -111,10 +114,13 @@ class Opening:
         self._hold_uncertain = hold_uncertain
         self._before: str | None = None
         self._notes: list[str] = []
+        self._log_is_whole = False
 
     def open(self) -> Opened:
         """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
         remove_next(self._path)
+        self._load_sidecar()
+        self._log_is_whole = False  # as far as is known yet
         self._look_from_outside()
         try:
             return self._load_patiently()
@@ -123,6 +129,15 @@ class Opening:
                 raise StoreUnusable(f"{self._path} cannot be read as a store: {exc}") from exc
             self._salvage(str(exc))
         return self._load_salvaged()
+
+    def _load_sidecar(self) -> None:
+        """Where the device did not give back some of it, again."""
+        for _ in range(ATTEMPTS - 1):
+            if not self._sidecar.is_doubtful:
+                break
+            log.warning("%s cannot be read, trying again", self._sidecar.path)
+            self._pause()
+            self._sidecar.load()
 
     def _load_patiently(self) -> Opened:
         """What the device does not give back counts as damage only when it does not some seconds later either."""
@@ -138,14 +153,17 @@ class Opening:
                 suspicion.clear()
 
     def _passes(self, suspicion: Suspicion) -> bool:
-        pause = threading.Condition()
         while True:
             try:
                 return suspicion.has_passed(self._path, self._clock.monotonic())
             except sqlite3.DatabaseError as exc:
                 log.warning("%s cannot be read (%s), trying again", self._path, exc)
-            with pause:
-                self._clock.wait(pause, PAUSE)
+            self._pause()
+
+    def _pause(self) -> None:
+        pause = threading.Condition()
+        with pause:
+            self._clock.wait(pause, PAUSE)
 
     def _load_salvaged(self) -> Opened:
         try:
@@ -173,18 +191,40 @@ class Opening:
         self._end_salvage()
 
     def _end_salvage(self) -> None:
+        self._before = None
         self._lock.note("", sync=True)  # the new file has no log
         self._sidecar.note(("salvaging", ""), sync=True)
 
     # -- before SQLite --------------------------------------------------------------------------------------------
 
     def _look_from_outside(self) -> None:
-        # SQLite has looked at it already; and to close a file here would let go of the locks it has on it (`promised`).
-        if Readers.has(self._path):
-            return
         finish_restore(self._path, self._lock, self._sidecar)
+        # SQLite has looked at it already; and to close a file here would let go of the locks it has on it (`promised`).
+        if Readers.has(self._path) or has_open(self._path):
+            return
+        if self._lock.found == GOING_ON and not wal_of(self._path).exists():
+            shm_of(self._path).unlink(missing_ok=True)  # of the log that is gone; a long reader may keep it in use
         if is_salvaged(self._path, self._sidecar):
             self._end_salvage()
+        reason, use_log = self._look_patiently()
+        if reason is not None:
+            self._salvage(reason, use_log=use_log)
+
+    def _look_patiently(self) -> tuple[str | None, bool]:
+        """As `_look`. What the device does not give back counts as damage only when it does not some seconds later."""
+        before = refused()
+        found = self._look()
+        for _ in range(ATTEMPTS - 1):
+            if found[0] is None or refused() == before:
+                break
+            log.warning("%s cannot be read (%s), trying again", self._path, found[0])
+            self._pause()
+            before = refused()
+            found = self._look()
+        return found
+
+    def _look(self) -> tuple[str | None, bool]:
+        """What is wrong with it, None for nothing, and whether its log is to be used in a salvage."""
         reason, use_log = self._look_at_file(), True
         if reason is None and self._path.exists() and self._sidecar.store_id:
             reason = self._look_whose()
@@ -193,8 +233,7 @@ class Opening:
         if word in (_SYNCED, _LOOSE) and not self._sidecar.salvaging:
             flaw, use_log = self._look_at_log(int(noted) if noted.isdigit() else None, word == _SYNCED)
             reason = reason or flaw
-        if reason is not None:
-            self._salvage(reason, use_log=use_log)
+        return reason, use_log
 
     def _look_at_file(self) -> str | None:
         """What is wrong with the file, as far as SQLite need not be asked."""
@@ -214,6 +253,7 @@ class Opening:
         if salt is not None and noted is not None and (salt - noted) % 2**32 >= _ROUNDS:
             return "its log is another store's", False
         found = Log(self._path)
+        self._log_is_whole = not found.is_torn
         if not is_synced:
             return self._look_at_loose(found), True
         if salt is None and not found.is_copied:
@@ -253,10 +293,8 @@ class Opening:
         if head[:16] != MAGIC or head[16:18] != b"\x10\0" or head[18:20] not in _JOURNAL_MODES:
             return "its header is not that of an SQLite file"
         short = range(size // PAGE + 1, int.from_bytes(head[28:32], "big") + 1)
-        if short:
-            logged = {frame.page for frame in frames(read_file(wal_of(self._path)))}
-            if not logged.issuperset(short):
-                return f"it has {size // PAGE} pages of {short[-1]}"
+        if short and not pages_in_log(self._path).issuperset(short):
+            return f"it has {size // PAGE} pages of {short[-1]}"
         return None
 
     def _look_whose(self) -> str | None:
@@ -315,17 +353,9 @@ class Opening:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if self._sidecar.known:
             mark = connection.execute("PRAGMA application_id").fetchone()[0]
-            if mark != schema.APPLICATION_ID or version > _VERSIONS or self._is_flipped(version):
+            if mark != schema.APPLICATION_ID or not schema.may_be_a_version(version):
                 raise Damage("it does not bear the mark of a store")
-        if 0 < version < schema.VERSION:  # before it has it: an older program would take it for damage
-            self._sidecar.note(("schema", schema.VERSION))
         schema.prepare(connection, self._path)
-
-    def _is_flipped(self, version: int) -> bool:
-        """Whether a version is higher than the store's was by a single bit. Any other higher one is a newer program's,
-        which has said so in the sidecar, or whose file was brought here."""
-        known = self._sidecar.schema
-        return 0 < known < version and (version ^ known).bit_count() == 1
 
     def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> None:
         """An older state of the file, put back by hand: numbers it has given out since must not be used again."""
@@ -338,6 +368,8 @@ class Opening:
             reason = self._before or ("the file is older than it was" if last < sidecar.seq else None)
         if reason is None:
             return
+        if copied_at is not None:  # a copy may come back more than once, and none of its lives knows of the others
+            epoch = max(epoch, self._clock.now() // 1_000_000)
         is_another = sidecar.store_id not in (None, schema.text(connection, "store_id"))
         first = 1 if is_another else last + 1
         gone = ((first, sidecar.seq),) if sidecar.seq >= first else ()
@@ -377,13 +409,12 @@ class Opening:
         connection = opened.connection
         if schema.text(connection, "store_id") is None:
             schema.set_meta(connection, "store_id", schema.new_id())
-        if salt_of(wal_of(self._path)) is None:  # SQLite makes the log with its first write
-            schema.set_meta(connection, "store_epoch", opened.store_epoch)
-        if Log(self._path).is_torn:
+        if salt_of(wal_of(self._path)) is None:
+            begin_log(connection)
+        if not self._log_is_whole and Log(self._path).is_torn:
             # What a power cut tore may be of several commits that were not synced. Once it is behind commits that are,
             # it would look like damage: so the log begins anew.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            schema.set_meta(connection, "store_epoch", opened.store_epoch)  # SQLite makes the log with its first write
+            checkpoint(connection, "TRUNCATE")
         sync_what_was_left(self._path)
         sidecar = self._sidecar
         known = sidecar.known
@@ -391,7 +422,6 @@ class Opening:
             ("store_id", str(schema.text(connection, "store_id"))),
             ("epoch", max(opened.store_epoch, sidecar.store_epoch)),
             ("seq", max(opened.journal.committed_seq, sidecar.seq)),
-            ("schema", schema.VERSION),
             *opened.catalogue.lines(),
         ]
         if opened.gateway_id is not None:

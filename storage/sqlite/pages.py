@@ -6,15 +6,16 @@ The formats are https://www.sqlite.org/fileformat2.html (b-tree pages, records, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgedepot.storage.sqlite.checksums import FRAME_HEADER, PAGE
 from edgedepot.storage.sqlite.sectors import read_at
-from edgedepot.storage.sqlite.wal import FRAME_HEADER, PAGE, Frame
+from edgedepot.storage.sqlite.wal import Frame
 
 TABLE_LEAF, INDEX_LEAF, TABLE_INNER, INDEX_INNER = 0x0D, 0x0A, 0x05, 0x02
 _INNER = (TABLE_INNER, INDEX_INNER)
@@ -38,25 +39,27 @@ class _Unreadable(Exception):
 class Pages:
     """The pages of a file, and over them those of its log."""
 
-    def __init__(self, path: Path, log: bytes, frames: list[Frame]) -> None:
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else None
-        self._size = path.stat().st_size if path.exists() else 0
-        self._log = log
+    def __init__(self, path: Path, log: Path, frames: list[Frame]) -> None:
+        self._files = contextlib.ExitStack()
+        self._file = self._opened(path)
+        self._log = self._opened(log)
+        self._size = 0 if self._file is None else os.fstat(self._file).st_size
         self._newer = {frame.page: frame.offset + FRAME_HEADER for frame in frames}
         self.count = max([self._size // PAGE, *self._newer])
 
+    def _opened(self, path: Path) -> int | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self._files.enter_context(path.open("rb")).fileno()
+        return None
+
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
+        self._files.close()
 
     def page(self, number: int) -> bytes:
         """A page as the last commit left it, as far as that can be read; zeros where there is none."""
         offset = self._newer.get(number)
-        if offset is not None:
-            return self._log[offset : offset + PAGE]
-        found = b""
-        if self._file is not None and number > 0:
-            found = read_at(self._file, (number - 1) * PAGE, PAGE)
+        file, place = (self._file, (number - 1) * PAGE) if offset is None else (self._log, offset)
+        found = b"" if file is None or place < 0 else read_at(file, place, PAGE)
         return found.ljust(PAGE, b"\0")
 
     def free(self) -> set[int]:
@@ -94,7 +97,7 @@ class Pages:
         if kind not in (TABLE_LEAF, INDEX_LEAF, INDEX_INNER):
             return
         for cell in _cells(page, start):
-            with suppress(_Unreadable, IndexError, struct.error, UnicodeDecodeError):
+            with contextlib.suppress(_Unreadable, IndexError, struct.error, UnicodeDecodeError):
                 yield self._record(page, cell + (4 if kind == INDEX_INNER else 0), kind)
 
     def _record(self, page: bytes, place: int, kind: int) -> Record:

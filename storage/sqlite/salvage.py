@@ -24,11 +24,12 @@ import msgspec
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StorageError
 from edgedepot.storage.sqlite.aside import free_name, move, shm_of
+from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
 from edgedepot.storage.sqlite.report import Salvaged
 from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
-from edgedepot.storage.sqlite.wal import PAGE, Log, mended, wal_of
+from edgedepot.storage.sqlite.wal import Log, mended, wal_of
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.pages import Pages
@@ -108,16 +109,17 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
     from edgedepot.storage.sqlite.rebuild import Rebuild
 
     target = path.with_name(path.name + ".salvaging")
-    found = _mended(aside)
+    found, log_file = _mended(aside)
+    complete = not (found.missing and found.has_commits)
     partitions: int | None = None
     may_pass = True  # one write that fails is no full device yet
     while True:
         for name in (target.name, target.name + "-wal", target.name + "-shm", target.name + "-journal"):
             path.with_name(name).unlink(missing_ok=True)
-        pages = Pages(aside, found.data, found.wanted)
+        pages = Pages(aside, log_file, found.wanted)
         old = aside if aside.exists() and aside.stat().st_size >= PAGE else _stand_in(path, pages)
         try:
-            rebuild = Rebuild(target, old, pages, sidecar, partitions, complete=not (found.missing and found.good))
+            rebuild = Rebuild(target, old, pages, sidecar, partitions, complete=complete)
         except sqlite3.Error:
             pages.close()
             raise
@@ -162,9 +164,9 @@ def _stand_in(path: Path, pages: Pages) -> Path:
     return file
 
 
-def _mended(aside: Path) -> Log:
-    """The damaged file's log. Where some of it cannot be read, the rest of it is put in its place, as SQLite reads it;
-    the log as it was lies beside that."""
+def _mended(aside: Path) -> tuple[Log, Path]:
+    """The damaged file's log, and where it is. Where some of it cannot be read, the rest of it is put in its place, as
+    SQLite reads it; the log as it was lies beside that."""
     wal = wal_of(aside)
     original = wal.with_name(wal.name + "-found")
     if original.exists():  # of a salvage that was interrupted
@@ -172,7 +174,8 @@ def _mended(aside: Path) -> Log:
     log_found = Log(aside)
     if log_found.missing and wal.exists():
         wal.rename(original)
-        if log_found.wanted:
-            wal.write_bytes(mended(log_found.data, log_found.wanted))
+        if wanted := log_found.wanted:
+            with wal.open("wb") as file:
+                file.writelines(mended(original, wanted))
     shm_of(aside).unlink(missing_ok=True)
-    return log_found
+    return log_found, original if original.exists() else wal

@@ -24,6 +24,10 @@ from edgedepot.storage.sqlite.records import BadRecord, is_setting
 
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
 VERSION = 2
+"""Of the file's tables. All versions have an odd number of bits that are set (1, 2, 4, 7, 8, 11 ...), and this a newer
+program's is told by from one in which a bit has flipped."""
+_VERSIONS = 1_000
+"""There will never be one beyond that."""
 
 _TABLES = """
 CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -101,6 +105,11 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise StoreUnusable(f"{path} has schema version {version}, this edgedepot knows up to {VERSION}: update it")
+
+
+def may_be_a_version(number: int) -> bool:
+    """Whether a file may have it as its schema's version, with this program or a later one."""
+    return 0 < number <= _VERSIONS and number.bit_count() % 2 == 1
 
 
 def settings_of(path: Path) -> dict[str, object]:

@@ -10,6 +10,15 @@ _SECTOR = 4096
 _ATTEMPTS = 3
 
 
+class _Refusals:
+    count = 0
+
+
+def refused() -> int:
+    """How many sectors, of any file, were not given back so far: where that rises, what was read may be read yet."""
+    return _Refusals.count
+
+
 def read_at(file: int, place: int, length: int) -> bytes:
     """Bytes of an open file, fewer at its end; zeros for a sector that cannot be read. `place` is where one begins."""
     with suppress(OSError):
@@ -22,16 +31,17 @@ def _sector(file: int, place: int, length: int) -> bytes:
     for _ in range(_ATTEMPTS):
         with suppress(OSError):
             return os.pread(file, length, place)
+    _Refusals.count += 1
     return bytes(length)
 
 
-def read_file(path: Path, length: int | None = None) -> bytes:
-    """A file or its first `length` bytes, nothing where there is none; zeros for sectors that cannot be read."""
+def read_file(path: Path, length: int) -> bytes:
+    """The first bytes of a file, nothing where there is none; zeros for sectors that cannot be read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return b""
     try:
-        return read_at(file, 0, os.fstat(file).st_size if length is None else length)
+        return read_at(file, 0, length)
     finally:
         os.close(file)

@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedepot.storage.errors import StoreUnusable
+from edgedepot.storage.sqlite.sectors import read_at, refused
+
 log = logging.getLogger(__name__)
 _ROOMY = 1 << 16
 Line = tuple[Any, ...]
@@ -34,17 +37,25 @@ class Sidecar:
         self.load()
 
     def load(self) -> None:
-        """Read the file, and know nothing else."""
+        """Read the file, and know nothing else. Raises `StoreUnusable` where it is there and cannot be opened."""
         self._lines: dict[tuple[Any, ...], Line] = {}
         self._added = 0
-        try:
-            found = self.path.read_bytes()
-        except OSError:
-            return
+        before = refused()
+        found = self._read()
+        self.is_doubtful = refused() > before
         for text in found.split(b"\n"):
             line = _parsed(text)
             if line is not None:
                 self._take(line)
+
+    def _read(self) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                return read_at(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except (FileNotFoundError, IsADirectoryError):
+            return b""
+        except OSError as exc:
+            raise StoreUnusable(f"{self.path} cannot be read: {exc.strerror}") from exc
 
     @property
     def known(self) -> bool:
@@ -68,11 +79,6 @@ class Sidecar:
     def seq(self) -> int:
         """A number that the store has given out."""
         return int(self._value("seq", 0))
-
-    @property
-    def schema(self) -> int:
-        """The schema version of the store, or that which it was about to get; 0 where that is not known."""
-        return int(self._value("schema", 0))
 
     @property
     def grown(self) -> bool:
@@ -100,6 +106,7 @@ class Sidecar:
             self._add(new, sync=sync)
         except OSError as exc:
             self._warn(exc)
+            self._added = _ROOMY + 1  # what is noted next brings this with it
 
     def mark(self, *lines: Line) -> None:
         """Add lines on which what is done next depends. Raises `OSError` where they cannot be written."""
@@ -192,7 +199,6 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "gateway_id": (str,),
     "epoch": (int,),
     "seq": (int,),
-    "schema": (int,),
     "salvaging": (str,),
     "restoring": (str,),
     "model": (int, str, str, str),

@@ -19,7 +19,6 @@ waiting meanwhile, and that of its `Names` keeps us.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -28,18 +27,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgedepot.storage.sqlite.aside import next_of, remove_next, shm_of
+from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import open_reader
+from edgedepot.storage.sqlite.left import lock_for
 from edgedepot.storage.sqlite.sidecar import sync_folder
-from edgedepot.storage.sqlite.wal import PAGE, pages_between, salts_of, wal_of
+from edgedepot.storage.sqlite.wal import pages_between, salts_of, wal_of
 
 log = logging.getLogger(__name__)
 _STEP = 256
 """So many pages are copied before they are synced: a commit's own sync waits for what else is on its way."""
 _PAUSE = 1000
 """So many pages at most are copied while commits wait."""
-_LOCKS = 0x40000000
-"""Where SQLite locks a file: PENDING_BYTE, https://sqlite.org/lockingv3.html"""
 _LOCKED = 512
+"""All bytes that SQLite locks: https://sqlite.org/lockingv3.html"""
 
 
 class _Abandoned(Exception):
@@ -169,7 +169,7 @@ class Successor:
         self.check()
         if self.size != pages * PAGE:
             raise OSError(f"it has {self.size} bytes and not {pages} pages")
-        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED, _LOCKS)
+        lock_for(self._file, _LOCKED)
         try:
             self._next.replace(self._path)
         except OSError:

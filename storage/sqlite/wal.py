@@ -8,19 +8,21 @@ import errno
 import struct
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
-from itertools import pairwise
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
-from edgedepot.storage.sqlite.sectors import read_file
+from edgedepot.storage.sqlite.checksums import FRAME, FRAME_HEADER, PAGE, Checksum, checksum, whole
+from edgedepot.storage.sqlite.sectors import read_at, read_file
 
 HEADER = 32
-FRAME_HEADER = 24
-PAGE = 4096
 _MAGIC = 0x377F0682  # the last bit says whether checksums are over big-endian words
-Checksum = tuple[int, int]
+_AT_ONCE = 256
+"""So many frames are read into memory together, one megabyte."""
 
 
 class Frame(NamedTuple):
@@ -28,8 +30,6 @@ class Frame(NamedTuple):
 
     page: int
     commit: int
-    salts: bytes
-    checksum: Checksum
     offset: int
     """Where the frame begins in the file."""
 
@@ -44,13 +44,6 @@ def salt_of(wal: Path) -> int | None:
     return int.from_bytes(head[16:20], "big") if len(head) == HEADER else None
 
 
-def frames(data: bytes) -> Iterator[Frame]:
-    """All whole frames of a log, of older rounds too, whether their checksums are right or not."""
-    for offset in range(HEADER, len(data) - FRAME_HEADER - PAGE + 1, FRAME_HEADER + PAGE):
-        page, commit, salts, first, second = struct.unpack_from(">II8sII", data, offset)
-        yield Frame(page, commit, salts, (first, second), offset)
-
-
 def salts_of(wal: Path) -> bytes:
     """What tells the round of a log that is being written: other ones since it began anew. Raises `OSError`."""
     with wal.open("rb") as file:
@@ -63,10 +56,10 @@ def pages_between(wal: Path, first: int, last: int, salts: bytes) -> Iterator[tu
     with wal.open("rb") as file:
         if file.read(HEADER)[16:24] != salts or last < first:
             raise OSError(errno.ESTALE, f"{wal} began anew")
-        file.seek(HEADER + first * (FRAME_HEADER + PAGE))
+        file.seek(HEADER + first * FRAME)
         for _ in range(first, last):
-            frame = file.read(FRAME_HEADER + PAGE)
-            if len(frame) < FRAME_HEADER + PAGE or frame[8:16] != salts:
+            frame = file.read(FRAME)
+            if len(frame) < FRAME or frame[8:16] != salts:
                 raise OSError(errno.ESTALE, f"{wal} began anew")
             yield int.from_bytes(frame[:4], "big"), frame[FRAME_HEADER:], int.from_bytes(frame[4:8], "big")
 
@@ -97,7 +90,7 @@ def promised(path: Path) -> Promise | None:
     if len(data) < 136 or data[:48] != data[48:96]:
         return None
     order = ">" if data[13] else "<"
-    if _checksum(data[:40], order, (0, 0)) != struct.unpack_from(f"{order}II", data, 40):
+    if checksum(data[:40], order, (0, 0)) != struct.unpack_from(f"{order}II", data, 40):
         return None
     (count,) = struct.unpack_from(f"{order}I", data, 16)
     (copied,) = struct.unpack_from(f"{order}I", data, 96)
@@ -106,46 +99,70 @@ def promised(path: Path) -> Promise | None:
 
 class Log:
     """A log as it lies there. What is `missing` or `is_copied` is right where commits were synced one by one. Whether
-    it `is_torn` may be asked of a store that is open; all else before SQLite opens it (see `promised`)."""
+    it `is_torn` may be asked of a store that is open; all else before SQLite opens it (see `promised`).
+
+    It takes time with the length of the log, some 10 us for each page, and some bytes of memory. Damage is no error."""
 
     def __init__(self, path: Path) -> None:
-        self.data = read_file(wal_of(path))
-        self.good = readable_pages(self.data)
         self._path = path
-        found = list(frames(self.data))
-        # Where SQLite has begun anew, frames of the round before follow, and all of those are in the database.
-        sound = _header_is_sound(self.data)
-        salts = self.data[16:24] if sound else self.good[0].salts if self.good else b""
-        self._current = [frame for frame in found if frame.salts == salts]
+        self._head = read_file(wal_of(path), HEADER)
+        self._is_sound = _is_sound(self._head)
+        # Of each frame of the round that is being written. Where SQLite has begun anew, frames of the round before
+        # follow, and all of those are in the database.
+        self._number, self._page, self._commit, self._good = array("I"), array("I"), array("I"), bytearray()
+        self._read(self._head[16:24] if self._is_sound else _usual_salts(path))
+        self._end = len(self._good)  # behind the last commit: one that has no end never was
+        while self._end and not (self._good[self._end - 1] and self._commit[self._end - 1]):
+            self._end -= 1
         self.readable = self._count_readable()
+
+    def _read(self, salts: bytes) -> None:
+        orders = [_order(self._head)] if self._is_sound else ["<", ">"]
+        before: Checksum = struct.unpack(">II", self._head[24:]) if len(self._head) == HEADER else (0, 0)
+        number = 0
+        for data in _chunks(self._path):
+            count = len(data) // FRAME
+            good = map(any, zip(*(whole(data, order, before) for order in orders), strict=True))
+            of_round = [data[at : at + 8] == salts for at in range(8, len(data), FRAME)]
+            self._number.extend(compress(range(number, number + count), of_round))
+            self._page.extend(compress(_words(data, 0), of_round))
+            self._commit.extend(compress(_words(data, 1), of_round))
+            self._good.extend(compress(good, of_round))
+            before = struct.unpack_from(">II", data, len(data) - PAGE - 8)
+            number += count
 
     @cached_property
     def _promise(self) -> Promise | None:
         """Only `missing`, `is_copied` and `wanted` ask for it, and they are not for a store that is open here."""
         found = promised(self._path)
-        if found is not None and len(self.data) >= HEADER and found.salts != self.data[16:24]:
+        if found is not None and len(self._head) == HEADER and found.salts != self._head[16:24]:
             return None  # that of another round
         return found
 
     def _count_readable(self) -> int:
         """How many frames SQLite would read: up to the last commit before the first that is not whole."""
-        good = {frame.offset for frame in self.good} if _header_is_sound(self.data) else set[int]()
-        count = 0
-        for number, frame in enumerate(self._current, 1):
-            if frame.offset not in good:
-                break
-            count = number if frame.commit else count
+        if not self._is_sound:
+            return 0
+        bad = self._good.find(0)
+        count = len(self._good) if bad < 0 else bad
+        while count and not self._commit[count - 1]:
+            count -= 1
         return count
 
     @property
     def is_torn(self) -> bool:
         """Whether frames of this round lie behind those that SQLite reads."""
-        return self.readable < len(self._current)
+        return self.readable < len(self._good)
 
     @property
     def goes_on(self) -> bool:
         """Whether whole commits lie behind those that SQLite reads."""
-        return len(self.good) > self.readable
+        return self.readable < self._end
+
+    @property
+    def has_commits(self) -> bool:
+        """Whether there is anything to be read, by SQLite or without it."""
+        return self._end > 0
 
     @property
     def missing(self) -> int:
@@ -153,9 +170,8 @@ class Log:
         the next goes on from was safe. What power cuts leave of commits that were never done is nothing to worry about:
         what follows in the file then is older, and goes on from something else."""
         safe = 0 if self._promise is None else self._promise.frames
-        good = {frame.offset for frame in self.good}
-        for number, (frame, after) in enumerate(pairwise(self._current), 1):
-            if frame.commit and after.offset in good:
+        for number in range(self.readable + 1, self._end):
+            if self._commit[number - 1] and self._good[number]:
                 safe = max(safe, number)
         return max(0, safe - self.readable)
 
@@ -163,73 +179,62 @@ class Log:
     def is_copied(self) -> bool:
         """Whether all that it ever held is in the database as well."""
         there = self._promise
-        return there is not None and there.copied == there.frames >= len(self._current)
+        return there is not None and there.copied == there.frames >= len(self._good)
 
     @property
     def wanted(self) -> list[Frame]:
         """The good frames that are not in the database already."""
         copied = 0 if self._promise is None else self._promise.copied
-        behind = {frame.offset for frame in self._current[copied:]}
-        return [frame for frame in self.good if frame.offset in behind]
+        wanted = (n for n in range(copied, self._end) if self._good[n])
+        return [Frame(self._page[n], self._commit[n], HEADER + FRAME * self._number[n]) for n in wanted]
 
 
-def _header_is_sound(data: bytes) -> bool:
-    if len(data) < HEADER:
-        return False
-    return _checksum(data[:24], _order(data), (0, 0)) == struct.unpack_from(">II", data, 24)
+def _chunks(path: Path) -> Iterator[bytes]:
+    """The whole frames of a log, of older rounds too, some at a time; none where there is no log."""
+    with suppress(FileNotFoundError), wal_of(path).open("rb") as file:
+        place = HEADER
+        while data := read_at(file.fileno(), place, _AT_ONCE * FRAME):
+            if len(data) >= FRAME:
+                yield data[: len(data) - len(data) % FRAME]
+            place += len(data)
 
 
-def readable_pages(data: bytes) -> list[Frame]:
-    """The frames of the current round that are whole. A frame's checksum goes on from the one before it, which the
-    frame before bears: so a bad frame spoils itself and, where its own checksum is bad, the next."""
-    found = list(frames(data))
-    if not found:
-        return []
-    sound = _header_is_sound(data)
-    salts = data[16:24] if sound else max((one.salts for one in found), key=[one.salts for one in found].count)
-    before: Checksum = struct.unpack_from(">II", data, 24)
-    kept = []
-    for frame in found:
-        if frame.salts == salts:
-            for order in (_order(data),) if sound else ("<", ">"):
-                body = data[frame.offset : frame.offset + 8] + data[_body(frame)]
-                if _checksum(body, order, before) == frame.checksum:
-                    kept.append(frame)
-                    break
-        before = frame.checksum
-    while kept and not any(frame.commit for frame in kept[-1:]):  # a commit that has no end never was
-        kept.pop()
-    return kept
+def pages_in_log(path: Path) -> set[int]:
+    """Which pages of a store its log has, of older rounds too."""
+    return {page for data in _chunks(path) for page in _words(data, 0)}
 
 
-def mended(data: bytes, kept: list[Frame]) -> bytes:
-    """A log of these frames that SQLite reads: new checksums, and each one a commit of its own."""
+def _words(data: bytes, which: int) -> array[int]:
+    """Those of the frames' heads: 0 is the page's number, 1 `commit`."""
+    words = array("I", data)[which :: FRAME // 4]
+    if sys.byteorder == "little":
+        words.byteswap()
+    return words
+
+
+def _is_sound(head: bytes) -> bool:
+    return len(head) == HEADER and checksum(head[:24], _order(head), (0, 0)) == struct.unpack_from(">II", head, 24)
+
+
+def _usual_salts(path: Path) -> bytes:
+    """Those of most frames."""
+    found = Counter(data[at : at + 8] for data in _chunks(path) for at in range(8, len(data), FRAME))
+    return max(found, key=found.__getitem__, default=b"")
+
+
+def mended(log: Path, kept: list[Frame]) -> Iterator[bytes]:
+    """A log of these frames of another, as SQLite reads it: new checksums, and each one a commit of its own."""
     pages = max(frame.commit for frame in kept)
     head = struct.pack(">IIII", _MAGIC, 3_007_000, PAGE, 0) + b"edgedept"
-    checksum = _checksum(head, "<", (0, 0))
-    parts = [head, struct.pack(">II", *checksum)]
-    for frame in kept:
-        top = struct.pack(">II", frame.page, max(pages, frame.page))
-        body = data[_body(frame)]
-        checksum = _checksum(top + body, "<", checksum)
-        parts += [top, b"edgedept", struct.pack(">II", *checksum), body]
-    return b"".join(parts)
+    before = checksum(head, "<", (0, 0))
+    yield head + struct.pack(">II", *before)
+    with log.open("rb") as file:
+        for frame in kept:
+            top = struct.pack(">II", frame.page, max(pages, frame.page))
+            body = read_at(file.fileno(), frame.offset + FRAME_HEADER, PAGE)
+            before = checksum(top + body, "<", before)
+            yield top + b"edgedept" + struct.pack(">II", *before) + body
 
 
-def _body(frame: Frame) -> slice:
-    return slice(frame.offset + FRAME_HEADER, frame.offset + FRAME_HEADER + PAGE)
-
-
-def _order(data: bytes) -> str:
-    return ">" if data[3:4] == b"\x83" else "<"
-
-
-def _checksum(data: bytes, order: str, before: Checksum) -> Checksum:
-    words = array("I", data)
-    if (order == ">") is (sys.byteorder == "little"):
-        words.byteswap()
-    one, two = before
-    for word, other in zip(words[::2], words[1::2], strict=True):
-        one = (one + word + two) & 0xFFFFFFFF
-        two = (two + other + one) & 0xFFFFFFFF
-    return one, two
+def _order(head: bytes) -> str:
+    return ">" if head[3:4] == b"\x83" else "<"

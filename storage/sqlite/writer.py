@@ -253,8 +253,8 @@ class Writer:
             started_at = self._clock.monotonic()
             try:
                 self._follow_mount()
-                self._salvage_where_needed()
                 self._go_on_where_left()
+                self._salvage_where_needed()
                 self._journal.recover()
                 if is_due and self._queue:
                     self._commit(self._queue.items[:])
@@ -338,6 +338,8 @@ class Writer:
     def _go_on_where_left(self) -> None:
         """Where the file is left to a long reader, go on in the copy that has taken its place."""
         if not self.log_length.expects_heir:
+            return
+        if self._suspicion.reason is not None and not self.log_length.has_heir_in_place:
             return
         with names_of(self._path).lock:  # whoever opened the new file with the old log would keep that for good
             successor = self.log_length.heir(self._connection, self._sync)

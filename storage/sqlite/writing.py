@@ -20,7 +20,7 @@ from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.log_length import PATIENCE, LogLength
 from edgedepot.storage.sqlite.mount import Mount, not_mounted
 from edgedepot.storage.sqlite.names import names_of
-from edgedepot.storage.sqlite.opening import Opened, Opening
+from edgedepot.storage.sqlite.opening import GOING_ON, Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
@@ -92,7 +92,7 @@ class Writing:
                 go_on=self._go_on,
             )
             undo.pop_all()
-        self._closed = False
+        self._closed = self._is_half_salvaged = False
 
     def _open(self, reserve: Reserve) -> Opened:
         """Also on a full device: SQLite makes files."""
@@ -129,11 +129,18 @@ class Writing:
         return next((epoch for low, epoch in reversed(self._opened.epochs) if low <= seq), 1)
 
     def _salvage(self, reason: str) -> Opened:
-        """Go on with what can be read of the file, which is damaged. On the writer's thread."""
+        """Go on with what can be read of the file, which is damaged; where that failed half way, with what it has left.
+        On the writer's thread."""
         self._opened.close()
         self._names.bar = None
-        self._opened = self._opening.salvage(reason)
+        if self._is_half_salvaged:
+            self._readers.renew()
+            self._opened = self._open(self._reserve)
+        else:
+            self._is_half_salvaged = True
+            self._opened = self._opening.salvage(reason)
         self._renew()
+        self._is_half_salvaged = False
         return self._opened
 
     def _renew(self) -> None:
@@ -171,7 +178,7 @@ class Writing:
         old = self._opened
         self._readers.renew()
         try:
-            successor.take_place(lambda: self._lock.note("going on", sync=True))
+            successor.take_place(lambda: self._lock.note(GOING_ON, sync=True))
             self._opened = self._opening.go_on(old)
         except (OSError, sqlite3.Error, StorageError) as exc:
             self._names.bar = why = f"{self._path} has a new file that cannot be opened: {exc}"

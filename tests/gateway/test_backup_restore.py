@@ -129,7 +129,7 @@ def test_restore_puts_the_store_aside_and_what_was_pending_back(site: Path, star
     assert done.returncode == 0
     assert "restored from a backup" in done.stderr  # the store's log says so too
     said = done.stdout.splitlines()
-    assert said[0] == f"{folder / 'gateway.db'}: 20,000 readings pending, epoch 2"
+    assert said[0] == f"{folder / 'gateway.db'}: 20,000 readings pending"
     assert said[1].startswith(f"What was there is {folder / 'gateway.db.replaced-'}")
     assert pending(Path(said[1].removeprefix("What was there is "))) == 20_500
     assert pending(site) == 20_000

@@ -24,8 +24,8 @@ LONGEST = 60.0
 """Seconds after which an opening counts as hanging, on a machine that has other things to do."""
 SUFFIXES = ("", "", "", "-wal", "-wal", "-shm", ".catalogue", ".lock")
 REFUSED = ("update it", "an SQLite file of another program", "cannot be read as a store")
-"""Why a store may be refused: its file and the sidecar both say that it is of a newer program, or nothing is left that
-tells that it was a store."""
+"""Why a store may be refused: its file says that it is of a newer program, or nothing is left that tells that it was a
+store."""
 _TRIES = 4
 _LATE = datetime(2030, 1, 1, tzinfo=UTC)
 _EDGES = (

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 
 from edgedepot import Reading, SQLiteStorage, SyncWorker, TimescaleDBStorage
 from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import ConfigError, NotSupported, StorageError, StorageLocked, StoreUnusable
-from edgedepot.storage.sqlite.aside import shm_of
+from edgedepot.storage.sqlite.aside import next_of, shm_of
 from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import deliver, leave, readings, rows
+from tests.storage.sqlite.damaged import T0, deliver, leave, readings, rows
 from tests.sync.scripted import ScriptedUpstream, eventually
 
 NOW = 1_767_225_600_000_000
@@ -93,8 +95,8 @@ def test_a_restored_store_has_what_was_pending_and_sends_it_as_old(quick_folder:
         with SQLiteStorage(aside, read_only=True) as store:
             assert len(readings(store)) == 350
     for _ in range(2):
-        with SQLiteStorage(path) as store:
-            assert store.store_epoch == 2
+        with SQLiteStorage(path, clock=ManualClock(T0)) as store:
+            assert store.store_epoch == T0.timestamp()
             assert store.salvaged is not None
             assert store.salvaged.reason == "restored from a backup"
             assert len(readings(store)) == 300
@@ -107,7 +109,7 @@ def test_a_restored_store_has_what_was_pending_and_sends_it_as_old(quick_folder:
         assert window is not None
         versions = [(store.epoch_of(row.seq), row.seq) for row in window.rows]
         # What the upstream has since the copy, (1, 301) and more, is newer than all of the old, and older than the new.
-        assert [epoch for epoch, _ in versions] == [1] * 200 + [2]
+        assert [epoch for epoch, _ in versions] == [1] * 200 + [T0.timestamp()]
         assert max(seq for epoch, seq in versions if epoch == 1) == 300
         assert versions[-1][1] > 360
     audit_file(path)
@@ -135,11 +137,25 @@ def test_a_restore_that_was_interrupted_is_finished_by_whoever_opens(quick_folde
     for _ in range(2):
         with SQLiteStorage(path) as store:
             assert len(readings(store)) == 300
-            assert store.store_epoch == 2
+            assert store.store_epoch > 1
             assert store.count_pending("central") == 200
     with SQLiteStorage(aside, read_only=True) as store:
         assert len(readings(store)) == 600
     assert not fresh.exists()
+
+
+def test_a_restore_is_finished_also_where_the_process_reads_already(quick_folder: Path) -> None:
+    """Or what is stored then would go into the store that gives way."""
+    path, copy = store_with_copy(quick_folder)
+    copy.rename(path.with_name("x.db.restored"))
+    Sidecar(path).mark(("restoring", "x.db.replaced-20260101T000000Z"))
+    with SQLiteStorage(path, read_only=True) as beside:
+        assert len(readings(beside)) == 350
+        with SQLiteStorage(path, gateway_id="roof") as store:
+            store.store_readings(Weather, rows(400, 410)).wait()
+            assert len(readings(store)) == len(readings(beside)) == 310
+    with SQLiteStorage(path) as store:
+        assert len(readings(store)) == 310
 
 
 class ToldUpstream(ScriptedUpstream):
@@ -189,14 +205,17 @@ def forward(store: SQLiteStorage, upstream: BaseStorage) -> None:
 
 
 def test_a_copy_on_a_new_card_raises_the_epoch_once(quick_folder: Path) -> None:
+    """A second card knows nothing of the first: what that gave out is older than what this one gives out."""
     _, copy = store_with_copy(quick_folder)
-    path = quick_folder / "new" / "gateway.db"
-    path.parent.mkdir()
-    assert restore(copy, path, NOW, force=False) is None
-    for _ in range(2):
-        with SQLiteStorage(path, gateway_id="roof") as store:
-            assert store.store_epoch == 2
-            assert store.count_pending("central") == 200
+    cards = [quick_folder / name / "gateway.db" for name in ("first", "second")]
+    for day, path in enumerate(cards):
+        path.parent.mkdir()
+        assert restore(copy, path, NOW, force=False) is None
+        for _ in range(2):
+            clock = ManualClock(T0 + timedelta(days=day))
+            with SQLiteStorage(path, gateway_id="roof", clock=clock) as store:
+                assert store.store_epoch == T0.timestamp() + 86_400 * day
+                assert store.count_pending("central") == 200
 
 
 def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
@@ -206,6 +225,8 @@ def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
     with SQLiteStorage(path) as store:
         with pytest.raises(ConfigError, match=r"copy.db exists"):
             store.backup(copy)
+        with pytest.raises(ConfigError, match="a name that the store uses itself"):
+            store.backup(next_of(path))
         with pytest.raises(StorageLocked):
             restore(copy, path, NOW, force=True)
         assert len(readings(store)) == 350

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from edgedepot import SQLiteStorage, StorageError
 from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.sqlite.aside import move
+from edgedepot.storage.sqlite.sidecar import Sidecar
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import readings, rows
@@ -65,7 +67,7 @@ for number in range(1, 60, 3):  # so many reads fail, and then no more
         assert store.salvaged is None
         assert len(readings(store)) == 1301
         left_in_time(store.close)
-    fault("fault_reads", number % 4)  # while it opens
+    fault("fault_reads", number % 4 * 4)  # while it opens
 assert not list(folder.glob("*damaged*")), list(folder.glob("*damaged*"))
 fault("fault_reads", 0)
 audit_file(path)
@@ -74,6 +76,38 @@ audit_file(path)
 
 def test_what_cannot_be_read_for_a_moment_has_nothing_salvaged(shim: Path, quick_folder: Path) -> None:
     run_faulty(shim, quick_folder, PASSING)
+
+
+LEFT = f"""{START}{FILLED}
+with opened() as store:
+    store.store_readings(Weather, rows(1300, 1400)).wait()
+    left = [(one.name, one.read_bytes()) for one in folder.iterdir()]
+    before = readings(store)
+for interrupted in (False, True):
+    for suffix in ("", "-wal", ".catalogue"):
+        for reads in (1, 5, 12):
+            path = folder / f"{{interrupted}} {{suffix}} {{reads}}" / "x.db"
+            path.parent.mkdir()
+            for name, content in left:
+                (path.parent / name).write_bytes(content)
+            if interrupted:
+                Sidecar(path).mark(("salvaging", "x.db.damaged-1"))
+                move(path, path.with_name("x.db.damaged-1"))
+            bad = path.with_name(path.name + suffix)
+            if bad.exists():
+                bad_length, bad_file = bad.stat().st_size, bad.stat().st_ino
+                fault("fault_place", 0), fault("fault_length", bad_length), fault("fault_inode", bad_file)
+                fault("fault_reads", reads)
+            with left_in_time(opened) as store:
+                fault("fault_reads", 0)
+                assert readings(store) == before, path
+                assert (store.salvaged is None) != interrupted, (path, store.salvaged)
+"""
+
+
+def test_what_cannot_be_read_for_a_moment_while_it_opens_is_there(shim: Path, quick_folder: Path) -> None:
+    """After a process that was killed, and after one that was killed in a salvage."""
+    run_faulty(shim, quick_folder, LEFT)
 
 
 FOR_GOOD = f"""{START}{FILLED}

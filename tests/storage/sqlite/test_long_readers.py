@@ -1,8 +1,11 @@
 """Programs that read for long, and processes that write one store: real ones."""
 
+import contextlib
 import logging
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +17,9 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StorageLocked
 from edgedepot.storage.sqlite.aside import next_of
-from edgedepot.storage.sqlite.connection import writing_process
+from edgedepot.storage.sqlite.connection import StoreLock, writing_process
+from edgedepot.storage.sqlite.opening import GOING_ON
+from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import rows
@@ -126,6 +131,20 @@ def test_a_log_that_nobody_holds_is_cut_without_a_word(store: SQLiteStorage, cap
     assert "write-ahead log" not in caplog.text
 
 
+@pytest.mark.parametrize("has_index", [True, False], ids=["killed", "power cut"])
+def test_a_log_that_was_cut_is_not_missing(store: SQLiteStorage, tmp_path: Path, has_index: bool) -> None:
+    store.store_readings(Weather, rows(10, 12_000)).wait()
+    clock = store.clock
+    assert isinstance(clock, ManualClock)
+    advance_until(clock, lambda: log_bytes(store) <= 4 * 30 * 4096)
+    for one in store.path.parent.iterdir():
+        if has_index or not one.name.endswith("-shm"):  # which nobody syncs
+            shutil.copy(one, tmp_path)
+    with SQLiteStorage(tmp_path / store.path.name) as left:
+        assert (left.store_epoch, left.salvaged) == (1, None)
+        assert len(left.query_readings(Weather)) == 12_000
+
+
 def test_a_second_writer_is_told_who_the_first_is(quick_folder: Path) -> None:
     path = quick_folder / "x.db"
     writer = child(WRITER, path, "writing")
@@ -195,3 +214,42 @@ def test_so_they_do_where_the_process_has_read_it_before(quick_folder: Path, die
         with SQLiteStorage(path) as store:
             assert held(store) == BOTH
             assert len(store.query_readings(Weather)) == 100
+
+
+@pytest.mark.parametrize("library", ["sqlite3", "another spelling"])
+def test_so_they_do_where_it_is_open_here_in_another_way(quick_folder: Path, library: str) -> None:
+    path = quick_folder / "x.db"
+    end(child(WRITER, path, "writing"))
+    (quick_folder / "beside").mkdir()
+    spelled = quick_folder / "beside" / ".." / "x.db"
+    with contextlib.closing(
+        sqlite3.connect(path) if library == "sqlite3" else SQLiteStorage(spelled, read_only=True)
+    ) as other:
+        if isinstance(other, SQLiteStorage):
+            assert len(other.query_readings(Weather)) == 100
+        else:
+            assert other.execute("SELECT count(*) FROM weather").fetchone() == (100,)
+        with SQLiteStorage(path) as store:
+            assert held(store) == BOTH
+            assert len(store.query_readings(Weather)) == 100
+
+
+def test_a_killed_process_that_had_removed_the_log_alone(quick_folder: Path) -> None:
+    """When it went on in a copy: the reader whom it left behind keeps the index of the log that is gone in use."""
+    path, copy = quick_folder / "x.db", quick_folder / "copy.db"
+    writer = child(WRITER, path, "writing")
+    reader = child(READER, path, "reading")
+    end(writer)
+    with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(copy)) as new:
+        old.backup(new)
+    lock = StoreLock(path)
+    lock.note(GOING_ON)
+    lock.release()
+    copy.replace(path)
+    wal_of(path).unlink()
+    try:
+        with SQLiteStorage(path) as store:
+            assert len(store.query_readings(Weather)) == 100
+            assert store.salvaged is None
+    finally:
+        end(reader)

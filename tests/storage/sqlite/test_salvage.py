@@ -497,6 +497,27 @@ def test_a_salvage_that_failed_is_done_again_also_where_the_damage_has_passed(qu
     audit_file(quick_folder / "x.db")
 
 
+def test_a_salvage_that_failed_at_its_very_end_goes_on(quick_folder: Path) -> None:
+    """The new file is in place by then, and nothing is to be seen of the damage any more."""
+    clock = ManualClock(T0)
+    in_the_way = quick_folder / "x.db.salvaging-pages"
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", clock=clock) as store:
+        store.store_readings(Weather, rows(0, 600)).wait()
+        store.fold()
+        damage_page(store)
+        in_the_way.mkdir()  # where the salvage removes a file
+        receipt = store.store_readings(Weather, late(-5.0))
+        advance_until(clock, lambda: "cannot be salvaged" in str(store.health_check()))
+        assert receipt.level == "queued"
+        in_the_way.rmdir()
+        advance_until(clock, lambda: receipt.level == "durable")
+        store.store_readings(Weather, rows(600, 610)).wait()
+        assert len(readings(store)) == 610
+        assert store.ledger().problems == []
+        audit_memory(store)
+    audit_file(quick_folder / "x.db")
+
+
 def damage_page(store: SQLiteStorage, table: str = "_h_weather_1") -> bytes:
     """One in the middle of a table; what the file was before."""
     assert store._writing is not None
@@ -797,6 +818,47 @@ def test_nothing_is_put_aside_where_nobody_would_know_of_it(quick_folder: Path) 
     with SQLiteStorage(path) as store:
         assert store.salvaged is not None
         assert store.salvaged.put_aside is not None
+
+
+def test_a_log_that_is_missing_is_missed_after_any_opening(quick_folder: Path, tmp_path: Path) -> None:
+    path = quick_folder / "x.db"
+    for opened in range(3):
+        with SQLiteStorage(path, gateway_id="roof") as store:
+            store.store_readings(Weather, rows(10 * opened, 10 * opened + 10)).wait()
+            copy = tmp_path / str(opened)
+            copy.mkdir()
+            for one in quick_folder.iterdir():
+                if not one.name.endswith(("-wal", "-shm")):
+                    shutil.copy(one, copy)
+        with SQLiteStorage(copy / "x.db") as left:
+            assert left.salvaged is not None
+            assert "its log is missing" in left.salvaged.reason
+
+
+def test_a_file_that_is_gone_with_its_log_is_told_of_once(quick_folder: Path) -> None:
+    path = leave(quick_folder, "unfolded")
+    Sidecar(path).note(("seq", 250))  # as it does each minute
+    for one in (path, *quick_folder.glob("x.db-*")):
+        one.unlink()
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert store.salvaged.reason == "the file is missing"
+        assert store.salvaged.numbers == ((1, 250),)
+        assert store.store_epoch == 2
+
+
+def test_a_device_that_could_not_be_noted_is_noted_later(quick_folder: Path) -> None:
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        known = Sidecar(path).path
+        known.rename(known.with_name("elsewhere"))
+        known.mkdir()
+        store.store_readings(Weather, [("unnoted", T0, {"temperature": 1.0, "count": 1})]).wait()
+        known.rmdir()
+        known.with_name("elsewhere").rename(known)
+        store.store_readings(Weather, [("unnoted", T0.replace(hour=5), {"temperature": 1.0, "count": 2})]).wait()
+        store.flush()
+        assert "unnoted" in {row[-1] for row in Sidecar(path).rows("series")}
 
 
 def test_a_reader_is_told_and_changes_nothing(quick_folder: Path) -> None:

@@ -556,12 +556,15 @@ def test_a_file_of_another_program_is_left_alone(path: Path) -> None:
         SQLiteStorage(path)
 
 
-def test_a_file_of_a_newer_program_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("version", [4, 97])
+def test_a_file_of_a_newer_program_is_refused(path: Path, version: int) -> None:
     SQLiteStorage(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 99")
+    newer.execute(f"PRAGMA user_version = {version}")
     newer.close()
-    with pytest.raises(StoreUnusable, match=f"schema version 99, this edgedepot knows up to {VERSION}: update it"):
+    with pytest.raises(
+        StoreUnusable, match=f"schema version {version}, this edgedepot knows up to {VERSION}: update it"
+    ):
         SQLiteStorage(path)
 
 
