@@ -37,7 +37,8 @@ class Draft:
         self.sidecar = sidecar
         self.roots: Mapping[str, int] = {}
         self.complete = complete
-        self.damaged = set[str]() if complete else {"journal"}
+        # Where the log has a hole each page is as some commit left it: one table may be ahead of the other.
+        self.damaged = set[str]() if complete else {"journal", "history"}
         """What of the old file is not all there: ``small``, ``history``, ``journal``, and tables by name."""
         self.book_rows: dict[int, str] = {}
         """What commits changed in the books, by the number of the row that says so."""

@@ -187,7 +187,8 @@ class Opening:
             raise
 
     def _salvage(self, reason: str, *, use_log: bool = True) -> None:
-        salvage(self._path, self._sidecar, reason, self._clock.now(), use_log=use_log)
+        found = reason if self._before is None else f"{reason}; {self._before}"
+        salvage(self._path, self._sidecar, found, self._clock.now(), use_log=use_log)
         self._end_salvage()
 
     def _end_salvage(self) -> None:

@@ -842,7 +842,7 @@ def test_a_file_that_is_gone_with_its_log_is_told_of_once(quick_folder: Path) ->
         one.unlink()
     with SQLiteStorage(path) as store:
         assert store.salvaged is not None
-        assert store.salvaged.reason == "the file is missing"
+        assert store.salvaged.reason.startswith("the file is missing; its log is missing")
         assert store.salvaged.numbers == ((1, 250),)
         assert store.store_epoch == 2
 

@@ -15,6 +15,8 @@ import pytest
 from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StoreUnusable
+from edgedepot.storage.sqlite.checksums import FRAME, FRAME_HEADER
+from edgedepot.storage.sqlite.wal import HEADER
 from edgedepot.storage.values import Row
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
@@ -111,6 +113,23 @@ def test_what_can_be_read_is_kept(
         audit_file(folder / "x.db")
     with opened(folder / "x.db", stage) as store:
         assert readings(store) == after
+
+
+def test_a_hole_anywhere_in_the_log_leaves_no_table_ahead_of_another(
+    left: dict[tuple[str, str], Path], quick_folder: Path
+) -> None:
+    """Each page is as some commit left it then."""
+    whole = left["retained", "-wal"]
+    number = ((whole / "x.db-wal").stat().st_size - HEADER) // FRAME
+    for frame in range(number // 2, number, number // 32):  # the fold is in the second half
+        folder = shutil.copytree(whole, quick_folder / str(frame))
+        with (folder / "x.db-wal").open("r+b") as log:
+            log.seek(HEADER + FRAME * frame + FRAME_HEADER)
+            log.write(bytes(PAGE))
+        with opened(folder / "x.db", "retained") as store:
+            assert store.salvaged is not None
+            assert store.ledger().problems == []
+        audit_file(folder / "x.db")
 
 
 def by_number(found: dict[Identity, dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
