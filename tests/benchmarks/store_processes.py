@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from edgedepot.storage.sqlite.wal import FRAME_HEADER, HEADER, PAGE, wal_of
+from edgedepot.storage.sqlite.checksums import FRAME_HEADER, PAGE
+from edgedepot.storage.sqlite.wal import HEADER, wal_of
 from tests.benchmarks.child import say, settings_from_command_line
 from tests.benchmarks.memory_limit import obey, resident
 
