@@ -12,7 +12,20 @@ from pathlib import Path
 from tests.crash.disk import KINDS, Disk, Files, Kind, digest, disks
 from tests.crash.judge import BrokenPromise, Found, compare, examine, put
 from tests.crash.promises import Promises
-from tests.crash.recording import NOT_RECORDED, Mark, Operation, Recording, RecordingError, Replace, build, record
+from tests.crash.recording import (
+    NOT_RECORDED,
+    Create,
+    Mark,
+    Operation,
+    Recording,
+    RecordingError,
+    Rename,
+    Replace,
+    SyncFolder,
+    Unlink,
+    build,
+    record,
+)
 from tests.crash.themes import THEMES, UNTIMED, Between
 from tests.crash.workload import PLANTED
 
@@ -125,9 +138,12 @@ def _cuts(
     operations: list[Operation], seed: int, states: int, opened: Callable[[], int], every: bool
 ) -> Iterator[tuple[int, Kind, Files]]:
     """Cuts with what they leave, until so many different ones are opened: first each moment at which something was just
-    promised, with `every` then all moments, then rounds of random ones."""
+    promised, and each at which a file just got a name, lost it, or had that made sure; with `every` then all moments,
+    then rounds of random ones."""
     marks = {done for done, one in enumerate(operations, 1) if isinstance(one, Mark)}
     yield from _cuts_at(operations, marks, f"{seed}/marks", ("dropped", "worst"))
+    names = {done for done, one in enumerate(operations, 1) if isinstance(one, Create | Unlink | Rename | SyncFolder)}
+    yield from _cuts_at(operations, names, f"{seed}/names", KINDS)
     if every:
         yield from _cuts_at(operations, set(range(len(operations) + 1)), f"{seed}/every", ("kept", "worst"))
     rounds = random.Random(seed)

@@ -128,9 +128,8 @@ def process(work: Work) -> None:
             work.reopen(durability="process", piece_rows=40)
 
 
-def long_reader(work: Work) -> None:
+def long_reader(work: Work, durability: Durability = "power") -> None:
     """The log cannot begin again: the store goes on in a copy of its file, in the middle of an upstream's window."""
-    durability: Durability = "process" if work.rng.random() < 0.5 else "power"
     work.open(durability)
     work.add_cursor("central")
     work.put(Mixed, work.mixed(work.fresh(20, devices=1)))
@@ -142,6 +141,11 @@ def long_reader(work: Work) -> None:
         work.acknowledge("central", window)
     work.put(Mixed, work.mixed(work.again(20, devices=1)))
     work.put(Mixed, work.mixed(work.fresh(4)))
+
+
+def long_reader_of_loose(work: Work) -> None:
+    """The same where commits are not synced one by one."""
+    long_reader(work, "process")
 
 
 def until_killed(work: Work) -> None:
@@ -315,7 +319,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "retype": (retype,),
     "migration": (Between(_of_an_earlier_version), upgrade),
     "salvage": (until_killed, Between(_damage), fold),
-    "long reader": (long_reader,),
+    "long reader": (long_reader, long_reader_of_loose),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
 }
