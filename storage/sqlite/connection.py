@@ -15,6 +15,8 @@ from typing import ClassVar
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.digest import prepare_digests
+from edgedepot.storage.sqlite.files import check_files
+from edgedepot.storage.sqlite.holders import openers
 from edgedepot.storage.sqlite.names import names_of
 
 log = logging.getLogger(__name__)
@@ -110,6 +112,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, for one thread at a time. It has read already: SQLite opens the log with the
     first query, and the file may be another by then (see successor.py): while that is half done it raises
     `StorageError`."""
+    check_files(path)
     names = names_of(path)
     while True:
         with names.lock:
@@ -322,14 +325,18 @@ class Readers:
 class StoreLock:
     """Keeps a second process from writing one store. The kernel lets go of it when the holder dies."""
 
+    _all: ClassVar[weakref.WeakSet[StoreLock]] = weakref.WeakSet()
+
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(path.name + ".lock")
         self._store = path
         self.take()
+        self._all.add(self)
 
     def take(self) -> None:
         """Take it, also again after `release`. Raises `StoreUnusable` and `StorageLocked`."""
         path = self._store
+        check_files(path, to_write=True)
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as exc:
@@ -337,16 +344,21 @@ class StoreLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
-            holder = self._read()[0] or "unknown"
-            os.close(self._file)
-            here = holder == str(os.getpid())
+            here = self._read()[0] == str(os.getpid())
+            holder = self._holder()
+            self.release()
             cure = ", which is this one; use the object that has it open" if here else "; stop it first"
-            raise StorageLocked(
-                f"{path} is being written by process {holder}{cure}, or open the store read-only"
-            ) from exc
+            raise StorageLocked(f"{path} is being written by {holder}{cure}, or open the store read-only") from exc
         self.found = self._read()[1]
         """What was noted last; at first by the last holder: "" where it closed the store for good."""
         self.note(self.found)
+
+    def _holder(self) -> str:
+        """Who has it: who says so, or a child of that which outlives it."""
+        number = self._read()[0]
+        named = f"process {number or 'unknown'}"
+        is_there = number.isdigit() and Path("/proc", number).exists()
+        return named if is_there else ", ".join(openers(os.fstat(self._file))) or named
 
     def _read(self) -> list[str]:
         lines = os.pread(self._file, _LOCK_BYTES, 0).decode("ascii", "replace").split("\n")
@@ -364,7 +376,19 @@ class StoreLock:
             log.warning("%s cannot be written, the store does without: %s", self.path, exc)
 
     def release(self) -> None:
-        os.close(self._file)
+        """Idempotent."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    @classmethod
+    def _forked(cls) -> None:
+        """In the child: it would have the lock for as long as it lives."""
+        for lock in list(cls._all):
+            lock.release()
+
+
+os.register_at_fork(after_in_child=StoreLock._forked)
 
 
 def writing_process(path: Path) -> int | None:

@@ -45,6 +45,11 @@ def has_open(path: Path) -> bool:
     return any(os.path.samestat(file, one) for one in _files_of(os.getpid()))
 
 
+def openers(file: os.stat_result) -> list[str]:
+    """Which other processes have a file open, by the same names."""
+    return _named(_opened_by(file) - {os.getpid()})
+
+
 def _named(numbers: set[int]) -> list[str]:
     own = os.getpid()
     others = sorted(numbers - {own})

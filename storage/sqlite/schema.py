@@ -173,6 +173,6 @@ def epochs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
     written = text(connection, "epochs")
     try:
         found = [] if written is None else [(int(low), int(epoch)) for low, epoch in json.loads(written)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         found = []
     return found or [(0, 1)]

@@ -37,6 +37,7 @@ from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
 from edgedepot.storage.sqlite.devices import read_devices, save_device
 from edgedepot.storage.sqlite.downsampled import delete_kept
+from edgedepot.storage.sqlite.files import check_files
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.keeping import SQLiteKeeping
@@ -143,6 +144,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         )
 
     def _check_readable(self) -> None:
+        check_files(self.path)
         if not self.path.exists():
             raise StoreUnusable(f"{self.path} does not exist")
         with contextlib.ExitStack() as undo:

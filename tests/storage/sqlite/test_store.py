@@ -1,11 +1,13 @@
 """What the local store does with readings, through its public calls."""
 
 import os
+import re
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -485,6 +487,84 @@ def test_what_somebody_else_made_of_that_name_is_left_alone(
         assert [name for (name, *_) in other.execute("SELECT * FROM weather").description] == ["x"]
     assert len(store.query_readings(Weather)) == 2
     assert caplog.text.count("of somebody else's, so the readings of that name get no view") == 1
+
+
+KINDS: list[tuple[str, Callable[[Path], None]]] = [
+    ("a folder", Path.mkdir),
+    ("a pipe", os.mkfifo),
+    ("a link to itself", lambda path: path.symlink_to(path.name)),
+]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal", ".lock", ".catalogue"])
+@pytest.mark.parametrize(("kind", "make"), KINDS)
+def test_what_is_no_file_is_named(store: SQLiteStorage, path: Path, suffix: str, kind: str, make: Any) -> None:
+    """SQLite would wait for a pipe, and take a folder for a device that fails."""
+    store.close()
+    other = path.with_name(path.name + suffix)
+    other.unlink(missing_ok=True)
+    make(other)
+    before = sorted(path.parent.iterdir())
+    for read_only in (False, True)[: 1 if suffix in (".lock", ".catalogue") else 2]:
+        with pytest.raises(StoreUnusable, match=f"{re.escape(str(other))} is {kind}, expected a .*file"):
+            SQLiteStorage(path, read_only=read_only)
+    assert sorted(path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("epochs", ["[[1e999, 1]]", "[" * 100_000])
+def test_epochs_that_are_none(store: SQLiteStorage, path: Path, epochs: str) -> None:
+    store.store_reading(Weather, "a", at(0), {"temperature": 1.5})
+    store.close()
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("INSERT OR REPLACE INTO _meta VALUES ('epochs', ?)", (epochs,))
+        file.commit()
+    with SQLiteStorage(path) as again:
+        assert len(again.query_readings(Weather)) == 1
+
+
+FORKING = """
+import multiprocessing, os, signal, sys, time
+from edgedepot import SQLiteStorage
+store = SQLiteStorage(sys.argv[1])
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+child.start()
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_of_a_killed_process_is_not_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    command = [sys.executable, "-c", FORKING, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
+        assert gateway.stdout is not None
+        child = int(gateway.stdout.readline())
+        gateway.wait()
+        try:
+            SQLiteStorage(path).close()
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+LOCKING = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_no_dead_process_is_named_for_a_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "x.db.lock"
+    lock.write_text(f"{2**22 + 1:<10}\nopen\n")  # more than there ever are
+    command = [sys.executable, "-c", LOCKING, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(StorageLocked, match=rf"is being written by process {other.pid} \(.*\); stop it first"):
+            SQLiteStorage(tmp_path / "x.db")
+        other.communicate()
 
 
 def test_another_name_of_a_file_leads_to_the_same_lock(store: SQLiteStorage, path: Path) -> None:
