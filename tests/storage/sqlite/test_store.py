@@ -523,13 +523,15 @@ def test_epochs_that_are_none(store: SQLiteStorage, path: Path, epochs: str) -> 
 
 
 FORKING = """
-import multiprocessing, os, signal, sys, time
+import multiprocessing, os, sys, time
 from edgedepot import SQLiteStorage
+def child():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
 store = SQLiteStorage(sys.argv[1])
-child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
-child.start()
-print(child.pid, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+forked = multiprocessing.get_context("fork").Process(target=child)
+forked.start()
+forked.join()
 """
 
 
@@ -539,6 +541,7 @@ def test_a_child_of_a_killed_process_is_not_in_the_way(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None
         child = int(gateway.stdout.readline())
+        gateway.kill()
         gateway.wait()
         try:
             SQLiteStorage(path).close()
