@@ -341,9 +341,12 @@ class Writer:
             return
         if self._suspicion.reason is not None and not self.log_length.has_heir_in_place:
             return
-        with names_of(self._path).lock:  # whoever opened the new file with the old log would keep that for good
-            successor = self.log_length.heir(self._connection, self._sync)
-            opened = None if successor is None else self._go_on(successor)
+        try:
+            with names_of(self._path).lock:  # whoever opened the new file with the old log would keep that for good
+                successor = self.log_length.heir(self._connection, self._put_on_device)
+                opened = None if successor is None else self._go_on(successor)
+        finally:
+            self._tell()  # not before: who is called back may wait for somebody that opens the store to read
         if opened is not None:
             self._renew(opened)
             self.log_length.inherited()
@@ -417,9 +420,12 @@ class Writer:
         self._sidecar.note(("seq", self.durable_seq))
 
     def _sync(self) -> None:
-        """Put the commits so far on the device: with `durability="process"` a commit does not."""
-        self._unsynced.sync(self._connection, self._journal.committed_seq)
+        self._put_on_device()
         self._tell()
+
+    def _put_on_device(self) -> None:
+        """The commits so far: with `durability="process"` a commit does not."""
+        self._unsynced.sync(self._connection, self._journal.committed_seq)
 
     def _tell(self) -> None:
         self._callers.tell(all_durable=not self._unsynced)

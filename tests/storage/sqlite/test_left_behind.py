@@ -21,6 +21,7 @@ from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
 from edgedepot.storage.sqlite.left import Left
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
+from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.reserve import Reserve
 from edgedepot.storage.sqlite.successor import Successor, be_like
 from tests.models import Weather
@@ -333,6 +334,33 @@ def test_the_file_stays_of_its_group(quick_folder: Path, mode: int, is_member: b
         found = os.fstat(file.fileno())
     assert (found.st_uid, found.st_gid) == (1002, 2000 if is_member else 1002)
     assert found.st_mode & 0o777 == mode
+
+
+def test_who_is_called_back_may_wait_for_a_reader(quick_folder: Path) -> None:
+    """Also in the moment when the file gets its new name, in which all is synced."""
+    site = Site(quick_folder / "x.db", "process")
+    lock, found = names_of(site.path).lock, list[bool]()
+
+    def look() -> None:
+        found.append(lock.acquire(blocking=False))
+        if found[-1]:
+            lock.release()
+
+    def called() -> None:
+        looking = threading.Thread(target=look)
+        looking.start()
+        looking.join()
+
+    file = site.file
+    with closing(site.store), closing(open_reader(site.path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM _meta").fetchone()
+        while site.file == file:
+            site.store.store_readings(Weather, rows(site.count, site.count + 50)).then(called)
+            site.put(50)
+            site.clock.advance(0.2)
+    assert len(found) > 1
+    assert all(found)
 
 
 def test_a_fold_goes_on_in_the_other_file(quick_folder: Path) -> None:
