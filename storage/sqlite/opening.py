@@ -1,7 +1,5 @@
-"""Opening a store to write: the checks that take no longer for a large one, and what is done about what they find.
-
-Before SQLite sees the file: is it there, is it as long as it says, is its log the one that it had, is it this store?
-SQLite makes an empty file where there is none, drops a log that has no file, and reads any log over any file.
+"""Opening a store to write: the checks that take no longer for a large one, before SQLite sees it (look.py) and with
+SQLite, and what is done about what they find.
 """
 
 from __future__ import annotations
@@ -9,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-import threading
 from pathlib import Path
 
 import msgspec
@@ -22,12 +19,10 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import remove_next, shm_of
 from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import (
     LogSync,
     Readers,
     StoreLock,
-    open_reader,
     open_writer,
     prepare_writer,
     sqlite_errors,
@@ -37,34 +32,23 @@ from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.log_length import begin_log, checkpoint
+from edgedepot.storage.sqlite.look import LOOSE, SYNCED, Look
 from edgedepot.storage.sqlite.records import BadRecord
-from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, read_report, write_report
+from edgedepot.storage.sqlite.report import Salvaged, read_report, write_report
 from edgedepot.storage.sqlite.salvage import (
-    MAGIC,
-    UNREADABLE,
     Damage,
     finding_damage,
     is_salvaged,
-    put_aside_log,
     salvage,
 )
-from edgedepot.storage.sqlite.sectors import read_file, refused
-from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.sidecar import Sidecar
-from edgedepot.storage.sqlite.suspicion import ATTEMPTS, PAUSE, Suspicion
+from edgedepot.storage.sqlite.suspicion import ATTEMPTS, Suspicion, pause
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.wal import Log, pages_in_log, salt_of, wal_of
+from edgedepot.storage.sqlite.wal import Log, salt_of, wal_of
 
 log = logging.getLogger(__name__)
-_JOURNAL_MODES = (b"\2\2", b"\1\1")
-"""A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
-_SYNCED, _LOOSE = "open", "loose"
-"""The lock's word for a store that is written, with each commit synced, or only now and then."""
 GOING_ON = "moving"
 """While a copy takes the file's place."""
-_MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
-_ROUNDS = 1 << 20
-"""A log begins anew at most so often between the note of its salt and now."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -112,20 +96,18 @@ class Opening:
         self._gateway_id = gateway_id
         self._wal_pages = wal_pages
         self._hold_uncertain = hold_uncertain
-        self._before: str | None = None
-        self._notes: list[str] = []
-        self._log_is_whole = False
+        self._look = Look(path, lock, sidecar, clock, gateway_id)
 
     def open(self) -> Opened:
         """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
         remove_next(self._path)
         self._load_sidecar()
-        self._log_is_whole = False  # as far as is known yet
+        self._look.log_is_whole = False  # as far as is known yet
         self._look_from_outside()
         try:
             return self._load_patiently()
         except Damage as exc:
-            if not self._was_a_store():
+            if not self._look.was_a_store():
                 raise StoreUnusable(f"{self._path} cannot be read as a store: {exc}") from exc
             self._salvage(str(exc))
         return self._load_salvaged()
@@ -136,7 +118,7 @@ class Opening:
             if not self._sidecar.is_doubtful:
                 break
             log.warning("%s cannot be read, trying again", self._sidecar.path)
-            self._pause()
+            pause(self._clock)
             self._sidecar.load()
 
     def _load_patiently(self) -> Opened:
@@ -158,12 +140,7 @@ class Opening:
                 return suspicion.has_passed(self._path, self._clock.monotonic())
             except sqlite3.DatabaseError as exc:
                 log.warning("%s cannot be read (%s), trying again", self._path, exc)
-            self._pause()
-
-    def _pause(self) -> None:
-        pause = threading.Condition()
-        with pause:
-            self._clock.wait(pause, PAUSE)
+            pause(self._clock)
 
     def _load_salvaged(self) -> Opened:
         try:
@@ -187,16 +164,14 @@ class Opening:
             raise
 
     def _salvage(self, reason: str, *, use_log: bool = True) -> None:
-        found = reason if self._before is None else f"{reason}; {self._before}"
+        found = reason if self._look.before is None else f"{reason}; {self._look.before}"
         salvage(self._path, self._sidecar, found, self._clock.now(), use_log=use_log)
         self._end_salvage()
 
     def _end_salvage(self) -> None:
-        self._before = None
+        self._look.before = None
         self._lock.note("", sync=True)  # the new file has no log
         self._sidecar.note(("salvaging", ""), sync=True)
-
-    # -- before SQLite --------------------------------------------------------------------------------------------
 
     def _look_from_outside(self) -> None:
         finish_restore(self._path, self._lock, self._sidecar)
@@ -207,123 +182,9 @@ class Opening:
             shm_of(self._path).unlink(missing_ok=True)  # of the log that is gone; a long reader may keep it in use
         if is_salvaged(self._path, self._sidecar):
             self._end_salvage()
-        reason, use_log = self._look_patiently()
+        reason, use_log = self._look.patiently()
         if reason is not None:
             self._salvage(reason, use_log=use_log)
-
-    def _look_patiently(self) -> tuple[str | None, bool]:
-        """As `_look`. What the device does not give back counts as damage only when it does not some seconds later."""
-        before = refused()
-        found = self._look()
-        for _ in range(ATTEMPTS - 1):
-            if found[0] is None or refused() == before:
-                break
-            log.warning("%s cannot be read (%s), trying again", self._path, found[0])
-            self._pause()
-            before = refused()
-            found = self._look()
-        return found
-
-    def _look(self) -> tuple[str | None, bool]:
-        """What is wrong with it, None for nothing, and whether its log is to be used in a salvage."""
-        reason, use_log = self._look_at_file(), True
-        if reason is None and self._path.exists() and self._sidecar.store_id:
-            reason = self._look_whose()
-        word, _, noted = self._lock.found.partition(" ")
-        # The process ended in the middle. A salvage has put the log aside.
-        if word in (_SYNCED, _LOOSE) and not self._sidecar.salvaging:
-            flaw, use_log = self._look_at_log(int(noted) if noted.isdigit() else None, word == _SYNCED)
-            reason = reason or flaw
-        return reason, use_log
-
-    def _look_at_file(self) -> str | None:
-        """What is wrong with the file, as far as SQLite need not be asked."""
-        size = self._path.stat().st_size if self._path.exists() else 0
-        if self._sidecar.salvaging:
-            return "its salvage was interrupted"
-        if size == 0:
-            if self._sidecar.known or salt_of(wal_of(self._path)) is not None:
-                return "the file is empty" if self._path.exists() else "the file is missing"
-            return None
-        return self._flaw(size) if self._was_a_store() else None
-
-    def _look_at_log(self, noted: int | None, is_synced: bool) -> tuple[str | None, bool]:
-        """What is wrong with the log, and whether it is this store's. One that is damaged and needed no more is put
-        aside: SQLite would read as much of it as it can over the newer pages in the file."""
-        salt = salt_of(wal_of(self._path))
-        if salt is not None and noted is not None and (salt - noted) % 2**32 >= _ROUNDS:
-            return "its log is another store's", False
-        found = Log(self._path)
-        self._log_is_whole = not found.is_torn
-        if not is_synced:
-            return self._look_at_loose(found), True
-        if salt is None and not found.is_copied:
-            if found.missing:
-                return "its log is missing", True
-            self._before = "its log is missing: what was in it is lost, unless another program has put it in"
-        if not found.missing:
-            return None, True
-        if not found.is_copied:
-            pages = "a page" if found.missing == 1 else f"{found.missing} pages"
-            return f"{pages} in its log cannot be read", True
-        if salt is not None:
-            log.warning("%s: a damaged log was put aside, all of it is in the file as well", self._path)
-            put_aside_log(self._path, self._clock.now())
-        return None, True
-
-    def _look_at_loose(self, found: Log) -> str | None:
-        """Where commits were not synced one by one, a power cut may leave any of those since the last sync, and SQLite
-        reads on to the first that is not whole. It is damage where that comes before what is known to have been safe:
-        then there is more to be read behind it."""
-        last = self._last_readable() if found.goes_on else None
-        if last is None or last >= self._sidecar.seq:
-            return None
-        return f"rows {last + 1} to {self._sidecar.seq} in its log cannot be read"
-
-    def _last_readable(self) -> int | None:
-        """The last row number that SQLite reads. A connection that only reads leaves the log as it is."""
-        with contextlib.suppress(sqlite3.Error, *UNREADABLE), contextlib.closing(open_reader(self._path)) as reader:
-            piece = read_shape(reader).pieces[-1]
-            (last,) = reader.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()
-            return piece.first - 1 if last is None else int(last)
-        return None
-
-    def _flaw(self, size: int) -> str | None:
-        """What is wrong with the file's head or length."""
-        head = read_file(self._path, 100)
-        if head[:16] != MAGIC or head[16:18] != b"\x10\0" or head[18:20] not in _JOURNAL_MODES:
-            return "its header is not that of an SQLite file"
-        short = range(size // PAGE + 1, int.from_bytes(head[28:32], "big") + 1)
-        if short and not pages_in_log(self._path).issuperset(short):
-            return f"it has {size // PAGE} pages of {short[-1]}"
-        return None
-
-    def _look_whose(self) -> str | None:
-        """Where the file is another store's: go on with that, or without it where it is of another gateway."""
-        found = schema.settings_of(self._path)
-        if found.get("store_id") in (None, self._sidecar.store_id):
-            return None
-        theirs, own = found.get("gateway_id"), self._sidecar.gateway_id
-        if theirs is not None and own is not None and theirs != own == (self._gateway_id or own):
-            self._path.rename(self._path.with_name(f"{self._path.name}.of-{found['store_id']}"))
-            return f"the file was that of another gateway's store, {theirs}"
-        if salt_of(wal_of(self._path)) is not None:
-            aside = put_aside_log(self._path, self._clock.now())
-            self._notes.append(f"the log of the store that was here is {aside.name}")
-        self._notes.append(UNCOUNTED)
-        self._lock.note("")
-        self._lock.found = ""
-        self._before = "the file is another store's than before"
-        return None
-
-    def _was_a_store(self) -> bool:
-        if self._sidecar.known or Readers.has(self._path):
-            return True
-        for path in (self._path, wal_of(self._path)):
-            head = read_file(path, 1 << 18)
-            if (head[:16] == MAGIC and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")) or _MARK in head:
-                return True
-        return False
 
     # -- with SQLite ----------------------------------------------------------------------------------------------
 
@@ -366,7 +227,7 @@ class Opening:
         copied_at = schema.number(connection, MARK)
         reason: str | None = "restored from a backup"
         if copied_at is None:
-            reason = self._before or ("the file is older than it was" if last < sidecar.seq else None)
+            reason = self._look.before or ("the file is older than it was" if last < sidecar.seq else None)
         if reason is None:
             return
         if copied_at is not None:  # a copy may come back more than once, and none of its lives knows of the others
@@ -374,7 +235,7 @@ class Opening:
         is_another = sidecar.store_id not in (None, schema.text(connection, "store_id"))
         first = 1 if is_another else last + 1
         gone = ((first, sidecar.seq),) if sidecar.seq >= first else ()
-        report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, tuple(self._notes))
+        report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, tuple(self._look.notes))
         connection.execute("BEGIN IMMEDIATE")
         journal.begin()
         schema.raise_epoch(connection, epoch, top + 1)
@@ -382,7 +243,7 @@ class Opening:
         write_report(connection, report)
         connection.execute("DELETE FROM _meta WHERE key = ?", (MARK,))
         connection.execute("COMMIT")
-        self._before, self._notes = None, []
+        self._look.before, self._look.notes = None, []
         if is_another:
             sidecar.forget()
         log.log(logging.ERROR if copied_at is None else logging.WARNING, "%s: %s", self._path, report)
@@ -412,7 +273,7 @@ class Opening:
             schema.set_meta(connection, "store_id", schema.new_id())
         if salt_of(wal_of(self._path)) is None:
             begin_log(connection)
-        if not self._log_is_whole and Log(self._path).is_torn:
+        if not self._look.log_is_whole and Log(self._path).is_torn:
             # What a power cut tore may be of several commits that were not synced. Once it is behind commits that are,
             # it would look like damage: so the log begins anew.
             checkpoint(connection, "TRUNCATE")
@@ -431,7 +292,7 @@ class Opening:
         if not known or sidecar.grown:
             sidecar.write()
         salt = salt_of(wal_of(self._path))
-        self._lock.note(f"{_SYNCED if self._full_sync else _LOOSE} {salt}" if salt is not None else "")
+        self._lock.note(f"{SYNCED if self._full_sync else LOOSE} {salt}" if salt is not None else "")
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:

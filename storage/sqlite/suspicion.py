@@ -7,11 +7,13 @@ again a moment later: a cable or a controller was at fault, and a salvage would 
 from __future__ import annotations
 
 import sqlite3
+import threading
 import traceback
 from contextlib import closing
 from pathlib import Path
 from types import CodeType
 
+from edgedepot.storage.clock import Clock
 from edgedepot.storage.sqlite.connection import is_damage, is_unread, open_reader
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.salvage import UNREADABLE
@@ -24,6 +26,13 @@ WHILE = 600.0
 """In seconds."""
 _Place = tuple[type[BaseException], tuple[tuple[CodeType, int], ...]]
 """Which error it is, and the lines that led to it."""
+
+
+def pause(clock: Clock) -> None:
+    """Before something is read again."""
+    condition = threading.Condition()
+    with condition:
+        clock.wait(condition, PAUSE)
 
 
 class Suspicion:
