@@ -164,6 +164,22 @@ def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: i
     connection.execute("PRAGMA temp_store = MEMORY")  # the fold sorts; its files would lie on the same card
     # What a fold goes through in the order of series lies in the order of arrival: all of it has to fit.
     connection.execute("PRAGMA cache_size = -4000")
+    _check_writable(connection)
+
+
+def _check_writable(connection: sqlite3.Connection) -> None:
+    """SQLite opens a file to read alone that it cannot open to write, without a word: no commit would ever succeed.
+    Raises `sqlite3.OperationalError`."""
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except sqlite3.OperationalError as exc:
+        if code_of(exc) & 0xFF != sqlite3.SQLITE_BUSY:  # another program writes: so it can be written
+            raise
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience}")
 
 
 class LogSync:
