@@ -30,6 +30,8 @@ from tests.crash.themes import THEMES, UNTIMED, Between
 from tests.crash.workload import PLANTED
 
 _IN_MEMORY = Path("/dev/shm")
+DRAWS = 60
+"""How often what a power cut leaves is drawn right after a file got a new name; a tenth of it until that is safe."""
 ROUNDS = 100
 """After so many rounds a recording has no more states to offer."""
 
@@ -144,6 +146,11 @@ def _cuts(
     yield from _cuts_at(operations, marks, f"{seed}/marks", ("dropped", "worst"))
     names = {done for done, one in enumerate(operations, 1) if isinstance(one, Create | Unlink | Rename | SyncFolder)}
     yield from _cuts_at(operations, names, f"{seed}/names", KINDS)
+    unsafe = set(_renaming(operations))
+    renamed = {done for done in unsafe if isinstance(operations[done - 1], Rename)}
+    for number in range(DRAWS):
+        moments = renamed if number % 10 else unsafe
+        yield from _cuts_at(operations, moments, f"{seed}/renamed/{number}", ("worst",))
     if every:
         yield from _cuts_at(operations, set(range(len(operations) + 1)), f"{seed}/every", ("kept", "worst"))
     rounds = random.Random(seed)
@@ -154,6 +161,15 @@ def _cuts(
         count = min(len(operations) + 1, 1 + missing // 3)
         moments = set(rounds.sample(range(len(operations) + 1), count))
         yield from _cuts_at(operations, moments, f"{seed}/{number}", KINDS)
+
+
+def _renaming(operations: list[Operation]) -> Iterator[int]:
+    """The moments at which a file has a new name that the folder may not keep. Of several each may be lost alone."""
+    is_unsafe = False
+    for done, one in enumerate(operations, 1):
+        is_unsafe = (is_unsafe or isinstance(one, Rename)) and not isinstance(one, (SyncFolder, Replace))
+        if is_unsafe:
+            yield done
 
 
 def _cuts_at(

@@ -16,7 +16,7 @@ from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.sqlite.schema import VERSION
 from tests.crash.disk import Files
 from tests.crash.promises import Identity, State
-from tests.crash.workload import ADDED, ADDED_ROWS, MODELS, T0
+from tests.crash.workload import ADDED, ADDED_ROWS, COPY, MODELS, T0
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 
@@ -43,6 +43,8 @@ class Found:
     epoch: int
     rows: dict[Identity, dict[str, Any]]
     upstreams: dict[str, Owed]
+    copied: bool = False
+    """Whether there is a copy, which is whole then."""
 
     def told(self) -> dict[str, Any]:
         """The same for a mark."""
@@ -66,8 +68,11 @@ def examine(files: Files, folder: Path, knows_time: bool = True) -> Found:
     if stale % 2:  # what SQLite shared between processes may lie there, as of any time
         (folder / "gateway.db-shm").write_bytes(random.Random(stale).randbytes(32768))
     try:
+        copied = COPY in files
+        if copied:
+            audit_file(folder / COPY, verify=False)
         with SQLiteStorage(path, gateway_id="roof", clock=clock) as store:
-            found = _look(store)
+            found = replace(_look(store), copied=copied)
             if not knows_time:
                 clock.advance(10)
                 clock.trusted = True
@@ -205,6 +210,7 @@ def _lies_between(found: Found, before: State, after: State) -> bool:
 
 def _differences(found: Found, state: State) -> list[str]:
     differences = [] if found.epoch == state.epoch else [f"the epoch is {found.epoch}, not {state.epoch}: salvaged?"]
+    differences += ["the copy is gone"] if state.copied and not found.copied else []
     differences += [f"lost: {row}" for row in state.rows.keys() - found.rows.keys()]
     differences += [f"not stored, or deleted: {row}" for row in found.rows.keys() - state.rows.keys()]
     for row in state.rows.keys() & found.rows.keys():

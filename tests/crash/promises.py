@@ -58,6 +58,8 @@ class State:
     written: dict[Identity, int] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
     epoch: int = 1
+    copied: bool = False
+    """Whether there is a copy."""
     gradual: bool = False
     """Whether the deed was done in several transactions: rows go and are not owed any more one after the other."""
 
@@ -105,10 +107,14 @@ class Promises:
     def _after(self, number: int, deed: dict[str, Any]) -> State:
         if deed["do"] == "find":
             return _found(number, deed)
+        if deed["do"] == "backup":
+            return replace(self.states[-1], copied=True)
+        if deed["do"] == "restore":
+            return replace(self.states[deed["copied"]], epoch=self.states[-1].epoch + 1)
         before = self.states[-1]
         if deed["do"] == "something":
             return replace(before, gradual=deed["gradual"])  # until the process says what became of it
-        after = State(dict(before.rows), dict(before.written), dict(before.upstreams), before.epoch)
+        after = State(dict(before.rows), dict(before.written), dict(before.upstreams), before.epoch, before.copied)
         if deed["do"] == "store":
             _store(after, number, deed["rows"])
         elif deed["do"] == "delete":

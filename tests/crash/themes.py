@@ -257,6 +257,25 @@ def retype(work: Work) -> None:
     work.send("central", 30)
 
 
+def restored(work: Work) -> None:
+    """A copy takes the store's place, which has got readings and acknowledgements since."""
+    work.open(piece_rows=30)
+    work.add_cursor("central")
+    for step in range(3):
+        work.put(Mixed, work.mixed(work.fresh(10)))
+        work.send("central", 8)
+        if step == 1:
+            work.fold()
+    work.backup()
+    work.put(Mixed, work.mixed(work.again(10, devices=1)))
+    work.send("central", 30, refuse=2)
+    work.restore()
+    work.open(piece_rows=30)
+    work.put(Mixed, work.mixed(work.fresh(10) + work.again(5, devices=1)))
+    work.send("central", 10)
+    work.fold()
+
+
 def upgrade(work: Work) -> None:
     """The last schema step, with more to write, on a file of the version before; and the program that wanted it."""
     connection = open_writer(work.path)
@@ -318,6 +337,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "offset": (held, offset),
     "retype": (retype,),
     "migration": (Between(_of_an_earlier_version), upgrade),
+    "restore": (restored,),
     "salvage": (until_killed, Between(_damage), fold),
     "long reader": (long_reader, long_reader_of_loose),
     "killed": (until_killed, until_killed, fold),

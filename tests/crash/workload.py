@@ -16,6 +16,7 @@ from edgedepot.storage.base import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.crash.recording import MARKS
 from tests.models import Mixed, Weather
@@ -31,6 +32,7 @@ PLANTED = "EDGEDEPOT_CRASH_PLANTED"
 """The environment variable that plants a fault: with "promise at commit" the process calls durable what is not."""
 ADDED, ADDED_ROWS = "_added_by_a_step", 200
 """The table that a schema step of the tests makes, with so many rows."""
+COPY = "copy.db"
 Durability = Literal["power", "process"]
 Rows = list[tuple[str, datetime, dict[str, Any]]]
 
@@ -43,7 +45,8 @@ class Work:
         self.rng = random.Random(seed)
         self.clock = ManualClock()
         self.path = folder / "gateway.db"
-        self._deeds = deeds
+        self._copy = folder / COPY
+        self._deeds = self._copied = deeds
         self._marks = os.open(folder / MARKS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._unawaited: Receipt | None = None
         self._second = 1000 * deeds
@@ -175,6 +178,21 @@ class Work:
         self._begin("something", gradual=True)
         assert self.store.thin(T0 + timedelta(seconds=self._second)) > 0
         self._mark_what_became()
+        self._promised("durable")
+
+    def backup(self) -> None:
+        """Copy the store as it is now."""
+        self.settle()
+        self._begin("backup")
+        self.store.backup(self._copy)
+        self._copied = self._deeds
+        self._promised("durable")
+
+    def restore(self) -> None:
+        """Put the copy in the store's place."""
+        self.close()
+        self._begin("restore", copied=self._copied)
+        restore(self._copy, self.path, to_micros(T0), force=True)
         self._promised("durable")
 
     def _count(self) -> int:
