@@ -107,11 +107,12 @@ class Promises:
     def _after(self, number: int, deed: dict[str, Any]) -> State:
         if deed["do"] == "find":
             return _found(number, deed)
-        if deed["do"] == "backup":
-            return replace(self.states[-1], copied=True)
-        if deed["do"] == "restore":
-            return replace(self.states[deed["copied"]], epoch=self.states[-1].epoch + 1)
         before = self.states[-1]
+        if deed["do"] == "backup":
+            return replace(before, copied=True)
+        if deed["do"] == "restore":
+            then: State = self.states[deed["copied"]]
+            return replace(then, epoch=max(deed["second"], before.epoch + 1))
         if deed["do"] == "something":
             return replace(before, gradual=deed["gradual"])  # until the process says what became of it
         after = State(dict(before.rows), dict(before.written), dict(before.upstreams), before.epoch, before.copied)

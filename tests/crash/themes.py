@@ -160,6 +160,15 @@ def until_killed(work: Work) -> None:
     os._exit(0)
 
 
+def put_away(work: Work) -> None:
+    """Much of it is in the file alone from then on."""
+    work.open(piece_rows=30)
+    for _ in range(2):
+        work.put(Weather, work.weather(work.fresh(20) + work.old(10, 400)))
+        work.put(Mixed, work.mixed(work.fresh(10)))
+        work.fold()
+
+
 def retention(work: Work) -> None:
     """Old partitions go, of which something is owed; then pieces of the journal that nobody acknowledged."""
     work.open(piece_rows=30)
@@ -338,7 +347,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "retype": (retype,),
     "migration": (Between(_of_an_earlier_version), upgrade),
     "restore": (restored,),
-    "salvage": (until_killed, Between(_damage), fold),
+    "salvage": (put_away, until_killed, Between(_damage), fold),
     "long reader": (long_reader, long_reader_of_loose),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),

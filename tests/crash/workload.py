@@ -191,8 +191,9 @@ class Work:
     def restore(self) -> None:
         """Put the copy in the store's place."""
         self.close()
-        self._begin("restore", copied=self._copied)
-        restore(self._copy, self.path, to_micros(T0), force=True)
+        now = self.clock.now()
+        self._begin("restore", copied=self._copied, second=now // 1_000_000)
+        restore(self._copy, self.path, now, force=True)
         self._promised("durable")
 
     def _count(self) -> int:
