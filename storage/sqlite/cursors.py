@@ -173,7 +173,8 @@ class Cursors:
         for a window of history as it was before a salvage: its place may be another now, and it is read again.
         Raises `InvalidValue` for a window that is no gap."""
         position = self.position(name)
-        if position.renewed and window.place is not None and window not in position.in_hand.values():
+        places = [held.place for held in position.in_hand.values()]  # its rows may be averages of those in hand
+        if position.renewed and window.place is not None and window.place not in places:
             return None
         span = (window.low, window.high)
         if window.low > position.renewed and position.acknowledged.gaps(*span) != [span]:

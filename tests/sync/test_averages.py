@@ -14,6 +14,7 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.base import Buffer, Choice
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import Unreachable
+from edgedepot.storage.sqlite.books import Books
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
 from edgedepot.sync.limits import Limits
@@ -147,7 +148,8 @@ def test_thinned_minutes_are_their_own_averages(tmp_path: Path, clock: ManualClo
     assert kept(upstream) == averages(60, SECONDS + 60)
 
 
-def test_a_late_upstream_gets_the_averages_of_history(tmp_path: Path, clock: ManualClock) -> None:
+@pytest.mark.parametrize("is_salvaged", [False, True])
+def test_a_late_upstream_gets_the_averages_of_history(tmp_path: Path, clock: ManualClock, is_salvaged: bool) -> None:
     upstream, first = ScriptedUpstream(gateway_id="g"), ScriptedUpstream(gateway_id="g")
     with open_store(tmp_path, clock, piece_rows=1000) as store:
         store.add_cursor("first")
@@ -160,6 +162,11 @@ def test_a_late_upstream_gets_the_averages_of_history(tmp_path: Path, clock: Man
         store.fold()
         store.add_cursor("central")
         forwarder = forwarder_with(store, upstream, clock, every="1 minute")
+        if is_salvaged:
+            assert store._writing is not None
+            with store._reading(False) as (view, _):
+                books = Books.load(view.connection, view.shape)
+            store._writing.cursors.renew(books, set(), store._writing.writer.durable_seq)
         run(store, forwarder, clock)
         assert store.ledger().problems == []
     assert kept(upstream) == averages(60, SECONDS + 60)
