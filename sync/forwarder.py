@@ -296,7 +296,7 @@ class Forwarder:
 
     def _note_waiting(self) -> None:
         waiting = self._waiting()
-        is_slow = bool(self._lanes.backlog(self._batch.limit))
+        is_slow = bool(self._lanes.backlog(self._batch.limit, looks=False))
         with self._lock:
             self._behind, self._is_slow = waiting, is_slow
             self._progress.note(self._clock.monotonic(), waiting)

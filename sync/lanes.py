@@ -63,6 +63,7 @@ class Lanes:
         self._clock = clock
         self._live_running = 0
         self._live_at = -LIVE_PAUSE
+        self._was_late = True
         self._unresolved: tuple[Lane, _Order] | None = None
         self._before: tuple[Lane, _Order] | None = None  # as it was before the latest window
 
@@ -88,25 +89,27 @@ class Lanes:
         if self._is_behind(lane, limit):
             self._store.split(self._cursor)
 
-    def _is_behind(self, lane: Lane, limit: int) -> bool:
-        """Whether more than a couple of windows wait in it, and may go; a backlog's may, once there is one."""
+    def _is_behind(self, lane: Lane, limit: int, looks: bool = True) -> bool:
+        """Whether more than a couple of windows wait in it, and should have gone; a backlog's should, once there is
+        one."""
         if self._store.waiting(self._cursor, lane) <= BEHIND * limit:
             return False
-        if self._is_late is None or self._unresolved is not None:
+        if self._is_late is None or (lane == "backlog" and self._store.is_split(self._cursor)):
             return True
-        if lane == "backlog" and self._store.is_split(self._cursor):
-            return True
-        first = self._store.pending(self._cursor, 1, lane)
-        return first is not None and self._is_late(first)
+        if looks and self._unresolved is None:
+            first = self._store.pending(self._cursor, 1, lane)
+            self._was_late = first is not None and self._is_late(first)
+        return self._was_late
 
     @property
     def is_unresolved(self) -> bool:
         """Whether a window was sent of which nobody knows what became."""
         return self._unresolved is not None
 
-    def backlog(self, limit: int) -> int:
-        """About how many rows wait behind; 0 where windows of at most `limit` rows keep up."""
-        return self._store.waiting(self._cursor, "backlog") if self._is_behind("backlog", limit) else 0
+    def backlog(self, limit: int, looks: bool = True) -> int:
+        """About how many rows wait behind; 0 where windows of at most `limit` rows keep up. Where a window is in hand
+        it goes by what was seen before, as to look takes another."""
+        return self._store.waiting(self._cursor, "backlog") if self._is_behind("backlog", limit, looks) else 0
 
     def _turns(self, limit: int, share: Share) -> tuple[Lane, ...]:
         if share == "backlog only":
