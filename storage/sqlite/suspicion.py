@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import traceback
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from types import CodeType
@@ -46,6 +47,7 @@ class Suspicion:
         self._passed: list[float] = []
         self._cause: _Place | None = None
         self._faults: set[_Place] = set()
+        self._salvaged_for: Counter[_Place] = Counter()
 
     def note(self, exc: BaseException) -> None:
         """Somebody ran into this. Full disks and locks are no reason."""
@@ -63,12 +65,14 @@ class Suspicion:
         return is_unread(exc) or is_damage(exc) or (isinstance(exc, kinds) and _place_of(exc) not in self._faults)
 
     def is_unfounded(self, path: Path, is_fresh: bool) -> bool:
-        """Whether it is a fault of the program's, of which nothing is to be seen in the file; what comes from there is
-        no reason any more. Reads the whole file. What contradicts it may lie in our memory as well: that is told
-        once the file `is_fresh`, and we are too."""
+        """Whether it is a fault of the program's, of which nothing is to be seen in the file, or that two salvages have
+        not mended; what comes from there is no reason any more. Reads the whole file. What contradicts it may lie in
+        our memory as well: that is told once the file `is_fresh`, and we are too."""
         cause = self._cause
         kinds = (*UNREADABLE, sqlite3.IntegrityError) if is_fresh else UNREADABLE
-        if cause is None or self._is_acted_on or not issubclass(cause[0], kinds) or not _is_sound(path):
+        if cause is None or self._is_acted_on or not issubclass(cause[0], kinds):
+            return False
+        if not (is_fresh and self._salvaged_for[cause] > 1) and not _is_sound(path):
             return False
         self._faults.add(cause)
         return True
@@ -91,6 +95,8 @@ class Suspicion:
 
     def clear(self) -> None:
         """It has passed, or the file is another."""
+        if self._is_acted_on and self._cause is not None:
+            self._salvaged_for[self._cause] += 1
         self.reason, self._is_acted_on, self._attempts, self._cause = None, False, 0, None
 
 

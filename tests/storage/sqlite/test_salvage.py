@@ -652,6 +652,23 @@ def test_a_fault_of_the_program_is_no_reason_to_salvage_a_sound_file(
     audit_file(quick_folder / "x.db")
 
 
+def test_two_salvages_that_do_not_help_are_enough(quick_folder: Path) -> None:
+    """A value that has changed is not made right by them: so the file is not sound, and the fault another's."""
+    clock = ManualClock(T0)
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", clock=clock) as store:
+        store.store_readings(Weather, rows(0, 50)).wait()
+        store.fold()
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as file:
+            assert file.execute("UPDATE _h_weather_1 SET c0 = c0 + 1 WHERE seq = 7").rowcount == 1
+        for _ in range(2):
+            failing = threading.Thread(target=suppressed, args=(lambda: store._do(lambda _: int("none")),))
+            failing.start()
+            advance_until(clock, lambda: not failing.is_alive(), step=20)  # noqa: B023
+            assert store.store_epoch == 3
+        store.store_readings(Weather, rows(50, 60)).wait()
+        assert len(readings(store)) == 60
+
+
 def suppressed(call: Callable[[], object]) -> None:
     with contextlib.suppress(StorageError):
         call()
