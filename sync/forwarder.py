@@ -184,7 +184,6 @@ class Forwarder:
             self._make_sure()
             return False
         lane, window = found
-        self._note_oldest(lane, window)
         self.note("misconfigured" if self._state == "misconfigured" else "sending")
         self._batch.weigh(window.rows)
         requests, began = self._delivery.requests, self._clock.monotonic()
@@ -255,6 +254,7 @@ class Forwarder:
                 self._note_waiting()
                 raise self._budget.held_backlog(backlog)
             return None
+        self._note_oldest(*found)
         self._read = len(found[1].rows)
         if self._averages is None:
             return found[0], self._fitting(*found)

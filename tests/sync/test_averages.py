@@ -275,3 +275,21 @@ def test_a_window_in_which_nothing_is_left(tmp_path: Path, clock: ManualClock) -
             run(store, forwarder, clock)
         assert forwarder.status().faults == 0
     assert kept(upstream) == {("d1", T0): 1.0}
+
+
+def test_how_far_behind_while_an_interval_lasts(tmp_path: Path, clock: ManualClock) -> None:
+    """As many readings as are waiting by now, and since the first of them; not those of the interval before."""
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central")
+        forwarder = forwarder_with(store, upstream, clock, every="1 minute")
+        clock.advance(60 - clock.now() / 1e6 % 60)
+        for _ in range(9):
+            store.store_readings(Weather, [(device, None, {"temperature": 1.0}) for device in DEVICES]).wait()
+            clock.advance(10)
+            forwarder.step()
+        assert upstream.requests
+        status = forwarder.status()
+        assert status.state == "idle"
+        assert status.lag == pytest.approx(30, abs=1)
+        assert 3 * len(DEVICES) <= status.waiting <= 4 * len(DEVICES)  # the books' rows count too
