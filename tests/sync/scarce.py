@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +35,8 @@ class Metered(BaseStorage):
         self.away = False
         self.refuses: int | None = None
         self.kept: dict[Key, Version] = {}
+        self.arriving: Callable[[Sequence[Version]], None] = lambda rows: None
+        """Told of rows before they are taken."""
         self.again: list[Version] | None = None
         """What reconcile sends, while it does."""
         self.sent: list[tuple[float, int, int]] = []
@@ -62,6 +65,7 @@ class Metered(BaseStorage):
             if self.refuses is not None and row.data.get("count", -1) % 10 == self.refuses
         ]
         bad = {refusal.index for refusal in refused}
+        self.arriving([row for place, row in enumerate(versions) if place not in bad])
         self.kept |= {
             key_of(Weather, row.device, row.timestamp): row for place, row in enumerate(versions) if place not in bad
         }
@@ -132,7 +136,8 @@ class WatchedStore(SQLiteStorage):
     def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
         window = super().pending(cursor, limit, lane)
         if window is not None:
-            self._checked(lambda: self.watcher.handed_out(cursor, lane, window))
+            with self.noting():
+                self.watcher.handed_out(cursor, lane, window)
         return window
 
     def quarantine(self, cursor: str, rows: Sequence[Pending], reason: str) -> None:
@@ -142,11 +147,13 @@ class WatchedStore(SQLiteStorage):
     def acknowledge(self, cursor: str, window: Window) -> None:
         acknowledge = super().acknowledge
         refused = self.aside.pop(cursor, [])
-        self._checked(lambda: self.watcher.acknowledged(cursor, window, refused, lambda: acknowledge(cursor, window)))
+        with self.noting():
+            self.watcher.acknowledged(cursor, window, refused, lambda: acknowledge(cursor, window))
 
-    def _checked(self, check: Callable[[], None]) -> None:
+    @contextmanager
+    def noting(self) -> Iterator[None]:
         try:
-            check()
+            yield
         except Exception as exc:
             self.wrong.append(f"{type(exc).__name__}: {exc}")
             raise

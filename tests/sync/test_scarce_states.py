@@ -1,6 +1,7 @@
 """Sync under scarcity against a pure model: a store that fills up, thins and evicts, links with a rate, a day's budget
-and hours, and an upstream that loses what it had and gets it again. The ledger balances at every step, to the row; no
-budget is ever exceeded; fresh readings go first; reconcile sends what was delivered and is gone, and nothing else.
+and hours, and an upstream that loses what it had and gets it again; the other may get averages alone (`every`). The
+ledger balances at every step, to the row; no budget is ever exceeded; fresh readings go first; reconcile sends what was
+delivered and is gone, and nothing else; averages are exact, and go once.
 
 What the store holds and does is modelled as in tests/storage/sqlite/test_room_states.py; here forwarders as they are at
 work take from it, in simulated time and one thread.
@@ -10,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from hypothesis import settings
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from edgedepot import StorageBusy
-from edgedepot.storage.base import EVERYTHING, Lane, Window
+from edgedepot.storage.base import EVERYTHING, Lane, Pending, Window
+from edgedepot.storage.base import Version as Sent
 from edgedepot.storage.errors import LimitReached
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
@@ -27,7 +30,8 @@ from edgedepot.sync.reconcile import Reconciliation
 from tests.models import Weather
 from tests.storage.sqlite.room_model import Hand, Upstream, Version
 from tests.storage.sqlite.room_states import Room
-from tests.storage.sqlite.states import T0, Row, Values, data, devices, key_of, readings
+from tests.storage.sqlite.states import T0, Key, Row, Values, data, devices, is_in, key_of, readings
+from tests.sync.averaged import Bucket, average_of, bucket_of, by_bucket
 from tests.sync.scarce import Metered, WatchedStore, Watcher
 
 DAY = timedelta(days=1)
@@ -45,6 +49,7 @@ costs = st.fixed_dictionaries(
         "windows": st.sampled_from([["22:00-06:00 Europe/Zurich"], ["00:00-12:00 UTC", "13:00-14:00 UTC"]]),
     },
 )
+averages = st.fixed_dictionaries({}, optional={"every": st.sampled_from(["1 minute", "10 minutes", "2 hours"])})
 which_one = st.sampled_from(NAMES)
 
 
@@ -54,15 +59,18 @@ class Scarce(Room, Watcher):
     storage = WatchedStore
     store: WatchedStore
 
-    @initialize(room=rooms, links=st.tuples(costs, costs))
+    @initialize(room=rooms, links=st.tuples(costs, st.builds(dict.__or__, costs, averages)))
     def begin(self, room: dict[str, Any], links: tuple[dict[str, Any], dict[str, Any]]) -> None:
         self.links: dict[str, Metered] = {}
         self.delivered: dict[str, set[Version]] = {name: set() for name in NAMES}
         self.forwarders: dict[str, Forwarder] = {}
+        self.restarted = False  # what was sent and not acknowledged goes once more
+        self.deleted: set[Key] = set()
         self.make(room)
         for name, link in zip(NAMES, links, strict=True):
             self.links[name] = Metered(self.clock, Limits.of(name, **link), compresses=name == "two")
             self.links[name].gateway_id = "g"
+            self.links[name].arriving = partial(self.averages_arrive, name)
             self.store.add_cursor(name)
             self.upstreams[name] = Upstream("oldest", EVERYTHING, self.file.first - 1)
         self.connect()
@@ -127,6 +135,7 @@ class Scarce(Room, Watcher):
     @rule(device=devices, since=st.integers(0, 20))
     def delete(self, device: str, since: int) -> None:
         scope = (Weather, device, T0 + timedelta(minutes=since), T0 + timedelta(minutes=since + 10))
+        self.deleted |= {key for key in self.rows if is_in(key, *scope)}
         assert self.store.delete_readings(*scope) == self.forget(scope)
 
     # -- room -----------------------------------------------------------------------------------------------------
@@ -160,6 +169,7 @@ class Scarce(Room, Watcher):
         self.settle()
         self.look()
         self.connect()
+        self.restarted = True
 
     # -- the link -------------------------------------------------------------------------------------------------
 
@@ -193,24 +203,31 @@ class Scarce(Room, Watcher):
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
-    @rule(which=which_one, every=st.integers(0, 3))
-    def loses_and_reconciles(self, which: str, every: int) -> None:
+    @rule(which=which_one, part=st.integers(0, 3))
+    def loses_and_reconciles(self, which: str, part: int) -> None:
         """Some rows, or all, are gone there; what was delivered and stands as it was is there again, or as much of it
         as the limits let through."""
         link, upstream = self.links[which], self.upstreams[which]
-        gone = [key for place, key in enumerate(sorted(link.kept)) if not every or place % every == 0]
+        every = link.limits.every
+        gone = [key for place, key in enumerate(sorted(link.kept)) if not part or place % part == 0]
         before = {key: link.kept.pop(key) for key in gone}
         had, beside = dict(link.kept), link.beside()
         assert beside.again is not None
         work = Reconciliation(self.store, which, beside, costs=link.limits, clock=self.clock, wait=self.clock.advance)
         is_whole = self.reconcile(work)
         sent = beside.again
-        due = {version.key for version in self.delivered[which] if self.rows.get(version.key) is version}
-        due &= before.keys()
         keys = {key_of(Weather, row.device, row.timestamp) for row in sent}
         assert len(keys) == len(sent) == work.report.total().sent or not is_whole
-        assert keys <= due, "sent though the books do not count it as delivered, or though it was there"
-        assert link.kept == had | {key: before[key] for key in keys}, "as it was the first time"
+        if every is None:
+            due = {version.key for version in self.delivered[which] if self.rows.get(version.key) is version}
+            due &= before.keys()
+            assert keys <= due, "sent though the books do not count it as delivered, or though it was there"
+            assert link.kept == had | {key: before[key] for key in keys}, "as it was the first time"
+        else:
+            due = self.averages_due(upstream, every) & before.keys()
+            for row in sent:
+                self.check_average(row, every, [])
+            assert keys <= before.keys() | {bucket_of(key, every).key for key in self.deleted}
         if is_whole and not upstream.counts["thinned"] + upstream.counts["evicted"]:  # they may withhold a little more
             assert keys == due
         for key, row in before.items():
@@ -231,7 +248,7 @@ class Scarce(Room, Watcher):
 
     def handed_out(self, cursor: str, lane: Lane, window: Window) -> None:
         upstream = self.upstreams[cursor]
-        assert len(window.rows) <= BATCH
+        assert len(window.rows) <= BATCH or self.links[cursor].limits.every
         versions = [self.received(upstream, window, row) for row in window.rows]
         expected = [version for version in self.rows_of(upstream, window) if not version.held]
         assert window.replayed or set(versions) == set(expected), "a window has all of its stretch"
@@ -239,6 +256,12 @@ class Scarce(Room, Watcher):
 
     def acknowledged(self, cursor: str, window: Window, refused: Sequence[int], do: Callable[[], None]) -> None:
         upstream = self.upstreams[cursor]
+        if window.every:
+            self.averages_acknowledged(cursor, window, refused)
+            do()
+            self.settle()
+            self.look()
+            return
         lane = next(lane for lane, hand in upstream.hands.items() if hand.window is window)
         self.check_turn(cursor, lane)
         hand = upstream.hands.pop(lane)
@@ -253,6 +276,73 @@ class Scarce(Room, Watcher):
             upstream.acknowledged.append((window.low, window.high))
         self.settle()
         self.look()
+
+    # -- averages -------------------------------------------------------------------------------------------------
+
+    def averages_arrive(self, cursor: str, rows: Sequence[Sent]) -> None:
+        """Each is exact, and goes once, but where it has to do with a reading that came later."""
+        every = self.links[cursor].limits.every
+        if every is None:
+            return
+        with self.store.noting():
+            windows = [hand.rows for hand in self.upstreams[cursor].hands.values()]
+            for row in rows:
+                window = next(window for window in windows if any(one.seq == row.gateway_seq for one in window))
+                self.check_average(row, every, window)
+                had = self.links[cursor].kept.get(key_of(Weather, row.device, row.timestamp))
+                assert had is None or had.gateway_seq != row.gateway_seq or self.restarted, "it was there"
+
+    def check_average(self, row: Sent, every: int, waiting: Sequence[Version]) -> None:
+        """Of all that the store has of its interval, and of what waits where history is gone."""
+        bucket = bucket_of(key_of(Weather, row.device, row.timestamp), every)
+        assert bucket.key[1] == row.timestamp
+        there = {one.key: one.sent for one in by_bucket(waiting, every)[bucket]}
+        there |= {one.key: one.values for one in by_bucket(self.seen.values(), every)[bucket]}
+        assert dict(row.data) == average_of(there.items())
+        assert (row.quality or 0) & 8
+
+    def averages_acknowledged(self, cursor: str, window: Window, refused: Sequence[int]) -> None:
+        """In the books one reading of each interval is delivered; of those that have none here there is a later one."""
+        upstream = self.upstreams[cursor]
+        owed = [version for version in self.rows_of(upstream, window) if not version.held]
+        passed, sent = by_bucket(owed, window.every), {row.seq: row for row in window.rows}
+        later = by_bucket((one for one in upstream.owed if one.seq > window.high), window.every)
+        for bucket, versions in passed.items():
+            stand_ins = [sent.pop(version.seq) for version in versions if version.seq in sent]
+            assert len(stand_ins) == 1 if bucket not in later or stand_ins else not window.place
+            for row in stand_ins:
+                assert (row.device_id, row.timestamp) == (bucket.series.device, bucket.start)
+                if row.seq in refused:
+                    self.refuse_average(upstream, row, bucket)
+        assert not sent, "averages of nothing"
+        for version in owed:
+            (upstream.walk if window.place else upstream.owed).remove(version)
+        upstream.counts["quarantined"] += len(refused)
+        upstream.counts["delivered"] += len(window.rows) - len(refused)
+        upstream.counts["skipped"] += len(owed) - len(window.rows)
+        if window.low:
+            upstream.acknowledged.append((window.low, window.high))
+
+    def refuse_average(self, upstream: Upstream, row: Pending, bucket: Bucket) -> None:
+        aside = Version(bucket.key, dict(row.version(1).data), 0, False, row.seq)
+        upstream.quarantined[aside] = aside.values
+
+    def averages_due(self, upstream: Upstream, every: int) -> set[Key]:
+        """Those that can be made anew: nothing of their intervals is owed, was refused or has gone from history."""
+        waiting, there = by_bucket(upstream.owed | upstream.walk, every), by_bucket(self.seen.values(), every)
+        doubtful = {bucket_of(key, every) for key in self.deleted}
+        doubtful |= {bucket_of(version.key, every) for version in upstream.quarantined}
+        return {bucket.key for bucket in there.keys() - waiting.keys() - doubtful if not self.file.is_late(bucket.key)}
+
+    def check_all_averages(self, cursor: str, every: int) -> None:
+        """In the end the upstream has what the store has."""
+        upstream, kept = self.upstreams[cursor], self.links[cursor].kept
+        if upstream.counts["thinned"] + upstream.counts["evicted"]:
+            return
+        due = self.averages_due(upstream, every)
+        for bucket, versions in by_bucket(self.seen.values(), every).items():
+            if bucket.key in due:
+                assert dict(kept[bucket.key].data) == average_of((one.key, one.values) for one in versions)
 
     def check_turn(self, cursor: str, lane: Lane) -> None:
         """Where bytes are scarce fresh readings do not wait for a backlog."""
@@ -289,12 +379,15 @@ class Scarce(Room, Watcher):
             link.away, link.refuses = False, None
             self.step_until_nothing_waits(name, 50)
             link.check()
-            link.limits = Limits()  # the rest would take days, and this test minutes
+            link.limits = Limits(every=link.limits.every)  # the rest would take days, and this test minutes
         self.connect()
         for name in NAMES:
             self.step_until_nothing_waits(name, 1000)
             assert not self.upstreams[name].pending
             assert self.store.count_pending(name) == 0
+            every = self.links[name].limits.every
+            if every is not None:
+                self.check_all_averages(name, every)
 
     def step_until_nothing_waits(self, name: str, most: int) -> None:
         for _ in range(most):
