@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from edgedepot import SQLiteStorage
+from edgedepot import ConfigError, SQLiteStorage
 from edgedepot.storage.clock import to_micros
+from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
+from tests.storage.sqlite.damaged import leave, readings
 from tests.storage.sqlite.killed_child import CURSORS, deed
 
 KILLS = 300 if os.environ.get("EDGEDEPOT_TEST_LONG") else 10
@@ -205,3 +207,15 @@ def test_whatever_it_does_when_it_is_killed_is_whole_afterwards(quick_folder: Pa
         assert sorted(drain(store, "latest", 1000)) == everything
         audit_memory(store)
     audit_file(path)
+
+
+def test_an_opening_that_was_refused_is_no_damage(quick_folder: Path) -> None:
+    """SQLite puts the log into the file and removes it when what looked at it is closed."""
+    path = leave(quick_folder, "unfolded")
+    with pytest.raises(ConfigError, match="holds the readings of gateway 'roof', found gateway_id 'cellar'"):
+        SQLiteStorage(path, gateway_id="cellar")
+    assert not wal_of(path).exists()
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        assert store.salvaged is None
+        assert store.store_epoch == 1
+        assert len(readings(store)) == 600
