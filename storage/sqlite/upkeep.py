@@ -128,6 +128,12 @@ class Upkeep:
         """For a while: readings come first on a device that is full."""
         self._no_fold_before = self._clock.monotonic() + PRESSED_SECONDS
 
+    def put_off(self) -> None:
+        """The fold and retention, for a while: one of them cannot go on, whatever it is tried for."""
+        self.put_fold_off()
+        if self._retain_at is not None:
+            self._retain_at = self._clock.monotonic() + PRESSED_SECONDS
+
     def _fold_step(self) -> None:
         if not self._fold.active:
             self.folds.begun = self.folds.wanted

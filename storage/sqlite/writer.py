@@ -277,7 +277,7 @@ class Writer:
             except UNREADABLE as exc:
                 if not self._suspicion.concerns(exc):
                     log.exception("a fault of the program's own keeps the store from being looked after")
-                    self._upkeep.put_fold_off()
+                    self._upkeep.put_off()
                 self.suspect(exc)
                 self._note_trouble(exc)
             else:
