@@ -25,28 +25,31 @@ BURST = 2.5
 
 
 class Metered(BaseStorage):
-    """An upstream that counts its bytes as a wire would. It is `away`, or refuses readings whose count has a remainder
-    by 10; `kept` is what it has."""
+    """An upstream that counts its bytes as a wire would, those of its answers too. It is `away`, or refuses readings
+    whose count has a remainder by 10; `kept` is what it has."""
 
     def __init__(self, clock: ManualClock, limits: Limits, compresses: bool = False) -> None:
         self._clock = clock
         self.limits = limits
         self._compresses = compresses
         self.away = False
+        self.answers: int | None = None
+        """After so many more answers it is away, None for never."""
         self.refuses: int | None = None
         self.kept: dict[Key, Version] = {}
         self.arriving: Callable[[Sequence[Version]], None] = lambda rows: None
         """Told of rows before they are taken."""
-        self.again: list[Version] | None = None
-        """What reconcile sends, while it does."""
+        self.again: list[Version] = []
+        """What it took."""
         self.sent: list[tuple[float, int, int]] = []
         """When, by the monotonic clock and by the wall's, how many bytes."""
         self._total = 0
 
-    def beside(self) -> Metered:
-        """The same upstream as another process reaches it, for `again`: it is there, and takes all."""
+    def beside(self, answers: int | None, refuses: int | None) -> Metered:
+        """The same upstream as another process reaches it: it has a link of its own, and is in a mood of its own."""
         other = Metered(self._clock, self.limits, self._compresses)
-        other.kept, other.sent, other.gateway_id, other.again = self.kept, self.sent, self.gateway_id, []
+        other.kept, other.sent, other.gateway_id = self.kept, self.sent, self.gateway_id
+        other.answers, other.refuses = answers, refuses
         return other
 
     def wire_bytes(self) -> int | None:
@@ -54,21 +57,17 @@ class Metered(BaseStorage):
 
     def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt | None:
         versions = [row for row in rows if isinstance(row, Version)]
-        if self.again is not None:
-            self.again += versions
-        self._carry(CONNECTING if self.away else REQUEST + self._size_of(versions))
-        if self.away:
-            raise Unreachable("nobody there")
+        self._carry(self._size_of(versions))
         refused = [
             Refusal(place, "out of range")
             for place, row in enumerate(versions)
             if self.refuses is not None and row.data.get("count", -1) % 10 == self.refuses
         ]
         bad = {refusal.index for refusal in refused}
-        self.arriving([row for place, row in enumerate(versions) if place not in bad])
-        self.kept |= {
-            key_of(Weather, row.device, row.timestamp): row for place, row in enumerate(versions) if place not in bad
-        }
+        taken = [row for place, row in enumerate(versions) if place not in bad]
+        self.arriving(taken)
+        self.again += taken
+        self.kept |= {key_of(Weather, row.device, row.timestamp): row for row in taken}
         return Receipt.settled(len(versions) - len(bad), None, tuple(refused))
 
     def _size_of(self, rows: Sequence[Version]) -> int:
@@ -77,9 +76,15 @@ class Metered(BaseStorage):
         )
         return len(zlib.compress(text.encode()) if self._compresses else text)
 
-    def _carry(self, count: int) -> None:
+    def _carry(self, size: int) -> None:
+        """A request and its answer, in which there is so much beside what goes with each. Raises `Unreachable`."""
+        if self.answers is not None:
+            self.away, self.answers = self.answers <= 0, self.answers - 1
+        count = CONNECTING if self.away else REQUEST + size
         self._total += count
         self.sent.append((self._clock.monotonic(), self._clock.now(), count))
+        if self.away:
+            raise Unreachable("nobody there")
 
     def check(self) -> None:
         """The limits' promises: never more in a day, hardly more in a minute, nothing out of hours."""
@@ -100,12 +105,14 @@ class Metered(BaseStorage):
         raise NotSupported("sync sends many")
 
     def query_readings(self, reading_model: type[Reading], *args: Any, **more: Any) -> list[dict[str, Any]]:
-        self._carry(REQUEST)
-        return select_rows(self._rows(), reading_model, *args, **more)
+        found = select_rows(self._rows(), reading_model, *args, **more)
+        self._carry(len(json.dumps(found, default=str)))
+        return found
 
     def aggregate(self, reading_model: type[Reading], *args: Any, **more: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        self._carry(REQUEST)
-        return aggregate_rows(self._rows(), reading_model, *args, **more)
+        found = aggregate_rows(self._rows(), reading_model, *args, **more)
+        self._carry(len(json.dumps(found, default=str)))
+        return found
 
     def _rows(self) -> list[dict[str, Any]]:
         return [{"device_id": series.device, "timestamp": at, **row.data} for (series, at), row in self.kept.items()]

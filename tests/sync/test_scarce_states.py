@@ -21,12 +21,12 @@ from hypothesis.stateful import initialize, invariant, rule
 from edgedepot import StorageBusy
 from edgedepot.storage.base import EVERYTHING, Lane, Pending, Window
 from edgedepot.storage.base import Version as Sent
-from edgedepot.storage.errors import LimitReached
+from edgedepot.storage.errors import LimitReached, UpstreamError
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
 from edgedepot.sync.lanes import LIVE_PAUSE
 from edgedepot.sync.limits import Limits
-from edgedepot.sync.reconcile import Reconciliation
+from edgedepot.sync.reconcile import Finding, Reconciliation
 from tests.models import Weather
 from tests.storage.sqlite.room_model import Hand, Upstream, Version
 from tests.storage.sqlite.room_states import Room
@@ -64,6 +64,7 @@ class Scarce(Room, Watcher):
         self.links: dict[str, Metered] = {}
         self.delivered: dict[str, set[Version]] = {name: set() for name in NAMES}
         self.forwarders: dict[str, Forwarder] = {}
+        self.reconciled: list[tuple[str, Finding]] = []  # how each ended, and with what
         self.restarted = False  # what was sent and not acknowledged goes once more
         self.deleted: set[Key] = set()
         self.make(room)
@@ -203,46 +204,59 @@ class Scarce(Room, Watcher):
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
-    @rule(which=which_one, part=st.integers(0, 3))
-    def loses_and_reconciles(self, which: str, part: int) -> None:
+    @rule(
+        which=which_one,
+        part=st.integers(0, 3),
+        answers=st.none() | st.integers(0, 12),
+        remainder=st.none() | st.integers(0, 9),
+    )
+    def loses_and_reconciles(
+        self, which: str, part: int = 0, answers: int | None = None, remainder: int | None = None
+    ) -> None:
         """Some rows, or all, are gone there; what was delivered and stands as it was is there again, or as much of it
-        as the limits let through."""
+        as the limits let through. The link may break after some answers, and readings be refused."""
         link, upstream = self.links[which], self.upstreams[which]
         every = link.limits.every
         gone = [key for place, key in enumerate(sorted(link.kept)) if not part or place % part == 0]
         before = {key: link.kept.pop(key) for key in gone}
-        had, beside = dict(link.kept), link.beside()
-        assert beside.again is not None
+        had, beside = dict(link.kept), link.beside(answers, remainder)
         work = Reconciliation(self.store, which, beside, costs=link.limits, clock=self.clock, wait=self.clock.advance)
-        is_whole = self.reconcile(work)
-        sent = beside.again
+        end = self.reconcile(work)
+        sent, total = beside.again, work.report.total()
+        self.reconciled.append((end, total))
         keys = {key_of(Weather, row.device, row.timestamp) for row in sent}
-        assert len(keys) == len(sent) == work.report.total().sent or not is_whole
+        assert len(keys) == len(sent), "nothing goes twice"
+        assert len(sent) == total.sent or end == "away", "what was sent is in the report"
+        refused = {key for key, row in before.items() if row.data.get("count", -1) % 10 == remainder}
         if every is None:
             due = {version.key for version in self.delivered[which] if self.rows.get(version.key) is version}
             due &= before.keys()
             assert keys <= due, "sent though the books do not count it as delivered, or though it was there"
             assert link.kept == had | {key: before[key] for key in keys}, "as it was the first time"
+            assert not keys & refused
         else:
             due = self.averages_due(upstream, every) & before.keys()
             for row in sent:
                 self.check_average(row, every, [])
             assert keys <= before.keys() | {bucket_of(key, every).key for key in self.deleted}
-        if is_whole and not upstream.counts["thinned"] + upstream.counts["evicted"]:  # they may withhold a little more
-            assert keys == due
+        if end == "done" and not upstream.counts["thinned"] + upstream.counts["evicted"]:  # they may withhold more
+            assert keys == due - refused
+            assert total.refused == len(due & refused)
         for key, row in before.items():
             link.kept.setdefault(key, row)
 
-    def reconcile(self, work: Reconciliation) -> bool:
-        """Whether it came to its end."""
+    def reconcile(self, work: Reconciliation) -> str:
+        """How it ended."""
         try:
-            for stretch in work.find():
-                work.mend(stretch)
+            for difference in work.find():
+                work.mend(difference)
         except LimitReached:
-            return False
+            return "held"
+        except UpstreamError:
+            return "away"
         finally:
             work.close()
-        return True
+        return "done"
 
     # -- what sync does -------------------------------------------------------------------------------------------
 
