@@ -240,13 +240,15 @@ def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
         assert store.store_epoch == 1
 
 
-def test_a_store_of_another_gateway_can_be_restored_in_place(quick_folder: Path) -> None:
+@pytest.mark.parametrize("gateway_id", ["roof", None])
+def test_a_store_of_another_gateway_can_be_restored_in_place(quick_folder: Path, gateway_id: str | None) -> None:
+    """Also where whoever opens it does not say whose it is."""
     _, copy = store_with_copy(quick_folder)
     path = quick_folder / "other.db"
     with SQLiteStorage(path, gateway_id="cellar") as store:
         store.store_readings(Weather, rows(0, 5))
     restore(copy, path, NOW, force=True)
-    with SQLiteStorage(path, gateway_id="roof") as store:
+    with SQLiteStorage(path, gateway_id=gateway_id) as store:
         assert len(readings(store)) == 300
         assert store.gateway_id == "roof"
 
