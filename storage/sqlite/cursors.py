@@ -73,7 +73,7 @@ class Position(msgspec.Struct):
 
     def passed(self, window: Window) -> None:
         """A window is resolved."""
-        self.in_hand = {lane: held for lane, held in self.in_hand.items() if held is not window}
+        self.in_hand = {lane: held for lane, held in self.in_hand.items() if _beginning(held) != _beginning(window)}
         self.set_aside = []
         if window.place is not None:
             self.place = window.place
@@ -182,6 +182,11 @@ class Cursors:
         aside = position.set_aside
         position.passed(window)
         return position.choice, aside
+
+
+def _beginning(window: Window) -> tuple[int, bool, bool]:
+    """By which it is known, also where it came back shorter, or with averages of its rows."""
+    return window.low, window.place is not None, window.replayed
 
 
 def _position_of(book: CursorBook, choice: Choice, replays: bool, renewed: int = 0) -> Position:

@@ -293,3 +293,20 @@ def test_how_far_behind_while_an_interval_lasts(tmp_path: Path, clock: ManualClo
         assert status.state == "idle"
         assert status.lag == pytest.approx(30, abs=1)
         assert 3 * len(DEVICES) <= status.waiting <= 4 * len(DEVICES)  # the books' rows count too
+
+
+def test_a_quarantined_average_is_sent_once_more_while_readings_come_in(tmp_path: Path, clock: ManualClock) -> None:
+    """Though readings of the latest interval wait all the time."""
+    upstream = ScriptedUpstream(gateway_id="g", refuses=lambda row: "no")
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central")
+        forwarder = forwarder_with(store, upstream, clock, every="1 minute")
+        for second in range(240):
+            store.store_reading(Weather, "d0", None, {"temperature": 1.0}).wait()
+            clock.advance(1)
+            forwarder.step()
+            if second == 120:
+                upstream.refuses = lambda row: None
+                assert store.replay_quarantined("central") == 2
+        assert store.quarantined() == []
+        assert len(upstream.kept) == 4
