@@ -67,7 +67,7 @@ class Averages:
         if window.replayed or not window.rows:
             return False
         first, now = window.rows[0], self._clock.now()
-        return window.place is not None or not first.timestamp <= now < self._ready(first) + self._every
+        return window.place is not None or not first.timestamp - self._every <= now < self._ready(first) + self._every
 
     def _with(self, averages: list[Pending], window: Window) -> Window:
         return replace(window, rows=averages, skipped=len(window.rows) - len(averages), every=self._every)
@@ -112,10 +112,11 @@ class Averages:
         return replace(window, high=rows[-1].seq, rows=rows)
 
     def _finished(self, rows: list[Pending]) -> list[Pending]:
-        """Those before the first whose bucket is not over. A time that is not here yet is a wrong one: nobody waits."""
+        """Those before the first whose bucket is not over. Nobody waits for a time that is more than a bucket ahead: it
+        is a wrong one, not that of a clock that is a little fast."""
         now = self._clock.now()
         for index, row in enumerate(rows):
-            if row.timestamp <= now < self._ready(row):
+            if row.timestamp - self._every <= now < self._ready(row):
                 if not index:
                     raise Held(self._clock.monotonic() + (self._ready(row) - now) / 1e6 + 0.001, None)
                 return rows[:index]

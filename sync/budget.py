@@ -31,6 +31,7 @@ from typing import Literal
 
 from edgedepot.storage.base import BaseStorage, Pending
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import ConfigError
 from edgedepot.sync.cost import Cost, Size, row_size, size_of
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, beside
@@ -79,6 +80,11 @@ class Budget:
         is_noted = limits.per_day is not None or (is_beside and limits.rate is not None)
         self._spending = Spending(notes if is_noted else None, key, limits.per_day, clock)
         self._other = Note({}, 0)
+        if is_beside and is_noted and Note.of(notes.recall(key)).is_at_work(clock.now()):
+            raise ConfigError(
+                f"upstream {name}: found another that compares it, or was killed in the last {AT_WORK // 1_000_000} s: "
+                "one at a time, as both would go by one budget"
+            )
         self._upstream = upstream
         self._clock = clock
         self._cost = Cost()
@@ -257,7 +263,7 @@ class Budget:
     def _rate(self) -> float:
         """Bytes a second: half where somebody else is at work too."""
         rate = self._limits.rate or float("inf")
-        return rate / 2 if self._is_beside or 0 <= self._clock.now() - self._other.at < AT_WORK else rate
+        return rate / 2 if self._is_beside or self._other.is_at_work(self._clock.now()) else rate
 
     @property
     def _capacity(self) -> float:

@@ -20,6 +20,7 @@ LEAST_RATE = 500
 """Bytes a second: with less, a single request with all that goes with it takes most of a minute."""
 LEAST_DAY = 100_000
 """Bytes a day: with less, connecting and asking for the tables takes most of it."""
+_MOST = 10**18
 _HOUR = 3_600_000_000
 
 
@@ -97,8 +98,10 @@ def read_every(value: object, what: str) -> int:
 
 def read_size(value: object) -> float | None:
     """Bytes, of a number or a text such as "50 MB"; None for anything else."""
+    found: float | None = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    unit = _UNITS.get(match[2].lower()) if match else None
-    return None if match is None or unit is None else float(match[1]) * unit
+        found = value
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        unit = _UNITS.get(match[2].lower())
+        found = None if unit is None else float(match[1]) * unit
+    return found if found is not None and 0 <= found <= _MOST else None  # nor one that is no number

@@ -50,6 +50,10 @@ class Note(NamedTuple):
         except ValueError as exc:
             raise InvalidValue(f"a note of what was spent: {exc}") from exc
 
+    def is_at_work(self, now: int) -> bool:
+        """Whether who wrote it may go on to send, at a time in microseconds since 1970 UTC."""
+        return 0 <= now - self.at < AT_WORK
+
     def __str__(self) -> str:
         return msgspec.json.encode(self).decode()
 

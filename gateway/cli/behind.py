@@ -40,6 +40,8 @@ _SLOW = {
 def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Lines with their styles; none where it keeps up."""
     limit, pending = live.get("limited_by"), books.get("pending", 0)
+    if live["state"] == "idle":  # what waits is not due yet: the averages of an interval that is not over
+        return
     if not pending or (live.get("lag", 0.0) < LATE and limit not in ("budget", "window", "clock")):
         return
     yield "yellow", f"{name} is {duration(live['lag'])} behind, by {counted(pending, 'reading')}; {_when(live)}"

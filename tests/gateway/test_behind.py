@@ -72,6 +72,7 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
         ({"state": "held", "limited_by": "rate", "lag": 5.0, "eta": 1.0}, []),
         ({"state": "waiting", "limited_by": "server", "lag": 300.0, "eta": None}, ["its own log"]),
         ({"state": "sending", "limited_by": None, "lag": 5.0, "eta": 1.0}, []),
+        ({"state": "idle", "limited_by": None, "lag": 3_900.0, "eta": None}, []),
     ],
 )
 def test_what_is_said(live: dict[str, object], words: list[str]) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from edgedepot import SQLiteStorage
 from edgedepot.storage.base import Buffer, Choice
-from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.errors import Unreachable
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.sync.backoff import Backoff
-from edgedepot.sync.forwarder import Forwarder
+from edgedepot.sync.forwarder import Forwarder, Wait
 from edgedepot.sync.limits import Limits
 from tests.books import upstream_books
 from tests.sync.scripted import ScriptedUpstream, Weather, failing
@@ -293,6 +293,27 @@ def test_how_far_behind_while_an_interval_lasts(tmp_path: Path, clock: ManualClo
         assert status.state == "idle"
         assert status.lag == pytest.approx(30, abs=1)
         assert 3 * len(DEVICES) <= status.waiting <= 4 * len(DEVICES)  # the books' rows count too
+
+
+@pytest.mark.parametrize(("ahead", "most"), [(0.0, 10), (2.0, 10), (59.0, 11), (3600.0, 600)])
+def test_a_device_whose_clock_is_a_little_fast_is_waited_for(
+    tmp_path: Path, clock: ManualClock, ahead: float, most: int
+) -> None:
+    """Not one whose clock is wrong."""
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock) as store:
+        store.add_cursor("central")
+        forwarder = forwarder_with(store, upstream, clock, every="1 minute")
+        wait: Wait | None = None
+        for _ in range(600):
+            moment = from_micros(clock.now() + int(ahead * 1e6))
+            store.store_readings(Weather, [("mast", moment, {"temperature": 1.0})]).wait()
+            while wait is None or wait.for_news or wait.until <= clock.monotonic():
+                wait = forwarder.step()
+                if wait is not None:
+                    break
+            clock.advance(1)
+        assert 8 <= len(upstream.requests) <= most
 
 
 def test_a_quarantined_average_is_sent_once_more_while_readings_come_in(tmp_path: Path, clock: ManualClock) -> None:

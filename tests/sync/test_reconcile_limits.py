@@ -18,7 +18,7 @@ from edgedepot.storage.query import Function
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
 from edgedepot.sync.limits import Limits
-from edgedepot.sync.reconcile import Report, reconcile
+from edgedepot.sync.reconcile import Reconciliation, Report, reconcile
 from tests.sync.reconciling import Own, Power, fill, forward, moment, readings
 
 DAY = 86_400.0
@@ -179,6 +179,16 @@ def test_a_days_budget_is_shared_and_what_is_spent_is_known(
         clock.advance(DAY / 2)
         runs += 1
     assert runs > 2
+
+
+def test_two_at_once_would_go_by_one_budget(store: SQLiteStorage, own: Counting, clock: ManualClock) -> None:
+    costs = Limits.of("central", max_per_day="2 MB")
+    first = Reconciliation(store, "central", own, costs=costs, clock=clock, wait=clock.advance)
+    assert first.find()
+    with pytest.raises(ConfigError, match="upstream central: found another that compares it, or was killed"):
+        again(store, own.once_more(), clock, max_per_day="2 MB")
+    first.close()
+    assert again(store, own, clock, max_per_day="2 MB").total().sent == COUNT
 
 
 def test_a_days_budget_and_an_upstream_that_cannot_count(
