@@ -227,9 +227,9 @@ def _times(load: Load) -> tuple[float, float]:
     each = store_bytes(load)
     waiting = JOURNAL.of(load) + JOURNAL_COMMIT * load.commits / load.rate
     age = math.inf if load.age is None else load.age
-    history = min(age, load.room / (each * load.rate))
+    history = min(age, max(0.0, load.room) / (each * load.rate))
     stays = 0.0 if load.keeps else (each - waiting) * load.rate * history
-    outage = (load.room - stays) / (waiting * load.rate)
+    outage = max(0.0, load.room - stays) / (waiting * load.rate)
     return min(outage, age) if load.loses else outage, history
 
 

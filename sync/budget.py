@@ -26,6 +26,7 @@ the store. Each takes off what the other has noted, and while the other is at wo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -74,11 +75,12 @@ class Budget:
     ) -> None:
         self._limits = limits
         self._notes = notes
+        self._name = name
         self._is_beside = is_beside
         keys = (f"spent {name}", beside(name))
         key, self._others_key = reversed(keys) if is_beside else keys
         is_noted = limits.per_day is not None or (is_beside and limits.rate is not None)
-        self._spending = Spending(notes if is_noted else None, key, limits.per_day, clock)
+        self._spending = Spending(notes if is_noted else None, key, limits.per_day, clock, is_beside)
         self._other = Note({}, 0)
         if is_beside and is_noted and Note.of(notes.recall(key)).is_at_work(clock.now()):
             raise ConfigError(
@@ -218,7 +220,7 @@ class Budget:
             self._catch_up()
         self._check_open()
         if self._limits.has_bytes:
-            self._check_left(expected)
+            self._check_left(expected, is_sure=True)
             self._check_tokens(expected)
             if self._spending.reserve(round(expected)):
                 self._look_beside()  # who goes beside may have noted more meanwhile; one of the two sees it
@@ -323,7 +325,13 @@ class Budget:
             later = self._limits.schedule.next_change(now) or now + _HELD_DAYS * 1440 * _MINUTE
             raise Held(self._at(later), "window")
 
-    def _check_left(self, needed: float) -> None:
+    def _check_left(self, needed: float, is_sure: bool = False) -> None:
+        whole = math.inf if self._limits.per_day is None else self._limits.per_day - self._slack
+        if is_sure and needed > whole:
+            raise ConfigError(
+                f"upstream {self._name}: max_per_day is too little for the next reading: that may take {needed:,.0f} "
+                f"bytes, and {whole:,.0f} may go a day"
+            )
         if needed > self._left_today:
             raise Held(self._at(self._limits.schedule.day(self._clock.now())[1]), "budget")
 

@@ -17,16 +17,20 @@ _PATIENCE = 5.0
 """Seconds for a note to be committed. A device that is full may take none, and must be emptied all the same."""
 _DAYS = 4
 """So many days are remembered: a clock that was wrong comes back to one of them."""
+_SHORTEST = 22 * 3_600_000_000
+"""Microseconds: no day is shorter, also where clocks go forward."""
 log = logging.getLogger(__name__)
 
 
 class Spending:
-    """Bytes by day. `notes` keeps them, None where nobody needs to know. For one thread; `today` is for any."""
+    """Bytes by day. `notes` keeps them, None where nobody needs to know; of what goes `beside` the worker they also say
+    that it is at work. For one thread; `today` is for any."""
 
-    def __init__(self, notes: Notes | None, key: str, per_day: int | None, clock: Clock) -> None:
+    def __init__(self, notes: Notes | None, key: str, per_day: int | None, clock: Clock, beside: bool = False) -> None:
         self._notes = notes
         self._key = key
         self._per_day = per_day
+        self._beside = beside
         self._clock = clock
         self._days: dict[int, int] = {}  # without today, the latest last
         self.today = self._noted = Spent(NO_DAY, 0)
@@ -46,10 +50,13 @@ class Spending:
     def turn_to(self, day: int) -> None:
         """Another day has begun, or somebody knows which it is; or the clock was wrong, and it is one again that has
         something spent."""
-        if day != self.today.day:
-            self._days[self.today.day] = self.today.total
+        before = self.today
+        if day != before.day:
+            self._days[before.day] = before.total
             undated = self._days.pop(NO_DAY, 0)
-            self.today = Spent(day, self._days.pop(day, 0) + undated)
+            # Of another zone's day that overlaps this one nobody knows when in it that was.
+            overlaps = before.day != NO_DAY and abs(day - before.day) < _SHORTEST
+            self.today = Spent(day, max(self._days.pop(day, 0), before.total if overlaps else 0) + undated)
 
     def add(self, count: int) -> None:
         """So many bytes went."""
@@ -60,10 +67,9 @@ class Spending:
         """Have the store know of more than is spent, of what goes out in a minute and a half, before it goes out: so it
         is written about once a minute at most. Whether it was."""
         now, wanted = self._clock.monotonic(), self.today.total + expected
-        if self._per_day is not None:
-            is_enough = wanted <= self._noted.total
-        else:  # only who goes beside has to say that it is at work
-            is_enough = now - self._noted_at < AT_WORK / 2e6
+        is_enough = self._per_day is None or wanted <= self._noted.total
+        if self._beside:
+            is_enough = is_enough and now - self._noted_at < AT_WORK / 2e6
         if self._notes is None or (is_enough and self._noted.day == self.today.day):
             return False
         pace = self._since_noted / max(300.0, now - self._noted_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -136,6 +137,8 @@ def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:
             raise ConfigError(f'--disk: found {given["disk"]!r}, expected a size such as "2 GB"')
     if given["link"] is not None:
         asked["link"] = read_rate(given["link"], "--link")
+    if given["card_tbw"] is not None and not math.isfinite(given["card_tbw"]):
+        raise ConfigError(f"--card-tbw: found {given['card_tbw']}, expected terabytes, such as 16")
     asked |= {name: given[key] for name, key in (("tbw", "card_tbw"), ("tls", "tls")) if given[key] is not None}
     asked["outage"] = seconds_of(given["outage"], "--outage") / 3600
     return Load(**{**found, **asked})

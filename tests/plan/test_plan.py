@@ -318,6 +318,7 @@ def test_averages_and_a_days_budget() -> None:
         (["--devices", "20"], "--every, --fields"),
         (["--devices", "20", "--every", "often", "--fields", "4"], "--every"),
         (["--devices", "20", "--every", "5s", "--fields", "4", "--disk", "big"], "--disk: found 'big'"),
+        (["--devices", "20", "--every", "5s", "--fields", "4", "--card-tbw", "nan"], "--card-tbw: found nan"),
         (["--devices", "20", "--every", "5s", "--fields", "4", "--link", "fast"], "--link: found 'fast'"),
         (["no-such.db"], "no-such.db"),
         (["no-such.db", "--fields", "4"], "not both"),
