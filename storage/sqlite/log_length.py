@@ -2,8 +2,10 @@
 
     four times what it should be         whoever reads is named; when they have ended the log is cut. Where readers come
                                          and go, and one is always there, commits wait a moment for those that are
-    as large as the file too, at least   the store goes on in a copy of its file (successor.py), the readers keep the
-                                         old one with its log: so no more is copied than was logged before
+    as large as the file too, or `MOST`  the store goes on in a copy of its file (successor.py), the readers keep the
+                                         old one with its log. Up to `MOST` no more is copied than was logged before;
+                                         and when the readers end, all of the log goes into the file at once, and the
+                                         next commit waits for that
 
 Where there is no room for a copy the log grows on: to refuse readings would be the greater harm.
 """
@@ -34,6 +36,8 @@ SHORTEN_SECONDS = 10.0
 AGAIN_SECONDS = 600.0
 PATIENCE = 1.0
 """For so long commits wait for readers that come and go. SQLite has those that begin meanwhile read the file alone."""
+MOST = 256 << 20
+"""Bytes: what a slow card (10 MB/s) writes within the time for which callers wait (`busy_timeout`, 30 s)."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _TOO_LONG = 4
 """The log is too long when it is so many times what it should be."""
@@ -43,13 +47,16 @@ class LogLength:
     """Of one store. `warning` says who keeps the log from beginning again, or an older file from going; None while
     nobody does. Used on the writer's thread alone, but for that."""
 
-    def __init__(self, path: Path, clock: Clock, reserve: Reserve, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, reserve: Reserve, patience: float = PATIENCE, most: int = MOST
+    ) -> None:
         """`patience` is in seconds of the machine's clock: it is SQLite that waits."""
         self.warning: str | None = None
         self._path = path
         self._clock = clock
         self._reserve = reserve
         self._patience = patience
+        self._most = most
         self._longest = _TOO_LONG * reserve.wal_pages * PAGE
         # It begins anew at a quarter of that. Where twice as much is in the file too, nobody has held it all the time.
         self._usual = self._waited_at = _TOO_LONG // 2 * reserve.wal_pages
@@ -118,7 +125,7 @@ class LogLength:
 
     def _measure(self, connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        self._limit = max(self._longest, pages * PAGE)
+        self._limit = max(self._longest, min(pages * PAGE, self._most))
         self._lacks = self._missing(pages * PAGE)
 
     def _cut_patiently(self, connection: sqlite3.Connection) -> Checkpoint:

@@ -20,7 +20,7 @@ from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
 from edgedepot.storage.sqlite.left import Left
-from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
+from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, MOST, LogLength, checkpoint, log_bytes
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.reserve import Reserve
 from edgedepot.storage.sqlite.successor import Successor, be_like
@@ -442,13 +442,13 @@ def test_a_copy_of_a_log_that_began_anew_is_none(quick_folder: Path) -> None:
 class Held:
     """A store's file whose log a reader keeps, and what is done about it, but for going on in a copy."""
 
-    def __init__(self, path: Path, patience: float = 0.001) -> None:
+    def __init__(self, path: Path, patience: float = 0.001, most: int = MOST) -> None:
         self.path, self.clock = path, ManualClock(T0)
         self.connection, self.done = open_writer(path), threading.Event()
         prepare_writer(self.connection, full_sync=True)
         self.connection.execute("PRAGMA wal_autocheckpoint = 30")
         self.connection.execute("CREATE TABLE t (n)")
-        self.length = LogLength(path, self.clock, Reserve(path, 30), patience)
+        self.length = LogLength(path, self.clock, Reserve(path, 30), patience, most)
         self.waited = 0
         self.is_waiting = threading.Event()
         self._waiting = f"PRAGMA busy_timeout = {round(patience * 1000)}"
@@ -592,6 +592,22 @@ def test_readers_that_take_turns_for_longer_keep_the_old_file(held: Held) -> Non
     with closing(open_writer(held.path)) as connection:
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (count,)
     assert held.reader.execute("SELECT count(*) FROM t").fetchone()[0] < count
+
+
+def test_no_log_becomes_so_long_that_a_card_takes_long_to_empty_it(quick_folder: Path) -> None:
+    """However large the file is."""
+    held = Held(quick_folder / "x.db", most=LONGEST + 200_000)
+    held.connection.execute("INSERT INTO t VALUES (zeroblob(4000000))")
+    held.reader.close()
+    held.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    held.reader = held.reading()
+    held.grow(LONGEST + 40_000)
+    held.look()
+    assert not held.copies()
+    held.grow(200_000)
+    held.look()
+    assert held.copies()
+    held.close()
 
 
 def test_a_copy_in_vain_is_made_again_when_as_much_was_logged(held: Held) -> None:
