@@ -35,7 +35,7 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ConfigError
 from edgedepot.sync.cost import Cost, Size, row_size, size_of
 from edgedepot.sync.limits import Limits
-from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, beside
+from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, beside, spent_beside
 from edgedepot.sync.spending import Spending
 
 BURST = 2.5
@@ -275,7 +275,9 @@ class Budget:
     def _used(self) -> int:
         """Of the day, here and beside."""
         today = self._spending.today
-        return today.total + sum(self._other.days.get(day, 0) for day in {today.day, NO_DAY})
+        theirs = self._other.days
+        known = sum(theirs.get(day, 0) for day in {today.day, NO_DAY})
+        return today.total + known + spent_beside(theirs, today.day)
 
     @property
     def _left_today(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -11,6 +12,8 @@ from edgedepot.storage.receipt import Receipt
 
 NO_DAY = -1
 """In place of a day's start: while nobody knows the time. Those bytes are of the day that it turns out to be."""
+_SHORTEST = 22 * 3_600_000_000
+"""Microseconds: no day is shorter, also where clocks go forward."""
 AT_WORK = 90_000_000
 """Microseconds for which who goes beside is taken to go on, since its latest note."""
 
@@ -20,6 +23,11 @@ class Notes(Protocol):
 
     def remember(self, key: str, text: str) -> Receipt | None: ...
     def recall(self, key: str) -> str | None: ...
+
+
+def spent_beside(days: Mapping[int, int], day: int) -> int:
+    """What was spent in other days that overlap this one: of another zone. When in them that was nobody knows."""
+    return sum(total for one, total in days.items() if 0 < abs(one - day) < _SHORTEST)
 
 
 def beside(name: str) -> str:

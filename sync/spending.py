@@ -11,14 +11,12 @@ import logging
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout
-from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, Spent
+from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, Spent, spent_beside
 
 _PATIENCE = 5.0
 """Seconds for a note to be committed. A device that is full may take none, and must be emptied all the same."""
 _DAYS = 4
 """So many days are remembered: a clock that was wrong comes back to one of them."""
-_SHORTEST = 22 * 3_600_000_000
-"""Microseconds: no day is shorter, also where clocks go forward."""
 log = logging.getLogger(__name__)
 
 
@@ -50,13 +48,10 @@ class Spending:
     def turn_to(self, day: int) -> None:
         """Another day has begun, or somebody knows which it is; or the clock was wrong, and it is one again that has
         something spent."""
-        before = self.today
-        if day != before.day:
-            self._days[before.day] = before.total
+        if day != self.today.day:
+            self._days[self.today.day] = self.today.total
             undated = self._days.pop(NO_DAY, 0)
-            # Of another zone's day that overlaps this one nobody knows when in it that was.
-            overlaps = before.day != NO_DAY and abs(day - before.day) < _SHORTEST
-            self.today = Spent(day, max(self._days.pop(day, 0), before.total if overlaps else 0) + undated)
+            self.today = Spent(day, max(self._days.pop(day, 0), spent_beside(self._days, day)) + undated)
 
     def add(self, count: int) -> None:
         """So many bytes went."""

@@ -2,8 +2,8 @@
 
     four times what it should be         whoever reads is named; when they have ended the log is cut. Where readers come
                                          and go, and one is always there, commits wait a moment for those that are
-    as large as the file too, or `MOST`  the store goes on in a copy of its file (successor.py), the readers keep the
-                                         old one with its log. Up to `MOST` no more is copied than was logged before;
+    as large as the file too, or `most`  the store goes on in a copy of its file (successor.py), the readers keep the
+                                         old one with its log. Up to `most` no more is copied than was logged before;
                                          and when the readers end, all of the log goes into the file at once, and the
                                          next commit waits for that
 
@@ -13,6 +13,7 @@ Where there is no room for a copy the log grows on: to refuse readings would be 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 from collections.abc import Callable
@@ -36,8 +37,8 @@ SHORTEN_SECONDS = 10.0
 AGAIN_SECONDS = 600.0
 PATIENCE = 1.0
 """For so long commits wait for readers that come and go. SQLite has those that begin meanwhile read the file alone."""
-MOST = 256 << 20
-"""Bytes: what a slow card (10 MB/s) writes within the time for which callers wait (`busy_timeout`, 30 s)."""
+CARD = 9_000_000
+"""Bytes that a slow card writes in a second. All of a log that a reader kept goes into the file at once in the end."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _TOO_LONG = 4
 """The log is too long when it is so many times what it should be."""
@@ -48,9 +49,9 @@ class LogLength:
     nobody does. Used on the writer's thread alone, but for that."""
 
     def __init__(
-        self, path: Path, clock: Clock, reserve: Reserve, patience: float = PATIENCE, most: int = MOST
+        self, path: Path, clock: Clock, reserve: Reserve, patience: float = PATIENCE, most: float = math.inf
     ) -> None:
-        """`patience` is in seconds of the machine's clock: it is SQLite that waits."""
+        """`patience` is in seconds of the machine's clock: it is SQLite that waits. `most` is in bytes."""
         self.warning: str | None = None
         self._path = path
         self._clock = clock
@@ -61,11 +62,11 @@ class LogLength:
         # It begins anew at a quarter of that. Where twice as much is in the file too, nobody has held it all the time.
         self._usual = self._waited_at = _TOO_LONG // 2 * reserve.wal_pages
         self._look_at = clock.monotonic()
-        self._limit = self._longest
+        self._limit: float = self._longest
         self._is_held = False
         self._lacks: int | None = None
         self._no_copy_before = self._heir_at = clock.monotonic()
-        self._no_copy_below = 0
+        self._no_copy_below = 0.0
         self._successor: Successor | None = None
         self._left: list[Left] = []
 
@@ -244,7 +245,7 @@ class LogLength:
         to copy in vain wears the card."""
         successor, self._successor = self._successor, None
         if successor is not None:
-            self._no_copy_below = log_bytes(self._path) + successor.size
+            self._no_copy_below = log_bytes(self._path) + min(successor.size, self._most)
             successor.close()
 
     # -- what is said ---------------------------------------------------------------------------------------------

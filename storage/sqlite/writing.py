@@ -17,7 +17,7 @@ from edgedepot.storage.sqlite.connection import Readers, StoreLock
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
-from edgedepot.storage.sqlite.log_length import PATIENCE, LogLength
+from edgedepot.storage.sqlite.log_length import CARD, PATIENCE, LogLength
 from edgedepot.storage.sqlite.mount import Mount, not_mounted
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.opening import GOING_ON, Opened, Opening
@@ -86,7 +86,7 @@ class Writing:
                 cursors=self.cursors,
                 sidecar=self._sidecar,
                 room=Room(path, clock, reserve),
-                log_length=LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout)),
+                log_length=LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout), pace.busy_timeout * CARD),
                 salvage=self._salvage,
                 mount=self._mount,
                 go_on=self._go_on,

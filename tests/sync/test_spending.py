@@ -53,8 +53,19 @@ def test_a_day_of_another_zone_begins_with_what_was_spent() -> None:
     assert spending.today == Spent(day + 5 * HOUR, 150_000)
     spending.turn_to(day)
     assert spending.today == Spent(day, 150_000)
+
+
+def test_a_day_of_another_zone_has_what_both_that_it_overlaps_have() -> None:
+    day = 480 * HOUR
+    spending = Spending(Kept(), "spent central", 200_000, ManualClock())
+    spending.load()
+    spending.turn_to(day)
+    spending.add(150_000)
     spending.turn_to(day + 23 * HOUR)  # the clocks went forward
     assert spending.today == Spent(day + 23 * HOUR, 0)
+    spending.add(10_000)
+    spending.turn_to(day + 5 * HOUR)  # two hours after midnight it became New York's
+    assert spending.today == Spent(day + 5 * HOUR, 160_000)
 
 
 @pytest.mark.parametrize("per_day", [None, "1 GB"])

@@ -1,6 +1,7 @@
 """The write-ahead log stays bounded while another program holds an old state: the store goes on in a copy of its file.
 With real programs that read."""
 
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
 from edgedepot.storage.sqlite.left import Left
-from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, MOST, LogLength, checkpoint, log_bytes
+from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.reserve import Reserve
 from edgedepot.storage.sqlite.successor import Successor, be_like
@@ -442,7 +443,7 @@ def test_a_copy_of_a_log_that_began_anew_is_none(quick_folder: Path) -> None:
 class Held:
     """A store's file whose log a reader keeps, and what is done about it, but for going on in a copy."""
 
-    def __init__(self, path: Path, patience: float = 0.001, most: int = MOST) -> None:
+    def __init__(self, path: Path, patience: float = 0.001, most: float = math.inf) -> None:
         self.path, self.clock = path, ManualClock(T0)
         self.connection, self.done = open_writer(path), threading.Event()
         prepare_writer(self.connection, full_sync=True)
