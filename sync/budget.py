@@ -87,6 +87,8 @@ class Budget:
                 f"upstream {name}: found another that compares it, or was killed in the last {AT_WORK // 1_000_000} s: "
                 "one at a time, as both would go by one budget"
             )
+        if is_beside and is_noted:
+            self._spending.begin()
         self._upstream = upstream
         self._clock = clock
         self._cost = Cost()

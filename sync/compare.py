@@ -144,6 +144,8 @@ class Comparison:
         device = devices.pop() if len(devices) == 1 else self._scope.device
         wanted = set[Measure]().union(*run.buckets.values())
         ours = self._delivered.tallies(model, device, run.start, run.end, width)
+        if not ours:  # they have gone from here meanwhile
+            return []
         asked = [one for one in measures_of(model) if one in wanted]
         if self._pace is not None:
             self._pace.narrow(_asked(model, asked, ours))
@@ -169,8 +171,10 @@ class Comparison:
         if self._pace is None or not differing:
             return NOTHING
         device, start = min(differing, key=lambda key: key[1])
-        rows = self._delivered.rows(model, device, start, start + width)
-        return size_of(rows).times(1 / max(1, len(rows)))
+        for first in range(start, start + width, HOUR):  # not all of a day into memory
+            if rows := self._delivered.rows(model, device, first, first + min(HOUR, width)):
+                return size_of(rows).times(1 / len(rows))
+        return NOTHING
 
     def _is_costly(self, key: Key, width: int, rows: int, each: Size, measures: int) -> bool:
         """Whether to count by smaller buckets before rows are read."""

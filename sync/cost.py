@@ -11,6 +11,8 @@ from edgedepot.storage.values import TEXT_LIMIT
 
 _MEMORY = 0.9
 _FIRST_FIXED, _FIRST_EACH, _LEAST_EACH = 4_000.0, 2.0, 0.05
+_MOST_EACH = 8.0
+"""What seems to be more, on the wire for a byte of a row, is of something else."""
 _NUMBER = 24
 """Letters of the longest number."""
 _LONGEST = "x" * TEXT_LIMIT
@@ -59,12 +61,12 @@ class Cost:
         self._xx = _MEMORY * self._xx + size * size
         self._xy = _MEMORY * self._xy + size * count
         spread = self._xx - self._x**2 / self._weight
-        if spread > 0.01 * self._xx:
-            self._each = max(_LEAST_EACH, (self._xy - self._x * self._y / self._weight) / spread)
-            self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
+        if spread > 0.01 * self._xx:  # one that connected anew may cost much and be small: that is not the size's
+            each = min(_MOST_EACH, (self._xy - self._x * self._y / self._weight) / spread)
         else:  # all of one size: what goes with a request is taken for the size's, or a larger one would seem cheap
-            self._each = max(_LEAST_EACH, min(self._first_each, self._y / self._x))
-            self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
+            each = min(self._first_each, self._y / self._x)
+        self._each = max(_LEAST_EACH, each)
+        self._fixed = max(0.0, (self._y - self._each * self._x) / self._weight)
 
 
 def size_of(rows: Iterable[Pending]) -> Size:

@@ -150,11 +150,11 @@ class Reconciliation:
         return [one for one in self._delivered.models() if self._models is None or one.__measurement__ in self._models]
 
     def questions(self) -> int:
-        """How many requests `find` takes where nothing differs."""
+        """How many measures `find` asks for: each is a request, or some where bytes are limited."""
         return sum(len(measures_of(model)) for model in self.models())
 
     def find(self, asked: Callable[[], object] = lambda: None) -> list[Difference]:
-        """Where the upstream lacks something; `asked` is called after each request. Blocks; raises what the upstream
+        """Where the upstream lacks something; `asked` is called after each measure. Blocks; raises what the upstream
         raises, and `ConfigError` where a day's budget is too little for it."""
         found: list[Difference] = []
         with self._comparing():

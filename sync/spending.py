@@ -45,6 +45,11 @@ class Spending:
             self.today = self._noted = Spent(day, self._days.pop(day, 0))
         self._is_loaded = True
 
+    def begin(self) -> None:
+        """Say at once that somebody is at work."""
+        self.load()
+        self._note(self.today.total, self._clock.now())
+
     def turn_to(self, day: int) -> None:
         """Another day has begun, or somebody knows which it is; or the clock was wrong, and it is one again that has
         something spent."""
@@ -64,7 +69,7 @@ class Spending:
         now, wanted = self._clock.monotonic(), self.today.total + expected
         is_enough = self._per_day is None or wanted <= self._noted.total
         if self._beside:
-            is_enough = is_enough and now - self._noted_at < AT_WORK / 2e6
+            is_enough = is_enough and now - self._noted_at < AT_WORK / 6e6
         if self._notes is None or (is_enough and self._noted.day == self.today.day):
             return False
         pace = self._since_noted / max(300.0, now - self._noted_at)

@@ -107,11 +107,11 @@ def reconcile(
             _do(work)
             is_whole = True
         finally:  # what was sent is there, whatever came then
-            work.close()
             if as_json:
                 click.echo(_json_of(upstream, work.report, dry_run, is_whole))
             else:
                 _print_report(console(), upstream, work.report, dry_run, is_whole)
+            work.close()
     total = work.report.total()
     ctx.exit(_FAILED if (total.missing + total.different if dry_run else total.refused) else 0)
 

@@ -159,7 +159,6 @@ class Look:
             self.notes.append(f"the log of the store that was here is {aside.name}")
         self.notes.append(UNCOUNTED)
         self._lock.note("")
-        self._lock.found = ""
         self.before = "the file is another store's than before"
         return None
 

@@ -182,7 +182,10 @@ class Opening:
             shm_of(self._path).unlink(missing_ok=True)  # of the log that is gone; a long reader may keep it in use
         if is_salvaged(self._path, self._sidecar):
             self._end_salvage()
-        reason, use_log = self._look.patiently()
+        try:
+            reason, use_log = self._look.patiently()
+        except OSError as exc:
+            raise StoreUnusable(f"{self._path} cannot be opened for writing: {exc.strerror} ({exc.filename})") from exc
         if reason is not None:
             self._salvage(reason, use_log=use_log)
 

@@ -11,6 +11,7 @@ from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.receipt import Receipt
 from edgedepot.sync.budget import Budget, Held
+from edgedepot.sync.cost import Cost
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.notes import Spent
 from edgedepot.sync.spending import Spending
@@ -95,3 +96,11 @@ def test_a_request_that_no_day_has_room_for_is_a_mistake_in_the_settings() -> No
     with pytest.raises(ConfigError, match="max_per_day is too little for the next reading: that may take 120,0"):
         budget.admit_bytes(120_000)
     budget.admit_bytes(80_000)
+
+
+def test_a_request_that_connects_anew_does_not_make_every_byte_dear() -> None:
+    cost = Cost()
+    for _ in range(10):
+        cost.note(150, 4_000)
+    cost.note(220, 14_000)
+    assert cost.of(1_000) < 15_000
