@@ -1,6 +1,7 @@
 """Where an upstream lacks what it should have: counts and exact extremes by day, then by hour.
 
 day     |  =  |  =  |  x  |  =  | gone|  =  |         one request for each field and function, whatever the range
+                                                      (some where bytes are limited: each has to fit)
 hour                |..x.x|                           one more for each run of days that differ, of what differs
 rows                  ^ ^        ^^^^^                only here rows are read; where nothing is left, none there
 
