@@ -1,6 +1,7 @@
 """Reading models that tests share."""
 
 from edgedepot import Field, Reading
+from edgedepot.storage.reading import define_model
 
 
 class Weather(Reading):
@@ -28,3 +29,7 @@ class Meter(Reading):
     mode: str | None = None
     total: int | None = Field(range=(0, None))
     error: bool | None = None
+
+
+Wordy = define_model("Wordy", {f"text{number}": (str, True, None) for number in range(100)})
+"""Rows of it may take 100 KiB."""

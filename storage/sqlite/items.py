@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from operator import itemgetter
+from sys import getsizeof
 from typing import Protocol
 
 from edgedepot.storage.base import Arrival, Intake, Reject
@@ -23,6 +26,11 @@ class Item(Protocol):
         """How many rows it counts for where the queue is bounded."""
         ...
 
+    @property
+    def size(self) -> int:
+        """For how many bytes of memory it counts there; the same at any time."""
+        ...
+
     def apply(self, journal: Journal) -> None: ...
 
     def settle(self, rank: int) -> None: ...
@@ -32,10 +40,20 @@ class Item(Protocol):
         ...
 
 
+_ITEM_SIZE = 256
+"""A write itself, its receipt, and the list of its rows, in bytes."""
+_INTAKE_SIZE = 192
+_ARRIVAL_SIZE = 128
+"""An arrival without its row and without the device's name, which all readings of a device share."""
+_REJECT_SIZE = 128
+"""A reject without its texts."""
+_MODEL, _ROW = itemgetter(0), itemgetter(4)
+
+
 class Write:
     """Readings of one source, with what else came in beside them."""
 
-    __slots__ = ("_arrivals", "_duplicates", "_intake", "_refused", "_source", "receipt")
+    __slots__ = ("_arrivals", "_duplicates", "_intake", "_refused", "_source", "receipt", "size")
 
     def __init__(
         self, receipt: Receipt, source: str, arrivals: Sequence[Arrival], intake: Intake | None = None
@@ -46,6 +64,9 @@ class Write:
         self._intake = intake
         self._duplicates = 0
         self._refused: tuple[Refusal, ...] = ()
+        self.size = _ITEM_SIZE + _size_of(arrivals)
+        if intake is not None:
+            self.size += _INTAKE_SIZE + sum(_REJECT_SIZE + len(it.reason) + len(it.raw) for it in intake.rejects)
 
     @property
     def weight(self) -> int:
@@ -79,6 +100,20 @@ class Write:
         return True
 
 
+def _size_of(arrivals: Sequence[Arrival]) -> int:
+    """About how many bytes of memory they take. Only texts are looked at one by one."""
+    models = set(map(_MODEL, arrivals))
+    size = 0
+    for model in models:
+        mine = arrivals if len(models) == 1 else [arrival for arrival in arrivals if arrival.model is model]
+        rows = model.__rows__
+        size += len(mine) * (_ARRIVAL_SIZE + rows.size)
+        for place in rows.texts:
+            with suppress(IndexError):  # a row that is shorter than it should be is found out by the commit
+                size += sum(map(getsizeof, map(itemgetter(place), map(_ROW, mine))))
+    return size
+
+
 def _why_unstorable(arrival: Arrival) -> str | None:
     fields = arrival.model.__fields__
     if len(arrival.row) != len(fields) + 1:
@@ -100,6 +135,7 @@ class Task:
     One that `frees_room` may be done out of turn, while the device is full, and once more in its turn."""
 
     weight = 1
+    size = 1_000
 
     def __init__(self, receipt: Receipt, action: Callable[[Journal], int | None], frees_room: bool = False) -> None:
         self.receipt = receipt

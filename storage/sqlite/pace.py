@@ -6,8 +6,11 @@ import msgspec
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """When to commit. Times in seconds. Beyond `queue_rows` nothing more is taken in; one call may go beyond it, as it
-    is one transaction."""
+    """When to commit. Times in seconds, sizes in bytes of memory, about. Beyond `queue_rows` or `queue_size` nothing
+    more is taken in; one call may go beyond it, as it is one transaction.
+
+    Readings of four numbers reach both bounds together, and nearly all are committed for their number; it is long texts
+    that the sizes are for."""
 
     flush_interval: float
     sync_interval: float
@@ -16,7 +19,9 @@ class Pace(msgspec.Struct, frozen=True):
     fold_rows: int
     piece_rows: int = 25_000
     commit_rows: int = 5_000
+    commit_size: int = 4 << 20
     queue_rows: int = 50_000
+    queue_size: int = 16 << 20
 
 
 class Calls(msgspec.Struct):

@@ -13,6 +13,8 @@ class Queue:
     def __init__(self, clock: Clock, pace: Pace) -> None:
         self.items: list[Item] = []
         self.rows = 0
+        self.size = 0
+        """About how many bytes of memory they take."""
         self._clock = clock
         self._pace = pace
         self._flush_at = 0.0
@@ -25,6 +27,7 @@ class Queue:
         """Queue an item; whether that is news for the writer: the first one, or that there are enough for a commit."""
         self.items.append(item)
         self.rows += item.weight
+        self.size += item.size
         if len(self.items) == 1:
             self._flush_at = self._flush_after(self._clock.monotonic())
             return True
@@ -33,17 +36,21 @@ class Queue:
     def drop(self, count: int) -> None:
         """The first so many are done with."""
         self.rows -= sum(item.weight for item in self.items[:count])
+        self.size -= sum(item.size for item in self.items[:count])
         del self.items[:count]
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are rows enough to commit them at once."""
-        return self.rows >= self._pace.commit_rows
+        """Whether there is enough to commit it at once."""
+        return self.rows >= self._pace.commit_rows or self.size >= self._pace.commit_size
 
     @property
     def is_full(self) -> bool:
         """Whether no more readings are taken in."""
-        return self.rows >= self._pace.queue_rows
+        return self.rows >= self._pace.queue_rows or self.size >= self._pace.queue_size
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows wait to be written, {self.size / 1e6:.0f} MB in memory"
 
     @property
     def due_at(self) -> float | None:

@@ -57,9 +57,9 @@ DIRECT = "direct"  # the source of readings that Python code stores itself
 class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
     """The local store: a file at `path`, made where there is none.
 
-    Writes are queued and committed together, every `flush_interval` or 5,000 rows, at once when somebody waits on a
-    receipt: a reading whose receipt nobody awaits can be lost with the process within that interval. A query sees
-    everything stored before it through this object. All methods may be called from any thread.
+    Writes are queued and committed together, every `flush_interval` or 5,000 rows (fewer with long texts), at once when
+    somebody waits on a receipt: a reading whose receipt nobody awaits can be lost with the process within that
+    interval. A query sees everything stored before it through this object. All methods may be called from any thread.
 
     `gateway_id` names this gateway upstream; needed for forwarding, kept in the file from then on. With
     `durability="power"` a commit survives a power cut; with `"process"` it survives a killed process, and a power cut

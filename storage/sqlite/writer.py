@@ -2,8 +2,8 @@
 
     submit -> [item, item, item, ...] -> BEGIN; apply each; COMMIT (and sync) -> receipts settle, callbacks run
 
-A commit happens when the oldest item has waited for the flush interval, when enough rows wait, and at once when
-somebody waits on a receipt. When the disk refuses, the items stay where they are and the commit is tried again: nothing
+A commit happens when the oldest item has waited for the flush interval, when enough waits, and at once when somebody
+waits on a receipt. When the disk refuses, the items stay where they are and the commit is tried again: nothing
 is dropped, receipts stay `queued`, and once the queue is full callers wait (`StorageBusy`).
 """
 
@@ -142,7 +142,7 @@ class Writer:
         if self.full is not None:
             return self.full
         why = f": {self.trouble}" if self.trouble else ""
-        return f"{self._queue.rows} rows wait to be written, as many as may{why}"
+        return f"{self._queue}, as much as may{why}"
 
     def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
         """Have a commit now, also with no time to wait, and block until the receipt has that rank or an error."""

@@ -12,7 +12,7 @@ import pytest
 from edgedepot import MqttDriver, SQLiteStorage, StorageBusy
 from tests.drivers.peers import Publisher, unacknowledged
 from tests.drivers.running import Running
-from tests.models import Weather
+from tests.models import Weather, Wordy
 from tests.servers.mosquitto import Mosquitto
 from tests.servers.process import wait_until
 from tests.storage.sqlite.small_disk import SmallDisk
@@ -29,6 +29,24 @@ def on_a_small_device(folder: Path) -> Iterator[Full]:
         def fill() -> None:
             store.flush()
             disk.fill()
+
+        yield store, fill, disk.clear
+
+
+@contextmanager
+def with_a_full_queue(folder: Path) -> Iterator[Full]:
+    with (
+        SmallDisk(64_000_000) as disk,
+        SQLiteStorage(disk.path / "x.db", gateway_id="roof", flush_interval="20 ms", busy_timeout="1 ms") as store,
+    ):
+        wordy = [("bulk", None, {spec.name: "x" * 1000 for spec in Wordy.__fields__})] * 10
+
+        def fill() -> None:
+            store.flush()
+            disk.fill()
+            with suppress(StorageBusy):
+                while True:
+                    store.store_readings(Wordy, wordy)
 
         yield store, fill, disk.clear
 
@@ -60,7 +78,7 @@ def that_blocks(folder: Path) -> Iterator[Full]:
         yield store, fill, forward
 
 
-@pytest.mark.parametrize("full", [on_a_small_device, that_blocks])
+@pytest.mark.parametrize("full", [on_a_small_device, with_a_full_queue, that_blocks])
 def test_what_comes_meanwhile_is_acknowledged_once_there_is_room(
     tmp_path: Path, full: Callable[[Path], AbstractContextManager[Full]]
 ) -> None:
