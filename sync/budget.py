@@ -1,8 +1,7 @@
 """What an upstream may be sent now: bytes a second, bytes a day, hours of the day.
 
-Bytes a second are a bucket of tokens that holds `BURST` seconds' worth, so that in any minute at most 1/24 more goes
-out than the rate says. A request waits until all that it is expected to cost is there; what it really cost is then
-taken, also where that is more, and is missing from the next.
+Bytes a second: a request waits until all that it is expected to cost may go (flow.py); what it really cost is missing
+from the next.
 
 How well rows are compressed is known only afterwards: a solar plant's are all zeros until the sun rises. So what must
 never be exceeded, a day's bytes and those that may go at once, has room for a request as if nothing of it could be
@@ -34,12 +33,11 @@ from edgedepot.storage.base import BaseStorage, Pending
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ConfigError
 from edgedepot.sync.cost import Cost, Size, row_size, size_of
+from edgedepot.sync.flow import BURST, Flow
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, beside, spent_beside
 from edgedepot.sync.spending import Spending
 
-BURST = 2.5
-"""Seconds of the rate that may go out at once."""
 MARGIN = 1.1
 """A request is expected to cost so many times what the ones before suggest."""
 LEAST_SLACK, MOST_SLACK = 8_192, 16_384
@@ -94,8 +92,7 @@ class Budget:
         self._cost = Cost()
         self._row_size = Size(100.0, 200.0)
         self._stands_for = 1.0
-        self._tokens = 0.0
-        self._tokens_at = clock.monotonic()
+        self._flow = Flow(clock.monotonic())
         self._wire_seen = upstream.wire_bytes()
 
     @property
@@ -119,7 +116,7 @@ class Budget:
         self._check_open()
         limit = min(largest, self._rows_within(self._room))
         self._check_left(self._at_most(self._row_size))
-        self._check_tokens(self._at_most(self._waiting_size(max(1, min(waiting, limit)))))
+        self._check_rate(self._at_most(self._waiting_size(max(1, min(waiting, limit)))))
         return limit
 
     def fitting(self, rows: Iterable[Pending]) -> list[Pending]:
@@ -223,7 +220,7 @@ class Budget:
         self._check_open()
         if self._limits.has_bytes:
             self._check_left(expected, is_sure=True)
-            self._check_tokens(expected)
+            self._check_rate(expected)
             if self._spending.reserve(round(expected)):
                 self._look_beside()  # who goes beside may have noted more meanwhile; one of the two sees it
                 self._check_left(expected)
@@ -238,11 +235,12 @@ class Budget:
         """It was asked."""
         self.count(round(self._cost.of(0)))
 
-    def count(self, size: int) -> int:
-        """A request was sent; what it took, which is so many bytes where nobody counts."""
+    def count(self, request: int, answer: int = 0) -> int:
+        """A request was sent; what it took, which is so many bytes for it and its answer where nobody counts."""
         if not self._limits.has_bytes:
-            return size
-        took = self._count(size)
+            return request + answer
+        took = self._count(request + answer)
+        self._cost.note_beside(took - answer)
         self._spending.give_back()
         return took
 
@@ -253,6 +251,7 @@ class Budget:
             usual, most = (0.7 * old + 0.3 * new / len(rows) for old, new in zip(self._row_size, size, strict=True))
             self._row_size = Size(usual, most)
             count = self._count(size.usual)
+            self._cost.note_beside(count - size.most)
             if took_it:
                 self._cost.note(size.usual, count)
             self._spending.give_back()
@@ -339,11 +338,12 @@ class Budget:
         if needed > self._left_today:
             raise Held(self._at(self._limits.schedule.day(self._clock.now())[1]), "budget")
 
-    def _check_tokens(self, needed: float) -> None:
+    def _check_rate(self, needed: float) -> None:
+        now = self._clock.monotonic()
         if self._limits.rate is not None:
-            missing = min(needed, self._capacity) - self._tokens
-            if missing > 1e-6 * self._capacity:
-                raise Held(self._clock.monotonic() + missing / self._rate, "rate")
+            free_at = self._flow.free_at(needed, self._cost.surprise, self._rate)
+            if free_at > now:
+                raise Held(free_at, "rate")
 
     def _at(self, moment: int) -> float:
         """A wall time on the monotonic clock; a millisecond later, so that it is past then."""
@@ -353,10 +353,8 @@ class Budget:
         """Let time pass, and count what went over the wire beside the requests."""
         self._spending.load()
         self._look_beside()
-        now = self._clock.monotonic()
         if self._limits.rate is not None:
-            self._tokens = min(self._capacity, self._tokens + (now - self._tokens_at) * self._rate)
-        self._tokens_at = now
+            self._flow.pass_time(self._clock.monotonic(), self._rate)
         if self._clock.trusted:
             self._spending.turn_to(self._limits.schedule.day(self._clock.now())[0])
             self._count(0)
@@ -374,7 +372,8 @@ class Budget:
         else:
             count = wire - (self._wire_seen or 0)
             self._wire_seen = wire
-        self._tokens -= count
+        if self._limits.rate is not None and count:
+            self._flow.take(count, self._clock.monotonic())
         self._spending.add(count)
         return count
 

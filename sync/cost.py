@@ -42,6 +42,7 @@ class Cost:
     def __init__(self, fixed: float = _FIRST_FIXED, each: float = _FIRST_EACH) -> None:
         self._fixed, self._each, self._first_each = fixed, each, each
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
+        self._dearest = 0.0
 
     def of(self, size: float) -> float:
         return self._fixed + self._each * size
@@ -49,6 +50,16 @@ class Cost:
     def most(self, size: Size) -> float:
         """As `of`, whatever the rows have in them: those before may have been all zeros, which compress well."""
         return self._fixed + max(self._each * size.usual, size.most)
+
+    @property
+    def surprise(self) -> float:
+        """By how much a request may exceed all that it is expected to cost, as one does that connects anew: that much
+        the dearest so far took beside its rows."""
+        return max(0.0, self._dearest - self._fixed)
+
+    def note_beside(self, count: float) -> None:
+        """A request took so many bytes beside its rows."""
+        self._dearest = max(self._dearest, count)
 
     def size_for(self, count: float) -> float:
         return max(0.0, count - self._fixed) / self._each

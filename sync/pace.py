@@ -107,7 +107,7 @@ class Pace:
             answer = question()
             usual = usual_of(answer)
         finally:
-            took = self._budget.count(round(REQUEST + usual))
+            took = self._budget.count(REQUEST, round(usual))
         if usual and self._is_connected:
             kind.note(usual, took)
         self._is_connected = True
