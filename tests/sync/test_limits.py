@@ -90,7 +90,7 @@ def metered(request: pytest.FixtureRequest, store: TellingStore, clock: ManualCl
 def test_bytes_a_second(metered: Callable[[Limits], Metered], store: TellingStore, rate: int) -> None:
     """Within 5 % in any minute; never above, also where connections are lost. At the least rate so much is left of each
     minute for a new one that less goes."""
-    fill(store, 12 * rate)
+    fill(store, 15 * rate)
     line = metered(Limits.of("central", max_rate=rate))
     line.run(60)  # connecting and making tables is over
     start, before = line.clock.monotonic(), line.counted_here()
@@ -103,7 +103,7 @@ def test_bytes_a_second(metered: Callable[[Limits], Metered], store: TellingStor
     for _ in range(3):
         line.link.cut()
         line.link.mend()
-        line.run(20)
+        line.run(12)
     assert line.most_in(60) <= 1.05 * rate * 60
     assert store.count_pending("central") > 0
     assert line.forwarder.status().limited_by == "rate"
