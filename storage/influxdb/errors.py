@@ -32,12 +32,16 @@ _RULES: dict[int, tuple[type[UpstreamError], str]] = {
     413: (Overloaded, "{} takes no request of this size"),
     422: (DataRefused, "{} refuses a reading"),
     429: (Overloaded, "{} is asked too often"),
+    502: (Unreachable, "what stands in front of {} does not reach it: is the server up?"),
     503: (Overloaded, "{} cannot take anything now"),
+    504: (Unreachable, "what stands in front of {} got no answer from it: is the server up?"),
+    507: (Unreachable, "the disk of {} is full: somebody has to make room there, then sending again helps"),
 }
 _OTHER_4XX = (Misconfigured, "{} does not take such requests: check the url, and what stands in between")
 _REDIRECT = (Misconfigured, "{} lies elsewhere: the url has to name the place itself")
 _UNKNOWN = (Unreachable, "{} has a trouble of its own: it is tried again")
 _NO_ANSWER = (Unreachable, "no answer from {}")
+_WANTS_TLS = (Misconfigured, "{} takes TLS only: begin the url with https://")
 _NO_FLUX = (Misconfigured, "{} takes writes at most: queries need InfluxDB 2, not InfluxDB 3 or VictoriaMetrics")
 _NOT_DONE = (UpstreamError, "{} could not do that")
 _QUERY_FAILED = "{} could not answer the query"
@@ -52,6 +56,28 @@ _TYPE_CONFLICT = re.compile(
 # Older and newer words. It counts every such point of a request, and keeps the others.
 _TOO_OLD = re.compile(
     r"points beyond retention policy dropped=(?P<older>\d+)|dropped (?P<newer>\d+) points outside retention policy"
+)
+# How Go's servers, InfluxDB among them, and nginx say it.
+_PLAIN_HTTP = re.compile(r"(?i)HTTP request (?:was sent )?to (?:an )?HTTPS")
+# What keeps TLS from coming up, by the words of OpenSSL. A certificate that does not verify is no wrong set-up: a
+# gateway whose clock is not set yet takes every certificate for one of the future.
+_TLS = (
+    (
+        re.compile("CERTIFICATE_VERIFY_FAILED"),
+        Unreachable,
+        "the certificate of {} does not verify: expired, of another name, of an authority that is not known here"
+        " (ca_file), or the clock here is wrong",
+    ),
+    (
+        re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG|UNKNOWN_PROTOCOL"),
+        Misconfigured,
+        "{} speaks no TLS there: begin the url with http://, or check its port",
+    ),
+    (
+        re.compile("PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL|HANDSHAKE_FAILURE|NO_SHARED_CIPHER"),
+        Misconfigured,
+        "{} and this machine know no TLS that both take for safe: bring the older of the two up to date",
+    ),
 )
 _NO_ORG = re.compile(r"(?i)provide either orgID or org|organization .*not found")
 _NO_SUCH_PATH = re.compile(r"(?i)(?:path|page) (?:requested|not found)")
@@ -120,9 +146,9 @@ def _partly_refused(exc: ApiException, message: str, server: str) -> DataRefused
 def _rule(exc: ApiException, message: str, asking: bool) -> tuple[type[UpstreamError], str]:
     status: int = exc.status or 0
     if status == 0:
-        # TLS that does not come up. It may be the certificate, yet a gateway whose clock is not set yet takes every
-        # certificate for one of the future.
-        return _NO_ANSWER
+        return next(((kind, words) for pattern, kind, words in _TLS if pattern.search(message)), _NO_ANSWER)
+    if _PLAIN_HTTP.search(message):
+        return _WANTS_TLS
     if asking and _NO_SUCH_PATH.search(message):
         return _NO_FLUX
     if status in (400, 422) and (asking or _NO_ORG.search(message)):

@@ -58,7 +58,10 @@ class Link:
             )
         if status != 204:
             # A hotel's login page answers 200 to everything.
-            raise Unreachable(f"{settings.shown} answered {status}, where InfluxDB says 204: it was somebody else")
+            raise Unreachable(
+                f"{settings.shown} answered {status}, where InfluxDB says 204: it was somebody else. Where the network"
+                " here wants a login, log in; else check the url"
+            )
 
     def try_write(self) -> None:
         """Ask whether writes would be taken, by one without a line. Raises as `send` does, but not for the emptiness:

@@ -44,6 +44,7 @@ _RULES: dict[str, tuple[type[UpstreamError], str]] = {
         "the certificate of {} does not verify: expired, of another name or authority, or the clock here is wrong",
     ),
     "URL": (Misconfigured, "an option in the url of {} is not what libpq takes"),
+    "PG": (Misconfigured, "what answers at {} is no PostgreSQL: check host and port in the url"),
     "TLS": (Misconfigured, "no encrypted connection with {} in the way the url asks for: check sslmode, sslrootcert"),
 }
 _UNKNOWN = (Unreachable, "{} answered with an error that is not known here: it is tried again")
@@ -62,6 +63,7 @@ _WORDS = (
     (re.compile("the database system is"), "57P03"),
     (re.compile(r"invalid [\w ]*value|bad value for"), "URL"),
     (re.compile("certificate verify failed|certificate has expired|does not match host name"), "CERT"),
+    (re.compile("invalid response to SSL negotiation|expected authentication request from server, but"), "PG"),
     (re.compile("does not support SSL, but SSL was required|root certificate file .* does not exist"), "TLS"),
 )
 

@@ -67,6 +67,14 @@ def test_ten_thousand_readings_come_back_equal(victoria_metrics: VictoriaMetrics
     assert series(victoria_metrics, gateway) == expected
 
 
+def test_tls_where_there_is_none(victoria_metrics: VictoriaMetrics) -> None:
+    url = victoria_metrics.url.replace("http:", "https:")
+    with InfluxDBStorage(url, "any", "any", "any", gateway_id="roof") as storage:
+        with pytest.raises(Misconfigured, match=r"speaks no TLS there: begin the url with http://"):
+            storage.store_reading(Weather, "mast", START, {"temperature": 1})
+        assert storage.health_check()["error"] == "Misconfigured"
+
+
 def test_sync_forwards_to_it(victoria_metrics: VictoriaMetrics, tmp_path: Path) -> None:
     gateway = f"roof-{next(numbers)}"
     upstream = InfluxDBStorage(victoria_metrics.url, bucket="iot")

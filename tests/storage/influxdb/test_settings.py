@@ -5,6 +5,7 @@ import pickle
 import socket
 import ssl
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -197,10 +198,24 @@ def test_tls_with_an_own_ca(tmp_path: Path, authority: trustme.CA) -> None:
         for ca_file in (tmp_path / "other.pem", None):
             with InfluxDBStorage(*place, gateway_id="roof", ca_file=ca_file) as storage:
                 # A gateway whose clock is not set takes every certificate for one of the future: it is tried again.
-                with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+                with pytest.raises(Unreachable, match=r"does not verify: .*ca_file.*CERTIFICATE_VERIFY_FAILED"):
                     storage.store_reading(Weather, *READING)
                 assert storage.health_check()["status"] == "fail"
     assert len(server.points) == 1
+
+
+def test_tls_that_is_too_old(authority: trustme.CA) -> None:
+    context = tls_of(authority)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with (
+        ScriptedInfluxDB(context) as server,
+        InfluxDBStorage(server.url, TOKEN, ORG, BUCKET, gateway_id="roof") as storage,
+        pytest.raises(Misconfigured, match="no TLS that both"),
+    ):
+        storage.store_reading(Weather, *READING)
 
 
 class Proxy(ThreadingHTTPServer):

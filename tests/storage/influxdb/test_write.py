@@ -158,6 +158,10 @@ def test_closed(storage: InfluxDBStorage) -> None:
 # -- what the server says -------------------------------------------------------------------------------------------
 
 
+GO_WANTS_TLS = b"Client sent an HTTP request to an HTTPS server.\n"
+NGINX_WANTS_TLS = b"<head><title>400 The plain HTTP request was sent to HTTPS port</title></head>"
+
+
 def test_what_each_status_means(server: ScriptedInfluxDB, storage: InfluxDBStorage) -> None:
     expected: list[tuple[Answer, type[UpstreamError], str]] = [
         (Answer(400, "unable to parse 'x': missing fields"), DataRefused, "missing fields"),
@@ -171,11 +175,14 @@ def test_what_each_status_means(server: ScriptedInfluxDB, storage: InfluxDBStora
         (Answer(408), Unreachable, "waited too long"),
         (Answer(429, "too many requests"), Overloaded, "too often"),
         (Answer(500, "internal error"), Unreachable, "tried again"),
-        (Answer(502, content=b"<html>Bad Gateway</html>"), Unreachable, "Bad Gateway"),
+        (Answer(400, content=GO_WANTS_TLS), Misconfigured, "https://"),
+        (Answer(400, content=NGINX_WANTS_TLS), Misconfigured, "https://"),
+        (Answer(502, content=b"<html>Bad Gateway</html>"), Unreachable, "is the server up.*Bad Gateway"),
         (Answer(503, "unavailable"), Overloaded, "cannot take anything now"),
-        (Answer(504), Unreachable, "tried again"),
+        (Answer(504), Unreachable, "is the server up"),
+        (Answer(507), Unreachable, "make room"),
         (Answer(301, headers={"Location": "http://elsewhere/"}), Misconfigured, "has to name the place itself"),
-        (Answer(200, content=b"<html>Please log in to our wireless network</html>"), Unreachable, "somebody else"),
+        (Answer(200, content=b"<html>Please log in to our wireless network</html>"), Unreachable, "log in"),
         (Answer(500, content=b"\xff\xfe not UTF-8"), Unreachable, "central|127.0.0.1"),
     ]
     for answer, kind, words in expected:

@@ -72,6 +72,8 @@ def test_an_error_of_the_server_becomes_the_one_that_says_what_helps(storage: Ti
         ("connection failed: server does not support SSL, but SSL was required", Misconfigured),
         ('connection is bad: invalid sslmode value: "always"', Misconfigured),
         ("bad value for connect_timeout: 'soon'", Misconfigured),
+        ("connection failed: received invalid response to SSL negotiation: H", Misconfigured),
+        ("connection failed: expected authentication request from server, but received H", Misconfigured),
         ("connection failed: FATAL:  sorry, too many clients already", Overloaded),
         ("connection failed: FATAL:  the database system is starting up", Unreachable),
         ("connection failed: SSL error: certificate verify failed", Unreachable),
