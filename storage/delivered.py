@@ -76,6 +76,10 @@ class Delivered(Protocol):
         """From when on all that it received is in history; None where nothing was taken out of that."""
         ...
 
+    def deleted(self, model: type[Reading], device: str | None) -> dict[str, list[tuple[int, int]]]:
+        """From when until when readings were deleted here, by device. It may have these, and lack as many others."""
+        ...
+
     def rows(self, model: type[Reading], device: str, start: int, end: int) -> list[Pending]:
         """A device's readings, by time."""
         ...

@@ -5,8 +5,11 @@ day     |  =  |  =  |  x  |  =  | gone|  =  |         one request for each field
 hour                |..x.x|                           one more for each run of days that differ, of what differs
 rows                  ^ ^        ^^^^^                only here rows are read; where nothing is left, none there
 
-Where bytes are limited, and reading an hour's rows takes many more of them than counting by the minute, that comes in
-between; and then by the second.
+Where rows were deleted here, counts and extremes that are the same say nothing: as many others may be gone there. That
+is always narrowed.
+
+Where reading an hour's rows takes more requests than counting by the minute, that comes in between; and then by the
+second. Where bytes are limited also where it takes many more of these.
 """
 
 from __future__ import annotations
@@ -128,7 +131,7 @@ class Comparison:
             every = {key: set(tally) for key, tally in ours.items()}
             return [*_stretches(model, every, ours, ours, (low, high), DAY, GAP)]
         self._note_extra(model, ours, theirs)
-        differing = _differing(ours, theirs)
+        differing = self._differing(model, ours, theirs, DAY)
         gone = {key: measures for key, measures in differing.items() if key not in theirs}
         found: list[Difference] = [*_stretches(model, gone, ours, theirs, (low, high), DAY, GAP)]
         there = {key: measures for key, measures in differing.items() if key in theirs}
@@ -153,7 +156,7 @@ class Comparison:
         theirs = self._ask(model, device, run.start, run.end, width, asked, ours)
         ours = {key: tally for key, tally in ours.items() if (key[0], key[1] - key[1] % run.width) in run.buckets}
         narrowed = {key: {one: value for one, value in tally.items() if one in wanted} for key, tally in ours.items()}
-        differing = _differing(narrowed, theirs)
+        differing = self._differing(model, narrowed, theirs, width)
         each = self._row_of(model, differing, width)
         costly = {
             key
@@ -167,6 +170,18 @@ class Comparison:
         rest = _stretches(model, differing, ours, theirs, (run.start, run.end), width, self._gap(each))
         return sorted([*rest, *finer], key=lambda one: one.start)
 
+    def _differing(self, model: type[Reading], ours: Tallies, theirs: Tallies, width: int) -> dict[Key, set[Measure]]:
+        """In what each bucket differs in which there should be something: maybe in all, where some was deleted here."""
+        deleted = self._delivered.deleted(model, self._scope.device)
+        found = {}
+        for key, tally in ours.items():
+            other, (device, start) = theirs.get(key, {}), key
+            is_sure = not any(low < start + width and start < high for low, high in deleted.get(device, ()))
+            measures = {one for one in tally.keys() | other.keys() if not is_sure or tally.get(one) != other.get(one)}
+            if measures:
+                found[key] = measures
+        return found
+
     def _row_of(self, model: type[Reading], differing: Collection[Key], width: int) -> Size:
         """What a row takes, by those of the first bucket; nothing where that does not matter."""
         if self._pace is None or not differing:
@@ -179,8 +194,10 @@ class Comparison:
 
     def _is_costly(self, key: Key, width: int, rows: int, each: Size, measures: int) -> bool:
         """Whether to count by smaller buckets before rows are read."""
-        if self._pace is None or width not in _FINER:
+        if width not in _FINER:
             return False
+        if self._pace is None:
+            return rows > TOGETHER * measures
         parts = bucket_size(key[0]).times(min(rows, width // _FINER[width]))
         return self._pace.is_dear(each.times(rows), parts, measures)
 
@@ -256,17 +273,6 @@ def _sizes(tallies: Tallies) -> dict[int, Size]:
 
 def _rows(key: Key, ours: Tallies, theirs: Tallies) -> int:
     return max(rows_in(ours[key]), rows_in(theirs.get(key, {})))
-
-
-def _differing(ours: Tallies, theirs: Tallies) -> dict[Key, set[Measure]]:
-    """In what each bucket differs in which there should be something."""
-    found = {}
-    for key, tally in ours.items():
-        other = theirs.get(key, {})
-        measures = {one for one in tally.keys() | other.keys() if tally.get(one) != other.get(one)}
-        if measures:
-            found[key] = measures
-    return found
 
 
 def _runs(keys: Iterable[Key], most: int) -> Iterator[list[Key]]:

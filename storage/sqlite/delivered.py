@@ -31,7 +31,7 @@ from edgedepot.storage.sqlite.shape import Partition, Piece
 from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.view import View, places
 from edgedepot.storage.sqlite.walk import END, NEVER
-from edgedepot.storage.sqlite.withheld import Stretch, read_withheld
+from edgedepot.storage.sqlite.withheld import DELETED, Stretch, read_withheld
 
 Begin = Callable[[], AbstractContextManager[tuple[View, Catalogue]]]
 _NOTHING_LATER = 2**62
@@ -94,6 +94,18 @@ class DeliveredRows:
                 found[key] = _together(found.get(key, {}), tally)
             return found
 
+    def deleted(self, model: type[Reading], device: str | None) -> dict[str, list[tuple[int, int]]]:
+        """See `Delivered`."""
+        with self._reading() as (view, catalogue):
+            layout = catalogue.find(model)
+            names = {} if layout is None else self._series(view, layout, device)
+            found: dict[str, list[tuple[int, int]]] = {}
+            for series, stretches in read_withheld(view.connection, self._book.id).items():
+                spans = [(stretch.start, stretch.stop) for stretch in stretches if stretch.every == DELETED]
+                if series in names and spans:
+                    found[names[series]] = spans
+            return found
+
     def rows(self, model: type[Reading], device: str, start: int, end: int) -> list[Pending]:
         """See `Delivered`."""
         with self._reading() as (view, catalogue):
@@ -113,7 +125,7 @@ class DeliveredRows:
         """Those that begin within ``low <= ts < high``, by series, width and time."""
         for series in question.series:
             stretches = question.withheld.get(series, [])
-            for every in sorted({stretch.every for stretch in stretches} - {0}):
+            for every in sorted({stretch.every for stretch in stretches if stretch.every > 0}):
                 span = bounds_of(stretches, every, low, high)
                 if span is not None:
                     yield from averages(question.of_series(series, *span), stretches, every)

@@ -9,6 +9,7 @@ is the writer's part; queries are in select.py and aggregate.py. Runs on the wri
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 from edgedepot.storage.query import Scope
@@ -17,6 +18,7 @@ from edgedepot.storage.sqlite.digest import row_digest
 from edgedepot.storage.sqlite.shape import Partition, Shape
 from edgedepot.storage.sqlite.tables import HOUR, cell, history_table
 from edgedepot.storage.sqlite.walk import NEVER, Place, place_of
+from edgedepot.storage.sqlite.withheld import Stretch, stretches
 from edgedepot.storage.values import Row
 
 
@@ -69,6 +71,11 @@ class History:
             for seq, series, ts in self.connection.execute(query, (*values, before)):
                 found.append((seq, place_of(layout.id, partition, series, ts)))
         return found
+
+    def stretches(self, layout: Layout, scope: Scope) -> Iterator[Stretch]:
+        """What the scope's rows are, of each series and partition."""
+        for partition in self.shape.partitions.get(layout.id, []):
+            yield from stretches(self.connection, history_table(layout, partition), *scope_condition(scope))
 
     def delete(self, layout: Layout, scope: Scope) -> int:
         """Remove the rows of a scope; how many."""

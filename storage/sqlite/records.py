@@ -73,7 +73,8 @@ RECORDS: Mapping[str, Mapping[str, Kind]] = {
         "reason": _TEXT, "at": TIME, "replay": Kind((int,), 0, 1),
     },
     "_withheld": {
-        "cursor": ID, "series": ID, "start": _INTEGER, "stop": _INTEGER, "low": COUNT, "high": _INTEGER, "every": COUNT,
+        "cursor": ID, "series": ID, "start": _INTEGER, "stop": _INTEGER, "low": COUNT, "high": _INTEGER,
+        "every": Kind((int,), -2, MOST),
     },
     "_rejected": {"id": ID, "source": ID, "at": TIME, "kind": _TEXT, "reason": _TEXT, "raw": Kind((bytes,))},
     "_replaced": {"id": ID, "series": ID, "ts": TIME, "field": _TEXT, "value": _ANY, "at": TIME},

@@ -2,14 +2,16 @@
 that it has made no more, or gone into an average.
 
 The books count these; history still has the rows themselves, maybe for years. So that nobody takes them for delivered
-they are noted here, as stretches of a series: the rows ``start <= ts < stop`` that are numbered ``low..high``. All that
+they are noted here, as stretches of a series: the rows ``start <= ts < stop`` that are numbered ``low..high``. And
+where rows were deleted here: an upstream may have them, and then as many others are not all that it lacks. All that
 writes runs on the writer's thread, inside its transaction.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.records import read_records
@@ -24,6 +26,9 @@ _TOGETHER = (
 )
 
 
+DELETED = -1
+
+
 class Stretch(NamedTuple):
     """Rows of a series."""
 
@@ -33,7 +38,8 @@ class Stretch(NamedTuple):
     low: int
     high: int
     every: int = 0
-    """Over how many microseconds the averages are that stand for them upstream; 0 where nothing does."""
+    """Over how many microseconds the averages are that stand for them upstream; 0 where nothing does. `DELETED`: they
+    are here no more, and may be there."""
 
 
 def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch) -> None:
@@ -121,6 +127,27 @@ def withhold_quarantined(connection: sqlite3.Connection, condition: str, values:
         f" WHERE {condition}{_TOGETHER}",
         values,
     )
+
+
+def stretches(connection: sqlite3.Connection, table: str, condition: str, values: list[Any]) -> Iterator[Stretch]:
+    """What the rows of a table's condition are, of each series."""
+    query = f"SELECT series, min(ts), max(ts) + 1, min(seq), max(seq) FROM {table} WHERE {condition} GROUP BY series"
+    for row in connection.execute(query, values):
+        yield Stretch(*row)
+
+
+def note_deleted(connection: sqlite3.Connection, cursors: Iterable[int], gone: Iterable[Stretch]) -> None:
+    """Note what is deleted at once: of each series one stretch."""
+    found: dict[int, Stretch] = {}
+    for series, start, stop, low, high, _ in gone:
+        _, first, last, lowest, highest, _ = found.get(series, (series, start, stop, low, high, DELETED))
+        ends = min(start, first), max(stop, last), min(low, lowest), max(high, highest)
+        found[series] = Stretch(series, *ends, DELETED)
+    for cursor in cursors:
+        connection.executemany(
+            f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?){_TOGETHER}",
+            [(cursor, *one) for one in found.values()],
+        )
 
 
 def read_withheld(connection: sqlite3.Connection, cursor: int) -> dict[int, list[Stretch]]:

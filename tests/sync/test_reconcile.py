@@ -122,6 +122,23 @@ def test_requests_grow_with_what_is_lost_and_not_with_what_is_there(
     assert [max(whole) == min(whole) <= 8 + 2 for whole in device] == [True] * len(device)
 
 
+def test_of_a_dense_hour_few_readings_are_read(store: SQLiteStorage) -> None:
+    """Of one with a hundred a minute, or with all of them in one minute, only those near what is lost."""
+    start, rows = moment(0), list[tuple[str, datetime, Data]]()
+    for device, step in (("mill", timedelta(milliseconds=500)), ("press", timedelta(milliseconds=10))):
+        rows += ((device, start + number * step, {"watts": number}) for number in range(6_000))
+    store.store_readings(Power, rows).wait()
+    own = Own()
+    forward(store, own)
+    before, requests = dict(own.kept), []
+    for device in ("mill", "press"):
+        del own.kept["power", device, start + timedelta(seconds=50)]
+        report = reconcile(store, "central", own)
+        assert (report.total(), own.kept) == (Finding(missing=1, sent=1), before)
+        requests.append((report.compared, report.read, report.written))
+    assert requests == [(3 + 1 + 1, 1, 1), (3 + 1 + 1 + 1, 1, 1)]
+
+
 def test_one_device_and_a_part_of_the_time(store: SQLiteStorage, own: Own) -> None:
     lose(own, lambda identity: True)
     start, end = moment(50), moment(200) + timedelta(microseconds=1)

@@ -149,17 +149,29 @@ def test_a_merged_reading_is_left_until_its_new_version_is_there(store: SQLiteSt
     assert len(lost_and_found(store, own)) == 300
 
 
-def test_what_was_deleted_here_stays_there(store: SQLiteStorage) -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_what_was_deleted_here_stays_there(store: SQLiteStorage, folded: bool) -> None:
+    """And does not stand in for as many others that are gone there, of the same minute, hour or day."""
     store.add_cursor("central")
     own = Own()
-    weather(store, range(300))
+    weather(store, range(4000))
     forward(store, own)
-    store.fold()
-    store.delete_readings(Weather, "mast", T0, at(10)[2])
+    if folded:
+        store.fold()
+    assert store.delete_readings(Weather, "mast", at(3)[2], at(6)[2]) == 3
     before = dict(own.kept)
     own.stored.clear()
-    assert reconcile(store, "central", own).total().only_there == 10
+    assert reconcile(store, "central", own).total().only_there == 3
     assert (own.kept, own.stored) == (before, [])
+    for first in (0, 20, 1440, 2880):
+        lost = [at(number) for number in range(first, first + 3)]
+        for identity in lost:
+            del own.kept[identity]
+        own.stored.clear()
+        report = reconcile(store, "central", own)
+        assert (report.total(), own.stored) == (Finding(missing=3, sent=3, only_there=3), lost)
+        assert own.kept == before
+        assert report.requests < 20
 
 
 def test_thinned_minutes(store: SQLiteStorage) -> None:

@@ -126,6 +126,15 @@ def test_averages_are_back_as_they_were(tmp_path: Path, upstream: TimescaleDBSto
         assert store.ledger().problems == []
 
 
+def test_what_was_deleted_here_stays_there(store: SQLiteStorage, upstream: TimescaleDBStorage, look: Look) -> None:
+    """And as many others of that day, which are gone there, are back."""
+    before = contents(look)
+    assert store.delete_readings(Weather, "mast", moment(151), moment(154)) == 3
+    lose(look, f"device_id = 'mast' AND timestamp >= {sql(200)} AND timestamp < {sql(203)}")
+    assert reconcile(store, "central", upstream).total() == Finding(missing=3, sent=3, only_there=3)
+    assert contents(look) == before
+
+
 def test_a_newer_version_there_is_kept(store: SQLiteStorage, upstream: TimescaleDBStorage, look: Look) -> None:
     """As after this store was put back to an older copy."""
     newer = Version("mast", moment(200), {"temperature": 500.0}, None, 9, 1)
