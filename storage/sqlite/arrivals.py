@@ -22,7 +22,7 @@ def check_rows(
     """
     quick, make, new = model.__rows__.quick, model.__rows__.make, tuple.__new__
     good, refused = list[Arrival](), list[Refusal]()
-    devices: set[object] = set()  # that were checked: many rows have few devices
+    devices: dict[str, str] = {}  # that were checked: many rows have few devices, and share the text
     for index, row in enumerate(rows):
         try:
             device, timestamp, data = row[:3]
@@ -32,11 +32,12 @@ def check_rows(
             if row.__class__ is not tuple and isinstance(row, Version) and row.quality:
                 cells = (row.quality | (cells[0] or 0), *cells[1:])
             micros = clock.now() if timestamp is None else micros_of(timestamp)
-            if device.__class__ is not str or device not in devices:
-                device = device_id_of(device)
-                devices.add(device)
+            known = devices.get(device) if device.__class__ is str else None
+            if known is None:
+                known = device_id_of(device)
+                known = devices.setdefault(known, known)
             # As Arrival(...), which takes three times as long.
-            good.append(new(Arrival, (model, device, micros, timestamp is None, cells)))
+            good.append(new(Arrival, (model, known, micros, timestamp is None, cells)))
         except (ValueError, TypeError) as exc:
             refused.append(Refusal(index, str(exc)))
     try:

@@ -29,7 +29,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
-from edgedepot.storage.sqlite.open_rows import OpenRows
+from edgedepot.storage.sqlite.open_rows import MANY, OpenRows
 from edgedepot.storage.sqlite.retype import of_type, turn_to_float
 from edgedepot.storage.sqlite.shape import read_shape, write_shape
 from edgedepot.storage.sqlite.tables import OWN_STAMP, add_piece, cell, refresh_view, rows_of, widen_piece
@@ -245,6 +245,8 @@ class Journal:
             if held:
                 cells.append(OWN_STAMP if stamped else unchecked_at)
         self._seq = seq
+        if latest is not None and len(good) + len(flagged) >= MANY:
+            self.write_rows()
         self.tail.rows += added
         self.tail.held += added if held else 0
         self.books.count(

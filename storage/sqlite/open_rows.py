@@ -10,6 +10,8 @@ from edgedepot.storage.reading import Reading
 
 BULK = 10
 """Rows that one statement inserts."""
+MANY = 50_000
+"""Cells of a model: with so many it is time to insert them, also where the transaction goes on."""
 
 
 class OpenRows:
@@ -48,7 +50,7 @@ class OpenRows:
             step = rows * len(columns)
             end = len(cells) - (len(cells) - done) % step
             if end > done:
-                values = [cells[at : at + step] for at in range(done, end, step)]
+                values = (cells[at : at + step] for at in range(done, end, step))
                 connection.executemany(self._statement(table, columns, casts, rows), values)
                 done = end
         cells.clear()

@@ -52,7 +52,8 @@ class Unsynced:
         if not self._receipts:
             self._due_at = self._clock.monotonic() + self._interval
         first = self._receipts[-1][0].stop if self._receipts else self.durable_seq + 1
-        self._receipts += [(range(first, last + 1), receipt) for receipt in receipts]
+        numbers = range(first, last + 1)
+        self._receipts += [(numbers, receipt) for receipt in receipts]
 
     def sync(self, connection: sqlite3.Connection, last: int) -> None:
         """Put it on the device, up to the number `last`. Raises as `LogSync` does."""

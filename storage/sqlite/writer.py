@@ -373,7 +373,7 @@ class Writer:
         """Commit the items together; where one's data is the obstacle, one by one, so that the others get in. What is
         not in its data may lie in the file, in a row that it meets there: then it waits for the salvage."""
         try:
-            transact(self._connection, self._journal, [item.apply for item in items])
+            transact(self._connection, self._journal, (item.apply for item in items))
         except _DATA_ERRORS as exc:
             if len(items) > 1:
                 for item in items:
