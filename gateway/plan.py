@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from edgedepot.storage.sqlite.limits import REST, Limits
@@ -22,7 +22,8 @@ BATCH = 5_000
 
 
 class Bytes(NamedTuple):
-    """Of a reading, beside its fields; and of fields of each type, of texts beside their letters."""
+    """Of a reading, beside its fields; and of fields of each type, of texts beside their letters; of a field that the
+    reading lacks."""
 
     reading: float
     float_: float
@@ -30,6 +31,7 @@ class Bytes(NamedTuple):
     bool_: float
     text: float
     letter: float
+    null: float
 
     def of(self, load: Load) -> float:
         """Of a reading of that load."""
@@ -40,22 +42,26 @@ class Bytes(NamedTuple):
             + self.bool_ * load.bools
             + self.text * load.texts
             + self.letter * load.letters
+            + self.null * load.nulls
         )
 
 
 # Bytes of a store's file for each reading that is still pending for an upstream, so in the journal and in history, and
 # for each commit, whose books are a row: fitted to seeds 1 to 24 of tests/plan, 40,000 readings or 2 hours each.
-STORE, STORE_COMMIT = Bytes(43.0, 20.0, 6.5, 2.2, 0.6, 2.27), 40.0
+STORE, STORE_COMMIT = Bytes(43.0, 20.0, 6.5, 2.2, 0.6, 2.27, 2.2), 40.0
+# A field that a reading lacks takes what a bool takes there, and its length in COPY.
 # The hours of history have a row for each device: as SQLite writes it, and by what the same fit says of how full pages
 # are.
-HOURS, HOURS_FILL = Bytes(45.0, 65.0, 39.0, 22.0, 22.0, 2.0), 1.37
+HOURS, HOURS_FILL = Bytes(45.0, 65.0, 39.0, 22.0, 22.0, 2.0, 0.0), 1.37
 # Of these the journal has, as SQLite writes its rows; the pages are all but full.
-JOURNAL, JOURNAL_COMMIT = Bytes(19.8, 9.4, 3.1, 1.0, 1.0, 1.04), 45.0
+JOURNAL, JOURNAL_COMMIT = Bytes(19.8, 9.4, 3.1, 1.0, 1.0, 1.04, 1.0), 45.0
 # Bytes that reach the card: what each commit does, whatever is in it; of the pages that its rows fill in the journal,
 # the root, as it dirties less than twice the pages with twice the rows; what each device takes that a fold has rows of,
 # which is some pages of its own, and less for each further part of a fold; and what a reading comes to that is in the
 # store in the end. Fitted to the seven loads of docs/benchmarks.md, which count four times, and to seeds 1 to 24.
 CARD_COMMIT, CARD_PAGES, CARD_FOLDED, CARD_PART, CARD_STORED = 6_450.0, 15_000.0, 19_000.0, 2_700.0, 1.47
+FLUSH = 1.0
+"""Seconds between commits, where nothing is said of them."""
 PAGE, FOLD, PART = 4096, 600.0, 3_000
 """Bytes of a page; seconds between folds; readings of a part of one."""
 
@@ -76,8 +82,8 @@ class Wire(NamedTuple):
 # TimescaleDB: what COPY says of values, the rest fitted to the same seeds, 60 commits each. InfluxDB, with gzip and a
 # token of 88 characters: fitted to seeds 1 to 30 and 101 to 130.
 WIRE: Mapping[Kind, Wire] = {
-    "timescale": Wire(625.0, 50.0, 0.0, Bytes(62.7, 12.0, 12.0, 5.0, 4.0, 1.0), 8, math.inf),
-    "influxdb": Wire(562.5, 2.0, 5.4, Bytes(3.1, 4.54, 4.54, 1.5, 2.6, 0.79), 3, 180.0),
+    "timescale": Wire(625.0, 50.0, 0.0, Bytes(62.7, 12.0, 12.0, 5.0, 4.0, 1.0, 4.0), 8, math.inf),
+    "influxdb": Wire(562.5, 2.0, 5.4, Bytes(3.1, 4.54, 4.54, 1.5, 2.6, 0.79, 0.0), 3, 180.0),
 }
 RECORD, HANDSHAKE = 22.0, 3_000.0
 """Bytes: what TLS 1.3 adds to a record (RFC 8446, 5.2), as the same seeds show; large requests have one more for each 8
@@ -95,18 +101,20 @@ docs/benchmarks.md, writing again."""
 @dataclass(frozen=True, slots=True)
 class Load:
     """`rate` in readings a second, each with so many `fields`, of which some are `ints`, `bools` and `texts` of
-    `letters` in all; from so many `devices`, of so many `models`. `flush` in seconds between commits; `disk` and `link`
-    (a second) in bytes; `tbw` in terabytes; `outage` in hours. `keeps`: `disk` is the store's `keep_bytes`, so that
-    history goes when it is reached, and then what waits is thinned, or no more is taken where it `blocks`. History also
-    goes at an `age` in seconds, and what waits with it where it `loses` that.
+    `letters` in all, and without so many `nulls` that others of its model have; from so many `devices`, of so many
+    `models`. `flush` in seconds between commits; `committed` a second at most, as readings may come together; `disk`
+    and `link` (a second) in bytes; `tbw` in terabytes; `outage` in hours. `keeps`: `disk` is the store's `keep_bytes`,
+    so that history goes when it is reached, and then what waits is thinned, or no more is taken where it `blocks`.
+    History also goes at an `age` in seconds, and what waits with it where it `loses` that.
 
     What an upstream gets: `share` of the readings, or of each of so many `series` only averages over `every` seconds;
     so many bytes `per_day` at most, `batch` readings of a backlog at a time, while it is `open`: a share of the day;
-    with `tls` or without."""
+    with `tls` or without. `parts`: how many commits a second have some for it, of each model; without it they are of
+    all models, as many as there can be."""
 
     rate: float
     fields: float
-    flush: float = 1.0
+    flush: float = FLUSH
     upstream: Kind = "timescale"
     disk: float = 2e9
     link: float = 1e6
@@ -129,6 +137,9 @@ class Load:
     devices: int = 1
     models: int = 1
     tls: bool = False
+    nulls: float = 0.0
+    committed: float = math.inf
+    parts: tuple[float, ...] = ()
 
     @property
     def floats(self) -> float:
@@ -142,7 +153,12 @@ class Load:
     @property
     def commits(self) -> float:
         """A second."""
-        return min(1 / self.flush, self.rate)
+        return min(1 / self.flush, self.rate, self.committed)
+
+    @property
+    def columns(self) -> float:
+        """Fields that readings have between them."""
+        return self.fields + self.nulls
 
     @property
     def taken(self) -> float:
@@ -157,11 +173,14 @@ class Load:
     @property
     def windows(self) -> float:
         """A second, while it keeps up: what goes out at a time."""
-        return min(self.commits, self.taken if self.every is None else 1 / self.every)
+        together = sum(self.parts) if self.parts else math.inf
+        return min(self.commits, together, self.taken, math.inf if self.every is None else 1 / self.every)
 
     @property
     def requests(self) -> float:
         """A second, while it keeps up: one for each model in a window."""
+        if self.parts:
+            return sum(min(self.windows, part) for part in self.parts)
         return self.windows * min(self.models, max(1.0, self.sent / self.windows))
 
 
@@ -240,8 +259,17 @@ def _way(sent: Load) -> Way:
 
 def store_bytes(load: Load) -> float:
     """Of the store's file, for each reading."""
-    hours = load.devices / 3600 / load.rate
-    return STORE.of(load) + STORE_COMMIT * load.commits / load.rate + HOURS_FILL * HOURS.of(load) * min(1.0, hours)
+    hours = min(1.0, load.devices / 3600 / load.rate)
+    each = HOURS_FILL * HOURS.of(_gathered(load, 1 / hours)) * hours
+    return STORE.of(load) + STORE_COMMIT * load.commits / load.rate + each
+
+
+def _gathered(load: Load, readings: float) -> Load:
+    """The same where so many readings of a device are one: it has all the fields that these have between them."""
+    more = min(load.columns / load.fields, readings)
+    names = ("fields", "ints", "bools", "texts", "letters")
+    counts = {name: getattr(load, name) * more for name in names}
+    return replace(load, **counts, nulls=load.columns - counts["fields"])
 
 
 def card_rate(load: Load) -> float:
@@ -264,9 +292,13 @@ def wire_rate(load: Load) -> float:
 def _wire(load: Load) -> tuple[float, float]:
     """Bytes of a request, and of each reading in it."""
     wire = WIRE[load.upstream]
+    if load.every:
+        load = _gathered(load, load.taken / load.sent)
     named = min(load.sent / load.requests, load.series / load.models)
     more = AVERAGE_FLOAT[load.upstream] * load.floats if load.every else 0.0
-    request = wire.request + wire.field * load.fields + wire.device * named + (RECORD * wire.records if load.tls else 0)
+    request = (
+        wire.request + wire.field * load.columns + wire.device * named + (RECORD * wire.records if load.tls else 0)
+    )
     return request, wire.reading.of(load) + more
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgedepot.cli.output import duration
 from edgedepot.cli.target import is_toml, open_store, size_on_disk
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import seconds_of
@@ -20,26 +24,22 @@ from edgedepot.sync.settings import choice_of
 if TYPE_CHECKING:
     from edgedepot.plan import Kind
     from edgedepot.storage.base import Choice
-    from edgedepot.storage.reading import FieldSpec, Reading
-    from edgedepot.storage.sqlite.storage import SQLiteStorage
+    from edgedepot.storage.sqlite.recent import Recent, Values
 
-_SPAN = timedelta(hours=1)
 _DAY = 86_400.0
 KINDS: Mapping[str, Kind] = {"timescaledb": "timescale", "influxdb": "influxdb"}
 
 
-_SAMPLE = 100
-"""So many of a model's latest readings say how long its texts are."""
-
-
 class Shape(NamedTuple):
-    """How many values a reading has, and of these ints, bools, and texts with so many letters in all."""
+    """How many values a reading has, and of these ints, bools, and texts with so many letters in all; and how many of
+    the fields it lacks that others of its model have."""
 
     fields: float = 0.0
     ints: float = 0.0
     bools: float = 0.0
     texts: float = 0.0
     letters: float = 0.0
+    nulls: float = 0.0
 
     def plus(self, other: Shape, factor: float = 1.0) -> Shape:
         """The sum."""
@@ -48,16 +48,29 @@ class Shape(NamedTuple):
 
 _OF: Mapping[type, Shape] = {float: Shape(1), int: Shape(1, ints=1), bool: Shape(1, bools=1), str: Shape(1, texts=1)}
 _NAMES: Mapping[str, Shape] = {"float": _OF[float], "int": _OF[int], "bool": _OF[bool], "str": _OF[str]}
+_WHOLE = 3_500.0
+"""Seconds: what is about an hour."""
 _LETTERS = 12
 """Of a text, where that is not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Readings a second of each series, (measurement, device); and what a reading of each measurement is on average."""
+    """Readings a second of each series, (measurement, device); what a reading of each measurement is on average; and
+    what came, that says it."""
 
-    series: dict[tuple[str, str], float] = field(default_factory=dict)
-    shapes: dict[str, Shape] = field(default_factory=dict)
+    series: dict[tuple[str, str], float]
+    shapes: dict[str, Shape]
+    came: Recent
+
+    @classmethod
+    def of(cls, came: Recent) -> Rates:
+        """A device counts with the time by its own clock where that is longer: what it gathered comes all at once."""
+        series = {
+            key: len(one.times) / max(came.seconds, (max(one.times) - min(one.times)) / 1e6)
+            for key, one in came.series.items()
+        }
+        return cls(series, {name: _shape_of(*found) for name, found in came.values.items()}, came)
 
     @property
     def rate(self) -> float:
@@ -69,6 +82,35 @@ class Rates:
         for (measurement, _), one in series.items():
             shape = shape.plus(self.shapes[measurement], one / rate)
         return shape
+
+    def commits(self, series: Iterable[tuple[str, str]], flush: float, own: float) -> float:
+        """How many commits a second have readings of some series: as many as there were, no more than are due with that
+        `flush_interval`. Where that is shorter than the store's own, as many as are due."""
+        keys = list(series)
+        some = [self.came.series[key] for key in keys]
+        due = len({int(time // (flush * 1e6)) for one in some for time in one.times})
+        there = len({commit for one in some for commit in one.commits})
+        count = due if flush < own else min(due, there)
+        return min(count / self.came.seconds, sum(self.series[key] for key in keys))
+
+    def parts(self, series: Iterable[tuple[str, str]], flush: float, own: float) -> tuple[float, ...]:
+        """The same of the series of each model."""
+        keys = sorted(series)
+        return tuple(self.commits(mine, flush, own) for _, mine in groupby(keys, key=itemgetter(0)))
+
+    @property
+    def note(self) -> str | None:
+        """What there is to say of a time that is no whole hour."""
+        if self.came.seconds >= _WHOLE:
+            return None
+        silence, when = self.came.silence, f"From the readings of the last {duration(self.came.seconds)}"
+        if silence is None:
+            return f"{when}, which are {sum(len(one.times) for one in self.came.series.values()):,}."
+        return (
+            f"{when}: none came before."
+            if math.isinf(silence)
+            else f"{when}: none came for {duration(silence)} before."
+        )
 
 
 class Room(NamedTuple):
@@ -86,47 +128,26 @@ class Room(NamedTuple):
 
 
 def measure(file: Path) -> tuple[Rates, Room]:
-    """The rates of the last hour, or of the part of it since the first reading; and the room that the store has. Raises
-    `InvalidValue` where no reading came."""
+    """The rates of the last hour, or of the part of it since readings came (again); and the room that the store has.
+    Raises `InvalidValue` where no reading came."""
     import shutil
 
     with open_store(file) as store:
-        rates = _rates(store)
+        rates = Rates.of(store.recent(datetime.now(UTC)))
         room = Room(shutil.disk_usage(store.path.parent).free, size_on_disk(store.path), store.free_bytes())
     if not rates.series:
         raise InvalidValue(f"{file}: no reading came within the last hour; expected --devices, --every and --fields")
     return rates, room
 
 
-def _rates(store: SQLiteStorage) -> Rates:
-    end = datetime.now(UTC)
-    start = end - _SPAN
-    seen = [device.first_seen for device in store.devices() if device.first_seen]
-    start = max(start, min(seen, default=start))
-    seconds = max(1.0, (end - start).total_seconds())
-    series: dict[tuple[str, str], float] = {}
-    shapes: dict[str, Shape] = {}
-    for model in store.models().values():
-        counts: dict[str, int] = {}
-        shape = Shape()
-        for spec in model.__fields__:
-            found = store.aggregate(model, spec.name, "count", start=start, end=end, group_by="device")
-            assert isinstance(found, list)
-            values = sum(row["result"] for row in found)
-            letters = _letters_of(store, model, spec) if spec.type is str and values else 0.0
-            shape = shape.plus(_OF[spec.type]._replace(letters=letters), values)
-            for row in found:
-                counts[row["device_id"]] = max(counts.get(row["device_id"], 0), row["result"])
-        series |= {(model.__measurement__, device): count / seconds for device, count in counts.items() if count}
-        shapes[model.__measurement__] = Shape().plus(shape, 1 / max(1, sum(counts.values())))
-    return Rates(series, shapes)
-
-
-def _letters_of(store: SQLiteStorage, model: type[Reading], spec: FieldSpec) -> float:
-    """How long a field's latest texts are, on average; in bytes."""
-    rows = store.query_readings(model, fields=[spec.name], limit=_SAMPLE)
-    sizes = [len(row[spec.name].encode()) for row in rows if row[spec.name] is not None]
-    return sum(sizes) / len(sizes) if sizes else float(_LETTERS)
+def _shape_of(readings: int, fields: Sequence[Values]) -> Shape:
+    """What that many readings with these values are on average."""
+    shape = Shape()
+    for kind, count, letters in fields:
+        if count:
+            own = _OF[kind]._replace(letters=letters / count, nulls=readings / count - 1)
+            shape = shape.plus(own, count / readings)
+    return shape
 
 
 def fields_of(text: str) -> dict[str, float]:

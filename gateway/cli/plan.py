@@ -6,6 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 
 _NARROW = 20  # columns: no text is wrapped to fewer
+_TOGETHER = 0.8
+"""Of the commits that there would be if readings came one after the other: with fewer, they come together."""
 _SERVERS: Mapping[Kind, str] = {"timescale": "TimescaleDB", "influxdb": "InfluxDB"}
 
 
@@ -99,21 +102,26 @@ def _described(given: Mapping[str, Any]) -> _Asked:
 def _measured(file: Path, given: Mapping[str, Any]) -> _Asked:
     if any(given[name] is not None for name in ("devices", "every", "fields", "models")):
         raise InvalidValue("expected FILE, or --devices, --every, --fields and --models, not both")
+    from edgedepot.plan import FLUSH
+
     rates, room = measure(file)
     settings = settings_of(file, given["upstream"], given["tls"])
     found = {**settings.store, "rate": rates.rate, "devices": len(rates.series)}
     found |= {"keeps": "disk" in found, "disk": room.within(found.get("disk"), found.get("age"))}
     load = _load(given, found | rates.shape(rates.series)._asdict())
+    flush, own = load.flush, found.get("flush", FLUSH)
+    load = replace(load, committed=rates.commits(rates.series, flush, own))
     sent: dict[str, Load] = {}
-    notes = [*settings.notes]
+    notes = [*([rates.note] if rates.note else []), *settings.notes]
     if not settings.upstreams and given["upstream"] is None:
         server = _SERVERS[load.upstream]
         notes.append(f"No upstream that is known is in {file}: counted as if all went to {server} (--upstream).")
     for name, one in (settings.upstreams or {load.upstream: Upstream(EVERYTHING, {})}).items():
         taken = chosen(rates, one.choice)
         if taken:
-            its = {"share": sum(taken.values()) / rates.rate, "series": len(taken)}
+            its: dict[str, Any] = {"share": sum(taken.values()) / rates.rate, "series": len(taken)}
             its |= {"models": len({measurement for measurement, _ in taken}), **rates.shape(taken)._asdict()}
+            its |= {"committed": load.committed, "parts": rates.parts(taken, flush, own)}
             sent[name] = _load(given, {**found, **its, **one.settings})
         else:
             notes.append(f"upstream {name} got no reading within the last hour, and is not counted.")
@@ -150,7 +158,7 @@ def _print(asked: _Asked, found: Plan) -> None:
         (
             "load",
             f"{rate:,.0f} readings/s" if rate >= 100 else f"{rate:.3g} readings/s",
-            f"{round(load.fields, 1):g} values each, commit every {load.flush:g} s",
+            f"{round(load.fields, 1):g} values each, {_commits(load)}",
         ),
         (
             "outage that the disk holds",
@@ -174,6 +182,13 @@ def _print(asked: _Asked, found: Plan) -> None:
         click.echo(line)
     for note in asked.notes:
         click.echo(note)
+
+
+def _commits(load: Load) -> str:
+    """How often that is, of readings that come together no more often than these do."""
+    if load.committed < _TOGETHER * min(1 / load.flush, load.rate):
+        return f"which come together: a commit every {duration(1 / load.committed)}"
+    return f"commit every {load.flush:g} s"
 
 
 def _full(load: Load, hours: float) -> str:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from edgedepot.storage.base import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
 from edgedepot.storage.clock import from_micros, to_micros
@@ -33,6 +33,9 @@ from edgedepot.storage.sqlite.starts import forget_start, note_start, read_start
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 from edgedepot.storage.values import Row
+
+if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.recent import Recent
 
 
 class SQLiteBuffer(Buffer):
@@ -126,6 +129,13 @@ class SQLiteBuffer(Buffer):
         with self._reading(False) as (view, catalogue):
             found = oldest_pending(view, catalogue, cursor)
         return None if found is None else from_micros(found)
+
+    def recent(self, now: datetime) -> Recent:
+        """What came within the last hour, and in which commits. Takes a second for some hundred thousand readings."""
+        from edgedepot.storage.sqlite.recent import read_recent  # here, as few ask
+
+        with self._reading(True) as (view, catalogue):
+            return read_recent(view, catalogue, to_micros(now))
 
     def acknowledge(self, cursor: str, window: Window) -> None:
         writing = self._writer_parts()

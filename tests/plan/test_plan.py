@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from edgedepot.cli.plan import _lines
 from edgedepot.plan import CARD_TBW, Load, Plan, card_rate, plan
 from edgedepot.storage.reading import define_model
 from tests.plan.campaign import draw
+from tests.plan.uneven import Came, Meter, Uneven, polled
 from tests.storage.sqlite.small_disk import PAGE, SmallDisk
 
 
@@ -82,23 +84,30 @@ class Tank(Reading):
     warm: float | None = None
 
 
+def store_each(
+    store: SQLiteStorage, model: type[Reading], rows: Iterable[tuple[str, datetime, dict[str, Any]]]
+) -> None:
+    """Each reading in a commit of its own."""
+    for row in rows:
+        store.store_reading(model, *row).wait()
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 def test_from_a_store(tmp_path: Path, is_open: bool) -> None:
     """The rates of the last hour, also beside who writes it."""
     with ExitStack() as at_end:
         store = at_end.enter_context(SQLiteStorage(tmp_path / "local.db", gateway_id="g"))
-        now = datetime.now(UTC)
-        for number in range(1, 3600, 2):
-            moment = now - timedelta(seconds=number)
-            store.store_reading(Tank, f"tank-{number % 10}", moment, {"level": 1.0, "warm": 2.0})
+        now, data = datetime.now(UTC), {"level": 1.0, "warm": 2.0}
         old = [("tank-1", now - timedelta(hours=3, seconds=number), {"level": 1.0}) for number in range(500)]
         store.store_readings(Tank, old).wait()
+        times = ((number, now - timedelta(seconds=number)) for number in range(3901, 0, -10))
+        store_each(store, Tank, ((f"tank-{number % 50}", moment, data) for number, moment in times))
         if not is_open:
             at_end.close()
         found = planned(str(tmp_path / "local.db"), "--disk", "1 GB")
-        assert found["readings_per_second"] == pytest.approx(0.5, rel=0.05)
-        described = planned("--devices", "1", "--every", "2s", "--fields", "2", "--disk", "1 GB")
-        assert found["outage_hours"] == found["history_hours"], "nothing goes by itself"
+        assert found["readings_per_second"] == pytest.approx(0.1, rel=0.01)
+        described = planned("--devices", "5", "--every", "50s", "--fields", "2", "--disk", "1 GB")
+        assert found["outage_hours"] == pytest.approx(found["history_hours"]), "nothing goes by itself"
         assert found["history_hours"] == pytest.approx(described["history_hours"], rel=0.05)
         result = CliRunner().invoke(program, ["plan", str(tmp_path / "local.db")])
         assert "local.db: counted as if all went to TimescaleDB" in result.stdout
@@ -145,7 +154,12 @@ def test_of_a_disk_that_the_store_itself_fills(tmp_path: Path, settings: str, th
         assert spare > 100_000
         age = 60 if "minute" in settings else 90 * 86_400 if "keep = " in settings else None
         whole = free + (held if settings else spare)
-        there = plan(Load(1, 1, disk=whole, keeps="keep_bytes" in settings, age=age, loses="pending" in settings))
+        there = plan(
+            # all but in one commit
+            Load(
+                1, 1, disk=whole, keeps="keep_bytes" in settings, age=age, loses="pending" in settings, committed=0.001
+            )
+        )
         found = planned(str(file))
         assert then in said(str(file))
     assert found["outage_hours"] == pytest.approx(there.outage_hours, rel=0.05)
@@ -166,8 +180,8 @@ def test_what_came_has_types(tmp_path: Path) -> None:
         now = datetime.now(UTC)
         for number in range(360):
             data = {"flow": 1.5, "starts": number, "runs": True, "state": "idle"}
-            moment = now - timedelta(seconds=10 * number)
-            store.store_reading(models[number % 2], f"pump-{number % 4}", moment, data)
+            moment = now - timedelta(seconds=3600 - 10 * number)
+            store_each(store, models[number % 2], [(f"pump-{number % 4}", moment, data)])
     found = planned(str(tmp_path / "local.db"), "--disk", "1 GB")
     shape = ["--devices", "4", "--every", "40s", "--models", "2", "--disk", "1 GB", "--fields"]
     described = planned(*shape, "float,int,bool,str:4")
@@ -175,6 +189,45 @@ def test_what_came_has_types(tmp_path: Path) -> None:
         assert found[name] == pytest.approx(described[name], rel=0.02), name
     floats = planned(*shape, "4")
     assert described["store_bytes_per_reading"] < 0.8 * floats["store_bytes_per_reading"]
+
+
+def test_a_gateway_that_was_off_and_clocks_that_are_wrong(tmp_path: Path) -> None:
+    """What counts is when readings came, not when their devices say that they are from."""
+    off = {"behind": -7200.0, "slow": -1500.0, "ahead": 1800.0}
+    devices = [*off, *(f"right-{number}" for number in range(7))]
+
+    def second(number: int) -> Iterator[Came]:
+        if not 600 <= number < 6600:
+            for place, device in enumerate(devices):
+                yield Meter, device, place / 10 + off.get(device, 0.0), {f"f{field}": 1.0 for field in range(4)}
+
+    path, start = tmp_path / "local.db", datetime.now(UTC) - timedelta(hours=2)
+    run = Uneven(path, 0, 0, (), flush=5, start=start, second=second)
+    run.run(7200)
+    run.store.close()
+    found = planned(str(path), "--flush", "5s")
+    assert found["readings_per_second"] == pytest.approx(10, rel=0.02)
+    assert found["card_bytes_per_day"] == pytest.approx(86_400 * card_rate(Load(10, 4, flush=5, devices=10)), rel=0.02)
+    assert "From the readings of the last 10 min: none came for 100 min before." in said(str(path))
+
+
+def test_a_quiet_load_is_no_gateway_that_was_off(tmp_path: Path) -> None:
+    """Nor are so few readings that nobody can tell."""
+    with SQLiteStorage(path := tmp_path / "local.db", gateway_id="g") as store:
+        now = datetime.now(UTC)
+        store_each(store, Tank, (("tank", now - timedelta(minutes=age), {"level": 1.0}) for age in (95, 50, 5)))
+    assert planned(str(path))["readings_per_second"] == pytest.approx(2 / 3600)
+    assert "From the readings" not in said(str(path))
+
+
+def test_readings_that_come_together(tmp_path: Path) -> None:
+    """It says so, and with commits further apart there are no more, with such that are closer no more than that."""
+    run = Uneven(tmp_path / "local.db", 0, 0, (), flush=5, start=datetime.now(UTC) - timedelta(hours=1), second=polled)
+    run.run(3600)
+    run.store.close()
+    assert "4 values each, which come together: a commit every 60 s" in said(str(run.path))
+    cards = [planned(str(run.path), "--flush", one)["card_bytes_per_day"] for one in ("500ms", "1s", "30s")]
+    assert cards == [pytest.approx(86_400 * card_rate(Load(1 / 3, 4, devices=20, committed=1 / 60)), rel=0.02)] * 3
 
 
 FIELDS = "\n".join(f'f{number} = "float"' for number in range(20))
