@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,7 +89,7 @@ class Rates:
         `flush_interval`. Where that is shorter than the store's own, as many as are due."""
         keys = list(series)
         some = [self.came.series[key] for key in keys]
-        due = len({int(time // (flush * 1e6)) for one in some for time in one.times})
+        due = _due(sorted(time for one in some for time in one.times), flush * 1e6)
         there = len({commit for one in some for commit in one.commits})
         count = due if flush < own else min(due, there)
         return min(count / self.came.seconds, sum(self.series[key] for key in keys))
@@ -148,6 +149,15 @@ def _shape_of(readings: int, fields: Sequence[Values]) -> Shape:
             own = _OF[kind]._replace(letters=letters / count, nulls=readings / count - 1)
             shape = shape.plus(own, count / readings)
     return shape
+
+
+def _due(times: Sequence[int], flush: float) -> int:
+    """How many commits are due, of which each has what comes within a time from its first reading on."""
+    count = place = 0
+    while place < len(times):
+        place = bisect_left(times, times[place] + flush)
+        count += 1
+    return count
 
 
 def fields_of(text: str) -> dict[str, float]:

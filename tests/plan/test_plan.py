@@ -206,8 +206,8 @@ def test_a_gateway_that_was_off_and_clocks_that_are_wrong(tmp_path: Path) -> Non
     run.run(7200)
     run.store.close()
     found = planned(str(path), "--flush", "5s")
-    assert found["readings_per_second"] == pytest.approx(10, rel=0.02)
-    assert found["card_bytes_per_day"] == pytest.approx(86_400 * card_rate(Load(10, 4, flush=5, devices=10)), rel=0.02)
+    assert found["readings_per_second"] == pytest.approx(10, rel=0.05)
+    assert found["card_bytes_per_day"] == pytest.approx(86_400 * card_rate(Load(10, 4, flush=5, devices=10)), rel=0.05)
     assert "From the readings of the last 10 min: none came for 100 min before." in said(str(path))
 
 
@@ -227,7 +227,7 @@ def test_readings_that_come_together(tmp_path: Path) -> None:
     run.store.close()
     assert "4 values each, which come together: a commit every 60 s" in said(str(run.path))
     cards = [planned(str(run.path), "--flush", one)["card_bytes_per_day"] for one in ("500ms", "1s", "30s")]
-    assert cards == [pytest.approx(86_400 * card_rate(Load(1 / 3, 4, devices=20, committed=1 / 60)), rel=0.02)] * 3
+    assert cards == [pytest.approx(86_400 * card_rate(Load(1 / 3, 4, devices=20, committed=1 / 60)), rel=0.05)] * 3
 
 
 FIELDS = "\n".join(f'f{number} = "float"' for number in range(20))
