@@ -23,6 +23,7 @@ from edgedepot.storage.errors import ConfigError, StorageError, StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import free_name, move, own_names
 from edgedepot.storage.sqlite.connection import StoreLock, open_reader, sqlite_errors
+from edgedepot.storage.sqlite.files import put_in_place
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import wal_of
 
@@ -121,7 +122,7 @@ def finish_restore(path: Path, lock: StoreLock, sidecar: Sidecar) -> None:
             lock.note("", sync=True)  # the copy has no log
             move(path, path.with_name(sidecar.restoring))
             sync_folder(path)  # a disk may change names in any order: the copy would have the old log
-            _fresh(path).replace(path)
+            put_in_place(_fresh(path), path, path.with_name(sidecar.restoring))
             sync_folder(path)
         sidecar.mark(("restoring", ""))
 

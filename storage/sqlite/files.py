@@ -1,8 +1,10 @@
 """What a store's names may stand for: files, or nothing yet. SQLite waits for ever on a pipe, and takes a folder in the
-place of one of its own files for a device that fails."""
+place of one of its own files for a device that fails. And whose they are: a new file is its predecessor's owner's,
+whoever made it, or who has restored a store as root shuts the gateway out."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -37,3 +39,24 @@ def _kind_of(file: Path) -> str | None:
         return _KINDS.get(stat.S_IFMT(os.stat(file).st_mode))
     except OSError as exc:
         return "a link to itself" if exc.errno == errno.ELOOP else None
+
+
+def put_in_place(new: Path, place: Path, before: Path) -> None:
+    """Rename a new file, and have it of the owner and the mode of the one that was there before, where it is and as far
+    as that can be done: what is in it matters more. Raises `OSError`."""
+    with contextlib.suppress(OSError):
+        be_like(new, before.stat())
+    new.replace(place)
+
+
+def be_like(file: int | Path, other: os.stat_result) -> None:
+    """Of the same owner, as far as this process may say so: the next one may run as that. Raises `OSError` where the
+    group has rights of its own and cannot be kept: those in it would be shut out."""
+    try:
+        os.chown(file, -1, other.st_gid)
+    except OSError as exc:
+        if (other.st_mode >> 3 ^ other.st_mode) & 0o7:
+            raise OSError(f"the group of the file, {other.st_gid}, cannot be given to another: {exc.strerror}") from exc
+    with contextlib.suppress(OSError):  # no right to, or an owner that has no number in a container
+        os.chown(file, other.st_uid, -1)
+    os.chmod(file, other.st_mode & 0o777)  # last: until then it is nobody's but ours

@@ -26,6 +26,7 @@ from edgedepot.storage.errors import StorageError
 from edgedepot.storage.sqlite.aside import free_name, move, shm_of
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
+from edgedepot.storage.sqlite.files import put_in_place
 from edgedepot.storage.sqlite.report import Salvaged
 from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
@@ -150,7 +151,7 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
     descriptor = os.open(target, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-    target.replace(path)
+    put_in_place(target, path, aside)
     path.with_name(path.name + ".salvaging-pages").unlink(missing_ok=True)
     sync_folder(path)
     return report

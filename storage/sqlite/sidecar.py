@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedepot.storage.errors import StoreUnusable
+from edgedepot.storage.sqlite.files import put_in_place
 from edgedepot.storage.sqlite.sectors import read_at, refused
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class Sidecar:
                 file.writelines(map(_text, self._lines.values()))
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self.path)
+            put_in_place(part, self.path, self.path)
             sync_folder(self.path)
         except OSError:
             part.unlink(missing_ok=True)

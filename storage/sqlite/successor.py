@@ -29,6 +29,7 @@ from pathlib import Path
 from edgedepot.storage.sqlite.aside import next_of, remove_next, shm_of
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import open_reader
+from edgedepot.storage.sqlite.files import be_like
 from edgedepot.storage.sqlite.left import lock_for
 from edgedepot.storage.sqlite.sidecar import sync_folder
 from edgedepot.storage.sqlite.wal import pages_between, salts_of, wal_of
@@ -202,16 +203,3 @@ class Successor:
         self._close_file()
         if not self.is_in_place:
             remove_next(self._path)
-
-
-def be_like(file: int, other: os.stat_result) -> None:
-    """Of the same owner, as far as this process may say so: the next one may run as that. Raises `OSError` where the
-    group has rights of its own and cannot be kept: those in it would be shut out."""
-    try:
-        os.fchown(file, -1, other.st_gid)
-    except OSError as exc:
-        if (other.st_mode >> 3 ^ other.st_mode) & 0o7:
-            raise OSError(f"the group of the file, {other.st_gid}, cannot be given to another: {exc.strerror}") from exc
-    with contextlib.suppress(OSError):  # no right to, or an owner that has no number in a container
-        os.fchown(file, other.st_uid, -1)
-    os.fchmod(file, other.st_mode & 0o777)  # last: until then it is nobody's but ours

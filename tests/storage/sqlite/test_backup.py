@@ -1,5 +1,6 @@
 """Copies of a store that is being written, and stores out of copies."""
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -238,6 +239,27 @@ def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
     with SQLiteStorage(path) as store:
         assert len(readings(store)) == 350
         assert store.store_epoch == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
+@pytest.mark.parametrize("way", ["restored", "salvaged"])
+def test_the_gateways_file_stays_the_gateways(quick_folder: Path, way: str) -> None:
+    """Also where root puts another in its place."""
+    path, copy = store_with_copy(quick_folder)
+    for file in (path, Sidecar(path).path):
+        os.chown(file, 1001, 2000)
+        file.chmod(0o640)
+    if way == "restored":
+        restore(copy, path, NOW, force=True)
+    else:
+        with path.open("r+b") as opened:
+            opened.write(bytes(4096))
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert (store.salvaged.put_aside is not None) == (way == "salvaged")
+        files = [path, wal_of(path), shm_of(path), Sidecar(path).path]
+        found = [(one.st_uid, one.st_gid, one.st_mode & 0o777) for one in (file.stat() for file in files)]
+    assert found == [(1001, 2000, 0o640)] * 4
 
 
 @pytest.mark.parametrize("gateway_id", ["roof", None])

@@ -20,11 +20,12 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
+from edgedepot.storage.sqlite.files import be_like
 from edgedepot.storage.sqlite.left import Left
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.reserve import Reserve
-from edgedepot.storage.sqlite.successor import Successor, be_like
+from edgedepot.storage.sqlite.successor import Successor
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import rows
