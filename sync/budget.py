@@ -178,13 +178,6 @@ class Budget:
         """What to wait for where only fresh rows might go, and there are none."""
         return Held(self._backlog_at(backlog), "budget", for_news=True)
 
-    def open_for(self, seconds: float | None) -> float | None:
-        """When so many seconds are over in which anything may go out, from now on; None where nobody can tell."""
-        schedule, now = self._limits.schedule, self._clock.now()
-        if seconds is None or not schedule.windows:
-            return seconds
-        return (schedule.after(now, round(seconds * 1e6)) - now) / 1e6 if self._clock.trusted else None
-
     def stand_for(self, rows: float) -> None:
         """Each row that goes out stands for so many of those that wait, as an average does."""
         self._stands_for = rows

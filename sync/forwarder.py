@@ -26,7 +26,7 @@ from edgedepot.sync.budget import Budget, Held
 from edgedepot.sync.delivery import ANSWER_TIMEOUT, Delivery, Interrupted
 from edgedepot.sync.lanes import Lanes
 from edgedepot.sync.limits import Limits
-from edgedepot.sync.progress import SPAN, Progress
+from edgedepot.sync.progress import Progress
 from edgedepot.sync.status import Limit, State, SyncStatus
 
 logger = logging.getLogger("edgedepot.sync")
@@ -40,7 +40,6 @@ _PATIENCE = 3
 trouble that it answers with this often has a person called."""
 _LINGERS = 5.0
 """Seconds for which what held readings up is said once they go on: it holds them up again soon."""
-_LANES: tuple[Lane, ...] = ("backlog", "live")
 _OVERTAXED = 10.0
 """Seconds. A window that failed after so long may have been too large for the link to carry in the upstream's time."""
 
@@ -83,6 +82,7 @@ class Forwarder:
         self._lanes = Lanes(store, name, clock, self._averages.is_late if self._averages else None)
         self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
         self._bottleneck = Bottleneck(upstream, self._delivery, clock)
+        self._progress = Progress(store, name, limits.schedule, self._budget, clock)
         self._probing = False
         self._is_proven = False  # the upstream said that it takes readings, or took some
         self._read = 0  # rows of the latest window as it was read
@@ -94,9 +94,6 @@ class Forwarder:
         self._local_trouble: str | None = None
         self._retry_at: float | None = None
         self._faults = 0
-        self._oldest: int | None = None
-        self._progress = Progress(SPAN if limits.per_day is None else 86_400.0)
-        self._behind = 0
         self._is_slow = False
         self._limit: Limit | None = None
         self._limit_until = -1.0
@@ -105,8 +102,9 @@ class Forwarder:
         """How it stands. Does not block."""
         now = self._clock.monotonic()
         hangs, slowest = self._hangs(now), self._bottleneck.limit()
+        waiting = self._progress.waiting()
+        lag, eta = self._progress.lag(), self._progress.eta(waiting)
         with self._lock:
-            waiting = self._behind
             return SyncStatus(
                 self._state,
                 self._delivery.delivered,
@@ -117,8 +115,8 @@ class Forwarder:
                 self._faults,
                 hangs or self._local_trouble or self._alarm,
                 waiting,
-                max(0.0, (self._clock.now() - self._oldest) / 1e6) if self._oldest is not None else 0.0,
-                self._budget.open_for(self._progress.eta(now, waiting)),
+                lag,
+                eta,
                 self._limit if now <= self._limit_until else slowest if self._is_slow or hangs else None,
                 self._budget.spent_today,
                 self._budget.per_day,
@@ -181,6 +179,7 @@ class Forwarder:
                 self._make_sure()
             raise
         if found is None:
+            self._progress.nothing()
             self._make_sure()
             return False
         lane, window = found
@@ -197,6 +196,7 @@ class Forwarder:
                 self._lanes.turned_away()  # nothing of it went out: fresher rows may come before it
             raise
         self._lanes.taken(lane, window)
+        self._progress.took(window)
         if self._delivery.requests > requests:
             self._batch.went_through(self._read, self._clock.monotonic() - began)
             self._probing = False
@@ -239,22 +239,22 @@ class Forwarder:
     def _next(self, limit: int) -> tuple[Lane, Window] | None:
         """The next window as it is to be sent, and its lane; None when there is none. Raises `Held`."""
         try:
-            limit = self._budget.admit_window(self._waiting(), limit)
+            limit = self._budget.admit_window(self._progress.count(), limit)
         except Held:
             found = self._lanes.next(limit)
             if found is None:
                 return None
-            self._note_oldest(*found)
+            self._look(*found)
             raise
         backlog = self._lanes.backlog(limit)
         share, limit = self._budget.share(backlog, limit)
         found = self._lanes.next(limit, share)
         if found is None:
             if share == "live only" and backlog:
-                self._note_waiting()
+                self._look()
                 raise self._budget.held_backlog(backlog)
             return None
-        self._note_oldest(*found)
+        self._look(*found)
         self._read = len(found[1].rows)
         if self._averages is None:
             return found[0], self._fitting(*found)
@@ -286,26 +286,16 @@ class Forwarder:
     def _on_held(self, held: Held) -> Wait:
         self._limited(held.reason, until=held.until)
         self.note("idle" if held.reason is None else "held", retry_at=None if held.reason is None else held.until)
-        if held.reason in ("window", "clock"):
-            with self._lock:
-                self._progress.rest(self._clock.monotonic())
+        if held.reason != "rate":
+            self._progress.rest()
         return Wait(held.until, held.for_news)
 
-    def _waiting(self) -> int:
-        return sum(self._store.waiting(self._name, lane) for lane in _LANES)
-
-    def _note_waiting(self) -> None:
-        waiting = self._waiting()
+    def _look(self, lane: Lane = "live", window: Window | None = None) -> None:
+        """Take note of what waits, and of the window that is next."""
+        self._progress.look(lane, window)
         is_slow = bool(self._lanes.backlog(self._batch.limit, looks=False))
         with self._lock:
-            self._behind, self._is_slow = waiting, is_slow
-            self._progress.note(self._clock.monotonic(), waiting)
-
-    def _note_oldest(self, lane: Lane, window: Window) -> None:
-        self._note_waiting()
-        with self._lock:
-            if window.rows and (lane == "backlog" or self._oldest is None):
-                self._oldest = min(row.timestamp for row in window.rows)
+            self._is_slow = is_slow
 
     def _limited(self, limit: Limit | None, until: float | None = None) -> None:
         """What holds readings up, and for how long that is worth saying."""
@@ -317,7 +307,7 @@ class Forwarder:
         self._limited(None)
         self.note("idle")
         with self._lock:
-            self._oldest, self._behind, self._is_slow = None, 0, False
+            self._is_slow = False
         return Wait(self._clock.monotonic() + self._poll, for_news=True)
 
     def _on_answered(self) -> None:

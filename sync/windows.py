@@ -17,7 +17,6 @@ _TEXT = re.compile(r"\s*(\d{1,2}):(\d\d)\s*-\s*(\d{1,2}):(\d\d)\s+(\S+)\s*", re.
 _EXPECTED = 'expected hours and a zone, such as "22:00-06:00 Europe/Zurich" or "01:30-04:00 UTC"'
 _DAY = Interval(days=1)
 _SECOND = 1_000_000
-_EXACT_DAYS = 31
 Span = tuple[int, int]
 """From and until, in microseconds since 1970 UTC."""
 
@@ -87,20 +86,6 @@ class Schedule(msgspec.Struct, frozen=True):
         """The day that holds a moment."""
         start = _DAY.floor(moment, self.zone)
         return start, _DAY.next(start, self.zone)
-
-    def after(self, moment: int, micros: int) -> int:
-        """When that much time is over in which something may be sent: reckoned to the hour for a month, by the month's
-        average from then on."""
-        start, left = moment, micros
-        for _ in range(_EXACT_DAYS):
-            end = self.day(start)[1]
-            for low, high in self.spans(start, end):
-                if left <= high - low:
-                    return low + left
-                left -= high - low
-            start = end
-        gone = micros - left
-        return start + (left * (start - moment) // gone if gone else 0)
 
     def spans(self, low: int, high: int) -> list[Span]:
         """The times within ``[low, high)`` when something may be sent."""

@@ -67,7 +67,7 @@ class Position(msgspec.Struct):
 
     def behind(self, window: Window) -> Position:
         """As it will be when a window is resolved."""
-        later = replace(self, acknowledged=self.acknowledged.copy())
+        later = replace(self)
         later.passed(window)
         return later
 
@@ -77,11 +77,14 @@ class Position(msgspec.Struct):
         self.set_aside = []
         if window.place is not None:
             self.place = window.place
+            self.walking = max(0, self.walking - len(window.rows) - window.skipped)
         elif window.replayed:
             numbers = {row.seq for row in window.rows}
             self.replaying, self.replayed = self.replaying - numbers, self.replayed | numbers
         else:
-            self.acknowledged.add(window.low, window.high)
+            acknowledged = self.acknowledged.copy()  # not changed in place: other threads may be counting
+            acknowledged.add(window.low, window.high)
+            self.acknowledged = acknowledged
             if self.split is not None and self.place == END and self.acknowledged.first_gap() > self.split:
                 self.split = None
 

@@ -29,7 +29,9 @@ class Ranges:
         return len(self._lows)
 
     def copy(self) -> Ranges:
-        return Ranges(list(self))
+        other = Ranges()
+        other._lows, other._highs = self._lows[:], self._highs[:]
+        return other
 
     def add(self, low: int, high: int) -> None:
         """Put ``low..high`` in."""

@@ -15,7 +15,6 @@ from edgedepot import Gateway, Reading, SQLiteStorage
 from edgedepot.cli import program
 from edgedepot.cli.behind import say_behind
 from edgedepot.storage.clock import ManualClock
-from edgedepot.sync.progress import Progress
 from tests.sync.scripted import ScriptedUpstream, eventually
 
 
@@ -109,16 +108,6 @@ def said(path: Path, *options: str) -> str:
     result = CliRunner().invoke(program, ["status", str(path), *options])
     assert result.exit_code == 0, result.output
     return result.stdout
-
-
-def test_time_left() -> None:
-    progress = Progress()
-    assert progress.eta(0.0, 10) is None
-    for second in range(0, 400, 2):
-        progress.note(float(second), 10_000 - 10 * second)
-    assert progress.eta(400.0, 6_000) == pytest.approx(600, rel=0.02)
-    assert progress.eta(400.0, 0) == 0
-    assert progress.eta(400.0, 20_000) is None
 
 
 @pytest.fixture

@@ -107,8 +107,11 @@ def test_what_was_read_ahead_of_history_is_the_next(path: Path) -> None:
         window = store.pending("late", 4)
         assert window is not None
         assert window.place is not None
+        waiting = store.waiting("late", "backlog")
         kept = read_ahead(store, window, "late", 4)
+        assert store.waiting("late", "backlog") == waiting >= 20
         store.acknowledge("late", window)
+        assert store.waiting("late", "backlog") == waiting - 4
         assert store.pending("late", 4) is kept
         assert kept.place is not None
 
@@ -200,6 +203,17 @@ def test_an_acknowledgement_rides_in_the_next_commit_and_survives(store: SQLiteS
     store.close()
     with SQLiteStorage(path) as again:
         assert [row.version(1).timestamp.second for row in next_window(again).rows] == [3]
+
+
+def test_an_acknowledgement_changes_nothing_under_who_counts_meanwhile(store: SQLiteStorage) -> None:
+    """The status is asked for from any thread."""
+    put(store, *range(6))
+    assert store._writing is not None
+    seen = store._writing.cursors.position("central").acknowledged
+    before = list(seen)
+    store.acknowledge("central", next_window(store, 3))
+    assert list(seen) == before
+    assert store._writing.cursors.position("central").acknowledged is not seen
 
 
 def test_a_window_out_of_turn_is_refused(store: SQLiteStorage) -> None:
