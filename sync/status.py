@@ -38,14 +38,13 @@ class SyncStatus:
     """What a person should look at, since waiting may not mend it: a wrong set-up, a fault, an answer that is not
     known, that keeps coming back, or that has not come for 30 s. None when the upstream takes readings."""
     waiting: int = 0
-    """About how many readings it is behind right now: never fewer than it is, and up to one more for each commit of the store's,
-    whose row of books has a number too. What counts exactly takes a query: `SQLiteStorage.count_pending`."""
+    """About how many readings it is behind right now: never fewer than it is, and up to one more for each commit of the
+    store's, whose row of books has a number too. What counts exactly takes a query: `SQLiteStorage.count_pending`."""
     lag: float = 0.0
     """Seconds since the time of the oldest of them that is known; 0 where nothing waits."""
     eta: float | None = None
-    """Seconds until none waits: at the pace of late in which they go out, with what comes in meanwhile at all hours, the
-    hours in which nothing may go out, and the bytes of the days to come; None where they become no fewer, or none has
-    gone out yet that would tell."""
+    """Seconds until none waits, at the latest pace, with what comes in meanwhile, the hours in which nothing may go out,
+    and the bytes of the days to come; None where they become no fewer, or none has gone out yet that would tell."""
     limited_by: Limit | None = None
     """What keeps them from going out faster right now; None where it keeps up."""
     spent_today: int | None = None
