@@ -43,7 +43,7 @@ class SyncStatus:
     lag: float = 0.0
     """Seconds since the time of the oldest of them that is known; 0 where nothing waits."""
     eta: float | None = None
-    """Seconds until none waits, at the latest pace, with what comes in meanwhile, the hours in which nothing may go out,
+    """Seconds until none waits, at the latest pace, with what comes in meanwhile, the hours in which nothing may go,
     and the bytes of the days to come; None where they become no fewer, or none has gone out yet that would tell."""
     limited_by: Limit | None = None
     """What keeps them from going out faster right now; None where it keeps up."""
