@@ -10,7 +10,8 @@ from edgedepot.storage.query import Function
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.values import Quality, Row, represent
 
-HOUR = 3_600_000_000
+MINUTE = 60_000_000
+HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 
@@ -58,9 +59,14 @@ class Delivered(Protocol):
 
     Without those that it is still owed, that it refused, that it does not get, or that were given up: all that the
     books count as anything but delivered. A reading that has changed since is left out too. In place of those that went
-    into averages there are these, as long as history has their whole interval and nothing of it is still owed. Times
+    into averages, or whose minute was thinned, there are these, as long as history has all of them as they were, and
+    nothing of the interval is still owed. Times
     are microseconds since 1970 UTC, ``start <= ts < end``, None for open. Each call is one read transaction.
     """
+
+    def count(self) -> int:
+        """How many versions the books count as delivered: those here, and all that have gone or changed since."""
+        ...
 
     def models(self) -> list[type[Reading]]:
         """The models of which it may have readings, by measurement."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 
 from edgedepot.storage.base import BaseStorage, Pending, Window
 from edgedepot.storage.clock import Clock, SystemClock, from_micros, to_micros
-from edgedepot.storage.delivered import HOUR, Delivered, measures_of
+from edgedepot.storage.delivered import HOUR, Delivered, measures_of, rows_in
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.budget import Budget
@@ -66,6 +66,11 @@ class Report:
 
     days: dict[Day, Finding] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    delivered: int | None = None
+    """How many versions the books count as delivered; None where a part alone is compared."""
+    here: int | None = None
+    """How many of these could be compared. The others have gone from here, have changed, or went into averages that
+    nobody can make anew. None also where a reading need not have any one value: these are not counted apart."""
     compared: int = 0
     """Requests that compared, each for many readings."""
     read: int = 0
@@ -134,6 +139,7 @@ class Reconciliation:
             None if start is None else micros_of(start, "start"),
             None if end is None else micros_of(end, "end"),
         )
+        self._is_of_all = models is None and scope == Scope()
         self._dry_run = dry_run
         self._sink = _Sink(self._delivered)
         clock = clock or SystemClock()
@@ -158,7 +164,11 @@ class Reconciliation:
         raises, and `ConfigError` where a day's budget is too little for it."""
         found: list[Difference] = []
         with self._comparing():
-            for days in self._comparison.days(self.models()):
+            there = self._comparison.days(self.models())
+            if self._is_of_all and all(any(spec.required for spec in days.model.__fields__) for days in there):
+                self.report.delivered = self._delivered.count()
+                self.report.here = sum(rows_in(tally) for days in there for tally in days.tallies.values())
+            for days in there:
                 found += self._comparison.differences(days, asked)
         return found
 

@@ -178,6 +178,7 @@ def _json_of(name: str, report: Report, dry_run: bool, is_whole: bool) -> str:
     ]
     requests = {"compared": report.compared, "read": report.read, "written": report.written}
     found = {"upstream": name, "dry_run": dry_run, "complete": is_whole}
+    found |= {"delivered": report.delivered, "here": report.here}
     found |= {"total": asdict(report.total()), "requests": requests}
     return json.dumps({**found, "reasons": dict(report.reasons), "days": days}, ensure_ascii=False)
 
@@ -204,7 +205,15 @@ def _print_report(screen: Console, name: str, report: Report, dry_run: bool, is_
         screen.print(f"The first {_DAYS} of {len(days):,} lines; --json shows all.", style="dim")
     for reason, count in report.reasons.most_common():
         screen.print(f"{name} refused {count:,}: {visible(reason)}", style="yellow", markup=False)
-    screen.print(_summary(name, total, dry_run) if is_whole else "Interrupted before all was compared.", markup=False)
+    summary = _summary(name, total, dry_run) + _beyond(report) if is_whole else "Interrupted before all was compared."
+    screen.print(summary, markup=False)
+
+
+def _beyond(report: Report) -> str:
+    """How much of what was delivered nobody can tell anything about."""
+    if report.here is None or report.delivered is None or report.here >= report.delivered:
+        return ""
+    return f" {report.here:,} of the {counted(report.delivered, 'version')} that were delivered could be compared."
 
 
 def _summary(name: str, total: Finding, dry_run: bool) -> str:

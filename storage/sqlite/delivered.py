@@ -14,16 +14,25 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any, NamedTuple
 
 from edgedepot.storage.base import Choice, Pending
-from edgedepot.storage.delivered import DAY, Tallies, Tally, functions_of, measures_of
+from edgedepot.storage.delivered import DAY, MINUTE, Tallies, Tally, functions_of, measures_of
 from edgedepot.storage.query import Aggregation, Scope
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.sqlite.aggregate import aggregate
-from edgedepot.storage.sqlite.books import CursorBook
+from edgedepot.storage.sqlite.books import RESOLVED, CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
-from edgedepot.storage.sqlite.delivered_averages import Averaged, Passed, averages, bounds_of, tallies_of
+from edgedepot.storage.sqlite.delivered_averages import (
+    Averaged,
+    Passed,
+    averages,
+    bounds_of,
+    spans_of,
+    tallies_of,
+    thinned,
+)
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.records import read_records
@@ -61,6 +70,10 @@ class DeliveredRows:
         """See `Delivered`."""
         return next((epoch for low, epoch in reversed(self._epochs) if low <= seq), 1)
 
+    def count(self) -> int:
+        """See `Delivered`."""
+        return self._book.counts[RESOLVED.index("delivered")]
+
     def models(self) -> list[type[Reading]]:
         """See `Delivered`."""
         with self._reading() as (_, catalogue):
@@ -89,8 +102,9 @@ class DeliveredRows:
                 found = question.count([(series, low, high) for series in question.series], low, high, width)
             else:
                 found = question.by_day(device, low, high)
-            averaged = (one.row for one in self._averages(question, low, high))
-            for key, tally in tallies_of((row for row in averaged if row is not None), width).items():
+            averaged = (one.row for one in self._averages(question, low, high) if one.row is not None)
+            made = chain(averaged, self._thinned(question, low, high))
+            for key, tally in tallies_of(made, width).items():
                 found[key] = _together(found.get(key, {}), tally)
             return found
 
@@ -118,6 +132,7 @@ class DeliveredRows:
             over = {one.start: one.high for one in averaged}
             found = [row for row in question.rows(low, high) if row.seq > over.get(row.timestamp, 0)]
             found += [one.row for one in averaged if one.row is not None]
+            found += self._thinned(question, low, high)
             newest = {row.timestamp: row for row in sorted(found, key=lambda row: row.seq)}
             return [newest[timestamp] for timestamp in sorted(newest)]
 
@@ -129,6 +144,18 @@ class DeliveredRows:
                 span = bounds_of(stretches, every, low, high)
                 if span is not None:
                     yield from averages(question.of_series(series, *span), stretches, every)
+
+    def _thinned(self, question: _Question, low: int, high: int) -> Iterator[Pending]:
+        """What thinned minutes came to, with ``low <= ts < high``, by series and time. What the walk is about was sent
+        out of history, as it is there."""
+        first = question.horizon + -question.horizon % MINUTE
+        for series in question.series:
+            stretches = question.withheld.get(series, [])
+            for start, stop in spans_of(stretches, low, high):
+                near = [one for one in stretches if one.start < stop and start < one.stop]
+                for row in thinned(question.of_series(series, max(start, first), stop), near):
+                    if low <= row.timestamp < high and not self._book.walk.takes(row.seq):
+                        yield row
 
     def _bounds(self, view: View, layout: Layout, start: int | None, end: int | None) -> tuple[int, int]:
         low = max(NEVER if bound is None else bound for bound in (start, self._book.since))
@@ -160,6 +187,7 @@ class _Question:
         self._model = model
         self._book = book
         self._places = places(layout, model)
+        self.horizon = view.shape.horizon(layout.id)
         self.withheld = read_withheld(view.connection, book.id)
         self._ids = json.dumps(list(series))
 

@@ -19,7 +19,7 @@ from edgedepot.storage.sqlite.shape import Base, Folded, Piece, Shape, write_sha
 from edgedepot.storage.sqlite.tables import create_piece, value_columns
 from edgedepot.storage.sqlite.thinning import MINUTE
 from edgedepot.storage.sqlite.walk import END, NEVER, START, count_owed
-from edgedepot.storage.sqlite.withheld import Stretch, withhold
+from edgedepot.storage.sqlite.withheld import THINNED, Stretch, withhold
 
 
 class Numbers:
@@ -52,6 +52,7 @@ class Numbers:
         shape.folded = Folded(self._top, self._top)
         self._balance()
         self._withhold_what_is_forgotten()
+        new.execute(f"UPDATE main._withheld SET every = 0 WHERE every = {THINNED}")  # some of a minute may be lost
         self._books.write_snapshot(new, self._top)
         found = schema.number(new, "store_epoch") or 1
         schema.raise_epoch(new, max(self._draft.sidecar.store_epoch, found) + 1, self._top + 1)

@@ -28,7 +28,7 @@ from edgedepot.storage.sqlite.given_up import note_given_up
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import bytes_each, cell, rows_of, value_columns
-from edgedepot.storage.sqlite.withheld import Stretch, withhold
+from edgedepot.storage.sqlite.withheld import THINNED, Stretch, withhold
 from edgedepot.storage.values import Quality, represent
 
 MINUTE = 60_000_000
@@ -164,12 +164,15 @@ def _thin_minute(
     awaiting = _awaiting(journal, cursors, *_ends(numbers))
     if not awaiting:
         return []
-    minute = Stretch(rows[0][0], rows[0][1] // MINUTE * MINUTE, (rows[0][1] // MINUTE + 1) * MINUTE, *_ends(numbers))
+    start = rows[0][1] // MINUTE * MINUTE
+    minute = Stretch(rows[0][0], start, start + MINUTE, *_ends(numbers), THINNED)
+    place = journal.shape.pieces.index(piece)
+    among = piece.first, journal.shape.pieces[place + 1].first - 1  # what merges rows of these has a later number
     for name in awaiting:
         skipped = len(skips[name].intersection(numbers[:-1]))
         missed = len(rows) - 1 - skipped
         journal.books.settle(name, thinned=missed, skipped=skipped)
-        withhold(journal.connection, journal.books.cursors[name].id, minute)
+        withhold(journal.connection, journal.books.cursors[name].id, minute, among)
         if missed:
             low, high, count = given_up.get(name, (minute.start, minute.stop, 0))
             given_up[name] = (min(low, minute.start), max(high, minute.stop), count + missed)

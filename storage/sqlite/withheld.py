@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from edgedepot.storage.sqlite.catalogue import Layout
+from edgedepot.storage.sqlite.ranges import LAST
 from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import rows_of
@@ -26,7 +27,7 @@ _TOGETHER = (
 )
 
 
-DELETED = -1
+THINNED, DELETED = -1, -2
 
 
 class Stretch(NamedTuple):
@@ -38,24 +39,34 @@ class Stretch(NamedTuple):
     low: int
     high: int
     every: int = 0
-    """Over how many microseconds the averages are that stand for them upstream; 0 where nothing does. `DELETED`: they
-    are here no more, and may be there."""
+    """Over how many microseconds the averages are that stand for them upstream; 0 where nothing does. `THINNED`: for
+    each minute of them the last does, with what all come to. `DELETED`: they are here no more, and may be there."""
 
 
-def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch) -> None:
-    """Note rows. A stretch that goes on where the one before ended is put together with that, or each minute that is
-    thinned would be one; the numbers of both may take in a row more, which came late."""
+def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch, among: tuple[int, int] = (0, LAST)) -> None:
+    """Note rows. A stretch that goes on where the one before ended is put together with that, if its numbers are
+    `among` these, or each minute that is thinned would be one; the numbers of both may take in a row more, which came
+    late."""
     series, start, stop, low, high, every = stretch
     joined = connection.execute(
         "UPDATE _withheld SET stop = ?, low = min(low, ?), high = max(high, ?)"
-        " WHERE cursor = ? AND series = ? AND stop = ? AND every = ?",
-        (stop, low, high, cursor, series, start, every),
+        " WHERE cursor = ? AND series = ? AND stop = ? AND every = ? AND low >= ? AND high <= ?",
+        (stop, low, high, cursor, series, start, every, *among),
     ).rowcount
     if not joined:
         connection.execute(
             f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?){_TOGETHER}",
             (cursor, series, start, stop, low, high, every),
         )
+
+
+def note_thinned(connection: sqlite3.Connection, cursor: int, walk: Walk) -> None:
+    """Note for a new upstream which minutes of the journal, behind its walk, were thinned while others awaited them."""
+    connection.execute(
+        f"INSERT INTO _withheld {_COLUMNS} SELECT DISTINCT ?, series, start, stop, low, high, every FROM _withheld"
+        f" WHERE every = {THINNED} AND NOT {walk.numbers().replace('seq', 'low')}{_TOGETHER}",
+        (cursor,),
+    )
 
 
 def withhold_piece(

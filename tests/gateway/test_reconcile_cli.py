@@ -165,6 +165,13 @@ def test_an_upstream_that_is_a_local_file(tmp_path: Path, start: Start) -> None:
     assert (tmp_path / "stdout").read_text().splitlines()[-1] == "central lacks 74 readings; 74 were sent."
     with SQLiteStorage(tmp_path / "central.db") as store, SQLiteStorage(tmp_path / "gateway.db") as local:
         assert store.query_readings(Weather) == local.query_readings(Weather)
+        local.delete_readings(Weather, "mast", START, START + timedelta(hours=4))
+    whole, rest = reconciled(file).split(". ")
+    assert whole == "central has all that was delivered to it and is here still"
+    assert rest == "140 of the 144 versions that were delivered could be compared."
+    found = json.loads(reconciled(file, "--json"))
+    assert (found["here"], found["delivered"]) == (140, 144)
+    assert json.loads(reconciled(file, "--json", "--device", "mast"))["here"] is None
 
 
 AVERAGES = "SELECT gateway_id, device_id, timestamp, temperature, note, quality, gateway_seq FROM weather ORDER BY 2, 3"

@@ -174,26 +174,6 @@ def test_what_was_deleted_here_stays_there(store: SQLiteStorage, folded: bool) -
         assert report.requests < 20
 
 
-def test_thinned_minutes(store: SQLiteStorage) -> None:
-    """History has all their readings; the upstream got one of each, or is to get it."""
-    store.add_cursor("central")
-    own = Own()
-    weather(store, range(900))
-    forward(store, own, limit=150)
-    store.fold()
-    assert store.thin(T0 + timedelta(days=1)) > 400
-    forward(store, own)
-    books = store.ledger().upstreams["central"]
-    assert books["delivered"] + books["thinned"] == 900
-    found = lost_and_found(store, own)
-    assert set(found) >= {at(number) for number in range(150)}
-    before = delivered(store)
-    assert len(found) < before < 900
-    own.stored.clear()
-    forward(store, own)
-    assert own.stored == []
-
-
 def test_evicted_readings_that_history_still_has(tmp_path: Path) -> None:
     """As of devices whose clocks are ahead: history ends in the future, so nothing of it is dropped yet."""
     clock = ManualClock(T0 - timedelta(days=2))

@@ -214,7 +214,8 @@ class Scarce(Room, Watcher):
         self, which: str, part: int = 0, answers: int | None = None, remainder: int | None = None
     ) -> None:
         """Some rows, or all, are gone there; what was delivered and stands as it was is there again, or as much of it
-        as the limits let through. The link may break after some answers, and readings be refused."""
+        as the limits let through; averages of thinned minutes too. The link may break after some answers, and readings
+        be refused."""
         link, upstream = self.links[which], self.upstreams[which]
         every = link.limits.every
         gone = [key for place, key in enumerate(sorted(link.kept)) if not part or place % part == 0]
@@ -284,7 +285,7 @@ class Scarce(Room, Watcher):
         taken = {version for version in hand.rows if version not in aside}
         kept = self.links[cursor].kept
         assert all(version.key in kept for version in taken), "acknowledged without being there"
-        self.delivered[cursor] |= {version for version in taken if version.thinned is None}
+        self.delivered[cursor] |= taken
         do()
         if window.low:
             upstream.acknowledged.append((window.low, window.high))
