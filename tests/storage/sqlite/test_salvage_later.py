@@ -260,6 +260,9 @@ def test_what_was_thinned_stays_so(path: Path) -> None:
         assert store.ledger().upstreams == ledger.upstreams
         assert store.ledger().problems == []
     audit_file(path)
+    with closing(sqlite3.connect(path)) as file:
+        kinds = file.execute("SELECT DISTINCT every FROM _withheld").fetchall()
+    assert kinds == [(0,)], "averages are not made anew of what may have been more"
 
 
 @of_stage("thinned")
