@@ -42,7 +42,12 @@ def has_open(path: Path) -> bool:
         file = path.stat()
     except OSError:
         return False
-    return any(os.path.samestat(file, one) for one in _files_of(os.getpid()))
+    return bool(descriptors_of(file))
+
+
+def descriptors_of(file: os.stat_result) -> list[int]:
+    """By which this process has a file open, by whatever name it had."""
+    return [number for number, one in _open_in(os.getpid()) if os.path.samestat(file, one)]
 
 
 def openers(file: os.stat_result) -> list[str]:
@@ -80,12 +85,17 @@ def _opened_by(file: os.stat_result) -> set[int]:
 
 
 def _files_of(number: int) -> Iterator[os.stat_result]:
-    """What a process has open; nothing of another user's, or of one that ended."""
+    """What a process has open."""
+    return (file for _, file in _open_in(number))
+
+
+def _open_in(number: int) -> Iterator[tuple[int, os.stat_result]]:
+    """The descriptors of a process; nothing of another user's, or of one that ended."""
     folder = _PROC / str(number) / "fd"
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             with contextlib.suppress(OSError):
-                yield os.stat(folder / name)
+                yield int(name), os.stat(folder / name)
 
 
 def _command(number: int) -> str:

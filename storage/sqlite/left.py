@@ -8,7 +8,7 @@ import os
 import struct
 from pathlib import Path
 
-from edgedepot.storage.sqlite.holders import keepers
+from edgedepot.storage.sqlite.holders import descriptors_of, keepers
 
 _PENDING = 0x40000000
 """SQLite's PENDING_BYTE: who holds it keeps others from locking the file for the first time."""
@@ -56,11 +56,9 @@ class Left:
 
 def _opened_again(file: os.stat_result) -> int | None:
     """A descriptor of a file that this process has open, by whatever name it had."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(_OPEN):
-            with contextlib.suppress(OSError):
-                if os.path.samestat(file, (_OPEN / name).stat()):
-                    return os.open(_OPEN / name, os.O_RDWR | os.O_CLOEXEC)
+    for number in descriptors_of(file):
+        with contextlib.suppress(OSError):
+            return os.open(_OPEN / str(number), os.O_RDWR | os.O_CLOEXEC)
     return None
 
 

@@ -3,11 +3,10 @@
     four times what it should be         whoever reads is named; when they have ended the log is cut. Where readers come
                                          and go, and one is always there, commits wait a moment for those that are
     as large as the file too, or `most`  the store goes on in a copy of its file (successor.py), the readers keep the
-                                         old one with its log. Up to `most` no more is copied than was logged before;
-                                         and when the readers end, all of the log goes into the file at once, and the
-                                         next commit waits for that
+                                         old one with its log. Up to `most` no more is copied than was logged before
 
-Where there is no room for a copy the log grows on: to refuse readings would be the greater harm.
+Where there is no room for a copy the log grows on: to refuse readings would be the greater harm. When the readers end
+much of it may go into the file. A commit that did that would take long: so it is done beside them (emptying.py).
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import StorageError
 from edgedepot.storage.sqlite.checksums import PAGE
+from edgedepot.storage.sqlite.connection import is_damage, is_unread
 from edgedepot.storage.sqlite.holders import holders
 from edgedepot.storage.sqlite.left import Left, megabytes
 from edgedepot.storage.sqlite.reserve import Reserve
@@ -29,6 +30,7 @@ from edgedepot.storage.sqlite.schema import APPLICATION_ID
 from edgedepot.storage.sqlite.wal import wal_of
 
 if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.emptying import Emptying
     from edgedepot.storage.sqlite.successor import Successor
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,9 @@ AGAIN_SECONDS = 600.0
 PATIENCE = 1.0
 """For so long commits wait for readers that come and go. SQLite has those that begin meanwhile read the file alone."""
 CARD = 9_000_000
-"""Bytes that a slow card writes in a second. All of a log that a reader kept goes into the file at once in the end."""
+"""Bytes that a slow card writes in a second."""
+_PATIENT = 16
+"""What takes that part of the time for which callers wait goes into the file while commits wait."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _TOO_LONG = 4
 """The log is too long when it is so many times what it should be."""
@@ -51,7 +55,8 @@ class LogLength:
     def __init__(
         self, path: Path, clock: Clock, reserve: Reserve, patience: float = PATIENCE, most: float = math.inf
     ) -> None:
-        """`patience` is in seconds of the machine's clock: it is SQLite that waits. `most` is in bytes."""
+        """`patience` is in seconds of the machine's clock: it is SQLite that waits. `most` is in bytes: what a slow
+        card writes while callers wait."""
         self.warning: str | None = None
         self._path = path
         self._clock = clock
@@ -59,6 +64,7 @@ class LogLength:
         self._patience = patience
         self._most = most
         self._longest = _TOO_LONG * reserve.wal_pages * PAGE
+        self._much = max(reserve.wal_pages, most / _PATIENT / PAGE)  # never less than in the normal course of things
         # It begins anew at a quarter of that. Where twice as much is in the file too, nobody has held it all the time.
         self._usual = self._waited_at = _TOO_LONG // 2 * reserve.wal_pages
         self._look_at = clock.monotonic()
@@ -68,6 +74,9 @@ class LogLength:
         self._no_copy_before = self._heir_at = clock.monotonic()
         self._no_copy_below = 0.0
         self._successor: Successor | None = None
+        self._emptying: Emptying | None = None
+        self._empty_at = clock.monotonic()
+        self._failure: Exception | None = None
         self._left: list[Left] = []
 
     @property
@@ -82,47 +91,74 @@ class LogLength:
 
     @property
     def _has_heir(self) -> bool:
-        return self._successor is not None and self._successor.is_waiting
+        """Which waits where the log goes into the file: it may be needless then."""
+        return self._successor is not None and self._successor.is_waiting and self._emptying is None
 
     @property
     def due_at(self) -> float | None:
         """When to look again though nothing is written; None while that need not be."""
         if self._has_heir:
             return self._heir_at
+        if self._emptying is not None and self._emptying.is_done:
+            is_told = self._emptying.failure is not None and self._emptying.failure is self._failure
+            return self._empty_at if is_told else self._clock.monotonic()
         return None if self.warning is None else self._look_at
 
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """The store is opened. Where its log is long, a commit does not put it into the file before it returns."""
+        if log_bytes(self._path) > self._longest:
+            keep_out(connection)
+
     def look(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
-        """After commits. `wake` is called from another thread when `heir` has something to do."""
+        """After commits. `wake` is called from another thread when there is something to do. Raises `sqlite3.Error`,
+        also what such a thread found."""
         now = self._clock.monotonic()
-        if now >= self._look_at:
-            self._look(connection, now)
+        if self._emptying is not None:
+            self._look_after(self._emptying, connection, now)
+        if self._emptying is None and now >= self._look_at:
+            self._look(connection, now, wake)
         if self._wants_copy(now):
             self._measure(connection)
             if self._wants_copy(now):
                 self._begin_copy(connection, wake)
 
-    def _look(self, connection: sqlite3.Connection, now: float) -> None:
+    def _look(self, connection: sqlite3.Connection, now: float, wake: Callable[[], None]) -> None:
         is_long = self._is_held or log_bytes(self._path) > self._longest
         if is_long:
-            self._shorten(connection)
+            self._shorten(connection, now, wake)
         else:
             self._no_copy_below = 0
         self._forget_left()
         self._look_at = now + (SHORTEN_SECONDS if is_long or self._left else LOOK_SECONDS)
         self._tell()
 
-    def _shorten(self, connection: sqlite3.Connection) -> None:
+    def _shorten(self, connection: sqlite3.Connection, now: float, wake: Callable[[], None]) -> None:
+        keep_out(connection)
+        if not self._is_much_waiting():
+            self._failure = None
+            self._cut(connection)
+        elif now >= self._empty_at:
+            self._empty(connection, wake)
+
+    def _cut(self, connection: sqlite3.Connection) -> None:
         found = checkpoint(connection, "TRUNCATE")
-        if self._successor is not None and found.copied >= self._successor.frames and not self._no_copy_below:
+        if self._is_copy_late(found.copied):
             self.renew()  # older readers have ended; where that was so before, others come and go
             found = checkpoint(connection, "TRUNCATE")
         if self._successor is None and not found.is_whole and self._usual < found.copied != self._waited_at:
             found = self._cut_patiently(connection)
         if found.is_whole:
-            self._note_cut()
+            self._note_cut(connection)
             return
+        self._note_held(connection)
+
+    def _note_held(self, connection: sqlite3.Connection) -> None:
         self._is_held = True
         self._measure(connection)
+
+    def _is_copy_late(self, copied: int) -> bool:
+        """Whether nobody but the copy on its way keeps what the log had when it was begun."""
+        return self._successor is not None and copied >= self._successor.frames and not self._no_copy_below
 
     def _measure(self, connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -135,17 +171,20 @@ class LogLength:
         self._waited_at = found.copied
         return found
 
-    def _note_cut(self) -> None:
+    def _note_cut(self, connection: sqlite3.Connection) -> None:
         if self._is_held:
             log.warning("%s: its write-ahead log is short again", self._path)
         self._end_hold()
+        connection.execute(f"PRAGMA wal_autocheckpoint = {self._reserve.wal_pages}")
 
     def _end_hold(self) -> None:
         self._is_held, self._lacks, self._no_copy_below, self._waited_at = False, None, 0, self._usual
+        self._failure = None
 
     def _wants_copy(self, now: float) -> bool:
-        is_free = self._successor is None and self._lacks is None and now >= self._no_copy_before
-        return self._is_held and is_free and log_bytes(self._path) > max(self._limit, self._no_copy_below)
+        is_free = self._successor is None and self._emptying is None and self._lacks is None
+        is_time = self._is_held and is_free and now >= self._no_copy_before
+        return is_time and log_bytes(self._path) > max(self._limit, self._no_copy_below)
 
     def _missing(self, size: int) -> int | None:
         """How much room a copy of that size needs, where there is less; None where there is enough."""
@@ -155,7 +194,7 @@ class LogLength:
     def _begin_copy(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
         if is_mounted_itself(self._path):
             return
-        found = checkpoint(connection, "PASSIVE")
+        found = self._copied(connection)
         if found.copied == found.frames:  # the next commit begins anew, or there is a reader to be seen then
             return
         # Here, as hardly a store ever needs one: what is imported stays in memory for years.
@@ -165,6 +204,78 @@ class LogLength:
             self._successor = Successor(self._path, found.frames, wake)
         except (OSError, sqlite3.Error) as exc:
             self._put_off(exc)
+
+    # -- beside the commits ---------------------------------------------------------------------------------------
+
+    def _is_much_waiting(self) -> bool:
+        found = self._index()
+        return found is not None and found.frames - found.copied > self._much
+
+    def _index(self) -> Checkpoint | None:
+        """What there is of the log, and of it in the file; None where that is nothing much, or cannot be told."""
+        if log_bytes(self._path) <= self._much * PAGE:
+            return None
+        from edgedepot.storage.sqlite.emptying import Index  # here, for the same reason as below
+
+        try:
+            found = Index(self._path).read()
+        except OSError:
+            return None
+        return Checkpoint(0, found.frames, found.copied)
+
+    def _copied(self, connection: sqlite3.Connection) -> Checkpoint:
+        """The same, after what can go into the file has gone there, where that is little."""
+        found = self._index()
+        if found is not None and found.frames - found.copied > self._much:
+            return found
+        return checkpoint(connection, "PASSIVE")
+
+    def _empty(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
+        from edgedepot.storage.sqlite.emptying import Emptying
+
+        try:
+            self._emptying = Emptying(self._path, wake)
+        except (OSError, sqlite3.Error, StorageError) as exc:
+            self._failure = exc
+            self._note_held(connection)
+
+    def _look_after(self, emptying: Emptying, connection: sqlite3.Connection, now: float) -> None:
+        """Where it has come to something there is little left by now, or what was committed meanwhile."""
+        if not emptying.is_done:
+            if now >= self._look_at:
+                self._look_at = now + SHORTEN_SECONDS
+                self._tell()
+        elif emptying.failure is None:
+            self._failure = None
+            is_late = self._is_copy_late(emptying.copied)
+            self._end_emptying()
+            if is_late:
+                self.renew()
+            if emptying.copied > emptying.began_at or is_late:
+                self._look_at = now
+                return
+            self._note_held(connection)
+            self._tell()
+        elif emptying.failure is not self._failure:
+            self._note_failure(emptying, emptying.failure, connection, now)
+        elif now >= self._empty_at:
+            emptying.go_on()
+
+    def _note_failure(self, emptying: Emptying, failure: Exception, connection: sqlite3.Connection, now: float) -> None:
+        """Not at once again: it wears the card."""
+        self._failure, self._empty_at = failure, now + AGAIN_SECONDS
+        log.warning("%s: its long log could not be put into the file: %s", self._path, failure)
+        if not emptying.is_unsure:
+            self._end_emptying()
+        self._note_held(connection)
+        self._tell()
+        if is_damage(failure) or is_unread(failure):
+            raise failure
+
+    def _end_emptying(self) -> None:
+        emptying, self._emptying = self._emptying, None
+        if emptying is not None:
+            emptying.close()
 
     # -- a file to go on in ---------------------------------------------------------------------------------------
 
@@ -183,14 +294,15 @@ class LogLength:
 
     def _takes_over(self, successor: Successor, connection: sqlite3.Connection, sync: Callable[[], None]) -> bool:
         successor.check()
-        found = checkpoint(connection, "PASSIVE")
+        found = self._copied(connection)
         if found.frames < 0:  # another program is at it
             self._heir_at = self._clock.monotonic() + LOOK_SECONDS
             return False
         if not successor.catch_up(found.frames):
             return False
         sync()
-        if found.copied >= successor.frames and self._is_needless(successor, connection):
+        is_little = found.frames - found.copied <= self._much
+        if found.copied >= successor.frames and is_little and self._is_needless(successor, connection):
             return False
         file, size = self._path.stat(), log_bytes(self._path)
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -204,7 +316,7 @@ class LogLength:
         if not self._cut_patiently(connection).is_whole:
             return False
         self.renew()
-        self._note_cut()
+        self._note_cut(connection)
         self._look_at = self._clock.monotonic()
         return True
 
@@ -230,6 +342,13 @@ class LogLength:
             self._left.remove(one)
 
     def close(self) -> None:
+        """The store is closed next."""
+        emptying = self._emptying
+        self.let_go()
+        if emptying is not None and emptying.is_unsure:
+            self._emptying = emptying  # as long as it has the log open that is not taken for copied, and removed
+
+    def let_go(self) -> None:
         """Have nothing open: what is left lasts as long as others have it open."""
         self.renew()
         while self._left:
@@ -241,8 +360,9 @@ class LogLength:
             self.renew()
 
     def renew(self) -> None:
-        """Be done with the copy. Where the log is not cut as much has to be logged as was copied before another begins:
-        to copy in vain wears the card."""
+        """Be done with what is on its way beside the commits. Where the log is not cut as much has to be logged as was
+        copied before another copy begins: to copy in vain wears the card."""
+        self._end_emptying()
         successor, self._successor = self._successor, None
         if successor is not None:
             self._no_copy_below = log_bytes(self._path) + min(successor.size, self._most)
@@ -258,9 +378,13 @@ class LogLength:
         self.warning = "; ".join(said) or None
 
     def _held_text(self) -> str:
+        grown = f"the write-ahead log has grown to {megabytes(log_bytes(self._path))}"
+        if self._failure is not None:
+            return f"{grown}, and cannot be put into the file: {self._failure}"
+        if self._emptying is not None:
+            return f"{grown}, and goes into the file now"
         names = ", ".join(holders(self._path)) or "a process that cannot be seen from here"
-        size = megabytes(log_bytes(self._path))
-        held = f"the write-ahead log has grown to {size}: {names} has been reading for long and keeps it from being cut"
+        held = f"{grown}: {names} has been reading for long and keeps it from being cut"
         if is_mounted_itself(self._path):
             return f"{held}; its file is mounted by itself, so the store cannot go on in another: end it"
         if self._lacks is None:
@@ -312,6 +436,11 @@ def checkpoint(connection: sqlite3.Connection, mode: str, patience: float = 0) -
     if mode == "TRUNCATE" and found.is_whole:
         begin_log(connection)
     return found
+
+
+def keep_out(connection: sqlite3.Connection) -> None:
+    """Have no commit put the log into the file."""
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 def begin_log(connection: sqlite3.Connection) -> None:

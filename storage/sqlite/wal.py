@@ -23,6 +23,8 @@ HEADER = 32
 _MAGIC = 0x377F0682  # the last bit says whether checksums are over big-endian words
 _AT_ONCE = 256
 """So many frames are read into memory together, one megabyte."""
+PROMISE_BYTES = 136
+"""What the log's index begins with."""
 
 
 class Frame(NamedTuple):
@@ -84,10 +86,14 @@ def promised(path: Path) -> Promise | None:
     """
     try:
         with path.with_name(path.name + "-shm").open("rb") as file:
-            data = file.read(136)
+            return promise_of(file.read(PROMISE_BYTES))
     except OSError:
         return None
-    if len(data) < 136 or data[:48] != data[48:96]:
+
+
+def promise_of(data: bytes) -> Promise | None:
+    """The same, of the first bytes of that file; None where they do not fit together."""
+    if len(data) < PROMISE_BYTES or data[:48] != data[48:96]:
         return None
     order = ">" if data[13] else "<"
     if checksum(data[:40], order, (0, 0)) != struct.unpack_from(f"{order}II", data, 40):

@@ -98,6 +98,7 @@ class Writer:
         self._upkeep = Upkeep(opened, clock, pace, limits, cursors, self._condition, self._note_seq)
         self.room = room
         self.log_length = log_length
+        log_length.begin(self._connection)
         self._thread = threading.Thread(target=self._run, name="edgedepot-writer", daemon=True)
         self._thread.start()
 
@@ -313,7 +314,7 @@ class Writer:
         is_in_trouble = self.trouble is not None or self._suspicion.reason is not None
         if is_in_trouble and self._mount.is_gone():
             log.error("%s: its file system was unmounted", self._path)
-            self.log_length.close()
+            self.log_length.let_go()
             self._mount.let_go()
         if self._mount.is_away:
             self._renew(self._mount.come_back(self.durable_seq))
@@ -326,6 +327,7 @@ class Writer:
         self._connection, self._journal = opened.connection, opened.journal
         self._upkeep.renew(opened, self.full)
         self.room.renew()
+        self.log_length.begin(self._connection)
         last = self._journal.committed_seq
         self._unsynced.renew(opened.log_sync, last, opened.report)
         with self._condition:

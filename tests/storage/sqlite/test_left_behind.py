@@ -513,6 +513,10 @@ class Held:
     def look(self) -> None:
         self.clock.advance(11)
         self.length.look(self.connection, self.done.set)
+        for thread in threading.enumerate():
+            if thread.name == "edgedepot-emptying":
+                thread.join()
+        self.length.look(self.connection, self.done.set)
 
     def copies(self) -> bool:
         return next_of(self.path).exists()
