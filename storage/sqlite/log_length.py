@@ -17,17 +17,16 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
+from edgedepot.storage.sqlite.checkpoint import Checkpoint, checkpoint, keep_out, log_bytes
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import is_damage, is_unread
 from edgedepot.storage.sqlite.holders import holders
 from edgedepot.storage.sqlite.left import Left, megabytes
 from edgedepot.storage.sqlite.reserve import Reserve
-from edgedepot.storage.sqlite.schema import APPLICATION_ID
-from edgedepot.storage.sqlite.wal import wal_of
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.emptying import Emptying
@@ -392,14 +391,6 @@ class LogLength:
         return f"{held}; for the store to go on without it there have to be {megabytes(self._lacks)} free: end it"
 
 
-def log_bytes(path: Path) -> int:
-    """How large a store's log is."""
-    try:
-        return wal_of(path).stat().st_size
-    except OSError:
-        return 0
-
-
 def is_mounted_itself(path: Path) -> bool:
     """Whether the file is a mount point, as in a container: no other can be renamed to it then. (`os.path.ismount` does
     not see it where the folder lies on the same device.)"""
@@ -409,41 +400,3 @@ def is_mounted_itself(path: Path) -> bool:
     except OSError:
         return False
     return any(line.split()[4] == name for line in lines)
-
-
-class Checkpoint(NamedTuple):
-    """What came of one: how many frames the log has, and how many of them the file has too."""
-
-    busy: int
-    frames: int
-    copied: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of the log is in the file."""
-        return not self.busy and self.frames == self.copied
-
-
-def checkpoint(connection: sqlite3.Connection, mode: str, patience: float = 0) -> Checkpoint:
-    """Put the log into the file, waiting for others so many seconds at most. One that was cut (``TRUNCATE``) is begun
-    again: a store in the middle of its work that has none has lost it. Raises `sqlite3.Error`."""
-    (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
-    try:
-        found = Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {usual}")
-    if mode == "TRUNCATE" and found.is_whole:
-        begin_log(connection)
-    return found
-
-
-def keep_out(connection: sqlite3.Connection) -> None:
-    """Have no commit put the log into the file."""
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-
-
-def begin_log(connection: sqlite3.Connection) -> None:
-    """SQLite makes the log with its first write, and writes no row that is the same as before. Raises
-    `sqlite3.Error`."""
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

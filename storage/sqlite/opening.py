@@ -19,6 +19,7 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import remove_next, shm_of
 from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.checkpoint import begin_log, checkpoint
 from edgedepot.storage.sqlite.connection import (
     LogSync,
     Readers,
@@ -31,7 +32,6 @@ from edgedepot.storage.sqlite.connection import (
 from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
-from edgedepot.storage.sqlite.log_length import begin_log, checkpoint
 from edgedepot.storage.sqlite.look import LOOSE, SYNCED, Look
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import Salvaged, read_report, write_report

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.sqlite.log_length import checkpoint, log_bytes
+from edgedepot.storage.sqlite.checkpoint import checkpoint, log_bytes
 from edgedepot.storage.sqlite.reserve import Reserve, is_full
 
 TAKE_SECONDS = 60.0

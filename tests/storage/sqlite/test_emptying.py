@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from edgedepot.storage.sqlite.checkpoint import checkpoint, keep_out, log_bytes
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
 from edgedepot.storage.sqlite.emptying import Emptying, Index
-from edgedepot.storage.sqlite.log_length import checkpoint, keep_out, log_bytes
 from tests.storage.sqlite.faulty import run_faulty
 from tests.storage.sqlite.test_copy_faults import START
 
 HELD = f"""{START}
 import gc
-from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, log_bytes
+from edgedepot.storage.sqlite.checkpoint import log_bytes
+from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS
 from tests.storage.sqlite.test_left_behind import LONGEST
 
 def held(size):

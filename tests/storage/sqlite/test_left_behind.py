@@ -19,10 +19,11 @@ import pytest
 from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.aside import next_of
+from edgedepot.storage.sqlite.checkpoint import checkpoint, log_bytes
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
 from edgedepot.storage.sqlite.files import be_like
 from edgedepot.storage.sqlite.left import Left
-from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength, checkpoint, log_bytes
+from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.reserve import Reserve
 from edgedepot.storage.sqlite.successor import Successor

@@ -16,7 +16,8 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.base import Choice, Ledger, Start, Window
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.rows import aggregate_rows, select_rows
-from edgedepot.storage.sqlite.log_length import SHORTEN_SECONDS, log_bytes
+from edgedepot.storage.sqlite.checkpoint import log_bytes
+from edgedepot.storage.sqlite.log_length import SHORTEN_SECONDS
 from edgedepot.storage.values import Quality
 from tests.models import Weather
 from tests.storage.sqlite.crashing import Deed, Offsets, State, intake, known_offsets, stamp, work_until_killed

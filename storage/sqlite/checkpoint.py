@@ -1,0 +1,56 @@
+"""A store's write-ahead log put into its file, by SQLite's own checkpoint."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+from edgedepot.storage.sqlite.schema import APPLICATION_ID
+from edgedepot.storage.sqlite.wal import wal_of
+
+
+def log_bytes(path: Path) -> int:
+    """How large a store's log is."""
+    try:
+        return wal_of(path).stat().st_size
+    except OSError:
+        return 0
+
+
+class Checkpoint(NamedTuple):
+    """What came of one: how many frames the log has, and how many of them the file has too."""
+
+    busy: int
+    frames: int
+    copied: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the log is in the file."""
+        return not self.busy and self.frames == self.copied
+
+
+def checkpoint(connection: sqlite3.Connection, mode: str, patience: float = 0) -> Checkpoint:
+    """Put the log into the file, waiting for others so many seconds at most. One that was cut (``TRUNCATE``) is begun
+    again: a store in the middle of its work that has none has lost it. Raises `sqlite3.Error`."""
+    (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
+    try:
+        found = Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {usual}")
+    if mode == "TRUNCATE" and found.is_whole:
+        begin_log(connection)
+    return found
+
+
+def keep_out(connection: sqlite3.Connection) -> None:
+    """Have no commit put the log into the file."""
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+
+
+def begin_log(connection: sqlite3.Connection) -> None:
+    """SQLite makes the log with its first write, and writes no row that is the same as before. Raises
+    `sqlite3.Error`."""
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
