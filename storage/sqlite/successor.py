@@ -56,6 +56,8 @@ class Successor:
         keep the log from beginning anew."""
         self.frames = frames
         """How many the log had at first: its readers hold back no more than these when the older ones have ended."""
+        self.failures = 0
+        """How often the file could not be opened by its new name."""
         self._failure: Exception | None = None
         self.is_in_place = False
         self._path = path

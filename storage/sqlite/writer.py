@@ -346,13 +346,22 @@ class Writer:
         try:
             with names_of(self._path).lock:  # whoever opened the new file with the old log would keep that for good
                 successor = self.log_length.heir(self._connection, self._put_on_device)
-                opened = None if successor is None else self._go_on(successor)
+                opened = None if successor is None else self._inherit(successor)
         finally:
             self._tell()  # not before: who is called back may wait for somebody that opens the store to read
         if opened is not None:
             self._renew(opened)
             self.log_length.inherited()
             self._upkeep.retain_soon()
+
+    def _inherit(self, successor: Successor) -> Opened:
+        try:
+            return self._go_on(successor)
+        except (sqlite3.Error, *UNREADABLE) as exc:  # it is damaged, and what is written to the old file is lost
+            self.log_length.renew()
+            self.suspect(exc)
+            self._suspicion.act()
+            raise
 
     def _wake(self) -> None:
         with self._condition:

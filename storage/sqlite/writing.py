@@ -13,7 +13,7 @@ from edgedepot.storage.sqlite.acknowledge import add_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import note_choice
-from edgedepot.storage.sqlite.connection import Readers, StoreLock
+from edgedepot.storage.sqlite.connection import Readers, StoreLock, is_damage, is_unread
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
@@ -26,8 +26,10 @@ from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
 from edgedepot.storage.sqlite.reserve import Reserve, is_full
 from edgedepot.storage.sqlite.room import Room
+from edgedepot.storage.sqlite.salvage import UNREADABLE
 from edgedepot.storage.sqlite.schema import text
 from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.suspicion import ATTEMPTS
 from edgedepot.storage.sqlite.tail import Tail
 from edgedepot.storage.sqlite.upkeep import transact
 from edgedepot.storage.sqlite.wal import wal_of
@@ -173,14 +175,18 @@ class Writing:
 
     def _go_on(self, successor: Successor) -> Opened:
         """Go on in the file that has taken the place of the old one, which is left to those that read it. On the
-        writer's thread, with the lock of `Names` held since the file has its name; to be called again where it
-        fails."""
+        writer's thread, with the lock of `Names` held since the file has its name; to be called again where that
+        raises `StorageError`. All else is damage: the file is to be salvaged, and nothing written to the old one."""
         old = self._opened
         self._readers.renew()
         try:
             successor.take_place(lambda: self._lock.note(GOING_ON, sync=True))
             self._opened = self._opening.go_on(old)
-        except (OSError, sqlite3.Error, StorageError) as exc:
+        except (OSError, sqlite3.Error, StorageError, *UNREADABLE) as exc:
+            successor.failures += 1
+            if successor.failures >= ATTEMPTS and (is_damage(exc) or is_unread(exc) or isinstance(exc, UNREADABLE)):
+                self._names.bar = None
+                raise
             self._names.bar = why = f"{self._path} has a new file that cannot be opened: {exc}"
             if is_full(exc):
                 self._reserve.give_up()

@@ -16,6 +16,7 @@ from edgedepot import StorageError
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.connection import open_reader
 from tests.models import Weather
+from tests.storage.sqlite.audit import audit_memory
 from tests.storage.sqlite.damaged import rows
 from tests.storage.sqlite.test_left_behind import COUNT, Site, python
 from tests.storage.sqlite.test_writer import advance_until
@@ -227,3 +228,48 @@ def test_a_process_that_is_killed_on_the_way_to_a_copy_leaves_all(shim: Path, qu
     where += ["rename:.next:0", "sync::0", "write:.lock:0", "sync:.lock:0", "unlink:x.db-wal:0", "unlink:x.db-shm:0"]
     where += ["sync::1", "write:.lock:1"]
     run_faulty(shim, quick_folder, KILLED, *where)
+
+
+DAMAGED = f"""{START}
+site = at_its_bound()
+reader = python(path)
+reader.say("BEGIN;")
+assert reader.ask(COUNT) == "900"
+fill(site)
+gate, opened = os.pipe()
+file = site.file
+(root,) = reader.ask("SELECT rootpage FROM sqlite_schema WHERE name = '_meta';").split()
+fault_at("unlink", "x.db-wal", 0)
+fault("fault_gate", gate), fault("fault_code", 1)
+while site.log.st_size <= site.bound:
+    site.put(10)
+receipt = site.store.store_readings(Weather, rows(site.count, site.count + 100))
+advance_until(site.clock, lambda: value("fault_code") == 0)
+assert site.file != file
+whole = path.read_bytes()
+with path.open("r+b") as copy:
+    copy.seek((int(root) - 1) * 4096)
+    copy.write(bytes(4096))
+os.write(opened, b"x")
+advance_until(site.clock, lambda: site.store.health_check()["status"] == "fail")
+if sys.argv[2] == "for a moment":
+    path.write_bytes(whole)
+well = lambda: site.store.health_check()["status"] == "pass"
+advance_until(site.clock, lambda: receipt.level == "durable" and well())
+found = len(site.store.query_readings(Weather))
+if sys.argv[2] == "for a moment":
+    assert (found, site.store.salvaged) == (site.count + 100, None)
+else:
+    assert site.store.salvaged is not None
+    assert found > site.count  # of what is in the other pages
+assert reader.ask(COUNT) == "900"
+reader.end()
+audit_memory(site.store)
+site.close()
+"""
+
+
+@pytest.mark.parametrize("how_long", ["for a moment", "for good"])
+def test_a_copy_that_turns_out_damaged_is_salvaged(shim: Path, quick_folder: Path, how_long: str) -> None:
+    """Once it has the store's name, and not when it is whole a moment later."""
+    run_faulty(shim, quick_folder, DAMAGED, how_long)
