@@ -148,6 +148,13 @@ def long_reader_of_loose(work: Work) -> None:
     long_reader(work, "process")
 
 
+def long_log(work: Work) -> None:
+    """It goes into the file beside what is stored meanwhile."""
+    work.open("process" if work.rng.random() < 0.5 else "power", keep_bytes="1 MB", busy_timeout=0.001)
+    work.outlast()
+    work.put(Mixed, work.mixed(work.again(20, devices=1)))
+
+
 def until_killed(work: Work) -> None:
     """The process ends without a word, in the middle of a fold's pieces; the next part opens what it left."""
     work.open("process" if work.rng.random() < 0.5 else "power", piece_rows=30)
@@ -349,6 +356,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "restore": (restored,),
     "salvage": (put_away, until_killed, Between(_damage), fold),
     "long reader": (long_reader, long_reader_of_loose),
+    "long log": (long_log,),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
 }

@@ -16,6 +16,7 @@ from edgedepot.storage.base import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.receipt import Receipt
+from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.crash.recording import MARKS
@@ -231,6 +232,21 @@ class Work:
             while self.path.stat().st_ino == file:
                 self.put(Weather, self.weather(self.fresh(2)))
                 self.clock.advance(1)
+
+    def outlast(self) -> None:
+        """A program holds an old state, and the store cannot go on in a copy. When it has ended the long log goes into
+        the file (open with a short `busy_timeout`), beside the deeds."""
+        next_of(self.path).mkdir()
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM _meta").fetchone()
+            while wal_of(self.path).stat().st_size <= 5 * 30 * 4096:
+                self.store.fold()
+                self.put(Weather, self.weather(self.fresh(40)))
+        while wal_of(self.path).stat().st_size > 4 * 30 * 4096:
+            self.clock.advance(1)
+            self.put(Weather, self.weather(self.fresh(2)))
+        next_of(self.path).rmdir()
 
     def reopen(self, **options: Any) -> None:
         self.close()
