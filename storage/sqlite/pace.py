@@ -9,8 +9,8 @@ class Pace(msgspec.Struct, frozen=True):
     """When to commit. Times in seconds, sizes in bytes of memory, about. Beyond `queue_rows` or `queue_size` nothing
     more is taken in; one call may go beyond it, as it is one transaction.
 
-    Readings of four numbers reach both bounds together, and nearly all are committed for their number; it is long texts
-    that the sizes are for."""
+    Readings of four numbers, in batches, reach both bounds together; the sizes are for long texts. A full queue fits
+    into 64 MiB beside the rest of the process, also while it is committed."""
 
     flush_interval: float
     sync_interval: float
@@ -19,9 +19,9 @@ class Pace(msgspec.Struct, frozen=True):
     fold_rows: int
     piece_rows: int = 25_000
     commit_rows: int = 5_000
-    commit_size: int = 4 << 20
+    commit_size: int = 4_000_000
     queue_rows: int = 50_000
-    queue_size: int = 16 << 20
+    queue_size: int = 16_000_000
 
 
 class Calls(msgspec.Struct):

@@ -1,19 +1,30 @@
 """The processes that `store_open` measures: `ingest`, `open`, `drain`."""
 
+from __future__ import annotations
+
 import os
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedepot.storage.sqlite.checksums import FRAME_HEADER, PAGE
 from edgedepot.storage.sqlite.wal import HEADER, wal_of
 from tests.benchmarks.child import say, settings_from_command_line
 from tests.benchmarks.memory_limit import obey, resident
 
+if TYPE_CHECKING:  # what is measured imports it by itself
+    from edgedepot import Receipt, SQLiteStorage
+
 BATCH = 1_000
+FRESH = 10
+"""One reading comes in for so many that are handed on."""
+UNAWAITED = 10
+"""So many batches of fresh readings are on their way into the store at most: what waits in its queue is never much."""
+STRETCHES = 10
 
 
 def ingest(settings: Mapping[str, Any]) -> None:
@@ -57,28 +68,59 @@ def open_(settings: Mapping[str, Any]) -> None:
     say(seconds=took)
 
 
+class Backlog:
+    """A store that is written and handed on; each returns the most memory that the process had meanwhile."""
+
+    def __init__(self, store: SQLiteStorage) -> None:
+        self._store = store
+        self._next = 0
+        self._fresh: deque[Receipt] = deque()
+        self.handed_on = 0
+
+    def write(self, rows: int) -> int:
+        most = 0
+        for _ in range(0, rows, BATCH):
+            self._put(BATCH).wait()
+            most = max(most, resident())
+        return most
+
+    def hand_on(self, rows: int) -> int:
+        """In windows, as sync does, while fresh readings come in, as a driver whose broker awaits acknowledgements."""
+        most, enough = 0, self.handed_on + rows
+        while self.handed_on < enough:
+            window = self._store.pending("central", BATCH)
+            assert window is not None
+            self._store.acknowledge("central", window)
+            self.handed_on += len(window.rows)
+            self._fresh.append(self._put(BATCH // FRESH))
+            if len(self._fresh) > UNAWAITED:
+                self._fresh.popleft().wait()
+            most = max(most, resident())
+        return most
+
+    def _put(self, rows: int) -> Receipt:
+        from tests.benchmarks.store_rows import Station, readings
+
+        receipt = self._store.store_readings(Station, readings(self._next, rows))
+        self._next += rows
+        return receipt
+
+
 def drain(settings: Mapping[str, Any]) -> None:
-    """Write a backlog and hand it on, new readings coming in meanwhile, within the limit."""
+    """Write a backlog and hand it on within the limit: first a tenth of it alone, then all."""
     obey(settings["group"], settings["limit"])
     from edgedepot import SQLiteStorage
-    from tests.benchmarks.store_rows import Station, readings
 
     rows = settings["rows"]
+    stretch = rows // STRETCHES
     with SQLiteStorage(settings["store"], gateway_id="roof") as store:
         store.add_cursor("central")
-        for first in range(0, rows, BATCH):
-            store.store_readings(Station, readings(first, BATCH)).wait()
-        handed_on = early = late = 0
-        while handed_on < rows:
-            window = store.pending("central", BATCH)
-            assert window is not None
-            store.acknowledge("central", window)
-            handed_on += len(window.rows)
-            store.store_readings(Station, readings(rows + handed_on // 10, BATCH // 10))
-            if handed_on >= rows // 10:
-                early = early or resident()
-                late = max(late, resident())
-    say(handed_on=handed_on, early=early, late=late)
+        backlog = Backlog(store)
+        few = max(backlog.write(stretch), backlog.hand_on(stretch))
+        writing = [backlog.write(stretch) for _ in range(STRETCHES)]
+        pending = store.count_pending("central")
+        handing_on = [backlog.hand_on(stretch) for _ in range(STRETCHES)]
+    say(pending=pending, handed_on=backlog.handed_on - stretch, few=few, writing=writing, handing_on=handing_on)
 
 
 def main() -> None:
