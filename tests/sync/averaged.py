@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from edgedepot.storage.clock import from_micros, to_micros
@@ -13,6 +13,7 @@ from tests.storage.sqlite.room_model import Version
 from tests.storage.sqlite.states import Key, Series, Values
 
 FLOATS = ("temperature", "humidity")
+JUST = 15_000_000
 
 
 class Bucket(NamedTuple):
@@ -37,6 +38,16 @@ def by_bucket(versions: Iterable[Version], every: int) -> dict[Bucket, list[Vers
     for version in versions:
         found[bucket_of(version.key, every)].append(version)
     return found
+
+
+def until_one_lasts(versions: Sequence[Version], every: int, now: int) -> Sequence[Version]:
+    """Those before the first whose interval is not over, or only just: it and what came after it wait. Nobody waits for
+    what is more than an interval ahead."""
+    for place, version in enumerate(versions):
+        over = bucket_of(version.key, every).start + every + min(every // 4, JUST)
+        if version.micros - every <= now < over:
+            return versions[:place]
+    return versions
 
 
 def average_of(rows: Iterable[tuple[Key, Values]]) -> Values:

@@ -31,7 +31,7 @@ from tests.models import Weather
 from tests.storage.sqlite.room_model import Hand, Upstream, Version
 from tests.storage.sqlite.room_states import Room
 from tests.storage.sqlite.states import T0, Key, Row, Values, data, devices, is_in, key_of, readings
-from tests.sync.averaged import Bucket, average_of, bucket_of, by_bucket
+from tests.sync.averaged import Bucket, average_of, bucket_of, by_bucket, until_one_lasts
 from tests.sync.scarce import Metered, WatchedStore, Watcher
 
 DAY = timedelta(days=1)
@@ -271,15 +271,17 @@ class Scarce(Room, Watcher):
 
     def acknowledged(self, cursor: str, window: Window, refused: Sequence[int], do: Callable[[], None]) -> None:
         upstream = self.upstreams[cursor]
+        beginning = (window.low, window.place)  # of averages it may be a part
+        lane = next(lane for lane, hand in upstream.hands.items() if (hand.window.low, hand.window.place) == beginning)
+        hand = upstream.hands.pop(lane)
+        assert window.every or hand.window is window
         if window.every:
             self.averages_acknowledged(cursor, window, refused)
             do()
             self.settle()
             self.look()
             return
-        lane = next(lane for lane, hand in upstream.hands.items() if hand.window is window)
         self.check_turn(cursor, lane)
-        hand = upstream.hands.pop(lane)
         aside = [version for version in hand.rows if version.seq in refused]
         upstream.resolve(self.rows_of(upstream, window), aside)
         taken = {version for version in hand.rows if version not in aside}
@@ -300,7 +302,8 @@ class Scarce(Room, Watcher):
         if every is None:
             return
         with self.store.noting():
-            windows = [hand.rows for hand in self.upstreams[cursor].hands.values()]
+            now, hands = self.clock.now(), self.upstreams[cursor].hands.values()
+            windows = [hand.rows if hand.window.place else until_one_lasts(hand.rows, every, now) for hand in hands]
             for row in rows:
                 window = next(window for window in windows if any(one.seq == row.gateway_seq for one in window))
                 self.check_average(row, every, window)
