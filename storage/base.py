@@ -304,6 +304,8 @@ class Window:
     every: int = 0
     """Over how many microseconds each row is an average; 0 where rows are readings. No reading of a stretch of averages
     arrives as itself, also where it stands alone."""
+    is_full: bool = False
+    """Whether the stretch ends here because no more rows have room in a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,9 +394,9 @@ class Buffer(abc.ABC):
     @abc.abstractmethod
     def pending(self, cursor: str, limit: int, lane: Lane = "backlog") -> Window | None:
         """The oldest window of a lane, with at most `limit` rows, all durable, and fewer where they are so large that
-        they take over about `WINDOW_BYTES`; None when there is nothing. Without a split all is backlog. A window
-        without rows is to be acknowledged like any other. Asking again without acknowledging returns the same rows as
-        they stand then."""
+        they take over about `WINDOW_BYTES`, and `is_full` in either case; None when there is nothing. Without a split
+        all is backlog. A window without rows is to be acknowledged like any other. Asking again without acknowledging
+        returns the same rows as they stand then."""
 
     def read_ahead(self, cursor: str, limit: int, lane: Lane, out: Window) -> None:
         """Have ready what lies in a lane behind a window that is out: the next `pending` returns what it would without

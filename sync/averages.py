@@ -6,9 +6,15 @@
 
 A backlog goes the same way: a window ends where a bucket does, so that each is sent once. One larger than a window is
 read as a whole, up to a bound. An average is made of all that the local store has of the bucket, whatever window brings
-it about; where history is gone, of what still waits. So a reading that comes late has the whole bucket sent once more,
-as a newer version of the same point. In the books the last reading of a bucket in a window counts as delivered, as the
-one that arrived; the others, for which it stands, as skipped.
+it about. So a reading that comes late has the whole bucket sent once more, as a newer version of the same point. In the
+books the last reading of a bucket in a window counts as delivered, as the one that arrived; the others, for which it
+stands, as skipped.
+
+Where history is gone an average is made of what the window has of its bucket, and a window that brings more of it has
+that replace it. Devices may send what they gathered, each at times of its own: then wherever a window ends some bucket
+lies on both sides. So as much is read together as the bound allows where readings do not come in the order of buckets.
+What came after the first whose bucket is not over yet is another window nevertheless: of a device whose clock is years
+slow more is always to come.
 
 Where less may go than a window has, it ends with the last reading of the last average that fits: a3 here, and b1 is
 skipped. The rest is another window, and as history has b1 too, b2 has it in its average. Without history a window of
@@ -17,8 +23,9 @@ buckets that lie across one another stays whole, and goes in several requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import pairwise
 
 from edgedepot.storage.base import Buffer, Pending, Window
 from edgedepot.storage.clock import Clock
@@ -85,27 +92,29 @@ class Averages:
             window = read(sum(map(len, first))) or window
             return self._with(list(map(self._average, self._buckets(window))), window)
         high = first[-1][-1].seq
-        if not self._has([bucket for bucket in later if bucket[0].seq < high]):
+        if not self._has(row for bucket in later if bucket[0].seq < high for row in bucket):
             return self._with(averages + list(map(self._average, later)), window)
         return self._with(averages, replace(window, high=high, rows=[row for row in window.rows if row.seq <= high]))
 
-    def _has(self, buckets: list[list[Pending]]) -> bool:
-        """Whether history has all that these buckets do. It goes by model, the oldest first: so it has where it has
-        the oldest."""
-        oldest: dict[type[Reading], list[Pending]] = {}
-        for bucket in sorted(buckets, key=lambda bucket: self._start(bucket[0])):
-            oldest.setdefault(bucket[0].model, bucket)
+    def _has(self, rows: Iterable[Pending]) -> bool:
+        """Whether history has all of these. It goes by model, the oldest first: so it has where it has the oldest."""
+        oldest: dict[type[Reading], Pending] = {}
+        for row in rows:
+            there = oldest.setdefault(row.model, row)
+            if row.timestamp < there.timestamp:
+                oldest[row.model] = row
         return all(
-            {row.timestamp for row in bucket} <= dict(self._between(bucket)).keys() for bucket in oldest.values()
+            self._store.between(row.model, row.device_id, row.timestamp, row.timestamp + 1) for row in oldest.values()
         )
 
     def _whole(self, window: Window, limit: int, read: Callable[[int], Window | None]) -> Window:
         """Without a bucket at its end of which there may be more."""
         rows = self._finished(window.rows)
-        if len(rows) == len(window.rows) == limit:
+        if window.is_full and len(rows) == len(window.rows):
+            is_widest = len(rows) < limit or limit >= _MOST
             rows = self._before_the_last(rows)
-            if not rows and limit < _MOST:
-                limit *= _WIDER
+            if not is_widest and not (rows and (self._are_in_turn(window.rows) or self._has(window.rows))):
+                limit = min(limit * _WIDER, _MOST)
                 return self._whole(read(limit) or window, limit, read)
         if not rows or len(rows) == len(window.rows):
             return window
@@ -125,6 +134,11 @@ class Averages:
     def _ready(self, row: Pending) -> int:
         """When its bucket may go."""
         return self._start(row) + self._every + min(self._every // 4, _PATIENCE)
+
+    def _are_in_turn(self, rows: list[Pending]) -> bool:
+        """Whether all is of one time, and then all of the next."""
+        starts = list(map(self._start, rows))
+        return all(one <= other for one, other in pairwise(starts))
 
     def _before_the_last(self, rows: list[Pending]) -> list[Pending]:
         """Those before the first that lies in the bucket of the last."""

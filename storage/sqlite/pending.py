@@ -128,7 +128,7 @@ class PendingReader:
                 portion.took(len(more))
                 rows += more
         end = rows[-1].seq if portion.is_full else self._end(view, low, high, high == last)
-        return None if end is None else Window(low, end, rows)
+        return None if end is None else Window(low, end, rows, is_full=portion.is_full)
 
     @staticmethod
     def _end(view: View, low: int, high: int, is_open: bool) -> int | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Buffer, Choice
+from edgedepot import Reading, SQLiteStorage
+from edgedepot.storage.base import WINDOW_BYTES, Buffer, Choice
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.errors import Unreachable
 from edgedepot.storage.sqlite.books import Books
@@ -25,6 +26,10 @@ T0 = datetime(2026, 5, 4, tzinfo=UTC)
 DEVICES = [f"d{number}" for number in range(5)]
 SECONDS = 3600
 Point = tuple[str, datetime]
+
+
+class Noted(Reading):
+    note: str
 
 
 @pytest.fixture
@@ -52,20 +57,25 @@ def fill(store: SQLiteStorage, since: int = 0, until: int = SECONDS) -> None:
 
 
 def averages(every: int, seconds: int = SECONDS) -> dict[Point, Any]:
+    return averages_of(every, [(device, second) for second in range(seconds) for device in DEVICES])
+
+
+def averages_of(every: int, came: Iterable[tuple[str, int]]) -> dict[Point, Any]:
     found: dict[Point, list[float]] = defaultdict(list)
-    for second in range(seconds):
-        for device in DEVICES:
-            found[device, T0 + timedelta(seconds=second - second % every)].append(value(device, second))
+    for device, second in came:
+        found[device, T0 + timedelta(seconds=second - second % every)].append(value(device, second))
     return {point: pytest.approx(math.fsum(values) / len(values), rel=1e-12) for point, values in found.items()}
 
 
-def forwarder_with(store: Buffer, upstream: ScriptedUpstream, clock: ManualClock, **limits: Any) -> Forwarder:
+def forwarder_with(
+    store: Buffer, upstream: ScriptedUpstream, clock: ManualClock, batch_size: int = 5000, **limits: Any
+) -> Forwarder:
     return Forwarder(
         store,
         "central",
         upstream,
         clock=clock,
-        batch_size=5000,
+        batch_size=batch_size,
         poll_interval=5.0,
         backoff=Backoff(0.2, 60.0, lambda: 0.5),
         limits=Limits.of("central", **limits),
@@ -130,6 +140,43 @@ def test_history_gone_what_waits_is_averaged(
     assert set(sent(upstream).values()) == {1}
     assert kept(upstream) == averages(every)
     assert not costs or len(upstream.requests) > 2
+
+
+def test_history_gone_of_devices_that_send_many_at_once(tmp_path: Path, clock: ManualClock) -> None:
+    """Wherever a window ended, an interval would lie on both sides; and what follows would have the rest alone."""
+    upstream, came = ScriptedUpstream(gateway_id="g"), list[tuple[str, int]]()
+    for until in range(10, SECONDS, 10):
+        came += [("d0", second) for second in range(until - 10, until)]
+        for device, offset in [("d1", 100), ("d2", 200)]:
+            if until % 300 == offset:
+                came += [(device, second) for second in range(max(0, until - 300), until)]
+    with open_store(tmp_path, clock, keep="1 hour") as store:
+        store.add_cursor("central")
+        rows: list[Any] = [(one, T0 + timedelta(seconds=at), {"temperature": value(one, at)}) for one, at in came]
+        store.store_readings(Weather, rows).wait()
+        clock.advance(86_400)
+        store.fold()
+        store.retain()
+        assert store.query_readings(Weather) == []
+        run(store, forwarder_with(store, upstream, clock, batch_size=500, every="1 minute"), clock)
+    assert set(sent(upstream).values()) == {1}
+    assert kept(upstream) == averages_of(60, came)
+
+
+def test_history_gone_of_readings_whose_bytes_fill_a_window(tmp_path: Path, clock: ManualClock) -> None:
+    """It ends where an interval does."""
+    upstream = ScriptedUpstream(gateway_id="g")
+    with open_store(tmp_path, clock, keep="1 hour") as store:
+        store.add_cursor("central")
+        text, count = "x" * 1000, WINDOW_BYTES // 1000 + 300
+        rows: list[Any] = [("d0", T0 + timedelta(seconds=second), {"note": text}) for second in range(count)]
+        store.store_readings(Noted, rows).wait()
+        clock.advance(86_400)
+        store.fold()
+        store.retain()
+        run(store, forwarder_with(store, upstream, clock, batch_size=500, every="1 minute"), clock)
+    assert len(upstream.requests) > 1
+    assert set(sent(upstream).values()) == {1}
 
 
 def test_thinned_minutes_are_their_own_averages(tmp_path: Path, clock: ManualClock) -> None:
