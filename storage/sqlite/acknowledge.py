@@ -18,8 +18,9 @@ from edgedepot.storage.sqlite.quarantine import acknowledge_replayed, set_aside
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.tables import rows_in, rows_of
+from edgedepot.storage.sqlite.thinned import note_thinned
 from edgedepot.storage.sqlite.walk import END, START, Place, Walk, count_owed, owed
-from edgedepot.storage.sqlite.withheld import note_thinned, withhold_numbers, withhold_walked
+from edgedepot.storage.sqlite.withheld import withhold_numbers, withhold_walked
 
 
 def count_pending(
@@ -75,7 +76,8 @@ def add_cursor(journal: Journal, name: str, since: int | None, now: bool) -> Non
     before = journal.books.versions() - there
     book = CursorBook(cursor_id, name, before, since, passed, walk, [0] * len(RESOLVED))
     write_cursor(journal.connection, book)
-    note_thinned(journal.connection, book.id, walk)
+    if not now:
+        note_thinned(journal, book.id)
     journal.books.new_cursor(book)
 
 

@@ -60,15 +60,6 @@ def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch, amon
         )
 
 
-def note_thinned(connection: sqlite3.Connection, cursor: int, walk: Walk) -> None:
-    """Note for a new upstream which minutes of the journal, behind its walk, were thinned while others awaited them."""
-    connection.execute(
-        f"INSERT INTO _withheld {_COLUMNS} SELECT DISTINCT ?, series, start, stop, low, high, every FROM _withheld"
-        f" WHERE every = {THINNED} AND NOT {walk.numbers().replace('seq', 'low')}{_TOGETHER}",
-        (cursor,),
-    )
-
-
 def withhold_piece(
     connection: sqlite3.Connection, shape: Shape, cursor: int, piece: Piece, low: int, high: int
 ) -> None:

@@ -179,10 +179,12 @@ def test_another_upstream_that_had_the_readings_themselves(store: SQLiteStorage)
     forward(store, other, name="other")
     store.fold()
     assert store.thin(LATER) > 400
-    forward(store, own)
-    store.add_cursor("late")
-    forward(store, late, name="late")
+    store.remove_cursor("central")  # and with it what was noted
+    for name, upstream in (("late", late), ("central", own)):
+        store.add_cursor(name)
+        forward(store, upstream, name=name)
     for name, upstream, rows in (("other", other, 900), ("late", late, 300), ("central", own, 300)):
+        assert reconcile(store, name, upstream).total() == Finding()
         before = dict(upstream.kept)
         assert len(before) == rows
         upstream.kept.clear()
