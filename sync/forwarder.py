@@ -40,6 +40,7 @@ _PATIENCE = 3
 trouble that it answers with this often has a person called."""
 _LINGERS = 5.0
 """Seconds for which what held readings up is said once they go on: it holds them up again soon."""
+_IN_TROUBLE: tuple[State, ...] = ("waiting", "misconfigured")
 _OVERTAXED = 10.0
 """Seconds. A window that failed after so long may have been too large for the link to carry in the upstream's time."""
 
@@ -117,10 +118,14 @@ class Forwarder:
                 waiting,
                 lag,
                 eta,
-                self._limit if now <= self._limit_until else slowest if self._is_slow or hangs else None,
+                self._limit if self._holds(now) else slowest if self._is_slow or hangs else None,
                 self._budget.spent_today,
                 self._budget.per_day,
             )
+
+    def _holds(self, now: float) -> bool:
+        """Whether what held readings up last still does, or did a moment ago."""
+        return now <= self._limit_until or self._state in _IN_TROUBLE
 
     def look_after(self) -> None:
         """Say so once when an answer is waited for too long. From any thread but that of the steps; does not block."""
@@ -183,7 +188,7 @@ class Forwarder:
             self._make_sure()
             return False
         lane, window = found
-        self.note("misconfigured" if self._state == "misconfigured" else "sending")
+        self.note(self._state if self._state in _IN_TROUBLE else "sending")  # until it has answered that is not over
         self._batch.weigh(window.rows)
         requests, began = self._delivery.requests, self._clock.monotonic()
         is_unresolved = self._lanes.is_unresolved
@@ -325,6 +330,7 @@ class Forwarder:
         """The local store's, of which the upstream knows nothing."""
         retry_at = self._clock.monotonic() + self._backoff.next()
         text = f"the local store fails: {_text_of(exc)}"
+        self._limited(None)
         self.note("waiting", text, retry_at)
         if self._local_trouble is None:
             logger.error("upstream %s gets nothing, as %s. It is tried again for ever", self._name, text)

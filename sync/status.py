@@ -19,7 +19,7 @@ class SyncStatus:
 
     `state`: ``idle`` has nothing to send; ``held`` has, but goes on at `retry_at` only, as its limits say; ``waiting``
     will try again at `retry_at`, and so will ``misconfigured``, where first a person has to mend what `last_error`
-    says. `last_error` stays when the trouble is over.
+    says; where `retry_at` is None they do right now. `last_error` stays when the trouble is over.
     """
 
     state: State

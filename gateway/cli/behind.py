@@ -14,7 +14,8 @@ LATE = 60.0
 _DAY = 86_400.0
 _WAYS = {"thinned": "thinned to their minutes' averages", "evicted": "evicted"}
 _CURES = {
-    "link": "There is no link, or it breaks: its readings wait. See the last error.",
+    "link": "There is no link, or it breaks, or nobody answers at its address: its readings wait. See the last error;"
+    " where the link is there, check host and port in its url.",
     "server": "The server asks for less, or refuses: its own log says why.",
     "rate": "Its bytes a second hold them back: raise max_rate, or have averages only go: every.",
     "budget": "Its bytes of a day hold them back: raise max_per_day, or have averages only go: every.",
@@ -48,7 +49,7 @@ def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> 
     if live.get("per_day") is not None:
         yield "yellow", f"    Of the day's budget of {size(live['per_day'])}, {size(live['spent_today'])} are spent."
     cures = {**_CURES, **_SLOW} if live["state"] == "sending" else _CURES
-    if limit in cures:
+    if limit in cures and live["state"] != "misconfigured":  # what to mend is said then
         yield "yellow", f"    {cures[limit]}"
 
 
@@ -72,6 +73,8 @@ def _when(live: Mapping[str, Any]) -> str:
     if live["state"] == "held" and live["retry_in"] is not None and live["retry_in"] > LATE:
         later = "" if live.get("eta") is None else f", and is up to date in {duration(live['eta'])}"
         return f"goes on in {duration(live['retry_in'])}{later}."
+    if live["state"] in ("waiting", "misconfigured"):
+        return "nothing goes out."
     if live.get("eta") is None:
         return "it does not become less."
     return f"up to date in {duration(live['eta'])} at the latest pace."

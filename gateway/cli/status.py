@@ -95,8 +95,9 @@ def _beside(counts: Mapping[str, Mapping[str, int]], live: Mapping[str, Any]) ->
 
 
 def _lag(store: SQLiteStorage, name: str, upstream: Mapping[str, Any]) -> float:
-    """Seconds that an upstream is behind: as the running gateway says, or by the store where nobody says it."""
-    if upstream["live"]:
+    """Seconds that an upstream is behind: as the running gateway says, or by the store where nobody says it, or what
+    waits came in since an upstream was asked last."""
+    if upstream["live"] and (upstream["live"]["lag"] or not upstream["books"].get("pending")):
         return float(upstream["live"]["lag"])
     oldest = store.oldest_pending(name)
     return 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
@@ -213,18 +214,21 @@ def _advice(name: str, upstream: Mapping[str, Any], running: bool, file: Path) -
     """What there is to say of an upstream, each with its style."""
     live, books = upstream["live"], upstream["books"]
     if live:
-        yield from say_behind(name, live, books)
-    if live and live["retry_in"] is not None and live["state"] != "held":
-        again = duration(live["retry_in"])
+        yield from say_behind(name, {**live, "lag": upstream["lag"]}, books)
+    if live and live["state"] in ("waiting", "misconfigured"):
+        again = "right now" if live["retry_in"] is None else f"in {duration(live['retry_in'])}"
         if live["state"] == "misconfigured":
             yield "bold red", f"{name}: {live['last_error']}"
-            yield "bold red", f"    Mend that. Nothing is lost: its readings wait, and it is tried again in {again}."
+            yield "bold red", f"    Mend that. Nothing is lost: its readings wait, and it is tried again {again}."
         elif live["alarm"]:
             yield "bold red", f"{name}: {live['alarm']}"
-            yield "bold red", f"    Waiting may not mend that. Nothing is lost, and it is tried again in {again}."
+            yield (
+                "bold red",
+                f"    If it stays so, somebody has to see to it. Nothing is lost, and it is tried again {again}.",
+            )
         else:
             yield "yellow", f"{name}: {live['last_error']}"
-            yield "yellow", f"    Its readings wait, and go out when it takes them. It is tried again in {again}."
+            yield "yellow", f"    Its readings wait, and go out when it takes them. It is tried again {again}."
     elif live and live["alarm"]:
         yield "bold red", f"{name}: {live['alarm']}"
     elif live and live["last_error"]:

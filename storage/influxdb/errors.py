@@ -104,7 +104,7 @@ def mapped(server: str, *, asking: bool = False) -> Iterator[None]:
     except NewConnectionError as exc:  # refused, or a host of no such name; to urllib3 a TimeoutError too
         raise Unreachable(f"cannot connect to {server}: {_cut(_CONNECTION.sub('', str(exc)))}") from exc
     except TimeoutError as exc:
-        raise Unreachable(f"{_NO_ANSWER[1].format(server)} in time: {_cut(str(exc))}") from exc
+        raise Unreachable(f"{_NO_ANSWER[1].format(server)} in time: {_cut(_CONNECTION.sub('', str(exc)))}") from exc
     except (HTTPError, FluxCsvParserException, ValueError, IndexError, OSError) as exc:
         # A body that ends too soon, is no UTF-8, no CSV or none of Flux's: something broke on the way.
         raise Unreachable(f"{_NO_ANSWER[1].format(server)} that makes sense: {_cut(str(exc))}") from exc

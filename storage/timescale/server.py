@@ -113,7 +113,8 @@ class Server:
         schema = self.place.schema or found.schema
         if schema is None:
             raise Misconfigured(
-                f"there is no schema to work in on {self.shown}: its user's search_path names none that exists"
+                f"there is no schema to work in on {self.shown}: its user's search_path names none that exists and"
+                " that it may use. Grant it usage on one, or set its search_path"
             )
         if found.timescaledb is None and self._warned.acquire(blocking=False):
             _log.warning(

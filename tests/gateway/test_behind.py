@@ -60,6 +60,10 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
         ({"state": "sending", "limited_by": "backend", "lag": 300.0, "eta": 9.0}, ["as its storage takes it"]),
         ({"state": "sending", "limited_by": "gateway", "lag": 300.0, "eta": 9.0}, ["this machine", "processor"]),
         ({"state": "waiting", "limited_by": "link", "lag": 300.0, "eta": None}, ["no link", "last error"]),
+        (
+            {"state": "misconfigured", "limited_by": "server", "lag": 300.0, "eta": None},
+            ["by 7 readings; nothing goes"],
+        ),
         ({"state": "held", "limited_by": "clock", "lag": 5.0, "eta": None}, ["Nobody knows the time", "NTP"]),
         (
             {"state": "held", "limited_by": "window", "lag": 300.0, "eta": 40_000.0, "retry_in": 3600.0},

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgedepot.storage.base import Lane, Window
+from edgedepot import Reading
+from edgedepot.storage.base import Lane, StoreRow, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import Misconfigured, Overloaded, StorageError, Unreachable
+from edgedepot.storage.receipt import Receipt
 from edgedepot.sync.forwarder import PROBE
 from edgedepot.sync.limits import Limits
+from edgedepot.sync.status import SyncStatus
 from tests.sync.scarce import Metered
 from tests.sync.scripted import Fail, ScriptedUpstream, TellingStore, fill, moment, open_store
 from tests.sync.simulated import forwarder_to
@@ -34,23 +37,46 @@ def store(tmp_path: Path, clock: ManualClock) -> Iterator[TellingStore]:
         yield store
 
 
+@dataclass
+class Seen(ScriptedUpstream):
+    """Takes 20 s for its answers once somebody has a `look` at the end of that; `seen` is what there was."""
+
+    clock: ManualClock | None = None
+    look: Callable[[], SyncStatus] | None = None
+    seen: list[SyncStatus] = field(default_factory=list)
+
+    def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt | None:
+        if self.look is not None and self.clock is not None:
+            self.clock.advance(20)
+            self.seen.append(self.look())
+        return super().store_readings(reading_model, rows)
+
+
 @pytest.mark.parametrize(
-    ("error", "limit"),
+    ("error", "limit", "state"),
     [
-        (Unreachable("no route"), "link"),
-        (Overloaded("429", code="429"), "server"),
-        (Misconfigured("no such table"), "server"),
-        (KeyError("x"), "server"),
+        (Unreachable("no route"), "link", "waiting"),
+        (Overloaded("429", code="429"), "server", "waiting"),
+        (Misconfigured("no such table"), "server", "misconfigured"),
+        (KeyError("x"), "server", "waiting"),
     ],
 )
-def test_what_holds_it_up(store: TellingStore, clock: ManualClock, error: Exception, limit: str) -> None:
+def test_what_holds_it_up(store: TellingStore, clock: ManualClock, error: Exception, limit: str, state: str) -> None:
     fill(store, 100)
-    upstream = ScriptedUpstream(gateway_id="g", script=deque([Fail(error)]))
+    upstream = Seen(gateway_id="g", script=deque([Fail(error)]))
     forwarder = forwarder_to(store, upstream, clock)
     wait = forwarder.step()
     assert wait is not None
     status = forwarder.status()
     assert (status.limited_by, status.lag) == (limit, 3600)
+    upstream.script.append(Fail(error))
+    clock.advance(wait.until - clock.monotonic())
+    upstream.clock, upstream.look = clock, forwarder.status
+    wait = forwarder.step()
+    assert wait is not None
+    (seen,) = upstream.seen
+    assert (seen.state, seen.limited_by, seen.retry_at) == (state, limit, None), "while it is tried again, for 20 s"
+    upstream.look = None
     assert 100 <= status.waiting <= 105
     assert status.eta is None
     clock.advance(wait.until - clock.monotonic())
