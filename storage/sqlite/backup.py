@@ -14,6 +14,8 @@ Interrupted after step 1, whoever opens the store does the rest.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -44,19 +46,33 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
         raise ConfigError(f"{target.parent} is no folder")
     if target.name in own_names(source) and target.parent.samefile(source.parent):
         raise ConfigError(f"{target} is a name that the store uses itself; name another file")
+    _remove_left(target)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with _device_errors(target):
-            part.touch()  # or SQLite would say that it cannot be opened, and not why
+        # It is made here, as SQLite would say that it cannot be opened, and not why.
+        with _device_errors(target), part.open("wb") as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             _copy(source, part, now, progress)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
             part.replace(target)
             sync_folder(target)
     finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            part.with_name(part.name + suffix).unlink(missing_ok=True)
+        _remove(part)
     return target.stat().st_size
+
+
+def _remove_left(target: Path) -> None:
+    """Remove what is there of copies that were killed. Those that others are about are locked."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(part)
+
+
+def _remove(part: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        part.with_name(part.name + suffix).unlink(missing_ok=True)
 
 
 def _check(source: Path) -> None:

@@ -37,7 +37,7 @@ from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.ranges import LAST, Ranges
 from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Partition, Piece
-from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, unfolded_condition
+from edgedepot.storage.sqlite.tables import any_of, cell, history_table, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.view import View, places
 from edgedepot.storage.sqlite.walk import END, NEVER
 from edgedepot.storage.sqlite.withheld import DELETED, Stretch, read_withheld
@@ -351,7 +351,7 @@ class _Question:
         walk, spans = self._book.walk, list[tuple[int, int]]()
         for low, high in self._book.acknowledged:
             spans += Ranges(walk.gone).gaps(max(low, walk.before), high)
-        return f"({' OR '.join(f't.seq BETWEEN {low} AND {high}' for low, high in spans) or 'false'})"
+        return any_of([f"t.seq BETWEEN {low} AND {high}" for low, high in spans])
 
     def _not_refused(self) -> str:
         return f"t.seq NOT IN (SELECT seq FROM _quarantined WHERE cursor = {self._book.id})"

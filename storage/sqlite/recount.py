@@ -11,7 +11,7 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.hours import add_hours, whole_hour
 from edgedepot.storage.sqlite.shape import Partition
-from edgedepot.storage.sqlite.tables import HOUR_COLUMNS, history_table, hour_columns, hour_table
+from edgedepot.storage.sqlite.tables import HOUR_COLUMNS, all_of, history_table, hour_columns, hour_table
 
 _TOGETHER = 5_000
 """Hours that are held in memory."""
@@ -43,7 +43,8 @@ class Recount:
 
     def run(self, series: list[int]) -> Iterator[WrongHours]:
         """Compare all hours of the partition, whose rows are of these series, in order."""
-        names = ", ".join(("series", "hour", *HOUR_COLUMNS, *hour_columns(self._layout, 0)))
+        # Of their type, or SQLite would not look for one by the key.
+        names = ", ".join(("series INTEGER", "hour INTEGER", *HOUR_COLUMNS, *hour_columns(self._layout, 0)))
         # A temporary table goes before one of the file with its name: so the fold's own arithmetic fills it.
         self._connection.execute(f"CREATE TEMP TABLE {self._table} ({names}, PRIMARY KEY (series, hour))")
         try:
@@ -106,7 +107,7 @@ class Recount:
                 conditions.append(f"coalesce(o.{name}, 0) = coalesce(n.{name}, 0)")
             else:
                 conditions.append(f"o.{name} IS n.{name}")
-        return " AND ".join(conditions)
+        return all_of(conditions)
 
 
 def _near(name: str, index: str) -> str:

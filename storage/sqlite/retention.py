@@ -47,6 +47,7 @@ from edgedepot.storage.sqlite.room_log import FULL, OLD, REFUSED, RoomLog
 from edgedepot.storage.sqlite.shape import Partition, Piece, Rule
 from edgedepot.storage.sqlite.tables import (
     HOUR,
+    any_of,
     counted,
     history_table,
     hour_table,
@@ -160,11 +161,11 @@ class Retention:
 
     def _too_old_piece(self, now: int) -> Deed | None:
         ages = {layout.id: self._limits.age(layout.name) for layout in self._journal.catalogue.layouts().values()}
-        young = " OR ".join(
-            f"model = {model}" + ("" if age is None else f" AND ts >= {now - age}") for model, age in ages.items()
+        young = any_of(
+            [f"model = {model}" + ("" if age is None else f" AND ts >= {now - age}") for model, age in ages.items()]
         )
         closed = closed_pieces(self._journal.shape)
-        if not closed or not young:
+        if not closed or not ages:
             return None
         table = rows_of(self._journal.shape, closed[0][0])
         query = f"SELECT 1 FROM {table} AS j CROSS JOIN _series AS s ON s.id = j.series WHERE {young} LIMIT 1"

@@ -200,6 +200,25 @@ def cell(column: str, width: int) -> str:
     return column if not column[1:].isdigit() or int(column[1:]) < width else "NULL"
 
 
+def all_of(conditions: Sequence[str]) -> str:
+    """The SQL condition that all hold, in parentheses; true where there are none."""
+    return _tree(conditions, "AND") if conditions else "true"
+
+
+def any_of(conditions: Sequence[str]) -> str:
+    """The SQL condition that one holds, in parentheses; false where there are none."""
+    return _tree(conditions, "OR") if conditions else "false"
+
+
+def _tree(conditions: Sequence[str], word: str) -> str:
+    """SQLite takes no expression of more than 1,000 levels, and one after the other each is a level:
+    https://sqlite.org/limits.html#max_expr_depth"""
+    half = len(conditions) // 2
+    if not half:
+        return f"({conditions[0]})"
+    return f"({_tree(conditions[:half], word)} {word} {_tree(conditions[half:], word)})"
+
+
 _AFFINITY = {float: "real", int: "integer", bool: "integer", str: "text"}
 
 
@@ -216,7 +235,7 @@ def holdable(layout: Layout, width: int, *, before: bool = False) -> str:
         "typeof(series) || typeof(ts) || typeof(seq) = 'integerintegerinteger'"
         f" AND seq BETWEEN {SEQ.low} AND {SEQ.high} AND ts BETWEEN {TIME.low} AND {TIME.high}"
     )
-    return " AND ".join([whole, "(quality IS NULL OR quality BETWEEN 1 AND 255)", *kinds])
+    return all_of([whole, "quality IS NULL OR quality BETWEEN 1 AND 255", *kinds])
 
 
 def unfolded_condition(shape: Shape, piece: Piece) -> str:

@@ -31,7 +31,7 @@ from edgedepot.storage.sqlite.recount import Recount, WrongHours
 from edgedepot.storage.sqlite.report import LostSpan, span
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage
 from edgedepot.storage.sqlite.shape import Partition, Piece, Shape
-from edgedepot.storage.sqlite.tables import cell, history_table, holdable, rows_of, unfolded_condition
+from edgedepot.storage.sqlite.tables import any_of, cell, history_table, holdable, rows_of, unfolded_condition
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.values import Quality
 
@@ -185,12 +185,15 @@ class Verification:
                 self._compare(view.shape, piece, layout, partition)
 
     def _check_unfolded(self, view: View, layouts: dict[int, Layout], piece: Piece) -> None:
-        right = " OR ".join(
-            f"series IN (SELECT id FROM _series WHERE model = {model}) AND {holdable(layout, piece.width, before=True)}"
-            for model, layout in layouts.items()
+        right = any_of(
+            [
+                f"series IN (SELECT id FROM _series WHERE model = {model})"
+                f" AND {holdable(layout, piece.width, before=True)}"
+                for model, layout in layouts.items()
+            ]
         )
         mine = f"{rows_of(view.shape, piece)} WHERE {unfolded_condition(view.shape, piece)}"
-        query = f"SELECT count(*), total(NOT ({right or 0})) FROM {mine}"
+        query = f"SELECT count(*), total(NOT {right}) FROM {mine}"
         count, wrong = self._connection.execute(query).fetchone()
         self._found.unfolded += count
         if wrong:
@@ -199,12 +202,12 @@ class Verification:
     def _compare(self, shape: Shape, piece: Piece, layout: Layout, partition: Partition) -> None:
         """Rows of the journal with those of the same number in history. Thinning has changed the former on purpose."""
         values = [f"c{index}" for index in range(min(piece.width, partition.width, len(layout.written)))]
-        differ = " OR ".join(f"j.{name} IS NOT h.{cell(name, partition.width)}" for name in ("quality", *values))
+        differ = any_of([f"j.{name} IS NOT h.{cell(name, partition.width)}" for name in ("quality", *values)])
         query = (
             f"SELECT device_id, {hour_of('j.ts')} AS hour, count(*) FROM {rows_of(shape, piece)} AS j"
             f" JOIN {history_table(layout, partition)} AS h ON h.series = j.series AND h.ts = j.ts AND h.seq = j.seq"
             f" JOIN _series AS s ON s.id = j.series WHERE j.ts >= ? AND j.ts < ?"
-            f" AND coalesce(j.quality, 0) & {Quality.THINNED:d} = 0 AND ({differ}) GROUP BY 1, 2"
+            f" AND coalesce(j.quality, 0) & {Quality.THINNED:d} = 0 AND {differ} GROUP BY 1, 2"
         )
         for device, hour, count in self._connection.execute(query, (partition.start, partition.stop)):
             where = span(layout.name, device, hour, hour, count)

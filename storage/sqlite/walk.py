@@ -13,7 +13,7 @@ import msgspec
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.shape import Partition, Shape
-from edgedepot.storage.sqlite.tables import history_table
+from edgedepot.storage.sqlite.tables import any_of, history_table
 
 NEVER = -(2**63)
 """Before all timestamps."""
@@ -44,7 +44,7 @@ class Walk(msgspec.Struct, array_like=True):
     def numbers(self) -> str:
         """The SQL condition on `seq` for the rows that it is about."""
         spans = [f"seq BETWEEN {low} AND {high}" for low, high in self.gone]
-        return f"({' OR '.join((f'seq < {self.before}', *spans))})"
+        return any_of([f"seq < {self.before}", *spans])
 
 
 def owed(

@@ -1,5 +1,6 @@
 """Copies of a store that is being written, and stores out of copies."""
 
+import fcntl
 import os
 import shutil
 import threading
@@ -217,6 +218,19 @@ def test_a_copy_on_a_new_card_raises_the_epoch_once(quick_folder: Path) -> None:
             with SQLiteStorage(path, gateway_id="roof", clock=clock) as store:
                 assert store.store_epoch == T0.timestamp() + 86_400 * day
                 assert store.count_pending("central") == 200
+
+
+def test_what_killed_copies_left_goes_with_the_next(quick_folder: Path) -> None:
+    """But not what another process is about, which has it locked."""
+    path, _ = store_with_copy(quick_folder)
+    left = [quick_folder / f".new.db.{name}" for name in ("12.part", "12.part-journal", "13.part")]
+    others = quick_folder / ".old.db.12.part"
+    for file in (*left, others):
+        file.touch()
+    with left[-1].open() as held, SQLiteStorage(path) as store:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        store.backup(quick_folder / "new.db")
+    assert [file.exists() for file in (*left, others)] == [False, False, True, True]
 
 
 def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:

@@ -21,6 +21,7 @@ from tests.models import Mixed, Weather
 from tests.storage.sqlite.damaged import PAGE, STAGES, T0, deliver, rows
 
 BITS = 64
+FIELDS = 200
 
 
 def verified(path: Path) -> Verified:
@@ -51,6 +52,21 @@ def folded(quick_folder: Path) -> Path:
         store.store_readings(Weather, rows(300, 600)).wait()
         store.fold()
     return path
+
+
+@pytest.mark.parametrize(("kind", "value"), [(float, 1.5), (int, 7), (str, "x")])
+def test_a_model_of_as_many_fields_as_may_be(quick_folder: Path, kind: type, value: object) -> None:
+    """Before and after the fold; and one value that changed among all."""
+    wide = define_model("Wide", {f"f{number}": (kind, False, None) for number in range(FIELDS)})
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path) as store:
+        readings = [("d", T0 + timedelta(minutes=n), {f"f{k}": value for k in range(FIELDS)}) for n in range(10)]
+        store.store_readings(wide, readings).wait()
+        assert problems(path) == []
+        store.fold()
+    assert problems(path) == []
+    execute(path, f"UPDATE _h_wide_1 SET c{FIELDS - 1} = ? WHERE seq = 5", "y" if kind is str else kind(8))
+    assert [problem.kind for problem in problems(path)] == ["hours", "journal"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
