@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgedepot.storage.base import BaseStorage, Buffer, Lane, Window
 from edgedepot.storage.clock import Clock
@@ -18,7 +18,6 @@ from edgedepot.storage.errors import (
     StorageError,
     UpstreamError,
 )
-from edgedepot.sync.averages import Averages
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.batch import BatchSize
 from edgedepot.sync.bottleneck import Bottleneck
@@ -28,6 +27,9 @@ from edgedepot.sync.lanes import Lanes
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.progress import Progress
 from edgedepot.sync.status import Limit, State, SyncStatus
+
+if TYPE_CHECKING:
+    from edgedepot.sync.averages import Averages
 
 logger = logging.getLogger("edgedepot.sync")
 
@@ -79,7 +81,11 @@ class Forwarder:
         self._backoff = backoff
         limits = limits or Limits()
         self._budget = Budget(limits, store, name, upstream, clock)
-        self._averages = Averages(store, limits.every, clock, self._budget) if limits.every else None
+        self._averages: Averages | None = None
+        if limits.every:
+            from edgedepot.sync.averages import Averages  # here, as most upstreams get each reading
+
+            self._averages = Averages(store, limits.every, clock, self._budget)
         self._lanes = Lanes(store, name, clock, self._averages.is_late if self._averages else None)
         self._delivery = Delivery(store, name, upstream, clock, go_on, self._budget)
         self._bottleneck = Bottleneck(upstream, self._delivery, clock)

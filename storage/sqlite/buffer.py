@@ -28,7 +28,6 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger, read_reasons
 from edgedepot.storage.sqlite.oldest import oldest_pending
 from edgedepot.storage.sqlite.quarantine import Refused, Which, count_quarantined, drop, read_quarantined, replay
-from edgedepot.storage.sqlite.select import select_readings
 from edgedepot.storage.sqlite.starts import forget_start, note_start, read_start
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
@@ -204,6 +203,8 @@ class SQLiteBuffer(Buffer):
         return DeliveredRows(lambda: self._reading(False), book, choice, epochs)
 
     def between(self, model: type[Reading], device_id: str, low: int, high: int) -> list[tuple[int, Row]]:
+        from edgedepot.storage.sqlite.select import select_readings  # here, as most upstreams get no averages
+
         names = [spec.name for spec in model.__fields__]
         scope = Scope.of(model, device_id, from_micros(low), from_micros(high))
         selection = Selection.of(scope, ["quality", *names], None, "timestamp")

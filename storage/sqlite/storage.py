@@ -46,7 +46,6 @@ from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.quarantine import Refused, supersede
 from edgedepot.storage.sqlite.rejects import read_rejected
 from edgedepot.storage.sqlite.report import Salvaged, read_report
-from edgedepot.storage.sqlite.select import select_readings
 from edgedepot.storage.sqlite.tables import pages_free
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
@@ -307,6 +306,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
     ) -> list[dict[str, Any]]:
         """See `BaseStorage`. `fields` may name ``"quality"`` too. With `fresh=False` what is still queued is left out,
         and nothing is committed for the query's sake (for dashboards)."""
+        from edgedepot.storage.sqlite.select import select_readings  # here, as many gateways only store and forward
+
         selection = Selection.of(Scope.of(reading_model, device, start, end), fields, limit, order)
         with self._reading(fresh) as (view, catalogue):
             layout = catalogue.find(reading_model)

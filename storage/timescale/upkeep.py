@@ -19,7 +19,6 @@ from edgedepot.storage.query import Aggregation, Function, Scope, micros_of
 from edgedepot.storage.reading import Reading, check_model, device_id_of
 from edgedepot.storage.remote import RemoteStorage
 from edgedepot.storage.timescale import schema
-from edgedepot.storage.timescale.aggregate import calculations, number_of, vast_calculations
 from edgedepot.storage.timescale.errors import mapped
 from edgedepot.storage.timescale.hypertable import CreateHypertable, interval_of
 from edgedepot.storage.timescale.link import Link
@@ -211,6 +210,8 @@ class Upkeep(RemoteStorage):
     ) -> list[dict[str, Any]]:
         """``{"device_id", "bucket", "result"}`` of the buckets that begin in ``[start, end)``, by bucket and device;
         with ``"gateway_id"`` where the storage spans all gateways."""
+        from edgedepot.storage.timescale.aggregate import number_of  # here, as who forwards asks for nothing
+
         view, gateway_id = _checked_name(name), self._confinement()
         values = {
             "gateway_id": gateway_id,
@@ -260,6 +261,8 @@ def _why_not(session: Session, what: str, exc: errors.FeatureNotSupported) -> st
 
 def _view(session: Session, name: str, asked: Aggregation, with_data: bool) -> Composed:
     """The statement that makes a continuous aggregate."""
+    from edgedepot.storage.timescale.aggregate import calculations, vast_calculations  # here, as hardly a gateway does
+
     assert asked.interval is not None
     origin = SQL("" if asked.interval.is_calendar else ", origin => '1970-01-01 00:00:00+00'::timestamptz")
     bucket = SQL('{}({}, "timestamp"{})').format(_function(session, "time_bucket"), interval_of(asked.interval), origin)
