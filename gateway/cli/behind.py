@@ -38,6 +38,22 @@ _SLOW = {
 """Where readings go out, and still no faster."""
 
 
+_STORE_CURES = {
+    "full": "Make room on its device; with keep_bytes the store keeps to a size.",
+    "Read-only": "It was mounted read-only, as after errors: look why (dmesg), check the file system, mount it again.",
+    "": "See what the system says of its device: dmesg.",
+}
+"""By a word of what the system says; the last for all else."""
+
+
+def say_trouble(trouble: str) -> Iterator[tuple[str, str]]:
+    """Lines with their styles: what is wrong with the local store, and what to do."""
+    yield "bold red", trouble
+    if trouble.startswith("the store cannot be written"):
+        cure = next(cure for word, cure in _STORE_CURES.items() if word in trouble)
+        yield "bold red", f"    {cure} What was stored is there; what comes in waits, as far as there is memory for it."
+
+
 def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Lines with their styles; none where it keeps up."""
     limit, pending = live.get("limited_by"), books.get("pending", 0)

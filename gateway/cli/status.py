@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedepot.cli.behind import say_behind, say_given_up
+from edgedepot.cli.behind import say_behind, say_given_up, say_trouble
 from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table, visible
 from edgedepot.cli.target import FILE, open_store, size_on_disk
 from edgedepot.storage.errors import StorageError
@@ -111,7 +111,8 @@ def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None
         went = f"History of {visible(name)} from {since}Z on: what was before went (keep, keep_bytes)."
         screen.print(went, style="dim", markup=False)
     if found["store"]["trouble"]:
-        screen.print(f"[bold red]{escape(found['store']['trouble'])}[/]")
+        for style, text in say_trouble(found["store"]["trouble"]):
+            screen.print(text, style=style, markup=False)
     if found["store"]["warning"]:
         screen.print(f"[yellow]{escape(found['store']['warning'])}[/]")
     if found["salvaged"]:

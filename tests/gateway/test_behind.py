@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from edgedepot import Gateway, Reading, SQLiteStorage
 from edgedepot.cli import program
-from edgedepot.cli.behind import say_behind
+from edgedepot.cli.behind import say_behind, say_trouble
 from edgedepot.storage.clock import ManualClock
 from tests.sync.scripted import ScriptedUpstream, eventually
 
@@ -83,6 +83,21 @@ def test_what_is_said(live: dict[str, object], words: list[str]) -> None:
     assert all(word in lines for word in words)
     assert bool(lines) == bool(words)
     assert not list(say_behind("central", {"retry_in": None, **live}, {"pending": 0}))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("the store cannot be written: database or disk is full", "Make room on its device"),
+        ("the store cannot be written: disk I/O error (Read-only file system)", "mount it again"),
+        ("the store cannot be written: disk I/O error (Input/output error)", "dmesg. What was stored is there"),
+        ("the store has reached its limit of 9 bytes (keep_bytes) and takes no readings until", None),
+    ],
+)
+def test_what_is_said_of_the_local_store(trouble: str, words: str | None) -> None:
+    said, *more = (text for _, text in say_trouble(trouble))
+    assert said == trouble
+    assert [words is not None and words in line for line in more] == [True] * (words is not None)
 
 
 def test_of_a_gateway_that_does_not_run(tmp_path: Path) -> None:
