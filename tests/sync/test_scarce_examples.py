@@ -156,6 +156,17 @@ def test_reconcile_sends_averages_that_were_lost(play: Play) -> None:
     assert lost(machine, "two") == ("done", Finding(missing=count, sent=count))
 
 
+def test_reconcile_sends_what_thinned_minutes_came_to(play: Play) -> None:
+    machine = play()
+    fill_up(machine, 0)
+    fill_up(machine, 1)
+    machine.thin()
+    deliver(machine)
+    assert books(machine)["thinned"] > 40
+    count = len(machine.links["one"].kept)
+    assert lost(machine) == ("done", Finding(missing=count, sent=count))
+
+
 def test_reconcile_sends_as_much_as_a_days_budget_has(play: Play) -> None:
     machine = play(max_per_day="100 kB")
     for turn in range(3):
