@@ -8,7 +8,7 @@ long the names of devices are, changes more than that.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -55,6 +55,10 @@ STORE, STORE_COMMIT = Bytes(43.0, 20.0, 6.5, 2.2, 0.6, 2.27, 2.2), 40.0
 HOURS, HOURS_FILL = Bytes(45.0, 65.0, 39.0, 22.0, 22.0, 2.0, 0.0), 1.37
 # Of these the journal has, as SQLite writes its rows; the pages are all but full.
 JOURNAL, JOURNAL_COMMIT = Bytes(19.8, 9.4, 3.1, 1.0, 1.0, 1.04, 1.0), 45.0
+# A row of what is kept downsampled, as SQLite writes it, and a column of it: of how many values there were, of when, or
+# by its field's type; and by how full the pages of such tables were, of six rules: within 4 %.
+KEPT, KEPT_COUNT, KEPT_TIME, KEPT_FILL = 44.0, 2.0, 9.0, 1.16
+KEPT_VALUE: Mapping[type, float] = {float: 9.0, int: 3.0, bool: 1.0, str: 13.0}
 # Bytes that reach the card: what each commit does, whatever is in it; of the pages that its rows fill in the journal,
 # the root, as it dirties less than twice the pages with twice the rows; what each device takes that a fold has rows of,
 # which is some pages of its own, and less for each further part of a fold; and what a reading comes to that is in the
@@ -105,7 +109,8 @@ class Load:
     `models`. `flush` in seconds between commits; `committed` a second at most, as readings may come together; `disk`
     and `link` (a second) in bytes; `tbw` in terabytes; `outage` in hours. `keeps`: `disk` is the store's `keep_bytes`,
     so that history goes when it is reached, and then what waits is thinned, or no more is taken where it `blocks`.
-    History also goes at an `age` in seconds, and what waits with it where it `loses` that.
+    History also goes at an `age` in seconds, and what waits with it where it `loses` that. So many bytes are `kept`
+    downsampled of what went, in the end; inf where that never ends.
 
     What an upstream gets: `share` of the readings, or of each of so many `series` only averages over `every` seconds;
     so many bytes `per_day` at most, `batch` readings of a backlog at a time, while it is `open`: a share of the day;
@@ -140,6 +145,7 @@ class Load:
     nulls: float = 0.0
     committed: float = math.inf
     parts: tuple[float, ...] = ()
+    kept: float = 0.0
 
     @property
     def floats(self) -> float:
@@ -246,10 +252,37 @@ def _times(load: Load) -> tuple[float, float]:
     each = store_bytes(load)
     waiting = JOURNAL.of(load) + JOURNAL_COMMIT * load.commits / load.rate
     age = math.inf if load.age is None else load.age
-    history = min(age, max(0.0, load.room) / (each * load.rate))
+    history = min(age, _history(load, each, waiting))
     stays = 0.0 if load.keeps else (each - waiting) * load.rate * history
     outage = max(0.0, load.room - stays) / (waiting * load.rate)
     return min(outage, age) if load.loses else outage, history
+
+
+def _history(load: Load, each: float, waiting: float) -> float:
+    """Seconds that the room holds of readings with their history, each of so many bytes, of which some are those of the
+    journal."""
+    room = max(0.0, load.room)
+    if not load.keeps or not load.kept:
+        return room / (each * load.rate)
+    return max((room - load.kept) / each, _beside_as_much(load, room, each - waiting)) / load.rate
+
+
+def _beside_as_much(load: Load, room: float, history: float) -> float:
+    """Readings with their history, of so many bytes each, where what is kept downsampled has as much as history. Not
+    all of the room is theirs, on average: history goes by parts, which are as much larger as half a fold has, and half
+    a piece of the journal is not gone yet, though an upstream has it all. In a small store that is much."""
+    limits = Limits(sizes={REST: int(load.disk)})
+    part = PAGE * limits.largest(REST, 0)
+    fold = history * min(FOLD * load.rate, limits.fold_rows)
+    return max(0.0, room - 1.5 * part - fold / 2) / (store_bytes(load) + history)
+
+
+def kept_bytes(columns: Sequence[tuple[str, type]]) -> float:
+    """Of a row that is kept downsampled, with so many columns: of what part of what type of field each is."""
+    parts = [
+        KEPT_COUNT if part == "n" else KEPT_TIME if part.endswith("_ts") else KEPT_VALUE[kind] for part, kind in columns
+    ]
+    return KEPT_FILL * (KEPT + sum(parts))
 
 
 def _way(sent: Load) -> Way:

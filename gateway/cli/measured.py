@@ -25,6 +25,7 @@ from edgedepot.sync.settings import choice_of
 if TYPE_CHECKING:
     from edgedepot.plan import Kind
     from edgedepot.storage.base import Choice
+    from edgedepot.storage.sqlite.downsampled import KeptColumns
     from edgedepot.storage.sqlite.recent import Recent, Values
 
 _DAY = 86_400.0
@@ -57,21 +58,22 @@ _LETTERS = 12
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Readings a second of each series, (measurement, device); what a reading of each measurement is on average; and
-    what came, that says it."""
+    """Readings a second of each series, (measurement, device); what a reading of each measurement is on average; what
+    came, that says it; and the rules of what is kept downsampled."""
 
     series: dict[tuple[str, str], float]
     shapes: dict[str, Shape]
     came: Recent
+    rules: Sequence[KeptColumns]
 
     @classmethod
-    def of(cls, came: Recent) -> Rates:
+    def of(cls, came: Recent, rules: Sequence[KeptColumns]) -> Rates:
         """A device counts with the time by its own clock where that is longer: what it gathered comes all at once."""
         series = {
             key: len(one.times) / max(came.seconds, (max(one.times) - min(one.times)) / 1e6)
             for key, one in came.series.items()
         }
-        return cls(series, {name: _shape_of(*found) for name, found in came.values.items()}, came)
+        return cls(series, {name: _shape_of(*found) for name, found in came.values.items()}, came, rules)
 
     @property
     def rate(self) -> float:
@@ -98,6 +100,20 @@ class Rates:
         """The same of the series of each model."""
         keys = sorted(series)
         return tuple(self.commits(mine, flush, own) for _, mine in groupby(keys, key=itemgetter(0)))
+
+    @property
+    def kept(self) -> float:
+        """The bytes of what is kept downsampled once that goes too, a day's at a time; inf where it never does."""
+        from edgedepot.plan import kept_bytes
+
+        return sum(
+            min(rate, 1 / rule.interval)
+            * kept_bytes(rule.columns)
+            * (math.inf if rule.keep is None else rule.keep + _DAY)
+            for rule in self.rules
+            for (measurement, _), rate in self.series.items()
+            if measurement == rule.measurement
+        )
 
     @property
     def note(self) -> str | None:
@@ -134,7 +150,7 @@ def measure(file: Path) -> tuple[Rates, Room]:
     import shutil
 
     with open_store(file) as store:
-        rates = Rates.of(store.recent(datetime.now(UTC)))
+        rates = Rates.of(store.recent(datetime.now(UTC)), store.kept_columns())
         room = Room(shutil.disk_usage(store.path.parent).free, size_on_disk(store.path), store.free_bytes())
     if not rates.series:
         raise InvalidValue(f"{file}: no reading came within the last hour; expected --devices, --every and --fields")

@@ -108,11 +108,14 @@ def _measured(file: Path, given: Mapping[str, Any]) -> _Asked:
     settings = settings_of(file, given["upstream"], given["tls"])
     found = {**settings.store, "rate": rates.rate, "devices": len(rates.series)}
     found |= {"keeps": "disk" in found, "disk": room.within(found.get("disk"), found.get("age"))}
+    found["kept"] = rates.kept
     load = _load(given, found | rates.shape(rates.series)._asdict())
     flush, own = load.flush, found.get("flush", FLUSH)
     load = replace(load, committed=rates.commits(rates.series, flush, own))
     sent: dict[str, Load] = {}
     notes = [*([rates.note] if rates.note else []), *settings.notes]
+    if load.kept and not load.keeps:
+        notes.append("What is kept downsampled takes room beside that, which is not counted: there is no keep_bytes.")
     if not settings.upstreams and given["upstream"] is None:
         server = _SERVERS[load.upstream]
         notes.append(f"No upstream that is known is in {file}: counted as if all went to {server} (--upstream).")
@@ -168,7 +171,8 @@ def _print(asked: _Asked, found: Plan) -> None:
         (
             "until history of it goes" if load.keeps or load.age else "with all its history",
             duration(found.history_hours * 3600),
-            f"{found.store_bytes_per_reading:.0f} bytes a reading",
+            f"{found.store_bytes_per_reading:.0f} bytes a reading"
+            + (", beside what is kept downsampled" if load.kept and load.keeps else ""),
         ),
         ("to the card", f"{size(round(found.card_bytes_per_day))} a day", ""),
         (

@@ -15,9 +15,8 @@ its own. Runs on the writer's thread, but for what `kept_spans` is used for.
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -103,6 +102,33 @@ def add_rule(journal: Journal, wish: Wish) -> str | None:
     create_kept(journal.connection, layout, new)
     journal.reshape()
     return None
+
+
+class KeptColumns(NamedTuple):
+    """What a rule keeps of a model: so many seconds are a row, and go after so many, None for never; each column beside
+    the row's times and count, by what it is of a field and that field's type."""
+
+    measurement: str
+    interval: float
+    keep: float | None
+    columns: list[tuple[str, type]]
+
+
+def kept_columns(shape: Shape, layouts: Mapping[int, Layout]) -> list[KeptColumns]:
+    """That of each rule."""
+    found = []
+    for rule in shape.rules:
+        layout = layouts[rule.model]
+        columns = [(part, layout.written[index].type) for part, index in map(_part_of, rule.columns)]
+        keep = None if rule.keep is None else rule.keep / 1e6
+        found.append(KeptColumns(layout.name, rule.interval / 1e6, keep, columns))
+    return found
+
+
+def _part_of(column: str) -> tuple[str, int]:
+    """What a column is, and of which field."""
+    part = column.rstrip("0123456789")
+    return part, int(column.removeprefix(part))
 
 
 def create_kept(connection: sqlite3.Connection, layout: Layout, rule: Rule) -> None:
@@ -227,13 +253,13 @@ def _bring_together(connection: sqlite3.Connection, layout: Layout, rule: Rule, 
     sums: dict[str, str] = {"rows": "count(*)", "low": "min(ts)", "high": "max(ts)"}
     edges = []
     for column in rule.columns:
-        part, index = re.fullmatch(r"(.*?)(\d+)", column).groups()  # type: ignore[union-attr]
+        part, index = _part_of(column)
         value = cell(f"c{index}", added.width)
         if part in ("first", "last"):
             lookup = f"(SELECT {value} FROM {table} AS h WHERE h.series = k.series AND h.ts = {part}_ts{index})"
             edges.append(f"{column} = coalesce({lookup}, {column})")
         else:
-            sums[column] = _expression(part, value, layout.written[int(index)].type)
+            sums[column] = _expression(part, value, layout.written[index].type)
     updates = ", ".join(f"{name} = {_combined(name)}" for name in sums)
     rows = f"FROM {table} WHERE {added.condition}"
     connection.execute(

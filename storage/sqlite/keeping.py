@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import Function, micros_of
 from edgedepot.storage.reading import Reading
-from edgedepot.storage.sqlite.downsampled import Wish, add_rule
+from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.downsampled import KeptColumns, Wish, add_rule, kept_columns
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
+from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
 
@@ -23,6 +26,9 @@ class SQLiteKeeping(abc.ABC):
 
     @abc.abstractmethod
     def _do(self, action: Callable[[Journal], int | None], frees_room: bool = False) -> int | None: ...
+
+    @abc.abstractmethod
+    def _reading(self, fresh: bool) -> contextlib.AbstractContextManager[tuple[View, Catalogue]]: ...
 
     @abc.abstractmethod
     def flush(self) -> None: ...
@@ -53,6 +59,11 @@ class SQLiteKeeping(abc.ABC):
         self._do(add)
         for problem in problems:
             raise InvalidValue(problem)
+
+    def kept_columns(self) -> list[KeptColumns]:
+        """What the rules of `keep_downsampled` keep."""
+        with self._reading(True) as (view, catalogue):
+            return kept_columns(view.shape, catalogue.layouts())
 
     def fold(self) -> None:
         """Move what is committed into history now, and return when that is done. The store does so by itself every

@@ -51,7 +51,7 @@ class Load:
             keep=self.keep,
         )
         types: dict[str, Any] = {f"field_{n}": (TYPES[kind], True, None) for n, kind in enumerate(self.kinds)}
-        self._types = [define_model(f"Load{number}", types) for number in range(self.models)]
+        self.types = [define_model(f"Load{number}", types) for number in range(self.models)]
         self.names = ["central", *(f"other-{number}" for number in range(1, self.upstreams))]
         for name in self.names:
             self.store.add_cursor(name)
@@ -96,7 +96,7 @@ class Load:
             moment = from_micros(self.clock.now()) + timedelta(seconds=self._sent - self.clock.monotonic())
             device = self.count % self.devices
             data = {f"field_{number}": self._value(kind) for number, kind in enumerate(self.kinds)}
-            found.setdefault(self._types[device % self.models], []).append((f"device-{device}", moment, data))
+            found.setdefault(self.types[device % self.models], []).append((f"device-{device}", moment, data))
             self.count += 1
             self._sent += self.every / self.devices
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from edgedepot import Reading, SQLiteStorage
 from edgedepot.cli import program
 from edgedepot.cli.plan import _lines
-from edgedepot.plan import CARD_TBW, Load, Plan, card_rate, plan
+from edgedepot.plan import CARD_TBW, Load, Plan, card_rate, kept_bytes, plan
 from edgedepot.storage.reading import define_model
 from tests.plan.campaign import draw
 from tests.plan.uneven import Came, Meter, Uneven, polled
@@ -164,6 +165,28 @@ def test_of_a_disk_that_the_store_itself_fills(tmp_path: Path, settings: str, th
         assert then in said(str(file))
     assert found["outage_hours"] == pytest.approx(there.outage_hours, rel=0.05)
     assert found["history_hours"] == pytest.approx(there.history_hours, rel=0.05)
+
+
+@pytest.mark.parametrize("keep", ["1 day", None])
+def test_what_is_kept_downsampled_has_room_that_history_has_not(tmp_path: Path, keep: str | None) -> None:
+    """What that comes to when it is as old as it may be; for ever, as much as history has. Without a limit nobody knows
+    how much there is beside it, and that is said."""
+    (file := tmp_path / "gateway.toml").write_text(
+        '[gateway]\nid = "roof"\n[storage]\npath = "local.db"\nkeep_bytes = "50 MB"\n'
+    )
+    with SQLiteStorage(tmp_path / "local.db", gateway_id="roof") as store:
+        store.keep_downsampled(Tank, "1 minute", fields=["level"], functions=("avg", "max"), keep=keep)
+        now = datetime.now(UTC)
+        store_each(store, Tank, (("tank", now - timedelta(seconds=age), {"level": 1.0}) for age in range(3600, 0, -10)))
+    each = kept_bytes([("n", float), ("sum", float), ("max", float)])
+    load = Load(0.1, 1, disk=50e6, kept=math.inf if keep is None else 2 * 1440 * each)
+    bare = plan(replace(load, kept=0.0))
+    assert planned(str(file))["history_hours"] == pytest.approx(plan(load).history_hours, rel=0.02)
+    assert planned(str(file))["outage_hours"] == pytest.approx(bare.outage_hours, rel=0.02)
+    less = bare.history_hours - plan(load).history_hours
+    assert less / bare.history_hours == pytest.approx(2 * 1440 * each / load.room if keep else 1 / 3, rel=0.05)
+    assert "bytes a reading, beside what is kept downsampled" in said(str(file))
+    assert "is not counted: there is no keep_bytes." in said(str(tmp_path / "local.db"))
 
 
 class Pump(Reading):

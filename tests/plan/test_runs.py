@@ -13,16 +13,28 @@ import trustme
 from edgedepot import InfluxDBStorage, TimescaleDBStorage
 from edgedepot.plan import Kind, Load, plan
 from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.clock import from_micros
 from edgedepot.sync.limits import Limits
 from tests.crash.campaign import quick_folder
 from tests.plan import load, uneven
-from tests.plan.campaign import FITTED, HELD_OUT, Drawn, disk, draw, wire
+from tests.plan.campaign import FITTED, HELD_OUT, Drawn, Taking, disk, draw, wire
 from tests.plan.test_plan import planned
 from tests.servers.proxy import TcpProxy
 from tests.servers.timescale import TimescaleServer
 from tests.servers.victoria import VictoriaMetrics
 
 ONE_BY_ONE = 13
+BEFORE = 6
+"""Hours."""
+KEEPING = """
+[gateway]
+id = "roof"
+
+[storage]
+path = "local.db"
+flush_interval = "30s"
+keep_bytes = "5 MB"
+"""
 MakeProxy = Callable[[str, int], TcpProxy]
 
 
@@ -116,6 +128,27 @@ def test_the_disk_in_an_outage(tmp_path: Path, kinds: tuple[str, ...]) -> None:
     found = planned(*asked(drawn), "--disk", "5 MB")
     assert found["history_hours"] == pytest.approx(went, rel=0.1)
     assert found["outage_hours"] == pytest.approx(thinned, rel=0.1)
+
+
+def test_the_disk_in_an_outage_beside_what_is_kept_downsampled(tmp_path: Path) -> None:
+    """It has as much room as history by then, which goes earlier for that. Of so small a store history goes by large
+    parts: what counts is the mean of what it spans before and after one with the outage's first readings goes."""
+    (file := tmp_path / "gateway.toml").write_text(KEEPING)
+    start = datetime.now(UTC) - timedelta(hours=BEFORE)
+    run = load.Load(tmp_path / "local.db", 20, 10, ("float",) * 8, 30, 5_000_000, start=start)
+    run.store.keep_downsampled(run.types[0], "20 seconds", keep="730 days")
+    run.forward(Taking())
+    run.run(BEFORE * 3600)
+    run.forwarders.clear()
+    found, began, since = planned(str(file)), from_micros(run.clock.now()), start
+    while since <= began:
+        run.run(300)
+        before = from_micros(run.clock.now()) - since
+        run.store.retain()
+        since = run.store.history_from()["load0"]
+    after = from_micros(run.clock.now()) - since
+    run.store.close()
+    assert found["history_hours"] == pytest.approx((before + after).total_seconds() / 2 / 3600, rel=0.1)
 
 
 def test_the_disk_in_an_outage_where_history_goes_for_its_age(tmp_path: Path) -> None:
