@@ -13,14 +13,14 @@ LATE = 60.0
 
 _DAY = 86_400.0
 _WAYS = {"thinned": "thinned to their minutes' averages", "evicted": "evicted"}
+_SYNCHRONISE = 'Have it synchronised (NTP), or set [clock] trust = "always".'
 _CURES = {
     "link": "There is no link, or it breaks, or nobody answers at its address: its readings wait. See the last error;"
     " where the link is there, check host and port in its url.",
     "server": "The server asks for less, or refuses: its own log says why.",
     "rate": "Its bytes a second hold them back: raise max_rate, or have averages only go: every.",
     "budget": "Its bytes of a day hold them back: raise max_per_day, or have averages only go: every.",
-    "clock": "Nobody knows the time yet, so neither its hours nor its day's budget. Have it synchronised (NTP), or set"
-    ' [clock] trust = "always".',
+    "clock": f"Nobody knows the time yet, so neither its hours nor its day's budget. {_SYNCHRONISE}",
     "window": "It is not one of its hours: see windows in the gateway's file. Nothing is lost.",
 }
 _SLOW = {
@@ -52,6 +52,17 @@ def say_trouble(trouble: str) -> Iterator[tuple[str, str]]:
     if trouble.startswith("the store cannot be written"):
         cure = next(cure for word, cure in _STORE_CURES.items() if word in trouble)
         yield "bold red", f"    {cure} What was stored is there; what comes in waits, as far as there is memory for it."
+
+
+def say_held(held: int, trusted: bool | None) -> Iterator[tuple[str, str]]:
+    """Lines with their styles: what waits for the time. `trusted` is whether the gateway knows it, None where none
+    runs."""
+    if held and trusted:
+        yield "yellow", f"Held back: {counted(held, 'reading')}, as nobody knows when they came (uncertain_times)."
+        yield "yellow", "    SQLiteStorage.release_held() hands them on, at estimated times."
+    elif held:
+        yield "yellow", f"Held back: {counted(held, 'reading')}, until somebody knows the time. Nothing is lost."
+        yield "yellow", f"    {_SYNCHRONISE}"
 
 
 def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgedepot.cli.behind import say_behind, say_given_up, say_trouble
+from edgedepot.cli.behind import say_behind, say_given_up, say_held, say_trouble
 from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table, visible
 from edgedepot.cli.target import FILE, open_store, size_on_disk
 from edgedepot.storage.errors import StorageError
@@ -67,6 +67,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
         "unheard": unheard,
         "pid": live["pid"] if live else writing_process(store.path),
         "started": live["started"] if live else None,
+        "clock": live["clock"] if live else None,
         "store": {
             "path": str(store.path),
             "bytes": size_on_disk(store.path),
@@ -115,6 +116,9 @@ def _print_status(screen: Console, found: Mapping[str, Any], file: Path) -> None
             screen.print(text, style=style, markup=False)
     if found["store"]["warning"]:
         screen.print(f"[yellow]{escape(found['store']['warning'])}[/]")
+    held = max((upstream["books"].get("held", 0) for upstream in found["upstreams"].values()), default=0)
+    for style, text in say_held(held, found["clock"] and found["clock"]["trusted"]):
+        screen.print(text, style=style, markup=False)
     if found["salvaged"]:
         at = found["salvaged"]["at"][:16].replace("T", " ")
         screen.print(f"[yellow]Salvaged {at}Z, {escape(found['salvaged']['report'])}[/]")

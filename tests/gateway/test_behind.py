@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from edgedepot import Gateway, Reading, SQLiteStorage
 from edgedepot.cli import program
-from edgedepot.cli.behind import say_behind, say_trouble
+from edgedepot.cli.behind import say_behind, say_held, say_trouble
 from edgedepot.storage.clock import ManualClock
 from tests.sync.scripted import ScriptedUpstream, eventually
 
@@ -98,6 +98,13 @@ def test_what_is_said_of_the_local_store(trouble: str, words: str | None) -> Non
     said, *more = (text for _, text in say_trouble(trouble))
     assert said == trouble
     assert [words is not None and words in line for line in more] == [True] * (words is not None)
+
+
+def test_what_is_said_of_readings_that_are_held_back() -> None:
+    said = {trusted: " ".join(text for _, text in say_held(2, trusted)) for trusted in (True, False, None)}
+    assert "release_held()" in said[True]
+    assert "Held back: 2 readings, until somebody knows the time." in said[False] == said[None]
+    assert not list(say_held(0, False))
 
 
 def test_of_a_gateway_that_does_not_run(tmp_path: Path) -> None:

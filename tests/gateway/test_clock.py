@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from edgedepot import ConfigError, Gateway, SQLiteStorage
+from edgedepot.cli import program
 from edgedepot.cli.target import open_store_to_write
 from edgedepot.clock import GatewayClock, TrustWatch, has_own_time
 from edgedepot.config import load
@@ -104,6 +106,9 @@ def test_readings_wait_until_the_clock_is_trusted(
         eventually(lambda: driver.is_through)
         assert gateway.store.ledger().upstreams["central"]["held"] == 1
         assert gateway.status()["clock"] == {"trusted": False}
+        text = CliRunner().invoke(program, ["status", str(tmp_path / "x.db")]).stdout
+        assert "Held back: 1 reading, until somebody knows the time." in text
+        assert "Have it synchronised (NTP)" in text
         kernel.synchronised = True
         eventually(lambda: len(central.rows) == 1)
         assert gateway.status()["clock"] == {"trusted": True}
