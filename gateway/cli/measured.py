@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -116,18 +116,18 @@ class Rates:
         )
 
     @property
-    def note(self) -> str | None:
-        """What there is to say of a time that is no whole hour."""
-        if self.came.seconds >= _WHOLE:
-            return None
+    def notes(self) -> Iterator[str]:
+        """What there is to say of a time that is no whole hour, or in which the gateway may have been off."""
         silence, when = self.came.silence, f"From the readings of the last {duration(self.came.seconds)}"
-        if silence is None:
-            return f"{when}, which are {sum(len(one.times) for one in self.came.series.values()):,}."
-        return (
-            f"{when}: none came before."
-            if math.isinf(silence)
-            else f"{when}: none came for {duration(silence)} before."
-        )
+        if self.came.seconds < _WHOLE and silence is None:
+            yield f"{when}, which are {sum(len(one.times) for one in self.came.series.values()):,}."
+        elif self.came.seconds < _WHOLE:
+            before = "" if silence is None or math.isinf(silence) else f"for {duration(silence)} "
+            yield f"{when}: none came {before}before."
+        if self.came.pause is not None:
+            whole = "the last hour" if self.came.seconds >= _WHOLE else "that time"
+            pause = f"For {duration(self.came.pause)} of {whole} nothing came"
+            yield f"{pause}: where the gateway was off then, its rates are higher."
 
 
 class Room(NamedTuple):

@@ -113,7 +113,7 @@ def _measured(file: Path, given: Mapping[str, Any]) -> _Asked:
     flush, own = load.flush, found.get("flush", FLUSH)
     load = replace(load, committed=rates.commits(rates.series, flush, own))
     sent: dict[str, Load] = {}
-    notes = [*([rates.note] if rates.note else []), *settings.notes]
+    notes = [*rates.notes, *settings.notes]
     if load.kept and not load.keeps:
         notes.append("What is kept downsampled takes room beside that, which is not counted: there is no keep_bytes.")
     if not settings.upstreams and given["upstream"] is None:

@@ -34,6 +34,9 @@ FEW, _LONGER = 10, 3
 """Of so few commits nobody can tell whether the silence before them was one; nor of one that was not so many times
 longer than those between them."""
 
+_LONG, _FAR_LONGER = 300.0, 10
+"""Seconds of a pause, and so many times longer it is than the next."""
+
 
 class Came(NamedTuple):
     """Of one device and model: the readings' times, in microseconds and by our clock, and which commit each was in."""
@@ -53,13 +56,15 @@ class Values(NamedTuple):
 class Recent(NamedTuple):
     """By measurement and device what came in the last so many `seconds`, in so many `commits`; by measurement how many
     readings, and the values of each field. `silence`: for how many seconds nothing had come before that, where that
-    is why it is no whole hour; infinite where these are the first there are."""
+    is why it is no whole hour; infinite where these are the first there are. `pause`: for how many of them nothing
+    came, where that is far longer than it was between other readings."""
 
     series: dict[tuple[str, str], Came]
     values: dict[str, tuple[int, list[Values]]]
     commits: int
     seconds: float
     silence: float | None
+    pause: float | None
 
 
 class _Series(NamedTuple):
@@ -90,7 +95,7 @@ def read_recent(view: View, catalogue: Catalogue, now: int) -> Recent:
     }
     times = _times(came.values(), len(starts))
     seconds, silence = look.seconds(times, is_cut) if times else (0.0, None)
-    return Recent(came, values, len(starts), seconds, silence)
+    return Recent(came, values, len(starts), seconds, silence, _pause([*times, now]))
 
 
 def _series_of(view: View, catalogue: Catalogue) -> Iterator[_Series]:
@@ -238,6 +243,12 @@ class _Look:
 def _starts(numbers: Sequence[int]) -> list[int]:
     """The first number of each commit."""
     return [*numbers[:1], *(after for one, after in pairwise(numbers) if after > one + 1)]
+
+
+def _pause(times: Sequence[int]) -> float | None:
+    """The longest time between two of these, in seconds, where none of the others is near as long."""
+    *_, next_longest, longest = sorted([0.0, 0.0, *((after - one) / 1e6 for one, after in pairwise(times))])
+    return longest if len(times) > FEW and longest > max(_LONG, _FAR_LONGER * next_longest) else None
 
 
 def _times(series: Iterable[Came], commits: int) -> list[int]:

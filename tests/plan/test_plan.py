@@ -234,13 +234,22 @@ def test_a_gateway_that_was_off_and_clocks_that_are_wrong(tmp_path: Path) -> Non
     assert "From the readings of the last 10 min: none came for 100 min before." in said(str(path))
 
 
+def test_a_pause_within_the_hour_is_said(tmp_path: Path) -> None:
+    with SQLiteStorage(path := tmp_path / "local.db", gateway_id="g") as store:
+        ages = [age for age in range(7200, 0, -30) if not 1200 <= age < 2400]
+        now = datetime.now(UTC)
+        store_each(store, Tank, (("tank", now - timedelta(seconds=age), {"level": 1.0}) for age in ages))
+    assert "For 20 min of the last hour nothing came: where the gateway was off then" in said(str(path))
+
+
 def test_a_quiet_load_is_no_gateway_that_was_off(tmp_path: Path) -> None:
     """Nor are so few readings that nobody can tell."""
     with SQLiteStorage(path := tmp_path / "local.db", gateway_id="g") as store:
         now = datetime.now(UTC)
         store_each(store, Tank, (("tank", now - timedelta(minutes=age), {"level": 1.0}) for age in (95, 50, 5)))
     assert planned(str(path))["readings_per_second"] == pytest.approx(2 / 3600)
-    assert "From the readings" not in said(str(path))
+    assert "nothing came" not in (text := said(str(path)))
+    assert "From the readings" not in text
 
 
 def test_readings_that_come_together(tmp_path: Path) -> None:
