@@ -175,6 +175,21 @@ class Catalogue:
         floats = [sum(entry["type"] == "float" for entry in fields) for fields in (later, earlier)]
         return names[0][: len(earlier)] == names[1] and (len(later), floats[0]) > (len(earlier), floats[1])
 
+    @staticmethod
+    def may_be_one(text: str, known: str) -> bool:
+        """Whether two records, both readable, can be of one model: the one may be of later than the other."""
+        pairs = zip(json.loads(text), json.loads(known), strict=False)
+        return all(
+            one["name"] == other["name"] and {one["type"], other["type"]} in ({one["type"]}, {"int", "float"})
+            for one, other in pairs
+        )
+
+    def pass_over(self, models: int, series: int, sources: int) -> None:
+        """Give nothing a number up to these: something had it, also where the file has lost what."""
+        self._last_layout = max(self._last_layout, models)
+        self._last_series = max(self._last_series, series)
+        self._last_source = max(self._last_source, sources)
+
     def lines(self) -> list[tuple[Any, ...]]:
         """All that the file knows, as the sidecar keeps it."""
         with self._lock:

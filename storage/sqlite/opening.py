@@ -29,6 +29,7 @@ from edgedepot.storage.sqlite.connection import (
     sqlite_errors,
     sync_what_was_left,
 )
+from edgedepot.storage.sqlite.contradictions import contradictions, is_of_this_life, text_of
 from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
@@ -144,7 +145,7 @@ class Opening:
 
     def _load_salvaged(self) -> Opened:
         try:
-            return self._load()
+            return self._load(is_salvaged=True)
         except Damage as exc:
             raise StoreUnusable(f"{self._path} cannot be read, also after its salvage: {exc}") from exc
 
@@ -191,7 +192,8 @@ class Opening:
 
     # -- with SQLite ----------------------------------------------------------------------------------------------
 
-    def _load(self) -> Opened:
+    def _load(self, *, is_salvaged: bool = False) -> Opened:
+        """Once it is salvaged what the sidecar contradicts is as well as it can be made."""
         path = self._path
         self._lock.note("opening", sync=True)
         with contextlib.ExitStack() as undo:
@@ -205,7 +207,9 @@ class Opening:
                 _check_tables(connection)
                 catalogue = Catalogue.load(connection)
                 journal = Journal(connection, catalogue, self._clock, self._hold_uncertain)
-                self._check_age(connection, journal)
+                if not (self._check_age(connection, journal) or is_salvaged):
+                    self._check_names(connection, catalogue)
+                catalogue.pass_over(*map(self._sidecar.last, ("model", "series", "source")))
                 _check_books(connection, path)
                 opened = self._noted(Opened(
                     connection, catalogue, journal, gateway_id, schema.known_number(connection, "store_epoch"),
@@ -222,8 +226,14 @@ class Opening:
                 raise Damage("it does not bear the mark of a store")
         schema.prepare(connection, self._path)
 
-    def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> None:
-        """An older state of the file, put back by hand: numbers it has given out since must not be used again."""
+    def _check_names(self, connection: sqlite3.Connection, catalogue: Catalogue) -> None:
+        """Raise `BadRecord` where what a number stands for has changed on the card."""
+        if is_of_this_life(connection, self._sidecar):
+            for known, found in contradictions(catalogue.lines(), self._sidecar):
+                raise BadRecord(text_of(known, found))
+
+    def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> bool:
+        """Whether it is an older state of the file, put back: numbers it has given out since are not used again."""
         sidecar, last = self._sidecar, journal.committed_seq
         top = max(last, sidecar.seq)
         epoch = max(schema.known_number(connection, "store_epoch"), sidecar.store_epoch) + 1
@@ -232,7 +242,7 @@ class Opening:
         if copied_at is None:
             reason = self._look.before or ("the file is older than it was" if last < sidecar.seq else None)
         if reason is None:
-            return
+            return False
         if copied_at is not None:  # a copy may come back more than once, and none of its lives knows of the others
             epoch = max(epoch, self._clock.now() // 1_000_000)
         is_another = sidecar.store_id not in (None, schema.text(connection, "store_id"))
@@ -250,6 +260,7 @@ class Opening:
         if is_another:
             sidecar.forget()
         log.log(logging.ERROR if copied_at is None else logging.WARNING, "%s: %s", self._path, report)
+        return True
 
     def _settled_gateway_id(self, connection: sqlite3.Connection) -> str | None:
         given = self._gateway_id

@@ -10,6 +10,7 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.books import check_cursor
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import check_choice
+from edgedepot.storage.sqlite.contradictions import contradictions, is_of_this_life, text_of
 from edgedepot.storage.sqlite.devices import check_metadata
 from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
 from edgedepot.storage.sqlite.given_up import check_given_up
@@ -20,6 +21,9 @@ from edgedepot.storage.sqlite.shape import shape_of
 
 _SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_withheld",
           "_rejected", "_replaced")  # fmt: skip
+_NAMES = {"model": "_models", "series": "_series", "source": "_sources"}
+"""The table of what the sidecar knows, by its name there."""
+_WIDTHS = {"model": 4, "series": 3, "source": 2}
 _SAID = {
     "_meta": "what upstreams chose or could not be given",
     "_devices": "names of devices",
@@ -45,14 +49,31 @@ def copy_records(draft: Draft) -> None:
                 _insert_setting(draft, *row)
             elif table in _SMALL:
                 _insert(draft, table, row)
-    for kind, table in (("model", "_models"), ("series", "_series"), ("source", "_sources")):
-        for line in draft.sidecar.rows(kind):
+    _put_right(draft)
+    for kind, table in _NAMES.items():
+        for line in sorted(draft.sidecar.rows(kind), reverse=True):  # of what has two numbers rows have the later one
             _insert(draft, table, (*line, None) if kind == "series" else line)
     _drop_what_hangs_in_the_air(draft)
     if draft.pages.count:
         draft.notes += [f"of {said} some may be lost" for table, said in _SAID.items() if table in draft.damaged]
     _load_catalogue(draft)
     _load_shape(draft)
+
+
+def _put_right(draft: Draft) -> None:
+    """Where the sidecar contradicts a record that can be read, the sidecar is right."""
+    if not is_of_this_life(draft.new, draft.sidecar):
+        return
+    for kind, table in _NAMES.items():
+        found = draft.new.execute(f"SELECT * FROM main.{table}").fetchall()
+        lines = {(kind, *row[: _WIDTHS[kind]]): row for row in found}
+        wrong = [(known, line) for known, line in contradictions(lines, draft.sidecar)]
+        draft.new.executemany(f"DELETE FROM main.{table} WHERE id = ?", [(line[1],) for _, line in wrong])
+        for known, line in wrong:
+            _insert(draft, table, (*known[1:], *lines[line][_WIDTHS[kind] :]))
+        for known, line in wrong:
+            if not _insert(draft, table, lines[line]):  # else it could not be put right, and its number stands in rows
+                draft.notes.append(f"{text_of(known, line)}, which counts")
 
 
 def _copied(draft: Draft, table: str) -> bool:
@@ -107,13 +128,16 @@ def _check_setting(key: str, value: Any) -> None:
         check_given_up(value)
 
 
-def _insert(draft: Draft, table: str, row: Row) -> None:
-    if _is_readable(table, row):
-        marks = ", ".join("?" * len(row))
-        names = ", ".join(RECORDS[table])
-        draft.new.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) VALUES ({marks})", row)
-        if table == "_models":
-            _take_later(draft, *row)
+def _insert(draft: Draft, table: str, row: Row) -> bool:
+    """Whether it is a record, and its number and name were free."""
+    if not _is_readable(table, row):
+        return False
+    marks = ", ".join("?" * len(row))
+    names = ", ".join(RECORDS[table])
+    is_new = draft.new.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) VALUES ({marks})", row).rowcount > 0
+    if table == "_models":
+        _take_later(draft, *row)
+    return is_new
 
 
 def _take_later(draft: Draft, model: int, name: str, title: str, fields: str) -> None:

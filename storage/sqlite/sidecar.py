@@ -95,10 +95,18 @@ class Sidecar:
         """The rows of kind ``model``, ``series`` or ``source``."""
         return [line[1:] for line in self._lines.values() if line[0] == kind]
 
+    def last(self, kind: str) -> int:
+        """The highest number of that kind, 0 for none."""
+        return max((line[1] for line in self._lines.values() if line[0] == kind), default=0)
+
     @property
     def restoring(self) -> str | None:
         """The file that gives way to a copy, under its new name."""
         return self._value("restoring", None) or None
+
+    def find(self, line: Line) -> Line | None:
+        """What it says of the same thing."""
+        return self._lines.get(_key(line))
 
     def note(self, *lines: Line, sync: bool = False) -> None:
         """Add lines, those that are new; with `sync` on the device, where it takes them."""

@@ -1,9 +1,10 @@
 """Looks for damage in a store's file that nobody has stumbled over yet. Only reads, also beside a process that writes.
 
     structure   what SQLite's own integrity check finds: pages, their order, the list of free ones
-    history     rows that lie in the wrong partition, or hold what their field cannot
+    names       models, devices and sources: the copy beside the store says the same of their numbers
+    history     rows that lie in the wrong partition, hold what their field cannot, are newer than their device's newest
     hours       each computed again from its rows: the digest (digest.py) tells of values that changed since the fold
-    journal     rows that are in history as well: both say the same; the others hold what their fields can
+    journal     rows that are in history as well: both say the same; the others hold what their fields can; their number
     books       they balance
 
 What no second record exists of is not found out: a value that changed before the fold, or in what is kept downsampled.
@@ -23,15 +24,25 @@ from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.connection import open_reader, sqlite_errors
+from edgedepot.storage.sqlite.contradictions import contradictions, is_of_this_life, text_of
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.ledger import read_ledger
-from edgedepot.storage.sqlite.records import read_records
+from edgedepot.storage.sqlite.records import TIME, read_records
 from edgedepot.storage.sqlite.recount import Recount, WrongHours
 from edgedepot.storage.sqlite.report import LostSpan, span
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage
 from edgedepot.storage.sqlite.shape import Partition, Piece, Shape
-from edgedepot.storage.sqlite.tables import any_of, cell, history_table, holdable, rows_of, unfolded_condition
+from edgedepot.storage.sqlite.sidecar import Sidecar
+from edgedepot.storage.sqlite.tables import (
+    any_of,
+    cell,
+    history_table,
+    holdable,
+    rows_in,
+    rows_of,
+    unfolded_condition,
+)
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.values import Quality
 
@@ -42,8 +53,8 @@ _WRONG = "cannot be what was stored: a series, time or value of another kind"
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong: `kind` is structure, history, hours, journal or books. `readings` says which ones it is
-    about, at most, where that is known."""
+    """One thing that is wrong: `kind` is structure, names, history, hours, journal or books. `readings` says which ones
+    it is about, at most, where that is known."""
 
     kind: str
     text: str
@@ -71,6 +82,7 @@ class Verification:
         if not path.exists():
             raise StoreUnusable(f"{path} does not exist")
         self._path = path
+        self._sidecar = Sidecar(path)  # first: it never knows of more than the file
         self._found = Verified()
         self._done = 0
         self._places: list[tuple[int, int, int]] = []
@@ -104,6 +116,10 @@ class Verification:
             self._check_structure()
         self._done = self._pages
         progress(self._done, self.total)
+        with self._noting("names"), self._moment() as (view, layouts):
+            self._check_names(view)
+            for layout in layouts.values():
+                self._check_newest(view, layout)
         for model, start, pages in self._places:
             with self._noting("history"), self._moment() as (view, layouts):
                 self._check_partition(view, layouts[model], start)
@@ -145,6 +161,11 @@ class Verification:
             if text != "ok":
                 self._found.problems.append(Problem("structure", text))
 
+    def _check_names(self, view: View) -> None:
+        if is_of_this_life(view.connection, self._sidecar):
+            for known, found in contradictions(Catalogue.load(view.connection).lines(), self._sidecar):
+                self._found.problems.append(Problem("names", text_of(known, found)))
+
     # -- history --------------------------------------------------------------------------------------------------
 
     def _check_partition(self, view: View, layout: Layout, start: int) -> None:
@@ -165,6 +186,18 @@ class Verification:
         elif count:
             self._found.problems.append(Problem("hours", f"the hours of {table} are missing"))
 
+    def _check_newest(self, view: View, layout: Layout) -> None:
+        """Of each device the time of the newest reading, by which the store tells what may be a duplicate."""
+        mine = [history_table(layout, one) for one in view.shape.partitions.get(layout.id, [])]
+        last = " UNION ALL ".join(f"SELECT (SELECT max(ts) FROM {table} WHERE series = s.id) AS ts" for table in mine)
+        query = (
+            "SELECT device_id FROM _series AS s"
+            f" WHERE model = ? AND (SELECT max(ts) FROM ({last or 'SELECT NULL AS ts'})) > coalesce(newest, {TIME.low})"
+        )
+        for (device,) in self._connection.execute(query, (layout.id,)):
+            text = f"{layout.name} {device} has readings that are newer than its newest by the store's records"
+            self._found.problems.append(Problem("history", text))
+
     def _check_hours(self, layout: Layout, partition: Partition) -> None:
         recount = Recount(self._connection, layout, partition)
         devices = dict(read_records(self._connection, "_series", ("id", "device_id"), "WHERE model = ?", (layout.id,)))
@@ -178,11 +211,20 @@ class Verification:
         piece = next((one for one in view.shape.pieces if one.id == number), None)
         if piece is None:
             return  # it is folded and delivered meanwhile
+        if piece is not view.shape.pieces[-1]:
+            self._check_number(piece)
         if piece in view.shape.unfolded():
             self._check_unfolded(view, layouts, piece)
         for layout in layouts.values():
             for partition in view.shape.partitions.get(layout.id, []):
                 self._compare(view.shape, piece, layout, partition)
+
+    def _check_number(self, piece: Piece) -> None:
+        known = rows_in(self._connection, piece)
+        (there,) = self._connection.execute(f"SELECT count(series) FROM {piece.table}").fetchone()
+        if known != there:
+            text = f"{piece.table} has {there} readings, {known} by the store's records"
+            self._found.problems.append(Problem("journal", text))
 
     def _check_unfolded(self, view: View, layouts: dict[int, Layout], piece: Piece) -> None:
         right = any_of(

@@ -12,10 +12,12 @@ import pytest
 from edgedepot import SQLiteStorage
 from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.reading import define_model
+from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.digest import prepare_digests, row_digest
 from edgedepot.storage.sqlite.report import LostSpan
 from edgedepot.storage.sqlite.shape import Partition
+from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.verify import Problem, Verification, Verified
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.damaged import PAGE, STAGES, T0, deliver, rows
@@ -221,6 +223,100 @@ def test_a_change_is_not_forgotten_when_its_hour_is_computed_again(folded: Path)
     execute(folded, f"UPDATE _h_weather_1 SET c0 = ? WHERE {PLACE}", 333 / 7, device, ts)
     found = problems(folded)  # the value is what it was; what was added up since is of the other
     assert [problem.text.rpartition(": ")[2] for problem in found] == ["what was added up of its readings is not right"]
+
+
+NAMES = [
+    "UPDATE _series SET device_id = 'd5' WHERE device_id = 'd1'",
+    "UPDATE _series SET model = 3 WHERE device_id = 'd1'",
+    "UPDATE _models SET name = 'weathes'",
+    "UPDATE _models SET fields = replace(fields, 'temperature', 'temperaturd')",
+    "UPDATE _models SET fields = replace(fields, 'int', 'str')",
+    "UPDATE _sources SET name = 'direcu'",
+]
+
+
+@pytest.mark.parametrize("statement", NAMES)
+def test_a_changed_name_is_found_and_put_right(folded: Path, statement: str) -> None:
+    """The copy beside the store is right: each line of it has a checksum."""
+    copy = Sidecar(folded)
+    with SQLiteStorage(folded, read_only=True) as store:
+        expected = store.query_readings(Weather)
+    assert execute(folded, statement) == 1
+    assert "names" in {problem.kind for problem in problems(folded)}
+    with SQLiteStorage(folded) as store:
+        assert store.salvaged is not None
+        assert "by the copy beside the store" in str(store.salvaged)
+        assert store.salvaged.lost == 0
+        assert store.query_readings(Weather) == expected
+        assert store.store_readings(Weather, rows(0, 600)).wait().duplicates == 600
+    for kind in ("model", "series", "source"):
+        assert Sidecar(folded).rows(kind) == copy.rows(kind)
+    assert problems(folded) == []
+
+
+def test_a_name_that_became_anothers(quick_folder: Path) -> None:
+    """In a table whose index lacks it, so that both can be there."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path) as store:
+        store.store_readings(Weather, rows(0, 100)).wait()
+        store.fold()
+        expected = store.query_readings(Weather)
+    content = path.read_bytes()
+    assert content.count(b"\x01d2") == 1
+    path.write_bytes(content.replace(b"\x01d2", b"\x01d3"))
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert store.query_readings(Weather) == expected
+    assert problems(path) == []
+
+
+def test_numbers_of_another_life_contradict_nothing(quick_folder: Path) -> None:
+    """A backup comes back, and what it never knew has left its numbers in the copy of the catalogue."""
+    path, copy, later = (quick_folder / name for name in ("x.db", "copy.db", "later.db"))
+    with SQLiteStorage(path) as store:
+        store.store_reading(Weather, "first", T0, {"temperature": 1.0}).wait()
+        store.backup(copy)
+        store.store_reading(Weather, "second", T0, {"temperature": 1.0}).wait()
+        store.backup(later)
+    restore(copy, path, force=True)
+    with SQLiteStorage(path) as store:
+        store.store_reading(Weather, "third", T0, {"temperature": 1.0}).wait()
+    assert [line[0] for line in Sidecar(path).rows("series")] == [1, 2, 3]
+    Sidecar(path).path.write_text("", "ascii")
+    with SQLiteStorage(path) as store:
+        store.store_reading(Weather, "fourth", T0, {"temperature": 1.0}).wait()
+    assert execute(path, "UPDATE _series SET id = 2 WHERE id = 3") == 1  # as if it had gone on on another machine
+    Sidecar(path).note(("series", 2, 1, "third"))
+    restore(later, path, force=True)
+    with SQLiteStorage(path) as store:
+        assert {device.device_id for device in store.devices()} == {"first", "second"}
+        assert store.salvaged is not None
+        assert store.salvaged.reason == "restored from a backup"
+    assert problems(path) == []
+
+
+@pytest.mark.parametrize("newest", ["newest - 1099511627776", "NULL"])
+def test_a_newest_reading_that_is_older_than_others(folded: Path, newest: str) -> None:
+    """Duplicates are told by it. The fold comes upon them, and the salvage puts it right."""
+    execute(folded, f"UPDATE _series SET newest = {newest} WHERE device_id = 'd1'")
+    assert [problem.kind for problem in problems(folded)] == ["history"]
+    with SQLiteStorage(folded, busy_timeout=5) as store:
+        expected = store.query_readings(Weather)
+        store.store_readings(Weather, rows(0, 600)).wait()
+        store.fold()
+        assert store.query_readings(Weather) == expected
+        assert store.ledger().problems == []
+    assert problems(folded) == []
+
+
+def test_a_piece_with_other_readings_than_are_on_record(quick_folder: Path) -> None:
+    with SQLiteStorage(quick_folder / "x.db", piece_rows=50) as store:
+        store.add_cursor("central")
+        for first in (0, 60):
+            store.store_readings(Weather, rows(first, first + 60)).wait()
+            store.fold()
+    assert execute(store.path, "UPDATE _pieces SET live = live + 8 WHERE id = 1") == 1
+    assert "journal" in {problem.kind for problem in problems(store.path)}
 
 
 def test_a_row_of_the_journal_that_is_not_as_in_history(quick_folder: Path) -> None:

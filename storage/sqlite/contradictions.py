@@ -1,0 +1,48 @@
+"""Where the store's records and the copy of them beside it say different things of one number.
+
+A number never gets another meaning, and the store gives out none that the copy knows. So one of the two has changed on
+the card, and each line of the copy has a checksum: that one is right. Not so of a store that came out of a backup, or
+is older than it was: there the copy may speak of numbers that another life of it has given out.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from edgedepot.storage.sqlite import schema
+from edgedepot.storage.sqlite.backup import MARK
+from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.sidecar import Line, Sidecar
+
+
+def is_of_this_life(connection: sqlite3.Connection, sidecar: Sidecar) -> bool:
+    """Whether the copy's numbers are the store's, as far as can be told without its rows. Raises `BadRecord`."""
+    return sidecar.store_id == schema.text(connection, "store_id") and schema.number(connection, MARK) is None
+
+
+def contradictions(lines: Iterable[Line], sidecar: Sidecar) -> Iterator[tuple[Line, Line]]:
+    """Of these lines, which the store's records make, those that the copy contradicts; the copy's own go first. Of a
+    model one may be of later than the other."""
+    for line in lines:
+        known = sidecar.find(line)
+        if known is not None and not _agree(known, line):
+            yield known, line
+
+
+def text_of(known: Line, found: Line) -> str:
+    """What is wrong, for people."""
+    return f"{found[0]} {found[1]} is {_named(found)}, by the copy beside the store {_named(known)}"
+
+
+def _agree(known: Line, found: Line) -> bool:
+    if found[0] != "model":
+        return known == found
+    return known == found or (known[2] == found[2] and Catalogue.may_be_one(known[4], found[4]))
+
+
+def _named(line: Line) -> str:
+    kind, _, *rest = line
+    if kind == "series":
+        return f"{rest[1]!r} of model {rest[0]}"
+    return repr(rest[0]) if kind == "source" else f"{rest[0]!r} with {rest[2]}"
