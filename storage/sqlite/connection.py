@@ -16,6 +16,7 @@ from typing import ClassVar
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.files import check_files
+from edgedepot.storage.sqlite.forks import Connection, Home
 from edgedepot.storage.sqlite.holders import openers
 from edgedepot.storage.sqlite.names import names_of
 
@@ -90,7 +91,7 @@ def why_refused(path: Path) -> str | None:
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """The one connection that writes, yet to be prepared."""
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    return Connection(path, timeout=_BUSY_SECONDS)
 
 
 def reading_uri(path: Path) -> str:
@@ -126,8 +127,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    uri = reading_uri(path)
-    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = Connection(path, reading_uri(path), timeout=_BUSY_SECONDS)
     try:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA schema_version").fetchone()
@@ -243,6 +243,7 @@ class Readers:
 
     def __init__(self, path: Path, on_error: Callable[[sqlite3.DatabaseError], None] | None = None) -> None:
         self._path = path
+        self._home = Home(path)
         self._on_error = on_error
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -285,6 +286,7 @@ class Readers:
                     self._give_back(connection)
 
     def _take(self) -> sqlite3.Connection:
+        self._home.check()
         self._look()
         with self._lock:
             if self._closed:

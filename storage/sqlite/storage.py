@@ -38,6 +38,7 @@ from edgedepot.storage.sqlite.connection import Readers
 from edgedepot.storage.sqlite.devices import read_devices, save_device
 from edgedepot.storage.sqlite.downsampled import delete_kept
 from edgedepot.storage.sqlite.files import check_files
+from edgedepot.storage.sqlite.forks import Home
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.keeping import SQLiteKeeping
@@ -115,6 +116,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         self.path = Path(os.path.realpath(path))
         self.gateway_id = gateway_id
         self.clock: Clock = clock or SystemClock()
+        self._home = Home(self.path)
         self._readers = Readers(self.path, self._suspect)
         self._writing: Writing | None = None
         self._close_lock = threading.Lock()
@@ -284,6 +286,9 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             self._writing.writer.flush()
 
     def close(self) -> None:
+        """See `BaseStorage`. Does nothing in a child that was forked while it was open: the store is the parent's."""
+        if self._home.is_left:
+            return
         with self._close_lock:
             self._readers.close()  # first: SQLite puts the WAL into the file when its last connection may write
             if self._writing is not None:
@@ -399,4 +404,5 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
     def _writer_parts(self) -> Writing:
         if self._writing is None:
             raise NotSupported(f"{self.path} is open read-only")
+        self._home.check()
         return self._writing

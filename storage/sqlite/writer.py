@@ -23,6 +23,7 @@ from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receip
 from edgedepot.storage.sqlite.callers import Callers
 from edgedepot.storage.sqlite.connection import why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
+from edgedepot.storage.sqlite.forks import Home
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.log_length import LogLength
@@ -83,6 +84,7 @@ class Writer:
         self._suspicion = Suspicion()
         self._salvage_at = self._note_at = clock.monotonic()
         self._path = path
+        self._home = Home(path)
         self._clock = clock
         self._pace = pace
         self._condition = threading.Condition()
@@ -111,6 +113,7 @@ class Writer:
 
     def submit(self, item: Item) -> Receipt:
         """Queue an item. Blocks while the queue is full; after the timeout `StorageBusy`, nothing queued then."""
+        self._home.check()
         with self._condition:
             if self._refuses(item):
                 self._wait_for_room(item)
@@ -147,6 +150,7 @@ class Writer:
 
     def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
         """Have a commit now, also with no time to wait, and block until the receipt has that rank or an error."""
+        self._home.check()
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         with self._condition:
             while receipt.rank < rank and receipt.error is None:
@@ -163,6 +167,7 @@ class Writer:
             self._condition.notify_all()
 
     def call_when_durable(self, receipt: Receipt, callback: Callable[[], None]) -> None:
+        self._home.check()
         self._callers.call_when_durable(receipt, callback)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -172,6 +177,7 @@ class Writer:
     def settle_all(self) -> None:
         """Block until everything submitted before is committed. Returns at once when nothing waits, and when the store
         cannot be written: what is in it can be read."""
+        self._home.check()
         with self._condition:
             last = self._queue.items[-1].receipt if self._queue else None
             while last is not None and last.rank < COMMITTED and last.error is None and self.trouble is None:

@@ -549,6 +549,91 @@ def test_a_child_of_a_killed_process_is_not_in_the_way(tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
 
 
+CHILD = """
+import os, sys, threading
+from datetime import UTC, datetime
+from pathlib import Path
+from edgedepot import Reading, SQLiteStorage, StorageError
+from edgedepot.storage.sqlite.verify import Verification
+class Tank(Reading):
+    level: float
+def forked(work):
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        work(lambda text: os.write(tell, text.encode()))
+        sys.exit(0)
+    os.close(tell)
+    with open(told) as said:
+        text = said.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return text
+path = Path(sys.argv[1])
+T = datetime(2026, 1, 1, tzinfo=UTC)
+other = SQLiteStorage(path.with_name("closed.db"))
+other.close()
+store = SQLiteStorage(path, flush_interval="1 hour")
+receipt = store.store_reading(Tank, "parent", T, {"level": 1.0})
+calls = [
+    lambda: store.store_reading(Tank, "child", T, {"level": 2.0}),
+    lambda: store.store_readings(Tank, [("child", T, {"level": 2.0})]),
+    lambda: store.query_readings(Tank),
+    lambda: store.query_readings(Tank, fresh=False),
+    lambda: receipt.wait(),
+    lambda: receipt.then(print),
+    store.flush,
+    store.fold,
+    lambda: store.backup(path.with_name("copy.db")),
+    lambda: SQLiteStorage(path, read_only=True),
+    lambda: SQLiteStorage(path),
+    lambda: Verification(path),
+]
+def use(tell):
+    for number, call in enumerate(calls):
+        try:
+            call()
+            tell(f"{number} did not raise")
+        except StorageError as exc:
+            assert f"{path} was opened in process {os.getppid()}," in str(exc), exc
+    assert store.health_check()["status"] == "fail"
+    store.close()
+    with SQLiteStorage(other.path) as mine:
+        mine.store_reading(Tank, "child", T, {"level": 2.0}).wait()
+    tell("used")
+assert forked(use) == "used"
+assert receipt.level == "queued"
+assert [row["device_id"] for row in store.query_readings(Tank)] == ["parent"]
+# In the middle of a transaction, with every lock of the writer's held.
+held, go_on = threading.Event(), threading.Event()
+def act(journal):
+    journal.connection.execute("UPDATE _series SET newest = newest")
+    with store._writing.writer._condition:
+        held.set()
+        go_on.wait()
+transaction = threading.Thread(target=store._do, args=(act,))
+transaction.start()
+held.wait()
+assert forked(lambda tell: tell("ended")) == "ended"
+go_on.set()
+transaction.join()
+store.store_reading(Tank, "parent", None, {"level": 1.0}).wait()
+store.close()
+with Verification(path) as verification:
+    assert verification.run().problems == []
+with SQLiteStorage(path) as store:
+    assert len(store.query_readings(Tank)) == 2
+    assert store.salvaged is None
+print("whole")
+"""
+
+
+def test_a_store_that_was_open_at_a_fork_is_the_parents(tmp_path: Path) -> None:
+    """The child is told, ends, and disturbs nothing."""
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "x.db")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.stdout, found.stderr) == ("whole\n", "")
+
+
 LOCKING = """
 import fcntl, sys
 file = open(sys.argv[1], "a")
