@@ -29,9 +29,9 @@ Examples:
 def verify(ctx: click.Context, file: Path, as_json: bool) -> None:
     """Look for damage in the store that nobody has met yet.
 
-    Checks the file's structure, that each hour of history adds up to what was stored in it, which tells of values that
-    changed on the card, that the journal and history agree, and that the books balance. Changes nothing; works beside
-    a running gateway.
+    Checks the file's structure, that names are those in the copy beside it, that each hour of history adds up to what
+    was stored in it, which tells of values that changed on the card, that the journal and history agree, and that the
+    books balance. Changes nothing; works beside a running gateway.
 
     Exit codes: 0 nothing is wrong, 1 something is, 2 FILE is wrong.
     """

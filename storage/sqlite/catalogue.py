@@ -170,10 +170,9 @@ class Catalogue:
     def is_later(text: str, known: str) -> bool:
         """Whether of two records of a model's fields, both readable, the first is of later: fields only come, and int
         only becomes float."""
-        later, earlier = json.loads(text), json.loads(known)
-        names = [[entry["name"] for entry in fields] for fields in (later, earlier)]
-        floats = [sum(entry["type"] == "float" for entry in fields) for fields in (later, earlier)]
-        return names[0][: len(earlier)] == names[1] and (len(later), floats[0]) > (len(earlier), floats[1])
+        later, earlier = ([entry["type"] for entry in json.loads(fields)] for fields in (text, known))
+        ranks = [(len(types), types.count("float")) for types in (later, earlier)]
+        return Catalogue.may_be_one(text, known) and ranks[0] > ranks[1]
 
     @staticmethod
     def may_be_one(text: str, known: str) -> bool:

@@ -7,6 +7,7 @@ is older than it was: there the copy may speak of numbers that another life of i
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 
@@ -32,7 +33,8 @@ def contradictions(lines: Iterable[Line], sidecar: Sidecar) -> Iterator[tuple[Li
 
 def text_of(known: Line, found: Line) -> str:
     """What is wrong, for people."""
-    return f"{found[0]} {found[1]} is {_named(found)}, by the copy beside the store {_named(known)}"
+    mine, copied = _named(found, known), _named(known, found)
+    return f"{found[0]} {found[1]} is {mine}, by the copy beside the store {copied}"
 
 
 def _agree(known: Line, found: Line) -> bool:
@@ -41,8 +43,12 @@ def _agree(known: Line, found: Line) -> bool:
     return known == found or (known[2] == found[2] and Catalogue.may_be_one(known[4], found[4]))
 
 
-def _named(line: Line) -> str:
+def _named(line: Line, other: Line) -> str:
     kind, _, *rest = line
     if kind == "series":
         return f"{rest[1]!r} of model {rest[0]}"
-    return repr(rest[0]) if kind == "source" else f"{rest[0]!r} with {rest[2]}"
+    if kind == "source" or rest[0] != other[2]:
+        return repr(rest[0])
+    mine, theirs = ([(one["name"], one["type"]) for one in json.loads(text)] for text in (line[4], other[4]))
+    name, type_name = next(pair for pair, their in zip(mine, theirs, strict=False) if pair != their)
+    return f"{rest[0]!r} with {name} as {type_name}"

@@ -3,6 +3,7 @@
 import math
 import sqlite3
 import struct
+import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite.backup import restore
@@ -21,6 +23,7 @@ from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.verify import Problem, Verification, Verified
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.damaged import PAGE, STAGES, T0, deliver, rows
+from tests.storage.sqlite.test_writer import advance_until
 
 BITS = 64
 FIELDS = 200
@@ -230,7 +233,7 @@ NAMES = [
     "UPDATE _series SET model = 3 WHERE device_id = 'd1'",
     "UPDATE _models SET name = 'weathes'",
     "UPDATE _models SET fields = replace(fields, 'temperature', 'temperaturd')",
-    "UPDATE _models SET fields = replace(fields, 'int', 'str')",
+    "UPDATE _models SET fields = replace(fields, 'bool', 'float')",
     "UPDATE _sources SET name = 'direcu'",
 ]
 
@@ -278,7 +281,7 @@ def test_numbers_of_another_life_contradict_nothing(quick_folder: Path) -> None:
         store.backup(copy)
         store.store_reading(Weather, "second", T0, {"temperature": 1.0}).wait()
         store.backup(later)
-    restore(copy, path, force=True)
+    restore(copy, path, 1, force=True)
     with SQLiteStorage(path) as store:
         store.store_reading(Weather, "third", T0, {"temperature": 1.0}).wait()
     assert [line[0] for line in Sidecar(path).rows("series")] == [1, 2, 3]
@@ -287,7 +290,7 @@ def test_numbers_of_another_life_contradict_nothing(quick_folder: Path) -> None:
         store.store_reading(Weather, "fourth", T0, {"temperature": 1.0}).wait()
     assert execute(path, "UPDATE _series SET id = 2 WHERE id = 3") == 1  # as if it had gone on on another machine
     Sidecar(path).note(("series", 2, 1, "third"))
-    restore(later, path, force=True)
+    restore(later, path, 2, force=True)
     with SQLiteStorage(path) as store:
         assert {device.device_id for device in store.devices()} == {"first", "second"}
         assert store.salvaged is not None
@@ -300,10 +303,13 @@ def test_a_newest_reading_that_is_older_than_others(folded: Path, newest: str) -
     """Duplicates are told by it. The fold comes upon them, and the salvage puts it right."""
     execute(folded, f"UPDATE _series SET newest = {newest} WHERE device_id = 'd1'")
     assert [problem.kind for problem in problems(folded)] == ["history"]
-    with SQLiteStorage(folded, busy_timeout=5) as store:
+    clock = ManualClock(T0)
+    with SQLiteStorage(folded, clock=clock) as store:
         expected = store.query_readings(Weather)
         store.store_readings(Weather, rows(0, 600)).wait()
-        store.fold()
+        folding = threading.Thread(target=store.fold)
+        folding.start()
+        advance_until(clock, lambda: not folding.is_alive())
         assert store.query_readings(Weather) == expected
         assert store.ledger().problems == []
     assert problems(folded) == []
