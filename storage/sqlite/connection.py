@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
+from edgedepot.storage.sqlite.checkpoint import checkpoint
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.files import check_files
 from edgedepot.storage.sqlite.forks import Connection, Home
@@ -195,21 +196,21 @@ class LogSync:
         self._path = path
         with _opening_log(path):
             self._file = os.open(path.with_name(path.name + "-wal"), os.O_RDONLY | os.O_CLOEXEC)
-        self._failed = False
+        self.has_failed = False
+        """Whether what is committed has to be in the file before it is on the device."""
 
     def sync(self, connection: sqlite3.Connection) -> None:
         """Raises `OSError`, `sqlite3.Error`, and `StorageError` while a reader is in the way of a checkpoint."""
-        if not self._failed:
+        if not self.has_failed:
             try:
                 os.fdatasync(self._file)
             except OSError:
-                self._failed = True
+                self.has_failed = True
                 raise
             return
-        busy, logged, copied = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
-        if busy or logged != copied:
+        if not checkpoint(connection, "FULL").is_whole:
             raise StorageError(f"{self._path}: its log could not be synced, and a reader keeps it out of the file")
-        self._failed = False
+        self.has_failed = False
 
     def close(self) -> None:
         """Idempotent."""

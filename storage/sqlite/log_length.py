@@ -133,7 +133,7 @@ class LogLength:
 
     def _shorten(self, connection: sqlite3.Connection, now: float, wake: Callable[[], None]) -> None:
         keep_out(connection)
-        if not self._is_much_waiting():
+        if not self.is_much_waiting:
             self._failure = None
             self._cut(connection)
         elif now >= self._empty_at:
@@ -206,7 +206,9 @@ class LogLength:
 
     # -- beside the commits ---------------------------------------------------------------------------------------
 
-    def _is_much_waiting(self) -> bool:
+    @property
+    def is_much_waiting(self) -> bool:
+        """Whether more of the log is not in the file yet than may go there while commits wait."""
         found = self._index()
         return found is not None and found.frames - found.copied > self._much
 

@@ -36,6 +36,11 @@ class Unsynced:
         return bool(self._receipts)
 
     @property
+    def needs_file(self) -> bool:
+        """Whether to sync is to put all of the log into the file."""
+        return self._log_sync is not None and self._log_sync.has_failed
+
+    @property
     def due_at(self) -> float | None:
         """When to sync; None while there is nothing to."""
         return self._due_at if self._receipts else None

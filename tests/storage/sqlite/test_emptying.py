@@ -21,10 +21,10 @@ from edgedepot.storage.sqlite.checkpoint import log_bytes
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS
 from tests.storage.sqlite.test_left_behind import LONGEST
 
-def held(size):
+def held(size, durability="power"):
     \"\"\"A store whose log is long by a reader, and that cannot go on in a copy.\"\"\"
     next_of(path).mkdir()
-    site = Site(path, busy_timeout=0.001)
+    site = Site(path, durability, busy_timeout=0.001)
     site.put(900)
     reader = python(path)
     reader.say("BEGIN;")
@@ -44,23 +44,40 @@ def until_short(site):
 """
 
 WAITING = f"""{HELD}
-site, reader = held(3 * LONGEST)
+def put(count):
+    receipt = site.store.store_readings(Weather, rows(site.count, site.count + count))
+    site.count += count
+    advance_until(site.clock, lambda: receipt.level in ("committed", "durable"))
+    return receipt
+
+def fail_a_sync():
+    fault("fault_syncs", 1)
+    put(10)
+    advance_until(site.clock, lambda: value("fault_syncs") == 0)
+    advance_until(site.clock, lambda: "its log could not be synced" in site.store.health_check()["message"])
+
+site, reader = held(3 * LONGEST, sys.argv[2])
+if sys.argv[2] == "process":
+    fail_a_sync()
 gate, opened = os.pipe()
 fault_at("write", "x.db", 1)
 fault("fault_gate", gate), fault("fault_code", 1)
 reader.end()
 advance_until(site.clock, lambda: value("fault_code") == 0)  # the log is half in the file
 for _ in range(20):
-    site.put(10)
+    last = put(10)
 advance_until(site.clock, lambda: "goes into the file now" in site.warning)
 os.write(opened, b"x")
 until_short(site)
+advance_until(site.clock, lambda: last.level == "durable")
 site.close()
 """
 
 
-def test_commits_go_on_while_a_long_log_goes_into_the_file(shim: Path, quick_folder: Path) -> None:
-    run_faulty(shim, quick_folder, WAITING)
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_commits_go_on_while_a_long_log_goes_into_the_file(shim: Path, quick_folder: Path, durability: str) -> None:
+    """With the latter after a sync of it that failed: then all of it has to be there before readings are durable."""
+    run_faulty(shim, quick_folder, WAITING, durability)
 
 
 FAILING = f"""{HELD}
