@@ -208,7 +208,9 @@ class LogLength:
 
     @property
     def is_much_waiting(self) -> bool:
-        """Whether more of the log is not in the file yet than may go there while commits wait."""
+        """Whether more of the log than may go into the file while commits wait is not there yet, or on its way."""
+        if self._emptying is not None:
+            return True
         found = self._index()
         return found is not None and found.frames - found.copied > self._much
 

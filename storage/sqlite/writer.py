@@ -444,7 +444,8 @@ class Writer:
         """The commits so far: with `durability="process"` a commit does not."""
         if self._unsynced.needs_file and not self._closing and self.log_length.is_much_waiting:
             self.log_length.look(self._connection, self._wake)  # here, as what comes next is a pause
-            raise StorageError(f"{self._path}: its log could not be synced, and is not in the file yet")
+            if self.log_length.is_much_waiting:
+                raise StorageError(f"{self._path}: its log could not be synced, and is not in the file yet")
         self._unsynced.sync(self._connection, self._journal.committed_seq)
 
     def _tell(self) -> None:

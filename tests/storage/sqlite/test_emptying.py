@@ -36,7 +36,8 @@ def held(size, durability="power"):
     return site, reader
 
 def until_short(site):
-    advance_until(site.clock, lambda: site.warning == "" and site.log.st_size < LONGEST)
+    well = lambda: site.store.health_check()["status"] == "pass"
+    advance_until(site.clock, lambda: site.warning == "" and site.log.st_size < LONGEST and well())
     for _ in range(50):  # with no look at it
         site.put(50)
     assert site.log.st_size < LONGEST
