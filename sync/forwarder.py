@@ -112,6 +112,7 @@ class Forwarder:
         waiting = self._progress.waiting()
         lag, eta = self._progress.lag(), self._progress.eta(waiting)
         with self._lock:
+            is_held_up = now <= self._limit_until or self._state in _IN_TROUBLE
             return SyncStatus(
                 self._state,
                 self._delivery.delivered,
@@ -124,14 +125,10 @@ class Forwarder:
                 waiting,
                 lag,
                 eta,
-                self._limit if self._holds(now) else slowest if self._is_slow or hangs else None,
+                self._limit if is_held_up else slowest if self._is_slow or hangs else None,
                 self._budget.spent_today,
                 self._budget.per_day,
             )
-
-    def _holds(self, now: float) -> bool:
-        """Whether what held readings up last still does, or did a moment ago."""
-        return now <= self._limit_until or self._state in _IN_TROUBLE
 
     def look_after(self) -> None:
         """Say so once when an answer is waited for too long. From any thread but that of the steps; does not block."""
