@@ -16,9 +16,10 @@ from tests.storage.sqlite.faulty import run_faulty
 from tests.storage.sqlite.test_copy_faults import START
 
 HELD = f"""{START}
-import gc
+import gc, shutil
 from edgedepot.storage.sqlite.checkpoint import log_bytes
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS
+from edgedepot.storage.sqlite.wal import wal_of
 from tests.storage.sqlite.test_left_behind import LONGEST
 
 def held(size, durability="power"):
@@ -57,17 +58,29 @@ def fail_a_sync():
     advance_until(site.clock, lambda: value("fault_syncs") == 0)
     advance_until(site.clock, lambda: "its log could not be synced" in site.store.health_check()["message"])
 
-site, reader = held(3 * LONGEST, sys.argv[2])
-if sys.argv[2] == "process":
+how = sys.argv[2]
+site, reader = held(3 * LONGEST, "process" if how == "unsynced" else "power")
+if how == "unsynced":
     fail_a_sync()
+if how == "left":  # by a killed process
+    (folder / "left").mkdir()
+    for one in (path, wal_of(path)):
+        shutil.copy(one, folder / "left")
+    count = site.count
+    site.store.close()
 gate, opened = os.pipe()
 fault_at("write", "x.db", 1)
 fault("fault_gate", gate), fault("fault_code", 1)
+if how == "left":
+    site = Site(folder / "left" / "x.db", busy_timeout=0.001)
+    site.count = count
+    put(10)
 reader.end()
 advance_until(site.clock, lambda: value("fault_code") == 0)  # the log is half in the file
 for _ in range(20):
     last = put(10)
-advance_until(site.clock, lambda: "goes into the file now" in site.warning)
+if how != "left":
+    advance_until(site.clock, lambda: "goes into the file now" in site.warning)
 os.write(opened, b"x")
 until_short(site)
 advance_until(site.clock, lambda: last.level == "durable")
@@ -75,10 +88,11 @@ site.close()
 """
 
 
-@pytest.mark.parametrize("durability", ["power", "process"])
-def test_commits_go_on_while_a_long_log_goes_into_the_file(shim: Path, quick_folder: Path, durability: str) -> None:
-    """With the latter after a sync of it that failed: then all of it has to be there before readings are durable."""
-    run_faulty(shim, quick_folder, WAITING, durability)
+@pytest.mark.parametrize("how", ["held", "unsynced", "left"])
+def test_commits_go_on_while_a_long_log_goes_into_the_file(shim: Path, quick_folder: Path, how: str) -> None:
+    """Also after a sync of it that failed, when all of it has to be there before readings are durable; and where it was
+    found when the store was opened."""
+    run_faulty(shim, quick_folder, WAITING, how)
 
 
 FAILING = f"""{HELD}
