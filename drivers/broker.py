@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5, MQTTv311
@@ -34,6 +35,8 @@ FAREWELL = 2.0
 """Seconds for the last packets to leave."""
 BATCH = 500
 """Messages that are read before they are handed over."""
+BATCH_SIZE = 1 << 20
+"""Bytes of payload after which they are handed over though they are fewer."""
 LONGEST_WAIT = 5.0
 """Seconds until the keepalive is looked at again."""
 
@@ -42,6 +45,16 @@ _LOST = {
     "Protocol error": "what came is not MQTT",
 }
 """paho's words for why a connection was lost, and ours."""
+
+
+class Stub(NamedTuple):
+    """What is kept of a message until it is acknowledged. Thousands may wait, of any size, for a store that cannot
+    write; what was in them is the store's to hold, and counted there."""
+
+    mid: int
+    qos: int
+    digest: bytes
+    """Of the payload: by it the message is known when it comes again."""
 
 
 class Message(NamedTuple):
@@ -53,6 +66,10 @@ class Message(NamedTuple):
     qos: int
     dup: bool
     retain: bool
+
+    @property
+    def stub(self) -> Stub:
+        return Stub(self.mid, self.qos, blake2b(self.payload, digest_size=16).digest())
 
 
 class Connection:
@@ -118,10 +135,10 @@ class Connection:
         messages, self._messages = self._messages, []
         return messages
 
-    def acknowledge(self, messages: Iterable[Message]) -> None:
+    def acknowledge(self, stubs: Iterable[Stub]) -> None:
         """Acknowledge messages of this connection, in this order; sent by the next `exchange` or `flush`."""
-        for message in messages:
-            self._client.ack(message.mid, message.qos)
+        for stub in stubs:
+            self._client.ack(stub.mid, stub.qos)
 
     def flush(self) -> None:
         """Send as much as the network takes now."""
@@ -234,10 +251,14 @@ class Connection:
 
     def _read(self) -> None:
         """Read what is there; paho does not say whether it found a packet, but a message shows."""
+        size = 0
         while True:
             before = len(self._messages)
             self._check(self._client.loop_read())
             if len(self._messages) == before or len(self._messages) >= BATCH:
+                return
+            size += len(self._messages[-1].payload)
+            if size >= BATCH_SIZE:
                 return
 
     def _say_goodbye(self, line: socket.socket) -> None:

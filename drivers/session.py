@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from edgedepot.drivers.base import Progress, Sink
-from edgedepot.drivers.broker import Connection, Message
+from edgedepot.drivers.broker import Connection, Message, Stub
 from edgedepot.drivers.decoding import Decoder, ignore_message, reject_message
 from edgedepot.drivers.topics import Devices
 from edgedepot.drivers.window import Window
@@ -26,7 +26,7 @@ RETRY = 0.1
 LAST_RECEIPTS = 5.0
 """Seconds that a stop waits for what was taken in to become durable."""
 
-Taken = dict[int, tuple[Message, Receipt]]
+Taken = dict[int, tuple[Stub, Receipt]]
 """Messages that were taken in and not acknowledged, by packet id."""
 
 
@@ -56,7 +56,7 @@ class Session:
         self._progress = progress
         self._hurries = hurries
         self._taken = taken
-        self._held: tuple[Intake, Sequence[Message]] | None = None
+        self._held: tuple[Intake, Sequence[Stub]] | None = None
         self._heard = 0.0
 
     def serve(self, stopping: threading.Event) -> None:
@@ -100,15 +100,16 @@ class Session:
         now = self._sink.clock.now()
         for message in messages:
             self._add(intake, message, now)
-        self._hand_over(intake, messages)
+        # Those of QoS 0 want no acknowledgement.
+        self._hand_over(intake, [message.stub for message in messages if message.qos])
 
     def _without_known(self, messages: Sequence[Message]) -> Sequence[Message]:
         for index, message in enumerate(messages):
             known = self._taken.pop(message.mid, None)
-            if known is None or not message.dup or known[0].payload != message.payload:
+            if known is None or not message.dup or known[0] != message.stub:
                 self._taken.clear()
                 return messages[index:]
-            self._window.add(known[1], [message])
+            self._window.add(known[1], [known[0]])
             self._progress.counters["redelivered"] += 1
         return ()
 
@@ -128,16 +129,16 @@ class Session:
         if self._decoder.add(intake, message.payload, device_id, now):
             self._devices.admit(topic, device_id)
 
-    def _hand_over(self, intake: Intake, messages: Sequence[Message]) -> None:
+    def _hand_over(self, intake: Intake, stubs: Sequence[Stub]) -> None:
         try:
             receipt = self._sink.take_in(intake)
         except StorageBusy:
-            self._held = intake, messages
+            self._held = intake, stubs
             self._progress.enter("waiting for the store")
             return
         self._held = None
         self._progress.enter("connected")
-        self._window.add(receipt, messages)
+        self._window.add(receipt, stubs)
 
     def _acknowledge(self) -> None:
         self._connection.acknowledge(self._window.take_durable())

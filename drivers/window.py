@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from edgedepot.drivers.broker import Message
+from edgedepot.drivers.broker import Stub
 from edgedepot.storage.receipt import Receipt
 
 
 class _Batch(NamedTuple):
     number: int
     receipt: Receipt
-    messages: Sequence[Message]
+    stubs: Sequence[Stub]
 
 
 class Window:
@@ -40,23 +40,22 @@ class Window:
         """The number of messages in it."""
         return self._count
 
-    def add(self, receipt: Receipt, messages: Sequence[Message]) -> None:
-        """Messages that were handed to the store together. Those of QoS 0 want no acknowledgement."""
-        messages = [message for message in messages if message.qos]
-        if not messages:
+    def add(self, receipt: Receipt, stubs: Sequence[Stub]) -> None:
+        """Messages that were handed to the store together."""
+        if not stubs:
             return
         self._last += 1
-        self._batches.append(_Batch(self._last, receipt, messages))
-        self._count += len(messages)
+        self._batches.append(_Batch(self._last, receipt, stubs))
+        self._count += len(stubs)
         if self._count >= self._hurry_at:
             self.hasten()
         receipt.then(self._wake)
 
-    def take_durable(self) -> list[Message]:
+    def take_durable(self) -> list[Stub]:
         """Take out the messages that may be acknowledged now. Raises the storage's error where one was given up."""
-        found: list[Message] = []
+        found: list[Stub] = []
         while self._batches and self._is_durable(self._batches[0].receipt):
-            found += self._batches.popleft().messages
+            found += self._batches.popleft().stubs
         self._count -= len(found)
         if self._count >= self._hurry_at:
             self.hasten()
@@ -73,9 +72,9 @@ class Window:
         """Whether something is here that no commit was asked for."""
         return bool(self._batches) and self._batches[0].number > self._hastened
 
-    def leftovers(self) -> dict[int, tuple[Message, Receipt]]:
+    def leftovers(self) -> dict[int, tuple[Stub, Receipt]]:
         """What is in it by packet id, with its receipt."""
-        return {item.mid: (item, batch.receipt) for batch in self._batches for item in batch.messages}
+        return {stub.mid: (stub, batch.receipt) for batch in self._batches for stub in batch.stubs}
 
     @staticmethod
     def _is_durable(receipt: Receipt) -> bool:

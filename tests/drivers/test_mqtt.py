@@ -3,13 +3,14 @@
 import json
 import logging
 import re
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from edgedepot import MqttDriver, SQLiteStorage
-from edgedepot.drivers.broker import LONGEST_WAIT
+from edgedepot.drivers.broker import BATCH, LONGEST_WAIT
 from edgedepot.storage.errors import StorageError, TransportError
 from tests.drivers.peers import Publisher, unacknowledged
 from tests.drivers.running import HeldInlet, Running, file_numbers_from
@@ -188,6 +189,21 @@ class TestAcknowledgement:
         assert mids == sorted(mids)
         assert len(mids) == 6
 
+    def test_is_waited_for_without_the_payloads(
+        self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher
+    ) -> None:
+        payloads = [*(timed(count).ljust(60_000) for count in range(50)), *("x" * 100_000 for _ in range(10))]
+        with Running(driver(mosquitto), held).wait_for("connected"):
+            tracemalloc.start()
+            try:
+                publisher.send("weather/mast/data", *payloads)
+                publisher.send("weather/mast/data", timed(50))
+                held.wait_messages(61)
+                assert tracemalloc.get_traced_memory()[0] < sum(map(len, payloads)) / 2
+            finally:
+                tracemalloc.stop()
+                held.settle()
+
     def test_never_came_so_a_new_process_gets_the_messages_again(
         self, held: HeldInlet, mosquitto: Mosquitto, publisher: Publisher, proxy: Callable[[str, int], TcpProxy]
     ) -> None:
@@ -349,9 +365,10 @@ class TestStop:
         self, store: SQLiteStorage, mosquitto: Mosquitto, publisher: Publisher
     ) -> None:
         Running(driver(mosquitto), store).wait_for("connected").stop()
-        publisher.send("weather/mast/data", *map(timed, range(100)))
+        count = BATCH + 100
+        publisher.send("weather/mast/data", *map(timed, range(count)))
         with Running(driver(mosquitto), store).wait_for("connected"):
-            assert wait_books(store, 100)["new"] == 100
+            assert wait_books(store, count)["new"] == count
 
     def test_and_what_comes_with_the_connection_is_not_kept_waiting(
         self, store: SQLiteStorage, mosquitto: Mosquitto, publisher: Publisher
