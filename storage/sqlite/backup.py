@@ -14,7 +14,6 @@ Interrupted after step 1, whoever opens the store does the rest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import sqlite3
@@ -49,12 +48,11 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
     _remove_left(target)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        # It is made here, as SQLite would say that it cannot be opened, and not why.
-        with _device_errors(target), part.open("wb") as file:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with _device_errors(target):
+            part.touch()  # or SQLite would say that it cannot be opened, and not why
             _copy(source, part, now, progress)
-            os.fsync(file.fileno())
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
             part.replace(target)
             sync_folder(target)
     finally:
@@ -63,11 +61,21 @@ def copy_store(source: Path, target: Path, now: int, progress: Progress | None =
 
 
 def _remove_left(target: Path) -> None:
-    """Remove what is there of copies that were killed. Those that others are about are locked."""
+    """Remove what is there of copies whose processes were killed."""
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        with contextlib.suppress(OSError), part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        number = part.name.split(".")[-2]
+        if number.isdecimal() and not _runs(int(number)):
             _remove(part)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _remove(part: Path) -> None:

@@ -1,8 +1,9 @@
 """Copies of a store that is being written, and stores out of copies."""
 
-import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -221,16 +222,19 @@ def test_a_copy_on_a_new_card_raises_the_epoch_once(quick_folder: Path) -> None:
 
 
 def test_what_killed_copies_left_goes_with_the_next(quick_folder: Path) -> None:
-    """But not what another process is about, which has it locked."""
+    """But not what a process that is there is about."""
     path, _ = store_with_copy(quick_folder)
-    left = [quick_folder / f".new.db.{name}" for name in ("12.part", "12.part-journal", "13.part")]
-    others = quick_folder / ".old.db.12.part"
-    for file in (*left, others):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    gone = [quick_folder / f".new.db.{ended.pid}.{name}" for name in ("part", "part-journal")]
+    left = [
+        quick_folder / name for name in (f".new.db.{os.getppid()}.part", f".old.db.{ended.pid}.part", ".new.db.x.part")
+    ]
+    for file in (*gone, *left):
         file.touch()
-    with left[-1].open() as held, SQLiteStorage(path) as store:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with SQLiteStorage(path) as store:
         store.backup(quick_folder / "new.db")
-    assert [file.exists() for file in (*left, others)] == [False, False, True, True]
+    assert [file.exists() for file in (*gone, *left)] == [False, False, True, True, True]
 
 
 def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
