@@ -14,12 +14,20 @@ from collections.abc import Iterable, Iterator
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.backup import MARK
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.sidecar import Line, Sidecar
 
 
 def is_of_this_life(connection: sqlite3.Connection, sidecar: Sidecar) -> bool:
     """Whether the copy's numbers are the store's, as far as can be told without its rows. Raises `BadRecord`."""
     return sidecar.store_id == schema.text(connection, "store_id") and schema.number(connection, MARK) is None
+
+
+def check_gateway(connection: sqlite3.Connection, sidecar: Sidecar) -> None:
+    """Raises `BadRecord` where the copy names another gateway: the rows would go upstream as those of that."""
+    found, known = schema.text(connection, "gateway_id"), sidecar.gateway_id
+    if found is not None and known not in (None, found) and is_of_this_life(connection, sidecar):
+        raise BadRecord(f"the store is of gateway {found!r}, by the copy beside it of {known!r}")
 
 
 def contradictions(lines: Iterable[Line], sidecar: Sidecar) -> Iterator[tuple[Line, Line]]:

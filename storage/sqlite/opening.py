@@ -29,7 +29,7 @@ from edgedepot.storage.sqlite.connection import (
     sqlite_errors,
     sync_what_was_left,
 )
-from edgedepot.storage.sqlite.contradictions import contradictions, is_of_this_life, text_of
+from edgedepot.storage.sqlite.contradictions import check_gateway, contradictions, is_of_this_life, text_of
 from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
@@ -203,6 +203,7 @@ class Opening:
                 prepare_writer(connection, self._full_sync, self._wal_pages)
                 self._prepare_schema(connection)
             with sqlite_errors(path), finding_damage():
+                check_gateway(connection, self._sidecar)
                 gateway_id = self._settled_gateway_id(connection)
                 _check_tables(connection)
                 catalogue = Catalogue.load(connection)

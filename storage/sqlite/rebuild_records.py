@@ -3,19 +3,14 @@ knows models, series and sources as well. Only what can be read is kept, see rec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from edgedepot.storage.sqlite import schema
-from edgedepot.storage.sqlite.books import check_cursor
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.choices import check_choice
 from edgedepot.storage.sqlite.contradictions import contradictions, is_of_this_life, text_of
-from edgedepot.storage.sqlite.devices import check_metadata
 from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
-from edgedepot.storage.sqlite.given_up import check_given_up
-from edgedepot.storage.sqlite.quarantine import check_quarantined
-from edgedepot.storage.sqlite.records import RECORDS, BadRecord, is_record
+from edgedepot.storage.sqlite.readable import REFERENCES, is_readable
+from edgedepot.storage.sqlite.records import RECORDS
 from edgedepot.storage.sqlite.scan import Kinds, kinds_of, scan
 from edgedepot.storage.sqlite.shape import shape_of
 
@@ -64,6 +59,8 @@ def _put_right(draft: Draft) -> None:
     """Where the sidecar contradicts a record that can be read, the sidecar is right."""
     if not is_of_this_life(draft.new, draft.sidecar):
         return
+    if draft.sidecar.gateway_id is not None:
+        schema.set_meta(draft.new, "gateway_id", draft.sidecar.gateway_id)
     for kind, table in _NAMES.items():
         found = draft.new.execute(f"SELECT * FROM main.{table}").fetchall()
         lines = {(kind, *row[: _WIDTHS[kind]]): row for row in found}
@@ -95,42 +92,16 @@ def _drop_unreadable(draft: Draft, table: str) -> bool:
     # As bytes: that is how a text is read that is none.
     where = " AND ".join(f"CAST({key} AS BLOB) IS CAST(? AS BLOB)" for key in keys)
     found = draft.new.execute(f"SELECT {', '.join(names)} FROM main.{table}")
-    bad = [row for row in found if not _is_readable(table, row)]
+    bad = [row for row in found if not is_readable(table, row)]
     draft.new.executemany(
         f"DELETE FROM main.{table} WHERE {where}", [[row[names.index(key)] for key in keys] for row in bad]
     )
     return bool(bad)
 
 
-def _is_readable(table: str, row: Sequence[Any]) -> bool:
-    if not is_record(table, row):
-        return False
-    try:
-        if table == "_models":
-            Catalogue.check_row(row[2], row[1], row[3])
-        elif table == "_cursors":
-            check_cursor(row)
-        elif table == "_devices":
-            check_metadata(*row)
-        elif table == "_quarantined":
-            check_quarantined(row[6])
-        elif table == "_meta":
-            _check_setting(*row)
-    except BadRecord:
-        return False
-    return True
-
-
-def _check_setting(key: str, value: Any) -> None:
-    if key.startswith("choice_"):
-        check_choice(value)
-    elif key.startswith("given_up_"):
-        check_given_up(value)
-
-
 def _insert(draft: Draft, table: str, row: Row) -> bool:
     """Whether it is a record, and its number and name were free."""
-    if not _is_readable(table, row):
+    if not is_readable(table, row):
         return False
     marks = ", ".join("?" * len(row))
     names = ", ".join(RECORDS[table])
@@ -149,7 +120,7 @@ def _take_later(draft: Draft, model: int, name: str, title: str, fields: str) ->
 
 def _insert_setting(draft: Draft, key: str, value: Any) -> None:
     """Of what several states say the latest."""
-    if not _is_readable("_meta", (key, value)):
+    if not is_readable("_meta", (key, value)):
         return
     (known,) = draft.new.execute("SELECT value FROM main._meta WHERE key = ?", (key,)).fetchone() or (None,)
     if key == "shape":
@@ -162,16 +133,7 @@ def _insert_setting(draft: Draft, key: str, value: Any) -> None:
 
 def _drop_what_hangs_in_the_air(draft: Draft) -> None:
     """Records about models, series, sources and upstreams that are lost."""
-    for table, column, there in (
-        ("_series", "model", "SELECT id FROM _models"),
-        ("_books", "source", "SELECT id FROM _sources"),
-        ("_rejected", "source", "SELECT id FROM _sources"),
-        ("_replaced", "series", "SELECT id FROM _series"),
-        ("_withheld", "series", "SELECT id FROM _series"),
-        ("_withheld", "cursor", "SELECT id FROM _cursors"),
-        ("_quarantined", "model", "SELECT name FROM _models"),
-        ("_quarantined", "cursor", "SELECT id FROM _cursors"),
-    ):
+    for table, column, there in REFERENCES:
         if draft.new.execute(f"DELETE FROM main.{table} WHERE {column} NOT IN ({there})").rowcount:
             draft.damaged.add(table)
 

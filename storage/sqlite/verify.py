@@ -1,7 +1,8 @@
 """Looks for damage in a store's file that nobody has stumbled over yet. Only reads, also beside a process that writes.
 
     structure   what SQLite's own integrity check finds: pages, their order, the list of free ones
-    names       models, devices and sources: the copy beside the store says the same of their numbers
+    records     of the small tables: the store can make use of each, and has what they refer to
+    names       whose store it is; models, devices and sources: the copy beside the store says the same of their numbers
     history     rows that lie in the wrong partition, hold what their field cannot, are newer than their device's newest
     hours       each computed again from its rows: the digest (digest.py) tells of values that changed since the fold
     journal     rows that are in history as well: both say the same; the others hold what their fields can; their number
@@ -24,11 +25,12 @@ from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.connection import open_reader, sqlite_errors
-from edgedepot.storage.sqlite.contradictions import contradictions, is_of_this_life, text_of
+from edgedepot.storage.sqlite.contradictions import check_gateway, contradictions, is_of_this_life, text_of
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.ledger import read_ledger
-from edgedepot.storage.sqlite.records import TIME, read_records
+from edgedepot.storage.sqlite.readable import REFERENCES, is_readable
+from edgedepot.storage.sqlite.records import RECORDS, TIME, read_records
 from edgedepot.storage.sqlite.recount import Recount, WrongHours
 from edgedepot.storage.sqlite.report import LostSpan, span
 from edgedepot.storage.sqlite.salvage import Damage, finding_damage
@@ -53,8 +55,8 @@ _WRONG = "cannot be what was stored: a series, time or value of another kind"
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong: `kind` is structure, names, history, hours, journal or books. `readings` says which ones
-    it is about, at most, where that is known."""
+    """One thing that is wrong: `kind` is structure, records, names, history, hours, journal or books. `readings` says
+    which ones it is about, at most, where that is known."""
 
     kind: str
     text: str
@@ -116,6 +118,13 @@ class Verification:
             self._check_structure()
         self._done = self._pages
         progress(self._done, self.total)
+        for table in RECORDS:
+            with self._noting("records"):
+                self._check_records(table)
+        with self._noting("records"):
+            self._check_references()
+        with self._noting("names"):
+            check_gateway(self._connection, self._sidecar)
         with self._noting("names"), self._moment() as (view, layouts):
             self._check_names(view)
             for layout in layouts.values():
@@ -160,6 +169,23 @@ class Verification:
         for (text,) in self._connection.execute(f"PRAGMA integrity_check({_PROBLEMS})"):
             if text != "ok":
                 self._found.problems.append(Problem("structure", text))
+
+    def _check_records(self, table: str) -> None:
+        names = RECORDS[table]
+        if not names.keys() <= {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}:
+            return  # of an earlier schema
+        found = self._connection.execute(f"SELECT {', '.join(names)} FROM {table}")
+        wrong = sum(not is_readable(table, row) for row in found)
+        if wrong:
+            self._found.problems.append(Problem("records", f"{wrong} of {table} are not what the store writes"))
+
+    def _check_references(self) -> None:
+        for table, column, there in REFERENCES:
+            query = f"SELECT count(*) FROM {table} WHERE {column} NOT IN ({there})"
+            (wrong,) = self._connection.execute(query).fetchone()
+            if wrong:
+                text = f"{wrong} of {table} are of a {column} that is not on record"
+                self._found.problems.append(Problem("records", text))
 
     def _check_names(self, view: View) -> None:
         if is_of_this_life(view.connection, self._sidecar):

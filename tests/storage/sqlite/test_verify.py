@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedepot import SQLiteStorage
+from edgedepot import Device, SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.reading import define_model
@@ -255,6 +255,50 @@ def test_a_changed_name_is_found_and_put_right(folded: Path, statement: str) -> 
     for kind in ("model", "series", "source"):
         assert Sidecar(folded).rows(kind) == copy.rows(kind)
     assert problems(folded) == []
+
+
+@pytest.mark.parametrize("given", [None, "roof"])
+def test_a_gateway_that_changed_its_name(quick_folder: Path, given: str | None) -> None:
+    """Its readings would go upstream as those of another."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.store_readings(Weather, rows(0, 10)).wait()
+    assert execute(path, "UPDATE _meta SET value = 'rood' WHERE key = 'gateway_id'") == 1
+    text = "the store is of gateway 'rood', by the copy beside it of 'roof'"
+    assert [(problem.kind, problem.text) for problem in problems(path)] == [("names", text)]
+    with SQLiteStorage(path, gateway_id=given) as store:
+        assert store.gateway_id == "roof"
+        assert store.salvaged is not None
+        assert (store.salvaged.kept, store.salvaged.lost) == (10, 0)
+    assert problems(path) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE _quarantined SET data = '{'",
+        "UPDATE _quarantined SET model = 'weathes'",
+        "UPDATE _devices SET metadata = '{'",
+        "UPDATE _cursors SET lost = -1",
+        "UPDATE _withheld SET cursor = 7",
+        "UPDATE _replaced SET series = 77",
+        "INSERT INTO _meta VALUES ('choice_1', '[')",
+    ],
+)
+def test_a_record_that_the_store_cannot_make_use_of(quick_folder: Path, statement: str) -> None:
+    with SQLiteStorage(quick_folder / "x.db") as store:
+        store.add_cursor("central")
+        store.save_device(Device("d1", name="the first"))
+        store.store_readings(Weather, rows(0, 20)).wait()
+        store.store_reading(Weather, *rows(3, 4)[0][:2], {"temperature": -1.0}).wait()
+        store.delete_readings(Weather, *rows(5, 6)[0][:2])
+        window = store.pending("central", 3)
+        assert window is not None
+        store.quarantine("central", window.rows, "refused")
+        store.acknowledge("central", window)
+    assert problems(store.path) == []
+    assert execute(store.path, statement) > 0
+    assert "records" in {problem.kind for problem in problems(store.path)}
 
 
 def test_a_name_that_became_anothers(quick_folder: Path) -> None:
