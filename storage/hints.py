@@ -6,14 +6,14 @@ import json
 import os
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path, PurePath
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.interval import age_of, seconds_of
 from edgedepot.storage.reading import Reading
 
 _SCALARS: dict[Any, str] = {
@@ -27,6 +27,10 @@ _SCALARS: dict[Any, str] = {
 _LISTS = (list, tuple, set, frozenset, Sequence, Iterable, Collection)
 _TABLES = (dict, Mapping, MutableMapping)
 _MISS = object()
+LongTime = Annotated[timedelta, "months and years too"]
+"""The type of a parameter that says how long something is kept."""
+_READERS = {timedelta: seconds_of, LongTime: age_of}
+"""What reads a duration, by its type."""
 
 
 class Secret(str):
@@ -48,6 +52,8 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
     """The members of a union; None left out, for settings leave out what is not there."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         return tuple(kind for part in typing.get_args(hint) for kind in alternatives(part) if kind is not type(None))
+    if typing.get_origin(hint) is Annotated and hint != LongTime:
+        return alternatives(typing.get_args(hint)[0])
     return (hint,)
 
 
@@ -64,8 +70,9 @@ def takes_model(hint: Any) -> bool:
 def convert(value: Any, hint: Any, scope: Scope) -> Any:
     """The argument that a value in settings stands for. Raises `InvalidValue` with what was found and expected."""
     kinds = alternatives(hint)
-    if timedelta in kinds and isinstance(value, (str, int, float)):
-        found = _as_duration(value, kinds)
+    read = next((_READERS[kind] for kind in kinds if kind in _READERS), None)
+    if read is not None and isinstance(value, (str, int, float)):
+        found = _as_duration(value, kinds, read)
     elif isinstance(value, str) and any(_is_path(kind) for kind in kinds):
         return scope.folder / Path(value).expanduser()
     else:
@@ -108,9 +115,9 @@ def _as(value: Any, kind: Any, scope: Scope) -> Any:
     return value if exact and kind in _SCALARS else _MISS
 
 
-def _as_duration(value: str | float, kinds: tuple[Any, ...]) -> Any:
+def _as_duration(value: str | float, kinds: tuple[Any, ...], read: Callable[[str | float, str], float]) -> Any:
     try:
-        seconds = seconds_of(value, "")
+        seconds = read(value, "")
     except InvalidValue:
         return _MISS
     return value if type(value) in kinds else timedelta(seconds=seconds)
@@ -144,7 +151,7 @@ def _as_table(value: Mapping[str, Any], kind: Any, origin: Any, scope: Scope) ->
 def expected(hint: Any, models: Collection[str] = ()) -> str:
     """A type in words."""
     kinds = [kind for kind in alternatives(hint) if _can_be_written(kind)]
-    if timedelta in kinds:
+    if any(kind in _READERS for kind in kinds):
         return 'a duration such as "10s", "500 ms", "5 minutes" or "1d"'
     if any(_is_path(kind) for kind in kinds):
         return "a path"
@@ -208,7 +215,7 @@ def _is_path(kind: Any) -> bool:
 
 def _can_be_written(kind: Any) -> bool:
     origin = typing.get_origin(kind) or kind
-    if kind in (Any, object, timedelta) or origin in _SCALARS or origin is Literal:
+    if kind in (Any, object, *_READERS) or origin in _SCALARS or origin is Literal:
         return True
     if origin in _LISTS:
         return all(part is Ellipsis or can_be_written(part) for part in typing.get_args(kind))

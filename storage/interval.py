@@ -217,19 +217,28 @@ def seconds_of(value: str | float | timedelta, what: str) -> float:
 
     Raises `InvalidValue`, naming `what`, for anything else, for calendar months, and for zero or less.
     """
+    return _seconds(value, what, admits_months=False)
+
+
+def age_of(value: str | float | timedelta, what: str) -> float:
+    """As `seconds_of`, of how long something is kept: a month is 31 days and a year 366, so that nothing goes early."""
+    return _seconds(value, what, admits_months=True)
+
+
+def _seconds(value: str | float | timedelta, what: str, admits_months: bool) -> float:
     seconds: float | None = None
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str):
-        seconds = _seconds_of_text(value)
+        seconds = _seconds_of_text(value, admits_months)
     if seconds is None or not 0 < seconds < 1e10:
         raise InvalidValue(f"{what}: found {value!r}, expected a duration such as '10s', '500 ms', '5 minutes' or '1d'")
     return seconds
 
 
-def _seconds_of_text(text: str) -> float | None:
+def _seconds_of_text(text: str, admits_months: bool) -> float | None:
     milliseconds = re.fullmatch(r"\s*(\d{1,9})\s*(?:ms|milliseconds?)\s*", text, re.ASCII)
     if milliseconds:
         return int(milliseconds[1]) / 1000
@@ -237,4 +246,7 @@ def _seconds_of_text(text: str) -> float | None:
         interval = _parse_text(text)
     except InvalidValue:
         return None
-    return None if interval.months else interval.micros / 1e6 + interval.days * 86_400
+    if interval.months and not admits_months:
+        return None
+    years, months = divmod(interval.months, 12)
+    return interval.micros / 1e6 + (interval.days + months * 31 + years * 366) * 86_400

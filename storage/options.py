@@ -138,7 +138,7 @@ def _resolved(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     names = getattr(inspect.unwrap(maker), "__globals__", {})
     holder = types.SimpleNamespace(__annotations__={"hint": parameter.annotation})
     try:
-        return typing.get_type_hints(holder, globalns=names)["hint"]
+        return typing.get_type_hints(holder, globalns=names, include_extras=True)["hint"]
     except NameError:
         return Any
 

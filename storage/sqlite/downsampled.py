@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.interval import Interval, seconds_of
+from edgedepot.storage.interval import Interval, age_of
 from edgedepot.storage.query import FUNCTIONS, Scope
 from edgedepot.storage.reading import Reading, check_model, field_of
 from edgedepot.storage.sqlite.catalogue import Layout
@@ -74,7 +74,7 @@ class Wish:
         if isinstance(functions, str) or unknown or not functions:
             raise InvalidValue(f"functions is {functions!r}, expected some of {', '.join(FUNCTIONS)}")
         self.functions = sorted(set(functions))
-        self.keep = None if keep is None else round(seconds_of(keep, "keep") * 1_000_000)
+        self.keep = None if keep is None else round(age_of(keep, "keep") * 1_000_000)
 
 
 def add_rule(journal: Journal, wish: Wish) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import timedelta
 from typing import TypeVar
 
 import msgspec
 
 from edgedepot.storage.errors import ConfigError, InvalidValue
-from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.hints import LongTime
+from edgedepot.storage.interval import age_of
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.registry import did_you_mean
 from edgedepot.storage.sqlite.connection import WAL_PAGES
@@ -20,7 +20,7 @@ from edgedepot.storage.sqlite.tables import HOUR
 REST = "*"
 """The key of an age for all other models, and of the bytes of the whole store."""
 Key = type[Reading] | str
-Age = str | float | timedelta
+Age = str | float | LongTime
 Size = str | int
 Setting = TypeVar("Setting")
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -144,7 +144,7 @@ def _by_measurement(name: str, given: Setting | Mapping[Key, Setting] | None) ->
 
 def _age(value: object) -> int:
     try:
-        return round(seconds_of(value, "keep") * 1_000_000)  # type: ignore[arg-type]
+        return round(age_of(value, "keep") * 1_000_000)  # type: ignore[arg-type]
     except InvalidValue as exc:
         raise ConfigError(str(exc)) from exc
 

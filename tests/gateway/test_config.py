@@ -80,9 +80,13 @@ WRONG = {
         '[storage]\npath = "x"\nflush_interval = -1',
         f": storage.flush_interval: found -1, expected {DURATION}",
     ),
+    "months where time is short": (
+        '[storage]\npath = "x"\nflush_interval = "1 month"',
+        f': storage.flush_interval: found "1 month", expected {DURATION}',
+    ),
     "duration in a table": (
-        '[storage]\npath = "x"\n[storage.keep]\nweather = "90 days"\n"*" = "1 year"',
-        f': storage.keep: "*": found "1 year", expected {DURATION}',
+        '[storage]\npath = "x"\n[storage.keep]\nweather = "90 days"\n"*" = "1 yaer"',
+        f': storage.keep: "*": found "1 yaer", expected {DURATION}',
     ),
     "size": (
         '[storage]\npath = "x"\nkeep_bytes = "2 gigs"',

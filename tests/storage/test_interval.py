@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.interval import Interval, seconds_of, zone_of
+from edgedepot.storage.interval import Interval, age_of, seconds_of, zone_of
 
 ZONES = [
     "UTC",
@@ -153,6 +153,15 @@ def test_an_unknown_zone_is_named(name: str, cure: str) -> None:
 )
 def test_a_duration_is_read(value: str | float | timedelta, seconds: float) -> None:
     assert seconds_of(value, "flush_interval") == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "days"),
+    [("12h", 0.5), ("90 days", 90), ("1 month", 31), ("2 years", 732), ("14mo", 366 + 62), (86_400, 1)],
+)
+def test_an_age_may_be_one_of_months(value: str | float, days: float) -> None:
+    """And is never shorter than they are."""
+    assert age_of(value, "keep") == days * 86_400
 
 
 @pytest.mark.parametrize("value", ["", "soon", "1 month", 0, -1, True, None, float("nan"), float("inf"), []])

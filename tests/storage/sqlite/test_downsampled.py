@@ -232,7 +232,7 @@ def test_what_is_not_kept_is_refused(thin_one: SQLiteStorage) -> None:
 def test_the_rule_that_can_answer_does(path: Path) -> None:
     rows = readings()
     with opened(path, NOW, keep="10 days") as store:
-        store.keep_downsampled(Weather, "1 hour", ["temperature"], ["avg"])
+        store.keep_downsampled(Weather, interval="1 hour", fields=["temperature"], functions=["avg"], keep="2 years")
         store.keep_downsampled(Weather, "1 minute", ["temperature"], ["max"], keep="15 days")
         put(store, rows)
         store.fold()
@@ -270,12 +270,12 @@ def test_whole_kept_buckets_are_deleted_and_cut_ones_refused(path: Path) -> None
 def test_what_is_kept_goes_when_its_own_age_has_come(path: Path) -> None:
     rows = readings()
     with opened(path, NOW, keep="10 days") as store:
-        store.keep_downsampled(Weather, "1 hour", functions=FUNCTIONS, keep="20 days")
+        store.keep_downsampled(Weather, "1 hour", functions=FUNCTIONS, keep="1 month")
         put(store, rows)
         store.fold()
         store.retain()
         gone(store)
-        there = {key: data for key, data in rows.items() if key[1] >= NOW - 20 * DAY}
+        there = {key: data for key, data in rows.items() if key[1] >= NOW - 31 * DAY}
         check(store, there, [None, "1h", "1d"])
         store.keep_downsampled(Weather, "1 hour", functions=FUNCTIONS, keep="15 days")
         store.retain()

@@ -634,7 +634,7 @@ def test_killed_at_any_moment_the_books_balance_and_no_row_is_missing_in_between
     ("setting", "message"),
     [
         ({"keep": "soon"}, "keep: found 'soon', expected a duration"),
-        ({"keep": {"weather": "1 month"}}, "keep: found '1 month', expected a duration"),
+        ({"keep": {"weather": "1 moon"}}, "keep: found '1 moon', expected a duration"),
         ({"keep": {3: "1d"}}, "keep: found 3, expected reading models, measurements or"),
         ({"keep_bytes": "2 apples"}, "keep_bytes: found '2 apples', expected a size such as '500 MB'"),
         ({"keep_bytes": 999}, "keep_bytes: found 999, .* at least 1 MB"),
@@ -653,12 +653,17 @@ def toml(folder: Path, lines: str) -> Path:
 
 
 def test_limits_in_a_file(tmp_path: Path) -> None:
-    lines = 'keep_bytes = "2 GB"\nwhen_full = "block"\n[storage.keep]\nweather = "90 days"\n"*" = "1 day"'
+    lines = 'keep_bytes = "2 GB"\nwhen_full = "block"\n[storage.keep]\nweather = "2 years"\n"*" = "1 month"'
     store = load(toml(tmp_path, lines)).storage.make()
     limits = store._writing.writer._upkeep.retention._limits
     store.close()
     day = 86_400_000_000
-    assert (limits.age("weather"), limits.age("pump"), limits.size, limits.block) == (90 * day, day, 2 * 10**9, True)
+    assert (limits.age("weather"), limits.age("pump"), limits.size, limits.block) == (
+        732 * day,
+        31 * day,
+        2 * 10**9,
+        True,
+    )
 
 
 def test_a_wrong_limit_in_a_file_is_named(tmp_path: Path) -> None:
