@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -84,41 +84,45 @@ class Connection:
         self._client_id = client_id
         self._wake = wake
         self._messages: list[Message] = []
-        self._refusal: ReasonCode | None = None
+        self._refusal: str | None = None
         self._connected = False
-        self._granted: list[ReasonCode] | None = None
+        self._topic_filter = ""
+        self._answer_by = 0.0
         self._farewell: str | None = None
         self._selector = selectors.DefaultSelector()
         self._watched = 0
         self.session_present = False
         """Whether the broker still knew us: only then a packet id means what it meant before."""
+        self.subscribed = False
+        """Whether the broker has confirmed it."""
         self._client = self._make_client()
 
-    def open(self, topic_filter: str, stopping: threading.Event) -> None:
-        """Connect and subscribe; blocks until the broker has confirmed both, or until `stopping` is set."""
+    def open(self, stopping: threading.Event) -> None:
+        """Connect; blocks until the broker has confirmed it, or until `stopping` is set."""
         host: Any = self._address.host
         if host.isascii() and self._address.tls is None:
             host = host.encode()  # for a text Python loads a table of Unicode to look it up: 0.4 MB that stay
         with self._errors():
             self._client.connect(host, self._address.port, self._address.keepalive, **self._session())
         self._selector.register(self._wake.fileno(), selectors.EVENT_READ)
-        self._await_answer(lambda: self._connected, "CONNECT", stopping)
-        if self._connected:
-            self._subscribe(topic_filter)
-            self._await_answer(lambda: self._granted is not None, "SUBSCRIBE", stopping)
-        for granted in self._granted or ():
-            if granted.is_failure:
-                raise TransportError(
-                    f"{self._address} refuses the subscription to {topic_filter!r}: {granted};"
-                    " does its access list allow this user to read there?"
-                )
+        self._await_welcome(stopping)
+
+    def subscribe(self, topic_filter: str) -> None:
+        """Ask for it. The messages that the broker holds for us come before its answer: `exchange` them meanwhile."""
+        self._topic_filter = topic_filter
+        self._expect_answer()
+        if self._address.is_version_5:
+            # Retained messages are left aside anyway; with 1 they come only if the session did not know the filter.
+            self._client.subscribe(topic_filter, options=SubscribeOptions(qos=1, retainHandling=1))
+        else:
+            self._client.subscribe(topic_filter, 1)
 
     def exchange(self, timeout: float | None, reading: bool = True) -> list[Message]:
         """Wait at most `timeout` seconds for messages or the wake; return the messages that came. Sends what is to be
         sent, and keeps the connection alive: to be called again and again. Without `reading` none are taken from the
         network."""
         longest = min(LONGEST_WAIT, self._address.keepalive / 4)
-        if self._messages:  # they came with the broker's answers while we connected
+        if self._messages:  # they came with the broker's answer while we connected
             timeout = 0.0
         try:
             self._wait(longest if timeout is None else min(timeout, longest), reading)
@@ -127,6 +131,8 @@ class Connection:
                 self._read()
             self.flush()
             self._check(self._client.loop_misc())
+            if not self.subscribed:
+                self._check_silence(reading)
         except TransportError:
             # What came before the end is handed over, for a broker that was killed may not know of it any more. The
             # next call raises again.
@@ -185,24 +191,23 @@ class Connection:
         properties.ReceiveMaximum = self._address.receive_maximum
         return {"clean_start": False, "properties": properties}
 
-    def _subscribe(self, topic_filter: str) -> None:
-        if self._address.is_version_5:
-            # Retained messages are left aside anyway; with 1 they come only if the session did not know the filter.
-            self._client.subscribe(topic_filter, options=SubscribeOptions(qos=1, retainHandling=1))
-        else:
-            self._client.subscribe(topic_filter, 1)
-
     # paho's callbacks: they note what came, and never raise.
 
     def _on_connect(self, _: Client, __: Any, flags: ConnectFlags, reason: ReasonCode, ___: Any) -> None:
         if reason.is_failure:
-            self._refusal = reason
+            self._refusal = self._explain_refusal(reason)
         else:
             self._connected = True
             self.session_present = flags.session_present
 
     def _on_subscribe(self, _: Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
-        self._granted = reasons
+        self.subscribed = True
+        for reason in reasons:
+            if reason.is_failure:
+                self._refusal = (
+                    f"refuses the subscription to {self._topic_filter!r}: {reason};"
+                    " does its access list allow this user to read there?"
+                )
 
     def _on_disconnect(self, _: Client, __: Any, flags: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
         name = str(reason)
@@ -221,18 +226,31 @@ class Connection:
         payload = bytes(message.payload)
         self._messages.append(Message(topic, payload, message.mid, message.qos, message.dup, message.retain))
 
-    def _await_answer(self, arrived: Callable[[], bool], what: str, stopping: threading.Event) -> None:
-        # The network's time, not that of a clock which a test may hold still.
-        deadline = time.monotonic() + min(ANSWER_TIMEOUT, self._address.keepalive)
-        while not arrived() and not stopping.is_set():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                version = "5 (if it speaks 3.1.1 alone, set protocol)" if self._address.is_version_5 else "3.1.1"
-                raise TransportError(f"{self._address} does not answer {what}; is it a broker for MQTT {version}?")
-            self._wait(left, reading=True)
+    def _await_welcome(self, stopping: threading.Event) -> None:
+        self._expect_answer()
+        while not self._connected and not stopping.is_set():
+            self._wait(max(0.0, self._answer_by - time.monotonic()), reading=True)
             self._wake.clear()
             self._read()
             self.flush()
+            if not self._connected:
+                self._check_answered("CONNECT")
+
+    def _check_silence(self, reading: bool) -> None:
+        """Until it has confirmed the subscription, the broker has that long for each message before it, too."""
+        if self._messages or not reading:
+            self._expect_answer()
+        else:
+            self._check_answered("SUBSCRIBE")
+
+    def _expect_answer(self) -> None:
+        # The network's time, not that of a clock which a test may hold still.
+        self._answer_by = time.monotonic() + min(ANSWER_TIMEOUT, self._address.keepalive)
+
+    def _check_answered(self, what: str) -> None:
+        if time.monotonic() >= self._answer_by:
+            version = "5 (if it speaks 3.1.1 alone, set protocol)" if self._address.is_version_5 else "3.1.1"
+            raise TransportError(f"{self._address} does not answer {what}; is it a broker for MQTT {version}?")
 
     def _wait(self, timeout: float, reading: bool) -> None:
         sock = self._socket()
@@ -283,7 +301,7 @@ class Connection:
     def _check(self, code: MQTTErrorCode) -> None:
         """Raise what paho's answers and callbacks amount to, if it is an error."""
         if self._refusal is not None:
-            raise TransportError(f"{self._address} {self._explain_refusal(self._refusal)}")
+            raise TransportError(f"{self._address} {self._refusal}")
         if self._farewell is not None:
             raise TransportError(f"connection to {self._address}: {self._farewell}")
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:

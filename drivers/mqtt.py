@@ -16,6 +16,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -132,10 +134,12 @@ class MqttDriver(Driver):
         connection = Connection(self._address, client_id, wake)
         opened: float | None = None
         try:
-            connection.open(self._filter, self._stopping)
-            opened = sink.clock.monotonic()
+            connection.open(self._stopping)
             if not self._stopping.is_set():
-                self._serve(connection, sink, wake)
+                with self._session(connection, sink, wake) as session:
+                    session.subscribe(self._filter, self._stopping)
+                    opened = sink.clock.monotonic()
+                    self._serve(session, sink.source)
         except TransportError as exc:
             if opened is not None:
                 self._explain_flapping(exc, sink.clock.monotonic() - opened, client_id)
@@ -143,9 +147,16 @@ class MqttDriver(Driver):
         finally:
             connection.close()
 
-    def _serve(self, connection: Connection, sink: Sink, wake: Wake) -> None:
-        log.info("%s: subscribed to %s at %s", sink.source, self._filter, self._address)
-        self._progress.enter("connected")
+    def _serve(self, session: Session, source: str) -> None:
+        if not self._stopping.is_set():
+            log.info("%s: subscribed to %s at %s", source, self._filter, self._address)
+            self._progress.enter("connected")
+            session.serve(self._stopping)
+        self._progress.enter("stopping")
+        session.finish()
+
+    @contextmanager
+    def _session(self, connection: Connection, sink: Sink, wake: Wake) -> Iterator[Session]:
         five = self._address.is_version_5
         window = Window(max(1, self._address.receive_maximum // 2) if five else BROKERS_WINDOW, wake.set)
         taken = self._taken if connection.session_present else {}
@@ -153,11 +164,11 @@ class MqttDriver(Driver):
             connection, window, sink, self._decoder, self._devices, self._progress, hurries=not five, taken=taken
         )
         try:
-            session.serve(self._stopping)
-            self._progress.enter("stopping")
-            session.finish()
+            yield session
         finally:
             self._taken = window.leftovers()
+            if not connection.subscribed:  # the broker was not done with sending again
+                self._taken = taken | self._taken
 
     def _explain_flapping(self, exc: TransportError, lasted: float, client_id: str) -> None:
         self._short_lives = self._short_lives + 1 if lasted < SHORT_LIFE else 0

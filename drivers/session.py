@@ -59,20 +59,16 @@ class Session:
         self._held: tuple[Intake, Sequence[Stub]] | None = None
         self._heard = 0.0
 
+    def subscribe(self, topic_filter: str, stopping: threading.Event) -> None:
+        """Block until the broker has confirmed it, or until `stopping`; take in what comes before."""
+        self._connection.subscribe(topic_filter)
+        while not self._connection.subscribed and not stopping.is_set():
+            self._step()
+
     def serve(self, stopping: threading.Event) -> None:
         """Take in and acknowledge until `stopping`."""
         while not stopping.is_set():
-            if self._held is not None:
-                # Nothing is read meanwhile, so that the broker holds what there is no room for.
-                self._connection.exchange(RETRY, reading=False)
-                self._hand_over(*self._held)
-            else:
-                messages = self._connection.exchange(self._patience())
-                if messages:
-                    self._take(messages)
-                elif self._hurries and time.monotonic() - self._heard >= QUIET:
-                    self._window.hasten()
-            self._acknowledge()
+            self._step()
 
     def finish(self) -> None:
         """Take in nothing more; wait, for a bounded time, until what was taken in is durable, and acknowledge it."""
@@ -82,6 +78,19 @@ class Session:
         while len(self._window) and (left := deadline - time.monotonic()) > 0:
             self._connection.exchange(left, reading=False)
             self._acknowledge()
+
+    def _step(self) -> None:
+        if self._held is not None:
+            # Nothing is read meanwhile, so that the broker holds what there is no room for.
+            self._connection.exchange(RETRY, reading=False)
+            self._hand_over(*self._held)
+        else:
+            messages = self._connection.exchange(self._patience())
+            if messages:
+                self._take(messages)
+            elif self._hurries and time.monotonic() - self._heard >= QUIET:
+                self._window.hasten()
+        self._acknowledge()
 
     def _patience(self) -> float | None:
         """How long to wait for messages before something else is to be done."""
@@ -136,8 +145,9 @@ class Session:
             self._held = intake, stubs
             self._progress.enter("waiting for the store")
             return
-        self._held = None
-        self._progress.enter("connected")
+        if self._held is not None:
+            self._held = None
+            self._progress.enter("connected")
         self._window.add(receipt, stubs)
 
     def _acknowledge(self) -> None:

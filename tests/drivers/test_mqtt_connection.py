@@ -131,6 +131,16 @@ def test_what_came_just_before_the_end_is_taken_in(held: HeldInlet) -> None:
     assert [arrival.device_id for arrival in held.arrivals] == ["a", "b"]
 
 
+def test_what_the_broker_sends_before_it_confirms_the_subscription_is_acknowledged_meanwhile(held: HeldInlet) -> None:
+    held.settles_when_hastened = True
+    message = publish(b"weather/a/data", READING.encode(), 7)
+    with (
+        ScriptedBroker([connack(), message, suback(1)]) as broker,
+        Running(driver(broker.port, receive_maximum=1), held).wait_for("connected"),
+    ):
+        broker.wait_for(b"\x40\x02\x00\x07")
+
+
 class TestRedelivery:
     """What comes again on a second connection is known by its packet id, if there can be no doubt."""
 
@@ -160,6 +170,24 @@ class TestRedelivery:
     def test_it_is_not_taken_in_again(self, held: HeldInlet) -> None:
         again = [publish(self.A, READING.encode(), 7, dup=True), publish(self.B, READING.encode(), 8, dup=True)]
         assert self.taken_in(held, b"".join(again)) == ["middle", "last"]
+
+    def test_also_after_a_connection_that_ended_amid_it(self, held: HeldInlet) -> None:
+        first, again = (
+            [publish(topic, READING.encode(), mid, dup) for topic, mid in ((self.A, 7), (self.B, 8))]
+            for dup in (False, True)
+        )
+        with ScriptedBroker(
+            [connack(), suback(1) + b"".join(first), HANG_UP],
+            [connack(True), again[0], HANG_UP],
+            [connack(True), b"".join(again) + suback(1)],
+        ) as broker:
+            garden = driver(broker.port)
+            for _ in range(2):
+                Running(garden, held).wait_error()
+            with Running(garden, held).wait_for("connected"):
+                held.settle()
+                broker.wait_for(b"\x40\x02\x00\x07\x40\x02\x00\x08")
+        assert [arrival.device_id for arrival in held.arrivals] == ["a", "b"]
 
     def test_unless_the_broker_forgot_the_session(self, held: HeldInlet) -> None:
         again = publish(self.A, READING.encode(), 7, dup=True)
