@@ -233,7 +233,7 @@ class Budget:
         if not self._limits.has_bytes:
             return request + answer
         took = self._count(request + answer)
-        self._cost.note_beside(took - answer)
+        self._cost.note_beside(took - answer, self._clock.monotonic(), is_answered=took > 0)
         self._spending.give_back()
         return took
 
@@ -244,7 +244,7 @@ class Budget:
             usual, most = (0.7 * old + 0.3 * new / len(rows) for old, new in zip(self._row_size, size, strict=True))
             self._row_size = Size(usual, most)
             count = self._count(size.usual)
-            self._cost.note_beside(count - size.most)
+            self._cost.note_beside(count - size.most, self._clock.monotonic(), took_it)
             if took_it:
                 self._cost.note(size.usual, count)
             self._spending.give_back()
@@ -334,7 +334,7 @@ class Budget:
     def _check_rate(self, needed: float) -> None:
         now = self._clock.monotonic()
         if self._limits.rate is not None:
-            free_at = self._flow.free_at(needed, self._cost.surprise, self._rate)
+            free_at = self._flow.free_at(needed, self._cost.surprise(now))
             if free_at > now:
                 raise Held(free_at, "rate")
 

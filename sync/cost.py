@@ -11,6 +11,9 @@ from edgedepot.storage.values import TEXT_LIMIT
 
 _MEMORY = 0.9
 _FIRST_FIXED, _FIRST_EACH, _LEAST_EACH = 4_000.0, 2.0, 0.05
+_CONNECTING = 10_000.0
+"""Bytes that a request takes that connects, with TLS, before one is known."""
+_HOUR = 3600.0
 _MOST_EACH = 8.0
 """What seems to be more, on the wire for a byte of a row, is of something else."""
 _NUMBER = 24
@@ -42,7 +45,8 @@ class Cost:
     def __init__(self, fixed: float = _FIRST_FIXED, each: float = _FIRST_EACH) -> None:
         self._fixed, self._each, self._first_each = fixed, each, each
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
-        self._dearest = 0.0
+        self._first, self._is_first = 0.0, True
+        self._dearest = self._dear_until = 0.0
 
     def of(self, size: float) -> float:
         return self._fixed + self._each * size
@@ -51,15 +55,19 @@ class Cost:
         """As `of`, whatever the rows have in them: those before may have been all zeros, which compress well."""
         return self._fixed + max(self._each * size.usual, size.most)
 
-    @property
-    def surprise(self) -> float:
-        """By how much a request may exceed all that it is expected to cost, as one does that connects anew: that much
-        the dearest so far took beside its rows."""
-        return max(0.0, self._dearest - self._fixed)
+    def surprise(self, now: float) -> float:
+        """By how much a request may exceed all that it is expected to cost, as one does that connects anew: so much the
+        first one, which did, or the dearest of the last hour took beside its rows. `now` is monotonic."""
+        first = max(self._first, _CONNECTING) if self._is_first else self._first
+        dearest = self._dearest if now < self._dear_until else 0.0
+        return max(0.0, max(first, dearest) - self._fixed)
 
-    def note_beside(self, count: float) -> None:
+    def note_beside(self, count: float, now: float, is_answered: bool) -> None:
         """A request took so many bytes beside its rows."""
-        self._dearest = max(self._dearest, count)
+        if self._is_first:
+            self._first, self._is_first = max(self._first, count), not is_answered
+        if count >= self._dearest or now >= self._dear_until:
+            self._dearest, self._dear_until = count, now + _HOUR
 
     def size_for(self, count: float) -> float:
         return max(0.0, count - self._fixed) / self._each

@@ -3,7 +3,10 @@
 The bucket holds `BURST` seconds' worth of the rate, and a request waits until what it is expected to take is there.
 What it really took is then taken out, also where that is more. A request may take far more than anybody can know
 before: one whose connection was gone connects anew, which with TLS may be 10 kB. So in any minute as much is left of
-what may go as the dearest so far took beside its rows.
+what may go as the dearest lately took beside its rows.
+
+What a process before this one sent in the last minute, or who had a part of the rate until now, nobody knows: it is
+taken to be all that might go.
 """
 
 from __future__ import annotations
@@ -25,17 +28,26 @@ class Flow:
     one thread."""
 
     def __init__(self, now: float) -> None:
+        self._rate = 0.0
         self._tokens = 0.0
         self._at = self._begun = now
         self._went: deque[tuple[float, float]] = deque()
         self._in_minute = 0.0
 
     def pass_time(self, now: float, rate: float) -> None:
-        """It is so late, and the rate has been that."""
+        """It is so late, and this is the rate since it was passed last."""
+        if rate > self._rate:
+            self._assume(rate - self._rate)
+        self._rate = rate
         self._tokens = min(BURST * rate, self._tokens + (now - self._at) * rate)
         self._at = now
         while self._went and self._went[0][0] <= now - 60:
             self._in_minute -= self._went.popleft()[1]
+
+    def _assume(self, rate: float) -> None:
+        """That went in the minute before, second by second."""
+        self._went = deque(sorted([*self._went, *((self._at - second, rate) for second in range(60))]))
+        self._in_minute += 60 * rate
 
     def take(self, count: float, now: float) -> None:
         """So many bytes went since it was passed last; by now all of them."""
@@ -47,12 +59,12 @@ class Flow:
             self._begun = now
         self._went.append((now, count))
 
-    def free_at(self, needed: float, surprise: float, rate: float) -> float:
+    def free_at(self, needed: float, surprise: float) -> float:
         """When so many bytes may go, where up to `surprise` more may be needed."""
-        missing = min(needed, BURST * rate) - self._tokens
-        if missing > 1e-6 * BURST * rate:
-            return self._at + missing / rate
-        room = MOST * rate - min(surprise, _SLACK * rate)
+        missing = min(needed, BURST * self._rate) - self._tokens
+        if missing > 1e-6 * BURST * self._rate:
+            return self._at + missing / self._rate
+        room = MOST * self._rate - min(surprise, _SLACK * self._rate)
         left = self._in_minute - max(0.0, room - needed)
         free_at = self._at
         for moment, count in self._went:

@@ -28,7 +28,7 @@ def test_no_minute_has_more(requests: list[tuple[float, float, int, int]]) -> No
     for pause, lasts, expected, beyond in requests:
         now += pause
         flow.pass_time(now, RATE)
-        while (free_at := flow.free_at(expected, SURPRISE, RATE)) > now:
+        while (free_at := flow.free_at(expected, SURPRISE)) > now:
             now = free_at
             flow.pass_time(now, RATE)
         went.append((now, expected + beyond))
@@ -41,11 +41,12 @@ def test_no_minute_has_more(requests: list[tuple[float, float, int, int]]) -> No
 
 
 def test_all_that_the_rate_allows_goes() -> None:
-    """Where nothing surprises, and one request follows the other."""
+    """Where nothing surprises, and one request follows the other: from the start, though what went before is not
+    known."""
     now, flow, total = 0.0, Flow(0.0), 0
     while now < 600:
         flow.pass_time(now, RATE)
-        free_at = flow.free_at(1_500, 0, RATE)
+        free_at = flow.free_at(1_500, 0)
         if free_at <= now:
             flow.take(1_500, now)
             total += 1_500
@@ -58,6 +59,20 @@ def test_what_is_more_than_a_minutes_worth_goes_alone() -> None:
     flow.pass_time(10.0, RATE)
     flow.take(500, 10.0)
     flow.pass_time(20.0, RATE)
-    assert flow.free_at(100_000, SURPRISE, RATE) == 70.0
+    assert flow.free_at(100_000, SURPRISE) == 70.0
     flow.pass_time(70.0, RATE)
-    assert flow.free_at(100_000, SURPRISE, RATE) == 70.0
+    assert flow.free_at(100_000, SURPRISE) == 70.0
+
+
+def test_what_went_before_is_not_known() -> None:
+    """At the start, and where somebody else has had half of the rate."""
+    flow = Flow(0.0)
+    flow.pass_time(10.0, RATE / 2)
+    assert flow.free_at(1_000, SURPRISE) == 23.0  # 63 seconds' worth less 24 and 2: of 60 so much has to be over
+    flow.pass_time(70.0, RATE / 2)
+    assert flow.free_at(1_000, SURPRISE) == 70.0
+    flow.pass_time(80.0, RATE)
+    assert flow.free_at(1_000, SURPRISE) == 80.0
+    flow.take(20_000, 80.0)
+    flow.pass_time(100.0, RATE)
+    assert flow.free_at(1_000, SURPRISE) == 100.0

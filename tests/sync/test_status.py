@@ -308,7 +308,7 @@ def test_who_has_readings_to_send_does_not_ask(store: TellingStore, clock: Manua
     ("limits", "later"),
     [
         (Limits.of("central", windows=["00:00-00:59 UTC"]), 23 * 3600),
-        (Limits.of("central", max_rate="1 kB/s"), 5),
+        (Limits.of("central", max_rate="1 kB/s"), 12),
         (Limits.of("central", max_per_day="1 MB"), None),
     ],
 )

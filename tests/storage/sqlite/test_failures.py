@@ -126,10 +126,11 @@ class Failing:
 
     def __init__(self, store: SQLiteStorage, place: float, length: int) -> None:
         assert store._writing is not None
+        self._store = store
         self._connection = store._writing._connection
         self._place, self._end = place, place + length
         self.instructions = 0
-        self._spared = False
+        self._spared = self._is_over = False
         self.failed = False
 
     def __enter__(self) -> "Failing":
@@ -138,18 +139,27 @@ class Failing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.set_progress_handler(None, 1)
-        self._connection.set_trace_callback(None)
+        self._is_over = True
+        on_writer(self._store, lambda: self._connection.set_progress_handler(None, 1))
+        on_writer(self._store, lambda: self._connection.set_trace_callback(None))
 
     def _begin(self, statement: str) -> None:
         # A commit that fails after it has happened, which is what this handler would make of it, does not happen.
         self._spared = statement.startswith(("COMMIT", "ROLLBACK", "BEGIN"))
 
     def _count(self) -> int:
+        if self._is_over:
+            return 0
         self.instructions += 1
         fails = self._place <= self.instructions < self._end and not self._spared
         self.failed = self.failed or fails
         return int(fails)
+
+
+def on_writer(store: SQLiteStorage, action: Callable[[], None]) -> None:
+    """Do it between two statements of the writer: one in the middle of which it calls back would wait for us, and we
+    for it, as SQLite lets one thread at a connection and Python one at its code."""
+    store._do(lambda journal: action())
 
 
 def act(store: SQLiteStorage, action: Action, step: float = 0.5) -> None:
@@ -236,7 +246,7 @@ def test_readers_see_what_was_before_or_what_is_after_at_every_moment(
 
         connection.set_progress_handler(look, 50 if name == "fold" else 7)
         act(store, ACTIONS[name])
-        connection.set_progress_handler(None, 0)
+        on_writer(store, lambda: connection.set_progress_handler(None, 0))
         assert len(seen) > 3
         assert set(seen) <= {before, readings(store)}
 

@@ -15,7 +15,7 @@ from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite.verify import Verification
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.test_failures import Failing, act
+from tests.storage.sqlite.test_failures import Failing, act, on_writer
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86_400
@@ -207,7 +207,8 @@ def test_readers_see_what_was_before_or_what_is_after_at_every_moment(
 
         store._writing._connection.set_progress_handler(look, 400)
         act(store, lambda store: store.store_reading(FLOAT, "d0", at(3 * DAY), {"level": 0.5}).wait())
-        store._writing._connection.set_progress_handler(None, 0)
+        connection = store._writing._connection
+        on_writer(store, lambda: connection.set_progress_handler(None, 0))
         assert len(found) > 10
         assert all(found)
         assert answers(store) == answers(other) != before
