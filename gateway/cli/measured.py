@@ -69,10 +69,7 @@ class Rates:
     @classmethod
     def of(cls, came: Recent, rules: Sequence[KeptColumns]) -> Rates:
         """A device counts with the time by its own clock where that is longer: what it gathered comes all at once."""
-        series = {
-            key: len(one.times) / max(came.seconds, (max(one.times) - min(one.times)) / 1e6)
-            for key, one in came.series.items()
-        }
+        series = {key: len(one.times) / max(came.seconds, _span(one.times) / 1e6) for key, one in came.series.items()}
         return cls(series, {name: _shape_of(*found) for name, found in came.values.items()}, came, rules)
 
     @property
@@ -157,6 +154,14 @@ def measure(file: Path) -> tuple[Rates, Room]:
     return rates, room
 
 
+def _span(times: Iterable[int]) -> int:
+    """From the first to the last of these, where they are spread evenly; single ones far from the others do not count:
+    then it is twice that of the half in the middle."""
+    ordered = sorted(times)
+    half = ordered[3 * len(ordered) // 4] - ordered[len(ordered) // 4]
+    return min(ordered[-1] - ordered[0], 2 * half)
+
+
 def _shape_of(readings: int, fields: Sequence[Values]) -> Shape:
     """What that many readings with these values are on average."""
     shape = Shape()
@@ -179,17 +184,23 @@ def _due(times: Sequence[int], flush: float) -> int:
 def fields_of(text: str) -> dict[str, float]:
     """What a reading has, as `Load` names it: of "4", so many floats, or of types such as "float,bool,str:12". Raises
     `InvalidValue`."""
-    if text.isascii() and text.isdecimal() and 0 < int(text) < 10_000:
-        return Shape(int(text))._asdict()
+    count = _whole(text)
+    if count:
+        return Shape(count)._asdict()
     shape = Shape()
     for one in text.split(","):
         name, _, length = one.strip().partition(":")
         kind = _NAMES.get(name)
-        if kind is None or (length and (name != "str" or not (length.isascii() and length.isdecimal()))):
+        if kind is None or (length and (name != "str" or _whole(length) is None)):
             expected = 'a number, or types (float, int, bool, str) as in "float,bool,str:12"'
             raise InvalidValue(f"--fields: found {text!r}, expected {expected}")
         shape = shape.plus(kind._replace(letters=float(length or _LETTERS) if name == "str" else 0.0))
     return shape._asdict()
+
+
+def _whole(text: str) -> int | None:
+    """A number of up to four digits; None for anything else."""
+    return int(text) if len(text) <= 4 and text.isascii() and text.isdecimal() else None
 
 
 _OFF: Mapping[str, str] = {

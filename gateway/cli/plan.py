@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _NARROW = 20  # columns: no text is wrapped to fewer
 _TOGETHER = 0.8
 """Of the commits that there would be if readings came one after the other: with fewer, they come together."""
+_MOST = 1_000_000
+"""Devices, or models: no gateway has more."""
 _SERVERS: Mapping[Kind, str] = {"timescale": "TimescaleDB", "influxdb": "InfluxDB"}
 
 
@@ -41,12 +43,12 @@ Examples:
   edgedepot plan gateway.toml --json | jq .outage_hours"""
 )
 @click.argument("file", type=click.Path(path_type=Path), metavar="[FILE]", required=False)
-@click.option("--devices", type=click.IntRange(min=1), help="How many devices, where there is no FILE.")
+@click.option("--devices", type=click.IntRange(1, _MOST), help="How many devices, where there is no FILE.")
 @click.option("--every", help='How often each sends a reading: "5s", "1 minute".')
 @click.option(
     "--fields", help='How many numbers with decimals a reading has, or each one\'s type: "float,bool,str:12".'
 )
-@click.option("--models", type=click.IntRange(min=1), help="Of how many reading models the devices are; 1 if not.")
+@click.option("--models", type=click.IntRange(1, _MOST), help="Of how many reading models the devices are; 1 if not.")
 @click.option("--flush", help="The store's flush_interval; 1s if not.")
 @click.option(
     "--upstream", help="Where readings go: timescale, influxdb, or the name of one in FILE; else to all of these."

@@ -8,7 +8,8 @@ device's clock is right the time of a reading is that of its coming:
                            ^ `first`, the lowest number of any reading of the last hour: that of 8:02 came after it
 
 Of each device those count that came since `first` and are of the last hour by its own clock, be that ahead or behind;
-so one that sends what it gathered in a day counts with an hour of it. In memory a reading takes some 150 bytes.
+so one that sends what it gathered in a day counts with an hour of it. A clock is as far ahead as what came last says,
+not as some reading said before. In memory a reading takes some 150 bytes.
 """
 
 from __future__ import annotations
@@ -126,9 +127,9 @@ class _Look:
     """At a store's rows, now being so many microseconds."""
 
     def __init__(self, view: View, now: int, series: list[_Series]) -> None:
-        self.series = series
         self._view = view
         self._now = now
+        self.series = [self._by_its_clock(one) for one in series]
 
     def first(self) -> tuple[int, bool]:
         """The number from which on readings of the last hour came, and whether that are more than are looked at."""
@@ -137,6 +138,28 @@ class _Look:
         last = max([last, *(seq for series in self.series for _, seq in series.unfolded)])
         found = min((seq for series in self.series for seq in self._lowest(series)), default=last + 1)
         return max(found, last - MOST), found < last - MOST
+
+    def _by_its_clock(self, series: _Series) -> _Series:
+        """With the newest reading that its clock has come to. One from the future says how far that is ahead, but where
+        the newest of the past came after it: then it is not any more, and what was from the future does not count."""
+        if series.newest <= self._now:
+            return series
+        past, future = [(NEVER, 0)], [(0, NEVER)]
+        for ts, seq in series.unfolded:
+            if ts > self._now:
+                future.append((seq, ts))
+            else:
+                past.append((ts, seq))
+        for table, _ in self._history(series, self._now):
+            query = f"SELECT max(seq), ts FROM {table} WHERE series = ? AND ts > ?"
+            future += self._found(query, series.id, self._now)
+        for table, _ in self._history(series, NEVER):
+            query = f"SELECT ts, seq FROM {table} WHERE series = ? AND ts <= ? ORDER BY ts DESC LIMIT 1"
+            if before := list(self._found(query, series.id, self._now)):
+                past += before
+                break
+        (seq, ahead), (newest, last) = max(future), max(past)
+        return series._replace(newest=ahead if seq > last else newest)
 
     def _is_live(self, series: _Series) -> bool:
         return series.newest > self._now - SPAN
@@ -150,10 +173,10 @@ class _Look:
         """The lowest number of its readings of the last hour."""
         if self._is_live(series):
             since = max(self._now, series.newest) - SPAN
-            yield from (seq for ts, seq in series.unfolded if ts >= since)
+            yield from (seq for ts, seq in series.unfolded if since <= ts <= series.newest)
             for table, _ in self._history(series, since):
-                query = f"SELECT min(seq) FROM {table} WHERE series = ? AND ts >= ?"
-                yield from self._known(query, series.id, since)
+                query = f"SELECT min(seq) FROM {table} WHERE series = ? AND ts BETWEEN ? AND ?"
+                yield from self._known(query, series.id, since, series.newest)
 
     def _history(self, series: _Series, since: int) -> Iterator[tuple[str, int]]:
         """The tables in which its rows from that time on are, the latest first, and how wide these are."""
@@ -163,19 +186,23 @@ class _Look:
 
     def _known(self, query: str, *bound: int) -> Iterator[int]:
         """The one number that a query finds, if it finds any."""
+        yield from (number for number, *_ in self._found(query, *bound))
+
+    def _found(self, query: str, *bound: int) -> Iterator[tuple[int, int]]:
+        """The same of one row."""
         found = self._view.connection.execute(query, bound).fetchone()
         if found is not None and found[0] is not None:
-            yield found[0]
+            yield found
 
     def since(self, series: _Series, first: int) -> list[tuple[int, int]]:
         """Time and number of the readings of its last hour that came from that number on."""
         if not self._is_live(series) and not self._came(series, first):
             return []
         since = series.newest - SPAN
-        found = [row for row in series.unfolded if row[0] >= since and row[1] >= first]
+        found = [row for row in series.unfolded if since <= row[0] <= series.newest and row[1] >= first]
         for table, _ in self._history(series, since):
-            query = f"SELECT ts, seq FROM {table} WHERE series = ? AND ts >= ? AND seq >= ?"
-            found += self._view.connection.execute(query, (series.id, since, first))
+            query = f"SELECT ts, seq FROM {table} WHERE series = ? AND ts BETWEEN ? AND ? AND seq >= ?"
+            found += self._view.connection.execute(query, (series.id, since, series.newest, first))
         return found
 
     def _came(self, series: _Series, first: int) -> bool:
@@ -255,6 +282,29 @@ def _times(series: Iterable[Came], commits: int) -> list[int]:
     """When each commit was: not before the latest of its readings' times, nor before the commits before."""
     latest = [NEVER] * commits
     for came in series:
+        own: dict[int, int] = {}
         for ts, commit in zip(came.times, came.commits, strict=True):
+            own[commit] = max(own.get(commit, NEVER), ts)
+        for commit, ts in _in_order(sorted(own.items())):
             latest[commit] = max(latest[commit], ts)
-    return list(accumulate(latest, max))
+    first = next((ts for ts in latest if ts > NEVER), NEVER)
+    return [max(first, ts) for ts in accumulate(latest, max)]
+
+
+def _in_order(times: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """The most of a device's commits and times of which none is earlier than those before (the longest increasing
+    subsequence): a single one that a wrong clock said is not among them."""
+    if all(one[1] <= after[1] for one, after in pairwise(times)):
+        return times
+    ends: list[int] = []  # by length the lowest time at which so many can end, and the place of that
+    places: list[int] = []
+    before: list[int] = []
+    for place, (_, ts) in enumerate(times):
+        length = bisect_right(ends, ts)
+        before.append(places[length - 1] if length else -1)
+        ends[length : length + 1] = [ts]
+        places[length : length + 1] = [place]
+    found = [places[-1]]
+    while before[found[-1]] >= 0:
+        found.append(before[found[-1]])
+    return [times[place] for place in reversed(found)]

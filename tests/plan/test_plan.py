@@ -215,14 +215,25 @@ def test_what_came_has_types(tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_was_off_and_clocks_that_are_wrong(tmp_path: Path) -> None:
-    """What counts is when readings came, not when their devices say that they are from."""
+    """What counts is when readings came, not when their devices say that they are from; nor what single ones say, such
+    as are from a day before, to come, or were when they came."""
     off = {"behind": -7200.0, "slow": -1500.0, "ahead": 1800.0}
     devices = [*off, *(f"right-{number}" for number in range(7))]
+    stray = {
+        ("right-0", 300): 43_200.0,
+        ("right-1", 6700): 43_200.0,
+        ("right-2", 310): 6600.0,
+        ("right-3", 6710): -2400.0,
+        ("right-4", 320): -86_400.0,
+        ("ahead", 330): 43_200.0,
+        ("behind", 6720): 43_200.0,
+    }
 
     def second(number: int) -> Iterator[Came]:
         if not 600 <= number < 6600:
             for place, device in enumerate(devices):
-                yield Meter, device, place / 10 + off.get(device, 0.0), {f"f{field}": 1.0 for field in range(4)}
+                after = stray.get((device, number), off.get(device, 0.0))
+                yield Meter, device, place / 10 + after, {f"f{field}": 1.0 for field in range(4)}
 
     path, start = tmp_path / "local.db", datetime.now(UTC) - timedelta(hours=2)
     run = Uneven(path, 0, 0, (), flush=5, start=start, second=second)
@@ -250,6 +261,15 @@ def test_a_quiet_load_is_no_gateway_that_was_off(tmp_path: Path) -> None:
     assert planned(str(path))["readings_per_second"] == pytest.approx(2 / 3600)
     assert "nothing came" not in (text := said(str(path)))
     assert "From the readings" not in text
+
+
+def test_the_first_readings_of_a_store(tmp_path: Path) -> None:
+    """Before them there was no load, so few as they are."""
+    with SQLiteStorage(path := tmp_path / "local.db", gateway_id="g") as store:
+        now = datetime.now(UTC)
+        store_each(store, Tank, (("tank", now - timedelta(minutes=age), {"level": 1.0}) for age in (5, 3, 1)))
+    assert planned(str(path))["readings_per_second"] == pytest.approx(3 / 300, rel=0.05)
+    assert "From the readings of the last 5 min: none came before." in said(str(path))
 
 
 def test_readings_that_come_together(tmp_path: Path) -> None:
@@ -409,6 +429,10 @@ def test_averages_and_a_days_budget() -> None:
         (["no-such.db", "--fields", "4"], "not both"),
         (["--devices", "2", "--every", "5s", "--fields", "float,number"], "--fields: found 'float,number'"),
         (["--devices", "2", "--every", "5s", "--fields", "0"], "--fields: found '0'"),
+        (["--devices", "2", "--every", "5s", "--fields", "1" * 5000], "--fields: found '111"),
+        (["--devices", "2", "--every", "5s", "--fields", "str:" + "1" * 320], "--fields: found 'str:111"),
+        (["--devices", "1" * 320, "--every", "5s", "--fields", "4"], "'--devices': 111"),
+        (["--devices", "2", "--every", "5s", "--fields", "4", "--models", "1" * 320], "'--models': 111"),
     ],
 )
 def test_mistakes(options: list[str], words: str) -> None:
