@@ -12,6 +12,8 @@ from edgedepot.storage.errors import InvalidValue, ReceiptTimeout, StorageError
 Level = Literal["queued", "committed", "durable"]
 LEVELS: tuple[Level, ...] = ("queued", "committed", "durable")
 QUEUED, COMMITTED, DURABLE = range(3)
+_REFUSAL_SIZE = 136
+"""A refusal without the letters of its reason, in bytes of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,11 @@ class Receipt:
         """The rows that were not stored, with reasons. Waits for committed."""
         self.wait("committed")
         return self._refused
+
+    @property
+    def refused_size(self) -> int:
+        """About how many bytes of memory the refusals take that are known by now. Waits for nothing."""
+        return sum(_REFUSAL_SIZE + len(refusal.reason) for refusal in self._refused) if self._refused else 0
 
     def settle(self, rank: int, accepted: int, duplicates: int | None, refused: tuple[Refusal, ...] = ()) -> None:
         """For the keeper alone: note what became of the rows. The rank goes last: who sees it sees the rest."""

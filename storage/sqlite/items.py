@@ -44,10 +44,10 @@ _ITEM_SIZE = 256
 """A write itself, its receipt, and the list of its rows, in bytes."""
 _INTAKE_SIZE = 192
 _ARRIVAL_SIZE = 128
-"""An arrival without its row and without the device's name, which all readings of a device share."""
+"""An arrival without its row and without the device's name, which the readings of a device in one write share."""
 _REJECT_SIZE = 128
 """A reject without its texts."""
-_MODEL, _ROW = itemgetter(0), itemgetter(4)
+_MODEL, _DEVICE, _ROW = itemgetter(0), itemgetter(1), itemgetter(4)
 
 
 class Write:
@@ -64,7 +64,7 @@ class Write:
         self._intake = intake
         self._duplicates = 0
         self._refused: tuple[Refusal, ...] = ()
-        self.size = _ITEM_SIZE + _size_of(arrivals)
+        self.size = _ITEM_SIZE + receipt.refused_size + _size_of(arrivals)
         if intake is not None:
             self.size += _INTAKE_SIZE + sum(_REJECT_SIZE + len(it.reason) + len(it.raw) for it in intake.rejects)
 
@@ -102,8 +102,16 @@ class Write:
 
 def _size_of(arrivals: Sequence[Arrival]) -> int:
     """About how many bytes of memory they take. Only texts are looked at one by one."""
+    if len(arrivals) == 1:  # as in most calls: this takes half the time
+        model, device, _, _, row = arrivals[0]
+        size = _ARRIVAL_SIZE + getsizeof(device) + model.__rows__.size
+        if model.__rows__.texts:
+            with suppress(IndexError):
+                for place in model.__rows__.texts:
+                    size += getsizeof(row[place])
+        return size
     models = set(map(_MODEL, arrivals))
-    size = 0
+    size = sum(map(getsizeof, set(map(_DEVICE, arrivals))))
     for model in models:
         mine = arrivals if len(models) == 1 else [arrival for arrival in arrivals if arrival.model is model]
         rows = model.__rows__

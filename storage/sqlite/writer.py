@@ -93,7 +93,7 @@ class Writer:
         self._retry_at = 0.0
         self._attempts: dict[int, int] = {}  # how many items a commit that failed had, by its last number
         last = self._journal.committed_seq
-        self._unsynced = Unsynced(clock, self._condition, pace.sync_interval, opened.log_sync, last)
+        self._unsynced = Unsynced(clock, self._condition, pace, opened.log_sync, last)
         self._callers = Callers(self._condition)
         self._closing = False
         self.trouble: StorageError | None = None
@@ -124,10 +124,10 @@ class Writer:
         return item.receipt
 
     def _refuses(self, item: Item) -> bool:
-        """Whether there is no room: in the queue, or for readings in the store."""
+        """Whether there is no room: in the queue, among what awaits a sync, or for readings in the store."""
         if not isinstance(item, Write):
             return False  # they are few, whoever asks for one waits for it, and deletions make room
-        return self.full is not None or self._queue.is_full
+        return self.full is not None or self._queue.is_full or self._unsynced.is_full
 
     def _wait_for_room(self, item: Item) -> None:
         deadline = self._clock.monotonic() + self._pace.busy_timeout
@@ -146,7 +146,8 @@ class Writer:
         if self.full is not None:
             return self.full
         why = f": {self.trouble}" if self.trouble else ""
-        return f"{self._queue}, as much as may{why}"
+        what = self._unsynced if self._unsynced.is_full else self._queue
+        return f"{what}, as much as may{why}"
 
     def await_receipt(self, receipt: Receipt, rank: int, timeout: float | None) -> None:
         """Have a commit now, also with no time to wait, and block until the receipt has that rank or an error."""

@@ -50,6 +50,19 @@ def readings(model: type[Reading], fill: str) -> Make:
     return make
 
 
+def devices(count: int) -> Write:
+    """Each with a name of its own."""
+    rows = [(f"{number}" + "x" * 1000, T0, {"a": 1.0, "b": 2.0}) for number in range(count)]
+    return Write(Receipt(), "direct", check_rows(Catalogue(), Numbers, rows, CLOCK)[0])
+
+
+def refusals(count: int) -> Write:
+    """None of the rows is stored."""
+    rows = [("a", T0, {f"name {number}": 1.0}) for number in range(count)]
+    arrivals, refused = check_rows(Catalogue(), Numbers, rows, CLOCK)
+    return Write(Receipt(None, tuple(refused)), "direct", arrivals)
+
+
 def rejects(count: int) -> Write:
     intake = Intake("mqtt")
     for number in range(count):
@@ -64,6 +77,8 @@ def rejects(count: int) -> Write:
         pytest.param(readings(Text, "x" * 20), id="short texts"),
         pytest.param(readings(Text, "x" * 1000), id="long texts"),
         pytest.param(readings(Text, "\N{THERMOMETER}" * 250), id="texts of four bytes a letter"),
+        pytest.param(devices, id="long names of devices"),
+        pytest.param(refusals, id="refusals"),
         pytest.param(rejects, id="rejects"),
     ],
 )

@@ -1,9 +1,12 @@
 """Group commit, back-pressure and trouble, with a clock that the tests move."""
 
+import os
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +118,48 @@ def test_process_durability_is_committed_first_and_durable_after_the_sync(tmp_pa
         advance_until(clock, lambda: receipt.level == "durable")
         assert store.pending("central", 10) is not None
         assert store.store_reading(Weather, "a", None, {"temperature": 2}).wait("durable").level == "durable"
+
+
+def test_what_is_much_is_synced_before_the_interval_is_over(tmp_path: Path, clock: ManualClock) -> None:
+    with SQLiteStorage(tmp_path / "x.db", durability="process", clock=clock) as store:
+        durable = threading.Event()
+        store.store_reading(Weather, "a", None, {"temperature": 1}).then(durable.set)
+        for _ in range(47_000):  # of which the last do not make a commit
+            store.store_reading(Weather, "a", None, {"temperature": 1})
+        assert durable.wait(10)
+
+
+def test_what_cannot_be_synced_makes_callers_wait(tmp_path: Path, clock: ManualClock) -> None:
+    """Commits go on meanwhile. Of calls that bring nothing but refusals few are much."""
+    bad: list[Any] = [("a", T0, {"x" * 80: 1})] * 4000
+    outcome: list[BaseException] = []
+    with SQLiteStorage(tmp_path / "x.db", durability="process", clock=clock, busy_timeout="5s") as store:
+        assert store._writing is not None
+        assert store._writing.opened.log_sync is not None
+        synced = store._writing.opened.log_sync._file
+        with Path(os.devnull).open() as null:
+            os.dup2(null.fileno(), synced)  # to sync that is an error
+        with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()  # keeps the log from going into the file
+            first = store.store_reading(Weather, "a", T0, {"temperature": 1})
+
+            def store_more() -> None:
+                try:
+                    for _ in range(100):
+                        store.store_readings(Weather, bad).wait("committed")
+                except StorageBusy as exc:
+                    outcome.append(exc)
+
+            caller = threading.Thread(target=store_more)
+            caller.start()
+            advance_until(clock, lambda: not caller.is_alive())
+            assert re.search(r"\d writes are committed and not on the device yet, 1\d MB .*: .*synced", str(outcome))
+            assert first.level == "committed"
+        with (tmp_path / "x.db-wal").open() as log:
+            os.dup2(log.fileno(), synced)
+        advance_until(clock, lambda: first.level == "durable")
+        assert store.store_reading(Weather, "b", T0, {"temperature": 1}).wait("committed").accepted == 1
 
 
 @pytest.mark.parametrize(
