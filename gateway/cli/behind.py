@@ -100,8 +100,10 @@ def _when(live: Mapping[str, Any]) -> str:
     if live["state"] == "held" and live["retry_in"] is not None and live["retry_in"] > LATE:
         later = "" if live.get("eta") is None else f", and is up to date in {duration(live['eta'])}"
         return f"goes on in {duration(live['retry_in'])}{later}."
-    if live["state"] in ("waiting", "misconfigured"):
+    if live["state"] in ("waiting", "misconfigured", "stopped"):
         return "nothing goes out."
+    if live.get("eta") is None and live.get("limited_by") == "clock":
+        return "nothing goes out until somebody knows the time."
     if live.get("eta") is None:
-        return "it does not become less."
+        return "it does not become less." if live["delivered"] else "nobody can tell yet for how long."
     return f"up to date in {duration(live['eta'])} at the latest pace."

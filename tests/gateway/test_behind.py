@@ -64,12 +64,20 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
             {"state": "misconfigured", "limited_by": "server", "lag": 300.0, "eta": None},
             ["by 7 readings; nothing goes"],
         ),
-        ({"state": "held", "limited_by": "clock", "lag": 5.0, "eta": None}, ["Nobody knows the time", "NTP"]),
+        (
+            {"state": "held", "limited_by": "clock", "lag": 5.0, "eta": None, "delivered": 9},
+            ["by 7 readings; nothing goes out until somebody knows the time. ", "Nobody knows the time yet", "NTP"],
+        ),
+        ({"state": "sending", "limited_by": None, "lag": 300.0, "eta": None}, ["nobody can tell yet for how long."]),
+        ({"state": "stopped", "limited_by": None, "lag": 300.0, "eta": None, "delivered": 9}, ["nothing goes out."]),
         (
             {"state": "held", "limited_by": "window", "lag": 300.0, "eta": 40_000.0, "retry_in": 3600.0},
             ["goes on in 60 min, and is up to date in 11 h", "not one of its hours"],
         ),
-        ({"state": "held", "limited_by": "budget", "lag": 5.0, "eta": None}, ["does not become less", "max_per_day"]),
+        (
+            {"state": "held", "limited_by": "budget", "lag": 5.0, "eta": None, "delivered": 9},
+            ["does not become less", "max_per_day"],
+        ),
         ({"state": "held", "limited_by": "rate", "lag": 300.0, "eta": None}, ["raise max_rate,"]),
         ({"state": "sending", "limited_by": "rate", "lag": 300.0, "eta": None}, ["raise max_rate,"]),
         ({"state": "held", "limited_by": "rate", "lag": 5.0, "eta": 1.0}, []),
@@ -79,10 +87,11 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_said(live: dict[str, object], words: list[str]) -> None:
-    lines = " ".join(text for _, text in say_behind("central", {"retry_in": None, **live}, {"pending": 7}))
+    live = {"retry_in": None, "delivered": 0, **live}
+    lines = " ".join(text for _, text in say_behind("central", live, {"pending": 7}))
     assert all(word in lines for word in words)
     assert bool(lines) == bool(words)
-    assert not list(say_behind("central", {"retry_in": None, **live}, {"pending": 0}))
+    assert not list(say_behind("central", live, {"pending": 0}))
 
 
 @pytest.mark.parametrize(
