@@ -38,8 +38,8 @@ PROBE = 50
 the upstream takes rows. After one success windows have their full size again."""
 
 _PATIENCE = 3
-"""An upstream that asks for less this many times running is said to be away; once is how it keeps its pace. Other
-trouble that it answers with this often has a person called."""
+"""An upstream that fails, or asks for less, this many times running is said to be away; once is how it keeps its pace.
+Other trouble that it answers with this often has a person called."""
 _LINGERS = 5.0
 """Seconds for which what held readings up is said once they go on: it holds them up again soon."""
 _IN_TROUBLE: tuple[State, ...] = ("waiting", "misconfigured")
@@ -331,15 +331,12 @@ class Forwarder:
 
     def _on_local_trouble(self, exc: StorageError) -> Wait:
         """The local store's, of which the upstream knows nothing."""
-        retry_at = self._clock.monotonic() + self._backoff.next()
         text = f"the local store fails: {_text_of(exc)}"
-        self._limited(None)
-        self.note("waiting", text, retry_at)
         if self._local_trouble is None:
             logger.error("upstream %s gets nothing, as %s. It is tried again for ever", self._name, text)
         with self._lock:
             self._local_trouble = text
-        return Wait(retry_at, for_news=False)
+        return self._again_in(self._backoff.next(), "waiting", text, None)
 
     def _on_local_recovery(self) -> None:
         self._backoff.reset()
@@ -348,8 +345,7 @@ class Forwarder:
         logger.info("upstream %s: the local store is read again", self._name)
 
     def _on_trouble(self, exc: UpstreamError, took: float) -> Wait:
-        retry_at = self._clock.monotonic() + self._backoff.next(_retry_after(exc))
-        text = _text_of(exc)
+        pause, text = self._backoff.next(_retry_after(exc)), _text_of(exc)
         if isinstance(exc, Overloaded):
             self._lanes.turned_away()
             self._batch.shrink()
@@ -357,8 +353,6 @@ class Forwarder:
             if took > _OVERTAXED and not self._probing:
                 self._batch.shrink()
             self._probing = True
-        self._limited("server" if isinstance(exc, Overloaded) or _is_strange(exc) else "link", retry_at)
-        self.note("waiting", text, retry_at)
         if _is_strange(exc) and self._backoff.tries >= _PATIENCE:
             self._raise_alarm(text)
             self._say(f"alarm {exc.code}", logging.ERROR, f"keeps answering: {text}. It is tried again for ever")
@@ -366,29 +360,34 @@ class Forwarder:
             self._say(
                 "away", logging.WARNING, f"does not take readings: {text}. They wait, and are sent again until it does"
             )
-        return Wait(retry_at, for_news=False)
+        return self._again_in(
+            pause, "waiting", text, "server" if isinstance(exc, Overloaded) or _is_strange(exc) else "link"
+        )
 
     def _on_misconfigured(self, exc: Misconfigured | ConfigError) -> Wait:
         self._lanes.turned_away()
-        pause = self._backoff.slow(_retry_after(exc))
-        retry_at = self._clock.monotonic() + pause
-        self._limited("server", retry_at)
-        self.note("misconfigured", _text_of(exc), retry_at)
-        self._raise_alarm(_text_of(exc))
-        text = f"needs mending: {_text_of(exc)}. Nothing is lost, and it is tried again every {pause:.0f} s"
-        self._say(_text_of(exc), logging.ERROR, text)
-        return Wait(retry_at, for_news=False)
+        pause, text = self._backoff.slow(_retry_after(exc)), _text_of(exc)
+        self._raise_alarm(text)
+        every = f"Nothing is lost, and it is tried again every {pause:.0f} s"
+        self._say(text, logging.ERROR, f"needs mending: {text}. {every}")
+        return self._again_in(pause, "misconfigured", text, "server")
 
     def _on_fault(self, exc: Exception) -> Wait:
-        retry_at = self._clock.monotonic() + self._backoff.next()
         self._probing = True
         text = f"{type(exc).__name__}: {exc}"
-        self._limited("server", retry_at)
-        self.note("waiting", text, retry_at)
         self._raise_alarm(text)
         with self._lock:
             self._faults += 1
         self._say(type(exc).__name__, logging.ERROR, "raised what no storage should; it is tried again", exc)
+        return self._again_in(self._backoff.next(), "waiting", text, "server")
+
+    def _again_in(self, pause: float, state: State, error: str, limit: Limit | None) -> Wait:
+        """What failed is tried again then."""
+        retry_at = self._clock.monotonic() + pause
+        self._limited(limit, retry_at)
+        self.note(state, error, retry_at)
+        if state == "misconfigured" or self._backoff.tries >= _PATIENCE:
+            self._progress.away()
         return Wait(retry_at, for_news=False)
 
     def _raise_alarm(self, alarm: str | None) -> None:

@@ -59,9 +59,11 @@ class Progress:
         self._spent = 0
         self._spent_today: int | None = None
         self._rested = 0.0
-        self._resting_since: float | None = None
+        self._went_at = clock.monotonic()  # when something went last, or might have for the first time after a rest
+        self._resting_since: float | None = self._went_at
         self._came = _Trail(_DAY if self._has_days else SPAN)  # rows, by all time
-        self._went = _Trail(SPAN)  # rows, by the time without rest
+        self._went = _Trail(SPAN)  # rows, by the time without rest, at moments when some went
+        self._went.note(self._went_at, 0)
         self._carried = _Trail(per_day or 1)  # rows, by bytes
 
     def waiting(self) -> int:
@@ -84,10 +86,8 @@ class Progress:
         now = self._clock.monotonic()
         with self._lock:
             came = max(0.0, self._came.pace(now, self._come(waiting)) or 0.0)
-            went = self._went.pace(self._busy(now), self._gone)
+            went = self._went.pace(self._busy(now), self._gone) or 0.0
             carried = self._carried.pace(self._spent, self._gone)
-        if went is None:
-            return None
         if not self._has_days:
             return waiting / (went - came) if went > came else None
         return self._reckon(waiting, came, went, carried) if self._clock.trusted else None
@@ -103,22 +103,25 @@ class Progress:
             self._no_readings = 0
         waiting, now = self.waiting(), self._clock.monotonic()
         with self._lock:
-            self._rested = now - self._busy(now)
-            self._resting_since = None
+            if self._resting_since is not None:
+                self._rested += now - self._resting_since
+                self._resting_since, self._went_at = None, now
             self._count_spent()
             self._came.note(now, self._come(waiting))
-            self._went.note(self._busy(now), self._gone)
             self._carried.note(self._spent, self._gone)
             if window is not None and window.rows and (lane == "backlog" or self._oldest is None):
                 self._oldest = min(row.timestamp for row in window.rows)
 
     def took(self, window: Window) -> None:
         """A window was acknowledged."""
+        now = self._clock.monotonic()
         with self._lock:
             walked = 0 if window.place is None else len(window.rows) + window.skipped
-            if self._clock.monotonic() - self._noted_at >= _COMMIT:
-                self._notes, self._noted_at = self._notes + 1, self._clock.monotonic()
+            if now - self._noted_at >= _COMMIT:
+                self._notes, self._noted_at = self._notes + 1, now
             self._gone += window.high - window.low + 1 if window.high else walked
+            self._went_at = now
+            self._went.note(self._busy(now), self._gone)
             self._count_spent()
 
     def nothing(self) -> None:
@@ -129,8 +132,16 @@ class Progress:
 
     def rest(self) -> None:
         """From now on nothing may go out, or there is nothing, until the next `look`."""
+        self._rest(self._clock.monotonic())
+
+    def away(self) -> None:
+        """As `rest`, since something went last: the upstream, or what is to be sent, cannot be had."""
+        self._rest(self._went_at)
+
+    def _rest(self, since: float) -> None:
         with self._lock:
-            self._resting_since = self._clock.monotonic()
+            if self._resting_since is None:
+                self._resting_since = since
 
     def _count(self) -> int:
         return sum(self._store.waiting(self._name, lane) for lane in _LANES)

@@ -44,7 +44,8 @@ class SyncStatus:
     """Seconds since the time of the oldest of them that is known; 0 where nothing waits."""
     eta: float | None = None
     """Seconds until none waits, at the latest pace, with what comes in meanwhile, the hours in which nothing may go,
-    and the bytes of the days to come; None where they become no fewer, or none has gone out yet that would tell."""
+    and the bytes of the days to come; None where they become no fewer, or none has gone out yet that would tell, or
+    nobody knows the time by which its hours and days go. While it is ``waiting`` or ``misconfigured``, from its end."""
     limited_by: Limit | None = None
     """What keeps them from going out faster right now; None where it keeps up."""
     spent_today: int | None = None

@@ -16,11 +16,11 @@ from edgedepot.storage.base import Lane, StoreRow, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import Misconfigured, Overloaded, StorageError, Unreachable
 from edgedepot.storage.receipt import Receipt
-from edgedepot.sync.forwarder import PROBE
+from edgedepot.sync.forwarder import PROBE, Forwarder
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.status import SyncStatus
 from tests.sync.scarce import Metered
-from tests.sync.scripted import Fail, ScriptedUpstream, TellingStore, fill, moment, open_store
+from tests.sync.scripted import ACCEPT, Answer, Fail, ScriptedUpstream, TellingStore, fill, moment, open_store
 from tests.sync.simulated import forwarder_to
 
 DAY = 86_400.0
@@ -39,15 +39,16 @@ def store(tmp_path: Path, clock: ManualClock) -> Iterator[TellingStore]:
 
 @dataclass
 class Seen(ScriptedUpstream):
-    """Takes 20 s for its answers once somebody has a `look` at the end of that; `seen` is what there was."""
+    """`takes` its time for its answers once somebody has a `look` at the end of that; `seen` is what there was."""
 
     clock: ManualClock | None = None
+    takes: float = 20.0
     look: Callable[[], SyncStatus] | None = None
     seen: list[SyncStatus] = field(default_factory=list)
 
     def store_readings(self, reading_model: type[Reading], rows: Iterable[StoreRow]) -> Receipt | None:
         if self.look is not None and self.clock is not None:
-            self.clock.advance(20)
+            self.clock.advance(self.takes)
             self.seen.append(self.look())
         return super().store_readings(reading_model, rows)
 
@@ -148,6 +149,77 @@ class FailingStore(TellingStore):
             self.failures -= 1
             raise StorageError("gateway.db cannot be read: disk I/O error")
         return super().pending(cursor, limit, lane)
+
+
+@pytest.mark.parametrize(
+    ("error", "took"),
+    [
+        (Unreachable("no answer"), 30),
+        (Overloaded("503", code="503"), 1),
+        (Misconfigured("no such table"), 1),
+        (KeyError("x"), 1),
+        (None, 0),
+    ],
+)
+def test_how_long_still_after_an_outage(
+    tmp_path: Path, clock: ManualClock, error: Exception | None, took: float
+) -> None:
+    """Of any kind, the local store's too: its time says nothing of the pace at which readings go since."""
+    with FailingStore(tmp_path / "x.db", gateway_id="g", clock=clock) as store:
+        store.windows, store.read_before, store.refusals = [], [], []
+        fill(store, 3_000)
+        upstream = Seen(gateway_id="g", clock=clock)
+        forwarder = forwarder_to(store, upstream, clock, batch_size=100)
+        upstream.look = forwarder.status
+        before = drained(upstream, forwarder, steps=5)
+        upstream.takes, back_at = took, clock.monotonic() + 600
+        while clock.monotonic() < back_at:
+            upstream.script.extend([Fail(error)] if error else [])
+            store.failures = 0 if error else 1
+            wait = forwarder.step()
+            assert wait is not None
+            clock.advance(wait.until - clock.monotonic())
+        after = drained(upstream, forwarder, steps=10)
+        pace = (before[0] + after[0]) / (before[1] + after[1])
+        assert forwarder.status().eta == pytest.approx(forwarder.status().waiting / pace, rel=0.1)
+
+
+def test_how_long_still_where_the_upstream_asks_for_pauses(store: TellingStore, clock: ManualClock) -> None:
+    """Again and again it takes a window and asks for less: that is the pace it keeps."""
+    fill(store, 3_000)
+    script: deque[Answer] = deque([ACCEPT, Fail(Overloaded("429", retry_after=8.0))] * 10)
+    upstream = Seen(gateway_id="g", clock=clock, script=script)
+    forwarder = forwarder_to(store, upstream, clock, batch_size=100)
+    upstream.look = forwarder.status
+    rows, seconds = drained(upstream, forwarder, steps=20)
+    assert forwarder.status().eta == pytest.approx(forwarder.status().waiting * seconds / rows, rel=0.1)
+
+
+def drained(upstream: Seen, forwarder: Forwarder, steps: int) -> tuple[int, float]:
+    """Take these, of 2 s each and what is to be waited for then; how many rows went, and in how many seconds."""
+    assert upstream.clock is not None
+    upstream.takes = 2.0
+    since, before = upstream.clock.monotonic(), forwarder.status().delivered
+    for _ in range(steps):
+        wait = forwarder.step()
+        upstream.clock.advance(0 if wait is None else wait.until - upstream.clock.monotonic())
+    return forwarder.status().delivered - before, upstream.clock.monotonic() - since
+
+
+def test_how_long_still_where_all_went_out_until_hours_closed(store: TellingStore, clock: ManualClock) -> None:
+    """Readings of each minute go together, in no time: how often an idle worker looks does not slow their pace."""
+    limits = Limits.of("central", windows=["00:00-01:05 UTC"])
+    upstream = Seen(gateway_id="g", clock=clock, takes=0.5)
+    forwarder = forwarder_to(store, upstream, clock, limits=limits)
+    upstream.look = forwarder.status
+    for minute in range(35):
+        fill(store, 20, start=100 * minute)
+        while clock.monotonic() < 60 * (minute + 1):
+            wait = forwarder.step()
+            clock.advance(0 if wait is None else min(5, wait.until - clock.monotonic()))
+    status = forwarder.status()
+    assert (status.state, status.limited_by, status.waiting // 100) == ("held", "window", 6)
+    assert status.eta == pytest.approx(DAY - 3600 - 35 * 60, rel=0.02)
 
 
 @pytest.mark.parametrize("rows", [0, 3])
