@@ -386,7 +386,7 @@ class Forwarder:
         retry_at = self._clock.monotonic() + pause
         self._limited(limit, retry_at)
         self.note(state, error, retry_at)
-        if state == "misconfigured" or self._backoff.tries >= _PATIENCE:
+        if state == "misconfigured" or not self._is_proven or self._backoff.tries >= _PATIENCE:
             self._progress.away()
         return Wait(retry_at, for_news=False)
 

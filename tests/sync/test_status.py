@@ -152,27 +152,28 @@ class FailingStore(TellingStore):
 
 
 @pytest.mark.parametrize(
-    ("error", "took"),
+    ("error", "took", "first", "lasts"),
     [
-        (Unreachable("no answer"), 30),
-        (Overloaded("503", code="503"), 1),
-        (Misconfigured("no such table"), 1),
-        (KeyError("x"), 1),
-        (None, 0),
+        (Unreachable("no answer"), 30, 5, 600),
+        (Unreachable("no link yet"), 30, 0, 40),
+        (Overloaded("503", code="503"), 1, 5, 600),
+        (Misconfigured("no such table"), 1, 5, 600),
+        (KeyError("x"), 1, 5, 600),
+        (None, 0, 5, 600),
     ],
 )
 def test_how_long_still_after_an_outage(
-    tmp_path: Path, clock: ManualClock, error: Exception | None, took: float
+    tmp_path: Path, clock: ManualClock, error: Exception | None, took: float, first: int, lasts: float
 ) -> None:
-    """Of any kind, the local store's too: its time says nothing of the pace at which readings go since."""
+    """Of any kind, the local store's too, or while the link comes up: its time says nothing of the pace since."""
     with FailingStore(tmp_path / "x.db", gateway_id="g", clock=clock) as store:
         store.windows, store.read_before, store.refusals = [], [], []
         fill(store, 3_000)
         upstream = Seen(gateway_id="g", clock=clock)
         forwarder = forwarder_to(store, upstream, clock, batch_size=100)
         upstream.look = forwarder.status
-        before = drained(upstream, forwarder, steps=5)
-        upstream.takes, back_at = took, clock.monotonic() + 600
+        before = drained(upstream, forwarder, steps=first)
+        upstream.takes, back_at = took, clock.monotonic() + lasts
         while clock.monotonic() < back_at:
             upstream.script.extend([Fail(error)] if error else [])
             store.failures = 0 if error else 1
