@@ -33,8 +33,6 @@ from edgedepot.storage.sqlite.holders import descriptors_of
 from edgedepot.storage.sqlite.wal import PROMISE_BYTES, Promise, pages_between, promise_of, wal_of
 
 log = logging.getLogger(__name__)
-_PORTION = 1000
-"""So many frames: a commit waits at most for the sync of what these have."""
 _MARKS = range(104, 120, 4)
 """Where the index has the marks of readers 1 to 4. Number 0 is for those who read the file alone."""
 
@@ -65,13 +63,15 @@ class Index:
 
 
 class Emptying:
-    """What the log has now goes into the file. Made and closed on the writer's thread, between two commits; `wake` is
-    called from another when it `is_done`. Raises `OSError`, `sqlite3.Error` and `StorageError`."""
+    """What the log has now goes into the file, so many frames in a portion. Made and closed on the writer's thread,
+    between two commits; `wake` is called from another when it `is_done`. Raises `OSError`, `sqlite3.Error` and
+    `StorageError`."""
 
-    def __init__(self, path: Path, wake: Callable[[], None]) -> None:
+    def __init__(self, path: Path, portion: int, wake: Callable[[], None]) -> None:
         self.is_done = False
         self.failure: Exception | None = None
         self._path = path
+        self._portion = portion
         self._wake = wake
         self._stops = False
         self._unsure: tuple[int, int] | None = None
@@ -129,7 +129,7 @@ class Emptying:
 
     def _copy(self) -> bool:
         """One portion; whether all of it could be copied: others may read what is before it, or be at the log too."""
-        end = min(self.copied + _PORTION, self._frames)
+        end = min(self.copied + self._portion, self._frames)
         self._index.put(self._marks, end)
         busy, _, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if busy or copied <= self.copied:

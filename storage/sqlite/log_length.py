@@ -40,6 +40,8 @@ PATIENCE = 1.0
 """For so long commits wait for readers that come and go. SQLite has those that begin meanwhile read the file alone."""
 CARD = 9_000_000
 """Bytes that a slow card writes in a second."""
+PORTION = 1000
+"""So many frames of a long log go into the file at a time: a commit waits at most for the sync of what these have."""
 _PATIENT = 16
 """What takes that part of the time for which callers wait goes into the file while commits wait."""
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -57,6 +59,7 @@ class LogLength:
         """`patience` is in seconds of the machine's clock: it is SQLite that waits. `most` is in bytes: what a slow
         card writes while callers wait."""
         self.warning: str | None = None
+        self.portion = PORTION
         self._path = path
         self._clock = clock
         self._reserve = reserve
@@ -242,7 +245,7 @@ class LogLength:
         from edgedepot.storage.sqlite.emptying import Emptying
 
         try:
-            self._emptying = Emptying(self._path, wake)
+            self._emptying = Emptying(self._path, self.portion, wake)
         except (OSError, sqlite3.Error, StorageError) as exc:
             self._failure = exc
             self._note_held(connection)

@@ -64,6 +64,13 @@ def test_a_checkpoint_that_is_not_synced_is_found(recordings: dict[str, list[Ope
     assert judge("fold", SEED, lying, 100).broken
 
 
+def test_a_long_log_goes_into_the_file_in_portions(recordings: dict[str, list[Operation]]) -> None:
+    """So the power also goes between two of them."""
+    operations = recordings["long log"]
+    (file,) = {one.file for one in operations if isinstance(one, Create) and one.name == "gateway.db"}
+    assert sum(isinstance(one, Sync) and one.file == file for one in operations) > 5
+
+
 def test_what_cannot_be_rebuilt_is_no_recording() -> None:
     """A hard link, say: nothing of the store makes one."""
     with quick_folder() as place:

@@ -237,12 +237,18 @@ class Work:
         """A program holds an old state, and the store cannot go on in a copy. When it has ended the long log goes into
         the file (open with a short `busy_timeout`), beside the deeds."""
         next_of(self.path).mkdir()
+        assert self.store._writing is not None
+        log_length = self.store._writing.writer.log_length
+        log_length.portion = 40  # so that it takes several
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM _meta").fetchone()
             while wal_of(self.path).stat().st_size <= 5 * 30 * 4096:
                 self.store.fold()
                 self.put(Weather, self.weather(self.fresh(40)))
+            while log_length.warning is None:  # from then on no commit puts it into the file
+                self.clock.advance(1)
+                self.put(Weather, self.weather(self.fresh(2)))
         while wal_of(self.path).stat().st_size > 4 * 30 * 4096:
             self.clock.advance(1)
             self.put(Weather, self.weather(self.fresh(2)))
