@@ -11,6 +11,9 @@ long as that: what pending rows take shows, be it kept for as long as they are p
 readings are awaited before there are more. So what waits in the queue, which is bounded by itself, is the same
 throughout; the limit slows the disk, as it counts the cache of files too, and they would be as many as come during the
 longest commit.
+
+Beside that, and with nothing demanded but that it fits into the limit: what a process has of its own when its queue is
+full, and at most until all of that is committed, against what it had before.
 """
 
 import json
@@ -32,6 +35,8 @@ LOGGED = WAL_PAGES - 500
 """So many pages the log has at each kill: it begins anew with `WAL_PAGES`."""
 PENDING = 500_000
 LONG = 10
+ENOUGH = 60_000
+"""So many readings fill any queue."""
 LIMIT = 64 << 20
 MEBIBYTE = 1 << 20
 
@@ -98,6 +103,27 @@ def draining(options: Options, folder: Path) -> tuple[Comparison, str]:
     return Comparison(f"memory, {rows:,} rows pending", "MiB", few, many, factor=1.1, plus=2), limited_by
 
 
+KINDS = {"one by one": (1, False), "in batches of 50": (50, False), "with ten texts": (50, True)}
+"""Of a queue that is filled: the readings of a call, and whether they have texts instead of numbers."""
+
+
+def filling(options: Options, folder: Path, kind: str) -> Comparison:
+    batch, texts = KINDS[kind]
+    rows = options.of(ENOUGH)
+    before, most = [], []
+    for number in range(options.rounds):
+        with control_group("edgedepot-benchmark", LIMIT) as group:
+            where = None if group is None else str(group)
+            path = str(folder / f"queue {kind} {number}.db")
+            asked = {"store": path, "rows": rows, "batch": batch, "texts": texts, "group": where, "limit": LIMIT}
+            with process("fill", **asked) as child:
+                found = child.hear()
+        before.append(found["before"] / MEBIBYTE)
+        most.append(found["most"] / MEBIBYTE)
+        progress(f"queue {kind}: {found['rows']:,} rows, {_in_mebibytes([found['full'], found['most']])} MiB")
+    return Comparison(f"memory, full queue {kind}", "MiB", before, most, factor=None)
+
+
 def _in_mebibytes(sizes: Sequence[int]) -> str:
     return " ".join(f"{size / MEBIBYTE:.1f}" for size in sizes)
 
@@ -107,7 +133,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         opened = opening(options, Path(folder))
         drained, limited_by = draining(options, Path(folder))
-    report(options, [opened, drained], limit=f"{LIMIT // MEBIBYTE} MiB by {limited_by}")
+        filled = [filling(options, Path(folder), kind) for kind in KINDS]
+    report(options, [opened, drained, *filled], limit=f"{LIMIT // MEBIBYTE} MiB by {limited_by}")
 
 
 if __name__ == "__main__":

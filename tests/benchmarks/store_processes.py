@@ -1,12 +1,14 @@
-"""The processes that `store_open` measures: `ingest`, `open`, `drain`."""
+"""The processes that `store_open` measures: `ingest`, `open`, `drain`, `fill`."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ FRESH = 10
 UNAWAITED = 10
 """So many batches of fresh readings are on their way into the store at most: what waits in its queue is never much."""
 STRETCHES = 10
+TEXTS = tuple(f"text {number} ".ljust(1024, "x") for number in range(10))
 
 
 def ingest(settings: Mapping[str, Any]) -> None:
@@ -123,9 +126,51 @@ def drain(settings: Mapping[str, Any]) -> None:
     say(pending=pending, handed_on=backlog.handed_on - stretch, few=few, writing=writing, handing_on=handing_on)
 
 
+def fill(settings: Mapping[str, Any]) -> None:
+    """Within the limit, store readings of a kind that nobody awaits until the queue is full or there are so many, while
+    somebody keeps the file from being written; then have them committed."""
+    obey(settings["group"], settings["limit"])
+    from edgedepot import ReceiptTimeout, SQLiteStorage, StorageBusy
+    from tests.benchmarks.store_rows import Station, readings
+
+    size, wanted, path = settings["batch"], settings["rows"], settings["store"]
+    with SQLiteStorage(path, busy_timeout="1 ms") as store, closing(sqlite3.connect(path)) as other:
+        receipt = store.store_readings(Station, readings(0, BATCH)).wait()
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        before, rows = resident(), 0
+        with suppress(StorageBusy):
+            while rows < wanted:
+                receipt = _put_kind(store, settings["texts"], BATCH + rows, size)
+                rows += size
+        full = most = resident()
+        other.execute("ROLLBACK")
+        while receipt.level != "durable":
+            with suppress(ReceiptTimeout):
+                receipt.wait(timeout=0.005)
+            most = max(most, resident())
+    say(rows=rows, before=before, full=full, most=most)
+
+
+def _put_kind(store: SQLiteStorage, has_texts: bool, first: int, size: int) -> Receipt:
+    """Of four numbers or of ten texts."""
+    from tests.benchmarks.store_rows import Notes, Station, readings
+
+    rows = readings(first, size)
+    if has_texts:
+        texts = [{f"t{place}": f"{first}{text}"[:1024] for place, text in enumerate(TEXTS)} for _ in rows]
+        return store.store_readings(Notes, [(*row[:2], data) for row, data in zip(rows, texts, strict=True)])
+    return store.store_reading(Station, *rows[0]) if size == 1 else store.store_readings(Station, rows)
+
+
 def main() -> None:
     settings = settings_from_command_line()
-    tasks: dict[str, Callable[[Mapping[str, Any]], None]] = {"ingest": ingest, "open": open_, "drain": drain}
+    tasks: dict[str, Callable[[Mapping[str, Any]], None]] = {
+        "ingest": ingest,
+        "open": open_,
+        "drain": drain,
+        "fill": fill,
+    }
     tasks[settings["task"]](settings)
 
 

@@ -30,6 +30,19 @@ class Station(Reading):
     wind: float
 
 
+class Notes(Reading):
+    t0: str
+    t1: str
+    t2: str
+    t3: str
+    t4: str
+    t5: str
+    t6: str
+    t7: str
+    t8: str
+    t9: str
+
+
 def values(number: int) -> tuple[float, float, float, float]:
     """Four values as sensors give them, none of them whole: SQLite would keep that in fewer than eight bytes."""
     return number % 977 / 8 + 1 / 16, number % 101 / 4 + 1 / 8, number % 10_007 / 8 + 1 / 16, number % 53 / 4 + 1 / 8

@@ -13,6 +13,7 @@ from tests.benchmarks.report import Comparison, Options, report
 ACKNOWLEDGING = ["acknowledging 5,000 rows"]
 WAYS = ("dicts", "dicts, each awaited", "JSON", "JSON, each awaited")
 MORE = ", ten times the rows"
+FILLED = [f"memory, full queue {kind}" for kind in ("one by one", "in batches of 50", "with ten texts")]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ MORE = ", ten times the rows"
         ("store_latency", ["put to durable, p99"]),
         ("store_read", ["newest 100", "range of 1,000"]),
         ("store_aggregate", [f"by {unit}{more}" for more in ("", MORE) for unit in ("hour", "day", "month")]),
-        ("store_open", ["open with 50,000 rows against 500", "memory, 25,000 rows pending"]),
+        ("store_open", ["open with 50,000 rows against 500", "memory, 25,000 rows pending", *FILLED]),
     ],
 )
 def test_benchmark_runs(name: str, results: list[str]) -> None:

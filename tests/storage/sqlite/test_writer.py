@@ -17,7 +17,10 @@ from edgedepot import Reading, ReceiptTimeout, SQLiteStorage, StorageBusy, Stora
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StorageClosed
 from edgedepot.storage.receipt import Receipt
-from edgedepot.storage.sqlite.items import Task
+from edgedepot.storage.sqlite.arrivals import check_rows
+from edgedepot.storage.sqlite.items import Task, Write
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.open_rows import MANY
 from tests.models import Weather, Wordy
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -96,6 +99,22 @@ def test_what_is_much_is_committed_before_the_interval_is_over(
     store.watch(committed.set)
     store.store_readings(model, [("a", T0 + timedelta(seconds=n), data) for n in range(count)])
     assert committed.wait(10)
+
+
+def test_a_long_transaction_inserts_as_it_goes(store: SQLiteStorage, clock: ManualClock) -> None:
+    waiting: list[int] = []
+    assert store._writing is not None
+    writer, catalogue = store._writing.writer, store._writing.catalogue
+
+    def write(journal: Journal) -> None:
+        for start in range(0, 20_000, 1000):
+            rows = [("a", T0 + timedelta(seconds=n), {"temperature": n}) for n in range(start, start + 1000)]
+            Write(Receipt(), "direct", check_rows(catalogue, Weather, rows, clock)[0]).apply(journal)
+            waiting.append(sum(map(len, journal._rows._cells.values())))
+
+    writer.submit(Task(Receipt(writer), write)).wait()
+    assert MANY / 2 < max(waiting) < MANY
+    assert store.aggregate(Weather, "temperature", "count") == {"result": 20_000}
 
 
 def test_the_fold_keeps_up_with_what_comes_in(tmp_path: Path) -> None:
