@@ -9,8 +9,8 @@ class Pace(msgspec.Struct, frozen=True):
     """When to commit. Times in seconds, sizes in bytes of memory, about. Beyond `queue_rows` or `queue_size` nothing
     more is taken in; one call may go beyond it, as it is one transaction.
 
-    Readings of four numbers, in batches, reach both bounds about together; the sizes are for long texts. A full queue fits
-    into 64 MiB beside the rest of the process, also while it is committed."""
+    Readings of four numbers, in batches, reach both bounds about together; the sizes are for long texts. A full queue
+    fits into 64 MiB beside the rest of the process, also while it is committed."""
 
     flush_interval: float
     sync_interval: float
