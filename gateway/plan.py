@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from edgedepot.storage.sqlite.limits import REST, Limits
+from edgedepot.sync.budget import MARGIN, for_backlog, piece_of
+from edgedepot.sync.flow import in_a_minute
 
 Kind = Literal["timescale", "influxdb"]
 DAY = 86_400.0
@@ -92,6 +94,8 @@ WIRE: Mapping[Kind, Wire] = {
 RECORD, HANDSHAKE = 22.0, 3_000.0
 """Bytes: what TLS 1.3 adds to a record (RFC 8446, 5.2), as the same seeds show; large requests have one more for each 8
 to 16 kB. And to a connection: 1,600 to 3,100 were measured, by the server's certificates."""
+CONNECTING: Mapping[bool, float] = {False: 5_000.0, True: 10_000.0}
+"""Bytes: what a new connection may take, with TLS or without, which a link that is slow leaves of every minute."""
 AVERAGE_FLOAT: Mapping[Kind, float] = {"timescale": 0.0, "influxdb": 1.5}
 """What a float of an average takes more, as it has more digits: measured over an hour of averages of a minute."""
 CARD_TBW = 16.0
@@ -338,7 +342,21 @@ def _wire(load: Load) -> tuple[float, float]:
 def _catch_up(load: Load, wire: float) -> float | None:
     request, each = _wire(load)
     ratio = load.sent / load.taken
-    one = each + request * load.models / max(1.0, load.batch * ratio)
-    limit = min(load.link * load.open, load.per_day / DAY if load.per_day else load.link)
-    pace = min((limit - wire) / one, FASTEST * load.open * ratio - load.sent)
+    one = each + request * load.models / max(1.0, _together(load, request * load.models, each, ratio))
+    pace = min((_limit(load) - wire) / one, FASTEST * load.open * ratio - load.sent)
     return load.outage * 3600 * load.sent / pace if pace > 0 else None
+
+
+def _limit(load: Load) -> float:
+    """The bytes a second, over the whole day, of which a backlog has what fresh readings leave."""
+    link = min(load.link, in_a_minute(load.link, CONNECTING[load.tls]) / 60) * load.open
+    return link if load.per_day is None else min(link, for_backlog(load.per_day) / DAY)
+
+
+def _together(load: Load, request: float, each: float, ratio: float) -> float:
+    """How many readings or averages of a backlog go out at a time, where beside them that takes so many bytes."""
+    most = load.batch * ratio
+    if load.per_day is None:
+        return most
+    piece = piece_of(for_backlog(load.per_day), DAY * 1e6 * load.open, request) / MARGIN
+    return min(most, (piece - request) / each)

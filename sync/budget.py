@@ -54,6 +54,22 @@ Reason = Literal["rate", "budget", "window", "clock"]
 Share = Literal["fair", "live first", "live only", "backlog only"]
 
 
+def slack_of(per_day: float) -> float:
+    """The bytes of a day's that are left for what nobody expects."""
+    return min(MOST_SLACK, max(LEAST_SLACK, per_day / 50))
+
+
+def for_backlog(per_day: float) -> float:
+    """The bytes of a day's that a backlog may have, where no fresh rows need them."""
+    return _BACKLOGS * (per_day - slack_of(per_day))
+
+
+def piece_of(backlogs: float, whole: float, request: float) -> float:
+    """The bytes of what goes of a backlog at a time, where it has so many of a day that is open for so many
+    microseconds: a minute's worth, and as much as makes little of what goes with each request."""
+    return min(max(backlogs * _MINUTE / max(whole, _MINUTE), _WORTH * request), backlogs / 24)
+
+
 class Held(Exception):
     """Nothing may go out before a time of the monotonic clock."""
 
@@ -153,13 +169,11 @@ class Budget:
         return self._backlogs * over / whole
 
     def _backlog_at(self, backlog: int) -> float:
-        """When the backlog's next window may go, of the monotonic clock: once it may have a minute's worth, and as much
-        as makes little of what goes with each request."""
+        """When the backlog's next window may go, of the monotonic clock: once it may have a piece."""
         low, high = self._limits.schedule.day(self._clock.now())
         spans = self._limits.schedule.spans(low, high)
         whole = sum(end - start for start, end in spans)
-        piece = max(self._backlogs * _MINUTE / max(whole, _MINUTE), _WORTH * self._cost.of(0))
-        rows = min(backlog, self._rows_of(min(piece, self._backlogs / 24)))
+        rows = min(backlog, self._rows_of(piece_of(self._backlogs, whole, self._cost.of(0))))
         wanted = self._used + self._expected(self._waiting_size(rows).usual)
         left = whole * wanted / self._backlogs
         for start, end in spans:
@@ -170,9 +184,8 @@ class Budget:
 
     @property
     def _backlogs(self) -> float:
-        """The bytes of a day that a backlog may have, where no fresh rows need them."""
         assert self._limits.per_day is not None
-        return _BACKLOGS * (self._limits.per_day - self._slack)
+        return for_backlog(self._limits.per_day)
 
     def held_backlog(self, backlog: int) -> Held:
         """What to wait for where only fresh rows might go, and there are none."""
@@ -287,7 +300,7 @@ class Budget:
     @property
     def _slack(self) -> float:
         per_day = self._limits.per_day
-        return 0.0 if per_day is None else min(MOST_SLACK, max(LEAST_SLACK, per_day / 50))
+        return 0.0 if per_day is None else slack_of(per_day)
 
     def _expected(self, size: float) -> float:
         return MARGIN * self._cost.of(size)

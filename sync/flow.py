@@ -23,6 +23,11 @@ _TOGETHER = 0.1
 """Seconds: what goes so soon after another counts as if both went when the later did."""
 
 
+def in_a_minute(rate: float, surprise: float) -> float:
+    """The bytes that go in one at most, where up to `surprise` more than is expected may be needed."""
+    return MOST * rate - min(surprise, _SLACK * rate)
+
+
 class Flow:
     """What goes at a rate. Times are those of the monotonic clock; the rate is in bytes a second, and may change. For
     one thread."""

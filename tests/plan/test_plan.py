@@ -416,6 +416,17 @@ def test_averages_and_a_days_budget() -> None:
     assert plan(Load(rate=20, fields=4, per_day=1_000_000)).catch_up_seconds is None
 
 
+def test_what_limits_leave_unused_carries_nothing() -> None:
+    """Of a day's bytes some are left for what nobody foresees, and of a low rate's minute what connecting takes."""
+    quiet = Load(rate=0.4, fields=4, flush=2.5, tls=True)
+    a_day = plan(quiet).wire_bytes_per_month / 30
+    assert plan(replace(quiet, per_day=1.01 * a_day)).catch_up_seconds is None
+    assert plan(replace(quiet, per_day=1.1 * a_day)).catch_up_seconds is not None
+    assert a_day / 86_400 == pytest.approx(444, rel=0.01)
+    assert plan(replace(quiet, link=500)).catch_up_seconds is None
+    assert plan(replace(quiet, link=700)).catch_up_seconds is not None
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -280,3 +280,18 @@ def test_from_the_store_of_a_run(
         assert found["wire_bytes_per_month"] == pytest.approx(taken[name] * 30 * 144, rel=0.1)
         if run.count > MANY:
             assert found["store_bytes_per_reading"] == pytest.approx(run.path.stat().st_size / run.count, rel=0.1)
+
+
+def test_catching_up_within_a_days_bytes(tmp_path: Path, influxdb: tuple[TcpProxy, BaseStorage]) -> None:
+    """From midnight on: what the hours before leave of a day's bytes may go at once."""
+    start = datetime(2026, 3, 1, 18, tzinfo=UTC)
+    run = load.Load(tmp_path / "local.db", 20, 60, ("float",) * 4, 60, start=start)
+    run.run(6 * 3600)
+    run.forward(influxdb[1], Limits.of("central", max_per_day="3 MB"))
+    begin = run.clock.monotonic()
+    while run.store.count_pending("central") > 20:
+        run.run(60)
+    took = run.clock.monotonic() - begin
+    run.store.close()
+    expected = Load(1 / 3, 4, flush=60, upstream="influxdb", devices=20, series=20, per_day=3_000_000, outage=6)
+    assert plan(expected).catch_up_seconds == pytest.approx(took, rel=0.1)
