@@ -32,16 +32,26 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint(connection: sqlite3.Connection, mode: str, patience: float = 0) -> Checkpoint:
-    """Put the log into the file, waiting for others so many seconds at most. One that was cut (``TRUNCATE``) is begun
-    again: a store in the middle of its work that has none has lost it. Raises `sqlite3.Error`."""
+    """Put the log into the file, waiting for others so many seconds at most. Raises `sqlite3.Error`."""
     (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
     try:
-        found = Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+        return Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
     finally:
         connection.execute(f"PRAGMA busy_timeout = {usual}")
-    if mode == "TRUNCATE" and found.is_whole:
-        begin_log(connection)
+
+
+def cut(connection: sqlite3.Connection, patience: float = 0) -> Checkpoint:
+    """The same, and have it begin again, short. There is a log at any moment: a store in the middle of its work that
+    has none has lost it. SQLite's own way (``TRUNCATE``) leaves none until the next commit; what a new beginning writes
+    over the log is cut to its length after that is safe, where a limit says so. Raises `sqlite3.Error`."""
+    connection.execute("PRAGMA journal_size_limit = 0")
+    try:
+        found = checkpoint(connection, "RESTART", patience)
+        if found.is_whole:
+            begin_log(connection)
+    finally:
+        connection.execute("PRAGMA journal_size_limit = -1")
     return found
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
-from edgedepot.storage.sqlite.checkpoint import Checkpoint, checkpoint, keep_out, log_bytes
+from edgedepot.storage.sqlite.checkpoint import Checkpoint, checkpoint, cut, keep_out, log_bytes
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import is_damage, is_unread
 from edgedepot.storage.sqlite.holders import holders
@@ -143,10 +143,10 @@ class LogLength:
             self._empty(connection, wake)
 
     def _cut(self, connection: sqlite3.Connection) -> None:
-        found = checkpoint(connection, "TRUNCATE")
+        found = cut(connection)
         if self._is_copy_late(found.copied):
             self.renew()  # older readers have ended; where that was so before, others come and go
-            found = checkpoint(connection, "TRUNCATE")
+            found = cut(connection)
         if self._successor is None and not found.is_whole and self._usual < found.copied != self._waited_at:
             found = self._cut_patiently(connection)
         if found.is_whole or self._has_begun_again(found):
@@ -174,7 +174,7 @@ class LogLength:
 
     def _cut_patiently(self, connection: sqlite3.Connection) -> Checkpoint:
         """Where more of the log is in the file than when it was tried last: nobody waits twice for one that stays."""
-        found = checkpoint(connection, "TRUNCATE", self._patience)
+        found = cut(connection, self._patience)
         self._waited_at = found.copied
         return found
 

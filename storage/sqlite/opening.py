@@ -19,7 +19,7 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import remove_next, shm_of
 from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.checkpoint import begin_log, checkpoint
+from edgedepot.storage.sqlite.checkpoint import begin_log, cut
 from edgedepot.storage.sqlite.connection import (
     LogSync,
     Readers,
@@ -291,7 +291,7 @@ class Opening:
         if not self._look.log_is_whole and Log(self._path).is_torn:
             # What a power cut tore may be of several commits that were not synced. Once it is behind commits that are,
             # it would look like damage: so the log begins anew.
-            checkpoint(connection, "TRUNCATE")
+            cut(connection)
         sync_what_was_left(self._path)
         sidecar = self._sidecar
         known = sidecar.known

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgedepot.storage.clock import Clock
-from edgedepot.storage.sqlite.checkpoint import checkpoint, log_bytes
+from edgedepot.storage.sqlite.checkpoint import checkpoint, cut, log_bytes
 from edgedepot.storage.sqlite.reserve import Reserve, is_full
 
 TAKE_SECONDS = 60.0
@@ -74,7 +74,7 @@ class Room:
         wanted = min(self._reserve.size, shared // 2)
         if self._reserve.free + self._reserve.held < wanted:
             with contextlib.suppress(sqlite3.Error):
-                checkpoint(connection, "TRUNCATE")
+                cut(connection)
         self._has_reserve = self._reserve.take(wanted) and wanted == self._reserve.size
 
     def _lift(self, connection: sqlite3.Connection) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedepot.storage.sqlite.checkpoint import checkpoint, keep_out, log_bytes
+from edgedepot.storage.sqlite.checkpoint import checkpoint, cut, keep_out, log_bytes
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
 from edgedepot.storage.sqlite.emptying import Emptying, Index
 from edgedepot.storage.sqlite.log_length import PORTION
@@ -206,7 +206,7 @@ def test_it_goes_in_portions_up_to_where_somebody_reads(long: Long) -> None:
         found = Index(long.path).read()
         assert (found.copied, emptying.copied) == (there, there)
         assert found.frames > there > at
-    assert checkpoint(long.connection, "TRUNCATE").is_whole
+    assert cut(long.connection).is_whole
     assert log_bytes(long.path) < 10 * 4096
 
 
