@@ -149,15 +149,10 @@ class LogLength:
             found = cut(connection)
         if self._successor is None and not found.is_whole and self._usual < found.copied != self._waited_at:
             found = self._cut_patiently(connection)
-        if found.is_whole or self._has_begun_again(found):
+        if found.is_whole:
             self._note_cut(connection)
             return
         self._note_held(connection)
-
-    def _has_begun_again(self, found: Checkpoint) -> bool:
-        """Whether little of a long file is the log by now: one large commit made it so, and nobody holds it. It is cut
-        when nobody happens to read."""
-        return 0 <= found.frames <= self._longest // PAGE
 
     def _note_held(self, connection: sqlite3.Connection) -> None:
         self._is_held = True
