@@ -1,7 +1,7 @@
 """The length of the write-ahead log: it cannot begin again while a reader sees an old state.
 
-    four times what it should be         whoever reads is named; when they have ended the log is cut. Where readers come
-                                         and go, and one is always there, commits wait a moment for those that are
+    four times what it should be, or     whoever reads is named; when they have ended the log is cut. Where readers come
+    what callers wait for                and go, and one is always there, commits wait a moment for those that are
     as large as the file too, or `most`  the store goes on in a copy of its file (successor.py), the readers keep the
                                          old one with its log. Up to `most` no more is copied than was logged before
 
@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
 from edgedepot.storage.sqlite.checkpoint import Checkpoint, checkpoint, cut, keep_out, log_bytes
-from edgedepot.storage.sqlite.checksums import PAGE
+from edgedepot.storage.sqlite.checksums import FRAME, PAGE
 from edgedepot.storage.sqlite.connection import is_damage, is_unread
 from edgedepot.storage.sqlite.holders import holders
 from edgedepot.storage.sqlite.left import Left, megabytes
 from edgedepot.storage.sqlite.reserve import Reserve
+from edgedepot.storage.sqlite.wal import HEADER
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.emptying import Emptying
@@ -69,6 +70,8 @@ class LogLength:
         self._much = max(reserve.wal_pages, most / _PATIENT / PAGE)  # never less than in the normal course of things
         # It begins anew at a quarter of that. Where twice as much is in the file too, nobody has held it all the time.
         self._usual = self._waited_at = _TOO_LONG // 2 * reserve.wal_pages
+        # After a commit there is never more than `wal_pages` for the next to put in, but for one that reads.
+        self._bearable = max(self._much, (most - LOOK_SECONDS * CARD) / PAGE)
         self._look_at = clock.monotonic()
         self._limit: float = self._longest
         self._is_held = False
@@ -108,7 +111,7 @@ class LogLength:
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """The store is opened. Where its log is long, a commit does not put it into the file before it returns."""
-        if log_bytes(self._path) > self._longest:
+        if self._is_long:
             keep_out(connection)
 
     def look(self, connection: sqlite3.Connection, wake: Callable[[], None]) -> None:
@@ -125,7 +128,7 @@ class LogLength:
                 self._begin_copy(connection, wake)
 
     def _look(self, connection: sqlite3.Connection, now: float, wake: Callable[[], None]) -> None:
-        is_long = self._is_held or log_bytes(self._path) > self._longest
+        is_long = self._is_held or self._is_long
         if is_long:
             self._shorten(connection, now, wake)
         else:
@@ -133,6 +136,11 @@ class LogLength:
         self._forget_left()
         self._look_at = now + (SHORTEN_SECONDS if is_long or self._left else LOOK_SECONDS)
         self._tell()
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether it takes too much room, or a commit that puts it into the file too long."""
+        return log_bytes(self._path) > self._longest or self._waits_more_than(self._bearable)
 
     def _shorten(self, connection: sqlite3.Connection, now: float, wake: Callable[[], None]) -> None:
         keep_out(connection)
@@ -149,10 +157,16 @@ class LogLength:
             found = cut(connection)
         if self._successor is None and not found.is_whole and self._usual < found.copied != self._waited_at:
             found = self._cut_patiently(connection)
-        if found.is_whole:
+        if found.is_whole or self._has_begun_again(found):
             self._note_cut(connection)
             return
         self._note_held(connection)
+
+    def _has_begun_again(self, found: Checkpoint) -> bool:
+        """Whether little of a long file is the log by now: one large commit made it so, and nobody held it. It is cut
+        when nobody happens to read."""
+        is_short = found.frames >= 0 and HEADER + found.frames * FRAME <= self._longest
+        return is_short and not self._is_held and self._successor is None
 
     def _note_held(self, connection: sqlite3.Connection) -> None:
         self._is_held = True
@@ -212,14 +226,15 @@ class LogLength:
     @property
     def is_much_waiting(self) -> bool:
         """Whether more of the log than may go into the file while commits wait is not there yet, or on its way."""
-        if self._emptying is not None:
-            return True
-        found = self._index()
-        return found is not None and found.frames - found.copied > self._much
+        return self._emptying is not None or self._waits_more_than(self._much)
 
-    def _index(self) -> Checkpoint | None:
-        """What there is of the log, and of it in the file; None where that is nothing much, or cannot be told."""
-        if log_bytes(self._path) <= self._much * PAGE:
+    def _waits_more_than(self, frames: float) -> bool:
+        found = self._index(frames)
+        return found is not None and found.frames - found.copied > frames
+
+    def _index(self, least: float) -> Checkpoint | None:
+        """What there is of the log, and of it in the file; None where it is no longer than that, or not to be told."""
+        if log_bytes(self._path) <= least * PAGE:
             return None
         from edgedepot.storage.sqlite.emptying import Index  # here, for the same reason as below
 
@@ -231,7 +246,7 @@ class LogLength:
 
     def _copied(self, connection: sqlite3.Connection) -> Checkpoint:
         """The same, after what can go into the file has gone there, where that is little."""
-        found = self._index()
+        found = self._index(self._much)
         if found is not None and found.frames - found.copied > self._much:
             return found
         return checkpoint(connection, "PASSIVE")

@@ -21,6 +21,7 @@ from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.checkpoint import checkpoint, log_bytes
 from edgedepot.storage.sqlite.connection import open_reader, open_writer, prepare_writer
+from edgedepot.storage.sqlite.emptying import Index
 from edgedepot.storage.sqlite.files import be_like
 from edgedepot.storage.sqlite.left import Left
 from edgedepot.storage.sqlite.log_length import AGAIN_SECONDS, LogLength
@@ -615,6 +616,29 @@ def test_no_log_becomes_so_long_that_a_card_takes_long_to_empty_it(quick_folder:
     held.look()
     assert held.copies()
     held.close()
+
+
+def test_a_reader_leaves_no_commit_more_to_do_than_callers_wait_for(quick_folder: Path) -> None:
+    """They wait for less than a card takes for a log that is not too long yet: what has gathered goes into the file
+    beside the commits, as with longer ones."""
+    site = Site(quick_folder / "x.db", busy_timeout=0.001)
+    site.put(100)
+    reader = python(site.path)
+    reader.say("BEGIN;")
+    assert reader.ask(COUNT) == "100"
+    index = Index(site.path)
+    while index.read().frames - index.read().copied <= 30:
+        site.put(10)
+    assert site.log.st_size < LONGEST
+    advance_until(site.clock, lambda: f"process {reader.pid} (" in site.warning)
+    reader.end()
+    before = index.read()
+    for _ in range(3):
+        site.put(10)
+    assert index.read().copied == before.copied
+    advance_until(site.clock, lambda: site.warning == "" and index.read().frames < 10)
+    site.check()
+    site.close()
 
 
 def test_a_copy_in_vain_is_made_again_when_as_much_was_logged(held: Held) -> None:

@@ -131,6 +131,25 @@ def test_a_log_that_nobody_holds_is_cut_without_a_word(store: SQLiteStorage, cap
     assert "write-ahead log" not in caplog.text
 
 
+def test_a_short_log_in_a_long_file_is_held_by_nobody(store: SQLiteStorage, caplog: pytest.LogCaptureFixture) -> None:
+    """One large commit made it so long; it has begun again since, and somebody reads what is new."""
+    store.store_readings(Weather, rows(10, 12_000)).wait()
+    store.store_readings(Weather, rows(12_000, 12_010)).wait()
+    clock = store.clock
+    assert isinstance(clock, ManualClock)
+    reader = child(READER, store.path, "reading")
+    try:
+        for number in range(12_010, 12_050, 10):
+            clock.advance(20)
+            store.store_readings(Weather, rows(number, number + 10)).wait()
+        assert log_bytes(store) > 4 * 30 * 4096
+        assert "write-ahead log" not in caplog.text + store.health_check()["message"]
+    finally:
+        end(reader)
+    advance_until(clock, lambda: log_bytes(store) <= 4 * 30 * 4096)
+    assert "write-ahead log" not in caplog.text
+
+
 @pytest.mark.parametrize("has_index", [True, False], ids=["killed", "power cut"])
 def test_a_log_that_was_cut_is_not_missing(store: SQLiteStorage, tmp_path: Path, has_index: bool) -> None:
     store.store_readings(Weather, rows(10, 12_000)).wait()
