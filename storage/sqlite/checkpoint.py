@@ -57,7 +57,12 @@ def cut(connection: sqlite3.Connection, patience: float = 0) -> Checkpoint:
 
 def keep_out(connection: sqlite3.Connection) -> None:
     """Have no commit put the log into the file."""
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    let_in(connection, 0)
+
+
+def let_in(connection: sqlite3.Connection, pages: int) -> None:
+    """Have a commit put the log into the file from so many pages on."""
+    connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
 
 
 def begin_log(connection: sqlite3.Connection) -> None:

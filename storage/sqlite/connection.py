@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
-from edgedepot.storage.sqlite.checkpoint import checkpoint
+from edgedepot.storage.sqlite.checkpoint import checkpoint, let_in
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.files import check_files
 from edgedepot.storage.sqlite.forks import Connection, Home
@@ -91,7 +91,7 @@ def why_refused(path: Path) -> str | None:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes, yet to be prepared."""
+    """A connection that may write, yet to be prepared. One does, but for a long log that goes into the file."""
     return Connection(path, timeout=_BUSY_SECONDS)
 
 
@@ -161,7 +161,7 @@ def prepare_writer(connection: sqlite3.Connection, full_sync: bool, wal_pages: i
     connection.execute("PRAGMA secure_delete = OFF")
     # A checkpoint writes a page once however often it changed since the last: journal pages that were let go of and
     # used again cost nothing. It is also what opening after a crash has to read.
-    connection.execute(f"PRAGMA wal_autocheckpoint = {wal_pages}")
+    let_in(connection, wal_pages)
     connection.execute("PRAGMA temp_store = MEMORY")  # the fold sorts; its files would lie on the same card
     # What a fold goes through in the order of series lies in the order of arrival: all of it has to fit.
     connection.execute("PRAGMA cache_size = -4000")

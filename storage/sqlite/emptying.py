@@ -8,6 +8,9 @@ device takes one after the other. So it is done in portions, each synced, by a c
 own. A reader of ours keeps the log from beginning anew meanwhile: a checkpoint that another connection's new beginning
 meets has destroyed files (https://sqlite.org/wal.html, "The WAL-reset bug"; before 3.51.3).
 
+Where a sync fails, what SQLite takes to be in the file is not there for sure, and the kernel takes for written what it
+could not write (https://lwn.net/Articles/752063/). So the index is told otherwise, and SQLite writes it once more.
+
 How far a checkpoint goes is what the readers' marks in the log's index say (https://sqlite.org/walformat.html, 2.3.2):
 not beyond the lowest of those that somebody holds. A reader sees the end of the log as it was when it began, and its
 mark may be lower than that: SQLite itself gives it a lower one where all are in use. So that of our reader says where
@@ -18,23 +21,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
-import sqlite3
 import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from edgedepot.storage.sqlite.aside import shm_of
-from edgedepot.storage.sqlite.checksums import PAGE
+from edgedepot.storage.sqlite.beside import Beside
+from edgedepot.storage.sqlite.checkpoint import checkpoint
 from edgedepot.storage.sqlite.connection import open_reader, open_writer
 from edgedepot.storage.sqlite.holders import descriptors_of
-from edgedepot.storage.sqlite.wal import PROMISE_BYTES, Promise, pages_between, promise_of, wal_of
+from edgedepot.storage.sqlite.wal import PROMISE_BYTES, Promise, promise_of
 
-log = logging.getLogger(__name__)
 _MARKS = range(104, 120, 4)
 """Where the index has the marks of readers 1 to 4. Number 0 is for those who read the file alone."""
+_COPIED = 96
+"""And how many frames the file has too."""
 
 
 class Index:
@@ -61,6 +63,11 @@ class Index:
         for place in marks:
             os.pwrite(self._file, struct.pack("I", frames), place)
 
+    def put_copied(self, frames: int) -> None:
+        """Have SQLite put what comes after these into the file once more. While a reader's mark keeps other checkpoints
+        from going further than the last that was copied."""
+        os.pwrite(self._file, struct.pack("I", frames), _COPIED)
+
 
 class Emptying:
     """What the log has now goes into the file, so many frames in a portion. Made and closed on the writer's thread,
@@ -68,14 +75,10 @@ class Emptying:
     `StorageError`."""
 
     def __init__(self, path: Path, portion: int, wake: Callable[[], None]) -> None:
-        self.is_done = False
-        self.failure: Exception | None = None
-        self._path = path
         self._portion = portion
-        self._wake = wake
-        self._stops = False
-        self._unsure: tuple[int, int] | None = None
-        self._thread: threading.Thread | None = None
+        self._beside = Beside("emptying", wake)
+        self._safe = 0
+        """So many frames the device has in the file for sure. What was there before may not have been synced."""
         with contextlib.ExitStack() as undo:
             self._guard = open_reader(path)
             undo.callback(self._guard.close)
@@ -87,7 +90,7 @@ class Emptying:
             self._connection.execute("PRAGMA schema_version").fetchone()  # SQLite opens the log with the first query
             self._file = _writable(path)
             found = self._index.read()
-            self._salts, self._frames = found.salts, found.frames
+            self._frames = found.frames
             self.began_at = self.copied = found.copied
             self._marks = self._index.marks_at(found.frames)
             if found.copied == found.frames:
@@ -98,71 +101,45 @@ class Emptying:
             undo.pop_all()
 
     @property
-    def is_unsure(self) -> bool:
-        """Whether the device may lack some of what SQLite takes to be in the file: then the log must not begin anew."""
-        return self._unsure is not None
+    def is_done(self) -> bool:
+        return self._beside.is_done
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._beside.failure
 
     def go_on(self) -> None:
-        """Also again, after a failure."""
-        self.is_done, self.failure = False, None
-        thread = threading.Thread(target=self._run, name="edgedepot-emptying", daemon=True)
-        try:
-            thread.start()
-            self._thread = thread
-        except RuntimeError as exc:  # the machine has no more threads
-            self.failure, self.is_done = exc, True
+        """Also again, where others kept it from going on."""
+        self._beside.start(self._empty)
 
     # -- another thread -------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            self._write_again()
-            while self.copied < self._frames and not self._stops and self._copy():
-                pass
-        except (OSError, sqlite3.Error) as exc:
-            self.failure = exc
-        except Exception as exc:
-            log.exception("the log of %s could not be put into the file", self._path)
-            self.failure = exc
-        self.is_done = True
-        self._wake()
+    def _empty(self) -> None:
+        while self.copied < self._frames and self._copy():
+            self._beside.go_on()
 
     def _copy(self) -> bool:
         """One portion; whether all of it could be copied: others may read what is before it, or be at the log too."""
         end = min(self.copied + self._portion, self._frames)
         self._index.put(self._marks, end)
-        busy, _, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if busy or copied <= self.copied:
+        found = checkpoint(self._connection, "PASSIVE")
+        if found.busy or found.copied <= self.copied:
             return False
-        self._unsure = self.copied, min(copied, self._frames)
-        os.fdatasync(self._file)
-        self.copied, self._unsure = self._unsure[1], None
+        try:
+            os.fdatasync(self._file)
+        except OSError:
+            self._index.put_copied(self._safe)
+            raise
+        self.copied = self._safe = min(found.copied, self._frames)
         return self.copied >= end
-
-    def _write_again(self) -> None:
-        """What could not be synced: the kernel takes it for written then (https://lwn.net/Articles/752063/)."""
-        if self._unsure is None:
-            return
-        first, last = self._unsure
-        pages = {page: content for page, content, _ in pages_between(wal_of(self._path), first, last, self._salts)}
-        size = os.fstat(self._file).st_size
-        for page, content in pages.items():
-            if page * PAGE <= size:  # the file may have become smaller since
-                os.pwrite(self._file, content, (page - 1) * PAGE)
-        os.fdatasync(self._file)
-        self.copied, self._unsure = last, None
 
     # -- the writer's thread --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let the log go. Where this `is_unsure` that is not before nobody has it any more: then it is read again when
-        the store is opened."""
-        self._stops = True
-        if self._thread is not None:
-            self._thread.join()
+        """Let the log go."""
+        self._beside.close()
         self._connection.close()
-        if not self.is_unsure:
-            self._guard.close()
+        self._guard.close()
 
 
 def _writable(path: Path) -> int:

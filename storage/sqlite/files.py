@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgedepot.storage.errors import StoreUnusable
 
+_MOUNTS = Path("/proc/self/mountinfo")
 _READ = ("", "-wal", "-shm", "-journal")
 _WRITTEN = (*_READ, ".lock", ".catalogue")
 _KINDS = {
@@ -60,3 +61,14 @@ def be_like(file: int | Path, other: os.stat_result) -> None:
     with contextlib.suppress(OSError):  # no right to, or an owner that has no number in a container
         os.chown(file, other.st_uid, -1)
     os.chmod(file, other.st_mode & 0o777)  # last: until then it is nobody's but ours
+
+
+def is_mounted_itself(path: Path) -> bool:
+    """Whether the file is a mount point, as in a container: no other can be renamed to it then. (`os.path.ismount` does
+    not see it where the folder lies on the same device.)"""
+    name = os.path.realpath(path).replace("\\", "\\134").replace(" ", "\\040")
+    try:
+        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return any(line.split()[4] == name for line in lines)

@@ -12,8 +12,6 @@ much of it may go into the file. A commit that did that would take long: so it i
 from __future__ import annotations
 
 import logging
-import math
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
-from edgedepot.storage.sqlite.checkpoint import Checkpoint, checkpoint, cut, keep_out, log_bytes
+from edgedepot.storage.sqlite.checkpoint import Checkpoint, checkpoint, cut, keep_out, let_in, log_bytes
 from edgedepot.storage.sqlite.checksums import FRAME, PAGE
 from edgedepot.storage.sqlite.connection import is_damage, is_unread
+from edgedepot.storage.sqlite.files import is_mounted_itself
 from edgedepot.storage.sqlite.holders import holders
 from edgedepot.storage.sqlite.left import Left, megabytes
 from edgedepot.storage.sqlite.reserve import Reserve
@@ -45,7 +44,6 @@ PORTION = 1000
 """So many frames of a long log go into the file at a time: a commit waits at most for the sync of what these have."""
 _PATIENT = 16
 """What takes that part of the time for which callers wait goes into the file while commits wait."""
-_MOUNTS = Path("/proc/self/mountinfo")
 _TOO_LONG = 4
 """The log is too long when it is so many times what it should be."""
 
@@ -54,9 +52,7 @@ class LogLength:
     """Of one store. `warning` says who keeps the log from beginning again, or an older file from going; None while
     nobody does. Used on the writer's thread alone, but for that."""
 
-    def __init__(
-        self, path: Path, clock: Clock, reserve: Reserve, patience: float = PATIENCE, most: float = math.inf
-    ) -> None:
+    def __init__(self, path: Path, clock: Clock, reserve: Reserve, patience: float, most: float) -> None:
         """`patience` is in seconds of the machine's clock: it is SQLite that waits. `most` is in bytes: what a slow
         card writes while callers wait."""
         self.warning: str | None = None
@@ -80,7 +76,7 @@ class LogLength:
         self._no_copy_below = 0.0
         self._successor: Successor | None = None
         self._emptying: Emptying | None = None
-        self._empty_at = clock.monotonic()
+        self._again_at = clock.monotonic()
         self._failure: Exception | None = None
         self._left: list[Left] = []
 
@@ -105,8 +101,7 @@ class LogLength:
         if self._has_heir:
             return self._heir_at
         if self._emptying is not None and self._emptying.is_done:
-            is_told = self._emptying.failure is not None and self._emptying.failure is self._failure
-            return self._empty_at if is_told else self._clock.monotonic()
+            return self._clock.monotonic()
         return None if self.warning is None else self._look_at
 
     def begin(self, connection: sqlite3.Connection) -> None:
@@ -132,6 +127,7 @@ class LogLength:
         if is_long:
             self._shorten(connection, now, wake)
         else:
+            let_in(connection, self._reserve.wal_pages)
             self._no_copy_below = 0
         self._forget_left()
         self._look_at = now + (SHORTEN_SECONDS if is_long or self._left else LOOK_SECONDS)
@@ -144,11 +140,13 @@ class LogLength:
 
     def _shorten(self, connection: sqlite3.Connection, now: float, wake: Callable[[], None]) -> None:
         keep_out(connection)
-        if not self.is_much_waiting:
-            self._failure = None
-            self._cut(connection)
-        elif now >= self._empty_at:
+        if now < self._again_at:
+            return
+        self._failure = None
+        if self.is_much_waiting:
             self._empty(connection, wake)
+        else:
+            self._cut(connection)
 
     def _cut(self, connection: sqlite3.Connection) -> None:
         found = cut(connection)
@@ -191,7 +189,7 @@ class LogLength:
         if self._is_held:
             log.warning("%s: its write-ahead log is short again", self._path)
         self._end_hold()
-        connection.execute(f"PRAGMA wal_autocheckpoint = {self._reserve.wal_pages}")
+        let_in(connection, self._reserve.wal_pages)
 
     def _end_hold(self) -> None:
         self._is_held, self._lacks, self._no_copy_below, self._waited_at = False, None, 0, self._usual
@@ -266,28 +264,25 @@ class LogLength:
             if now >= self._look_at:
                 self._look_at = now + SHORTEN_SECONDS
                 self._tell()
-        elif emptying.failure is None:
-            self._failure = None
-            is_late = self._is_copy_late(emptying.copied)
-            self._end_emptying()
-            if is_late:
-                self.renew()
-            if emptying.copied > emptying.began_at or is_late:
-                self._look_at = now
-                return
-            self._note_held(connection)
-            self._tell()
-        elif emptying.failure is not self._failure:
-            self._note_failure(emptying, emptying.failure, connection, now)
-        elif now >= self._empty_at:
-            emptying.go_on()
+            return
+        self._end_emptying()
+        self._failure = emptying.failure
+        if emptying.failure is not None:
+            self._note_failure(emptying.failure, connection, now)
+            return
+        is_late = self._is_copy_late(emptying.copied)
+        if is_late:
+            self.renew()
+        if emptying.copied > emptying.began_at or is_late:
+            self._look_at = now
+            return
+        self._note_held(connection)
+        self._tell()
 
-    def _note_failure(self, emptying: Emptying, failure: Exception, connection: sqlite3.Connection, now: float) -> None:
+    def _note_failure(self, failure: Exception, connection: sqlite3.Connection, now: float) -> None:
         """Not at once again: it wears the card."""
-        self._failure, self._empty_at = failure, now + AGAIN_SECONDS
+        self._again_at = now + AGAIN_SECONDS
         log.warning("%s: its long log could not be put into the file: %s", self._path, failure)
-        if not emptying.is_unsure:
-            self._end_emptying()
         self._note_held(connection)
         self._tell()
         if is_damage(failure) or is_unread(failure):
@@ -322,6 +317,8 @@ class LogLength:
         if not successor.catch_up(found.frames):
             return False
         sync()
+        if self._successor is not successor:  # to sync was to look, and another program had moved the log
+            return False
         is_little = found.frames - found.copied <= self._much
         if found.copied >= successor.frames and is_little and self._is_needless(successor, connection):
             return False
@@ -362,13 +359,6 @@ class LogLength:
             one.close()
             self._left.remove(one)
 
-    def close(self) -> None:
-        """The store is closed next."""
-        emptying = self._emptying
-        self.let_go()
-        if emptying is not None and emptying.is_unsure:
-            self._emptying = emptying  # as long as it has the log open that is not taken for copied, and removed
-
     def let_go(self) -> None:
         """Have nothing open: what is left lasts as long as others have it open."""
         self.renew()
@@ -378,12 +368,16 @@ class LogLength:
     def drop(self) -> None:
         """Have the room again that a copy on its way takes."""
         if self._successor is not None and not self._successor.is_in_place:
-            self.renew()
+            self._end_copy()
 
     def renew(self) -> None:
-        """Be done with what is on its way beside the commits. Where the log is not cut as much has to be logged as was
-        copied before another copy begins: to copy in vain wears the card."""
+        """Be done with what is on its way beside the commits."""
         self._end_emptying()
+        self._end_copy()
+
+    def _end_copy(self) -> None:
+        """Where the log is not cut as much has to be logged as was copied before another begins: to copy in vain wears
+        the card."""
         successor, self._successor = self._successor, None
         if successor is not None:
             self._no_copy_below = log_bytes(self._path) + min(successor.size, self._most)
@@ -411,14 +405,3 @@ class LogLength:
         if self._lacks is None:
             return held
         return f"{held}; for the store to go on without it there have to be {megabytes(self._lacks)} free: end it"
-
-
-def is_mounted_itself(path: Path) -> bool:
-    """Whether the file is a mount point, as in a container: no other can be renamed to it then. (`os.path.ismount` does
-    not see it where the folder lies on the same device.)"""
-    name = os.path.realpath(path).replace("\\", "\\134").replace(" ", "\\040")
-    try:
-        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return False
-    return any(line.split()[4] == name for line in lines)

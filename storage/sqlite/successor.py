@@ -19,14 +19,13 @@ waiting meanwhile, and that of its `Names` keeps us.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from edgedepot.storage.sqlite.aside import next_of, remove_next, shm_of
+from edgedepot.storage.sqlite.beside import Beside
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import open_reader
 from edgedepot.storage.sqlite.files import be_like
@@ -34,17 +33,12 @@ from edgedepot.storage.sqlite.left import lock_for
 from edgedepot.storage.sqlite.sidecar import sync_folder
 from edgedepot.storage.sqlite.wal import pages_between, salts_of, wal_of
 
-log = logging.getLogger(__name__)
 _STEP = 256
 """So many pages are copied before they are synced: a commit's own sync waits for what else is on its way."""
 _PAUSE = 1000
 """So many pages at most are copied while commits wait."""
 _LOCKED = 512
 """All bytes that SQLite locks: https://sqlite.org/lockingv3.html"""
-
-
-class _Abandoned(Exception):
-    """Nobody wants it any more."""
 
 
 class Successor:
@@ -58,20 +52,16 @@ class Successor:
         """How many the log had at first: its readers hold back no more than these when the older ones have ended."""
         self.failures = 0
         """How often the file could not be opened by its new name."""
-        self._failure: Exception | None = None
         self.is_in_place = False
         self._path = path
         self._next = next_of(path)
         self._copied = frames
-        self._wake = wake
-        self._stops = False
-        self._is_done = False
+        self._beside = Beside("successor", wake)
         remove_next(path)
         # Its transaction lasts until all is copied: what is copied out of the log has to stay there.
         self._reader = open_reader(path)
         self._salts = b""
         self._file: int | None = None
-        self._thread: threading.Thread | None = None
         self._names_are_clear = False
         try:
             self._reader.execute("BEGIN")
@@ -82,31 +72,9 @@ class Successor:
         except (OSError, sqlite3.Error):
             self.close()
             raise
-        self._start(self._copy)
+        self._beside.start(self._copy)
 
     # -- another thread -------------------------------------------------------------------------------------------
-
-    def _start(self, job: Callable[[], None]) -> None:
-        self._is_done = False
-        thread = threading.Thread(target=self._run, args=(job,), name="edgedepot-successor", daemon=True)
-        try:
-            thread.start()
-            self._thread = thread
-        except RuntimeError as exc:  # the machine has no more threads
-            self._failure, self._is_done = exc, True
-
-    def _run(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except _Abandoned:
-            return
-        except (OSError, sqlite3.Error) as exc:
-            self._failure = exc
-        except Exception as exc:
-            log.exception("a copy of %s failed", self._path)
-            self._failure = exc
-        self._is_done = True
-        self._wake()
 
     def _copy(self) -> None:
         with contextlib.closing(sqlite3.connect(self._next, isolation_level=None)) as target:
@@ -116,8 +84,7 @@ class Successor:
         self._sync()
 
     def _sync(self) -> None:
-        if self._stops:
-            raise _Abandoned
+        self._beside.go_on()
         assert self._file is not None
         os.fdatasync(self._file)
 
@@ -141,7 +108,7 @@ class Successor:
     @property
     def is_waiting(self) -> bool:
         """Whether it is the writer's turn."""
-        return self._is_done
+        return self._beside.is_done
 
     @property
     def size(self) -> int:
@@ -150,14 +117,14 @@ class Successor:
 
     def check(self) -> None:
         """Raises `OSError` where the other thread's part failed: then there is no whole copy, and none will be."""
-        if self._failure is not None:
-            raise OSError(f"{self._failure}") from self._failure
+        if self._beside.failure is not None:
+            raise OSError(f"{self._beside.failure}") from self._beside.failure
 
     def catch_up(self, frames: int) -> bool:
         """Have it contain what was committed, up to that frame of the log. False where that will take a while: then it
         is for the next time. Nothing may be committed between True and `take_place`."""
         if frames > self._copied + _PAUSE:
-            self._start(lambda: self._write(frames))
+            self._beside.start(lambda: self._write(frames))
             return False
         self._write(frames)
         return True
@@ -198,9 +165,7 @@ class Successor:
 
     def close(self) -> None:
         """Be done with it: where it has not come to its place it is removed."""
-        self._stops = True
-        if self._thread is not None:
-            self._thread.join()
+        self._beside.close()
         self._reader.close()
         self._close_file()
         if not self.is_in_place:

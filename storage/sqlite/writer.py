@@ -247,7 +247,7 @@ class Writer:
         finally:
             with contextlib.ExitStack() as ends:  # whoever waits on a receipt is told, whatever cannot be closed
                 ends.callback(self._abandon_queue)
-                ends.callback(self.log_length.close)
+                ends.callback(self.log_length.let_go)
 
     def _work(self) -> None:
         closing = False

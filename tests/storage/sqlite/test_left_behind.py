@@ -524,7 +524,7 @@ class Held:
         return next_of(self.path).exists()
 
     def close(self) -> None:
-        self.length.close()
+        self.length.let_go()
         self.reader.close()
         self.connection.close()
 
@@ -682,6 +682,39 @@ def test_while_another_program_moves_the_log_the_writer_rests(held: Held) -> Non
     other.end()
     held.clock.advance(1)
     assert held.length.expects_heir
+
+
+def test_a_log_that_another_program_cuts_is_long_no_more(quick_folder: Path) -> None:
+    """Found long at opening, when commits are kept from putting it into the file."""
+    held = Held(quick_folder / "x.db")
+    held.grow(LONGEST + 40_000)
+    held.reader.close()
+    held.length.begin(held.connection)
+    with closing(open_writer(held.path)) as other:
+        assert checkpoint(other, "TRUNCATE").is_whole
+    held.look()
+    for _ in range(60):
+        held.connection.execute("INSERT INTO t VALUES (zeroblob(9000))")
+        assert log_bytes(held.path) < LONGEST // 2
+    held.close()
+
+
+def test_a_copy_that_turns_out_needless_while_the_log_is_synced_takes_no_place(held: Held) -> None:
+    """To sync is to look, where a sync has failed before."""
+    assert held.done.wait(30)
+    file = held.path.stat().st_ino
+
+    def sync() -> None:
+        held.reader.close()
+        with closing(open_writer(held.path)) as other:
+            checkpoint(other, "PASSIVE")
+        held.look()
+
+    assert held.length.heir(held.connection, sync) is None
+    assert held.path.stat().st_ino == file
+    assert not held.copies()
+    held.look()
+    assert held.is_cut
 
 
 def test_a_file_that_is_mounted_by_itself_is_not_copied(quick_folder: Path) -> None:
