@@ -12,7 +12,10 @@ from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-DAY = 86_400_000_000
+MINUTE = 60_000_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+"""Microseconds, as all times of the stores; `MINUTE` and `HOUR` too."""
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """It goes on while the machine sleeps, as the wall clock does: Linux's monotonic clock stands still then, and the wall
 clock would seem to step. Other systems have no such clock."""

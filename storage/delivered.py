@@ -10,10 +10,6 @@ from edgedepot.storage.query import Function
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.values import Quality, Row, represent
 
-MINUTE = 60_000_000
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
-
 
 class Measure(NamedTuple):
     """What is compared of a bucket: the count of a field's values, and exact extremes."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.clock import DAY, HOUR, MINUTE, from_micros, to_micros
 from edgedepot.storage.errors import InvalidValue
 
 UNDERSTOOD = (
@@ -24,12 +24,11 @@ UNDERSTOOD = (
     '"30s", "5m", "1h", "1d", "2w", "1mo", "1y" and timedelta, each more than zero and at most 1000 years'
 )
 
-_MICROS = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000}
+_MICROS = {"second": 1_000_000, "minute": MINUTE, "hour": HOUR}
 _SHORT = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
 _LONG = ("second", "minute", "hour", "day", "week", "month", "year")
 _UNITS = _SHORT | {unit: unit for unit in _LONG} | {unit + "s": unit for unit in _LONG}
-_DAY = 86_400_000_000
-_YEAR = 365 * _DAY
+_YEAR = 365 * DAY
 _TEXT = re.compile(r"\s*(?:(\d{1,9})\s*)?([a-z]+)\s*", re.ASCII)
 _DAY_ORIGIN = date(2000, 1, 3)  # a Monday, as in PostgreSQL's time_bucket
 _FIRST = to_micros(datetime.min.replace(tzinfo=UTC))
@@ -74,8 +73,8 @@ class Interval:
         micros = value // timedelta(microseconds=1)
         if micros <= 0:
             raise InvalidValue(f"interval {value!r} is not more than zero: {UNDERSTOOD}")
-        if micros % _DAY == 0:
-            return cls(days=micros // _DAY)
+        if micros % DAY == 0:
+            return cls(days=micros // DAY)
         return cls(micros=micros)
 
     @property
@@ -86,7 +85,7 @@ class Interval:
     @property
     def shortest(self) -> int:
         """How short a bucket can be, in microseconds, but for the hour that a change of the clocks takes."""
-        return self.micros or self.days * _DAY or (self.months * _YEAR) // 12
+        return self.micros or self.days * DAY or (self.months * _YEAR) // 12
 
     def floor(self, moment: int, zone: tzinfo = UTC) -> int:
         """The start of the bucket that holds `moment`; both in microseconds since 1970-01-01 UTC.

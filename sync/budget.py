@@ -30,7 +30,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from edgedepot.storage.base import BaseStorage, Pending
-from edgedepot.storage.clock import Clock
+from edgedepot.storage.clock import DAY, MINUTE, Clock
 from edgedepot.storage.errors import ConfigError
 from edgedepot.sync.cost import Cost, Size, row_size, size_of
 from edgedepot.sync.flow import BURST, Flow
@@ -45,7 +45,6 @@ LEAST_SLACK, MOST_SLACK = 8_192, 16_384
 _BACKLOGS = 0.98
 """Of what a day has, so much a backlog may use up."""
 _WORTH = 8
-_MINUTE = 60_000_000
 _HELD_DAYS = 4
 _LOOK = 5.0
 """Seconds until it is asked again whether somebody knows the time."""
@@ -67,7 +66,7 @@ def for_backlog(per_day: float) -> float:
 def piece_of(backlogs: float, whole: float, request: float) -> float:
     """The bytes of what goes of a backlog at a time, where it has so many of a day that is open for so many
     microseconds: a minute's worth, and as much as makes little of what goes with each request."""
-    return min(max(backlogs * _MINUTE / max(whole, _MINUTE), _WORTH * request), backlogs / 24)
+    return min(max(backlogs * MINUTE / max(whole, MINUTE), _WORTH * request), backlogs / 24)
 
 
 class Held(Exception):
@@ -331,7 +330,7 @@ class Budget:
         if not self._clock.trusted and (self._limits.schedule.windows or self._limits.per_day is not None):
             raise Held(self._clock.monotonic() + _LOOK, "clock")
         if not self._limits.schedule.is_open(now):
-            later = self._limits.schedule.next_change(now) or now + _HELD_DAYS * 1440 * _MINUTE
+            later = self._limits.schedule.next_change(now) or now + _HELD_DAYS * DAY
             raise Held(self._at(later), "window")
 
     def _check_left(self, needed: float, is_sure: bool = False) -> None:

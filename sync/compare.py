@@ -23,8 +23,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from edgedepot.storage.base import BaseStorage
-from edgedepot.storage.clock import from_micros, to_micros
-from edgedepot.storage.delivered import DAY, HOUR, Delivered, Measure, Tallies, measures_of, rows_in
+from edgedepot.storage.clock import DAY, HOUR, MINUTE, from_micros, to_micros
+from edgedepot.storage.delivered import Delivered, Measure, Tallies, measures_of, rows_in
 from edgedepot.storage.errors import NotSupported
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.cost import NOTHING, Size, bucket_size, largest_row, size_of
@@ -34,9 +34,9 @@ RUN = 31
 """At most so many days are narrowed to their hours together: answers have a bound."""
 GAP = 200
 """A stretch goes on over so many rows that need no looking at: they cost about as much as a request more."""
-_MINUTE, _SECOND = HOUR // 60, HOUR // 3600
-_INTERVALS = {DAY: "1 day", HOUR: "1 hour", _MINUTE: "1 minute", _SECOND: "1 second"}
-_FINER = {DAY: HOUR, HOUR: _MINUTE, _MINUTE: _SECOND}
+_SECOND = MINUTE // 60
+_INTERVALS = {DAY: "1 day", HOUR: "1 hour", MINUTE: "1 minute", _SECOND: "1 second"}
+_FINER = {DAY: HOUR, HOUR: MINUTE, MINUTE: _SECOND}
 Key = tuple[str, int]
 """A device, and the start of a bucket."""
 

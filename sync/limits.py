@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import msgspec
 
+from edgedepot.storage.clock import DAY
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import Interval
 from edgedepot.sync.windows import Schedule, Window
@@ -21,7 +22,6 @@ LEAST_RATE = 500
 LEAST_DAY = 100_000
 """Bytes a day: with less, connecting and asking for the tables takes most of it."""
 _MOST = 10**18
-_HOUR = 3_600_000_000
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def read_every(value: object, what: str) -> int:
             micros = Interval.parse(value).micros
         except InvalidValue as exc:
             raise ConfigError(f"{what}: {exc}") from exc
-    if not 1_000_000 <= micros <= 24 * _HOUR:
+    if not 1_000_000 <= micros <= DAY:
         raise ConfigError(f'{what}: found {value!r}, expected an interval such as "1 minute", 1 second to 24 hours')
     return micros
 

@@ -7,12 +7,13 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.receipt import Receipt
 
 NO_DAY = -1
 """In place of a day's start: while nobody knows the time. Those bytes are of the day that it turns out to be."""
-_SHORTEST = 22 * 3_600_000_000
+_SHORTEST = 22 * HOUR
 """Microseconds: no day is shorter, also where clocks go forward."""
 AT_WORK = 90_000_000
 """Microseconds for which who goes beside is taken to go on, since its latest note."""

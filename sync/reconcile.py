@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from edgedepot.storage.base import BaseStorage, Pending, Window
-from edgedepot.storage.clock import Clock, SystemClock, from_micros, to_micros
-from edgedepot.storage.delivered import HOUR, Delivered, measures_of, rows_in
+from edgedepot.storage.clock import HOUR, Clock, SystemClock, from_micros, to_micros
+from edgedepot.storage.delivered import Delivered, measures_of, rows_in
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.budget import Budget

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from edgedepot.storage.clock import from_micros
+from edgedepot.storage.clock import HOUR, MINUTE, from_micros
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.influxdb.line import EARLIEST, LATEST, tag_of
 from edgedepot.storage.influxdb.zones import stretches
@@ -50,7 +50,7 @@ plain = (v) => "{TEXT_MARK}"
 
 """
 _RANGE = "range(start: rangeStart, stop: rangeStop)"
-_UNITS = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
+_UNITS = (("h", HOUR), ("m", MINUTE), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
 # Flux counts days from 1970-01-01, a Thursday, and months from there; ours are counted from Monday 2000-01-03 and
 # from 2000-01-01.

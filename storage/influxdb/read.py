@@ -8,7 +8,7 @@ from typing import Any
 
 from influxdb_client.client.influxdb_client import InfluxDBClient
 
-from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.clock import DAY, from_micros, to_micros
 from edgedepot.storage.influxdb import flux
 from edgedepot.storage.influxdb.line import id_of, tag_of
 from edgedepot.storage.influxdb.link import Link
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 Key = tuple[str | None, int | None]
 """Device and bucket of a result, None where they are not told apart."""
 
-_NARROW = 20 * 366 * 86_400_000_000
+_NARROW = 20 * 366 * DAY
 """A range, in microseconds, with few enough changes of the clocks to name them all."""
 _TURN = 2**64
 """What a sum in 64 bits has lost each time that it did not fit."""

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
-from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.clock import DAY, from_micros, to_micros
 
-_STEP = 86_400_000_000
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -60,7 +59,7 @@ def _changes(zone: tzinfo, start: int, stop: int) -> Iterator[int]:
     """The moments from which on the shift is another one. Two within a day, which have not been, would be missed."""
     low, shift = start, _shift(zone, start)
     while low < stop:
-        high = min(low + _STEP, stop)
+        high = min(low + DAY, stop)
         if _shift(zone, high) != shift:
             yield (low := _first_other(zone, low, high))
             shift = _shift(zone, low)

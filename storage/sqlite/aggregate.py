@@ -17,12 +17,13 @@ from typing import Any
 
 import msgspec
 
+from edgedepot.storage.clock import DAY, HOUR
 from edgedepot.storage.query import Aggregation
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.downsampled import kept_spans, why_not
 from edgedepot.storage.sqlite.select import converter
 from edgedepot.storage.sqlite.shape import Partition, Rule
-from edgedepot.storage.sqlite.tables import HOUR, cell, hour_table, hours_of, kept_table
+from edgedepot.storage.sqlite.tables import cell, hour_table, hours_of, kept_table
 from edgedepot.storage.sqlite.view import View, places
 
 Partial = tuple[Any, ...]
@@ -34,9 +35,8 @@ _SPANS_BY_DAY = (
     "span AS MATERIALIZED (SELECT value ->> 0 AS bucket, value ->> 1 AS since, value ->> 2 AS until,"
     " value ->> 3 AS day FROM json_each(?))"
 )
-_DAY = 24 * HOUR
-_CENTURY = 36_525 * _DAY
-_DAY_OF_TS = f"ts - ((ts % {_DAY}) + {_DAY}) % {_DAY}"
+_CENTURY = 36_525 * DAY
+_DAY_OF_TS = f"ts - ((ts % {DAY}) + {DAY}) % {DAY}"
 
 
 class _Method(msgspec.Struct, frozen=True):
@@ -252,7 +252,7 @@ class _Question:
             return
         found = chain.from_iterable(self._view.connection.execute(query, (self._ids,)) for query in queries)
         for (hour,) in found:
-            since, until = max(low, hour * HOUR), min(high, hour * HOUR + _DAY)
+            since, until = max(low, hour * HOUR), min(high, hour * HOUR + DAY)
             if since < until:
                 yield since, until
 
@@ -327,7 +327,7 @@ class _Question:
             # Cut by UTC days that have rows, so that a row finds its few spans by its day, and a row from 1970 costs no
             # spans for the decades between.
             days = self._view.connection.execute(f"{named} SELECT DISTINCT {_DAY_OF_TS} FROM given", source.values)
-            spans = [(*span, day) for (day,) in days for span in self._buckets(day, day + _DAY)]
+            spans = [(*span, day) for (day,) in days for span in self._buckets(day, day + DAY)]
             heads, grouping = self._keys("span.bucket")
             yield from self._view.connection.execute(
                 f"{named}, {_SPANS_BY_DAY}"

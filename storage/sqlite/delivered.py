@@ -18,7 +18,8 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from edgedepot.storage.base import Choice, Pending
-from edgedepot.storage.delivered import DAY, MINUTE, Tallies, Tally, functions_of, measures_of
+from edgedepot.storage.clock import DAY, MINUTE
+from edgedepot.storage.delivered import Tallies, Tally, functions_of, measures_of
 from edgedepot.storage.query import Aggregation, Scope
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.sqlite.aggregate import aggregate

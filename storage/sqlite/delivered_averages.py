@@ -19,7 +19,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from edgedepot.storage.base import Pending
-from edgedepot.storage.delivered import HOUR, MINUTE, Measure, Tallies, average, functions_of
+from edgedepot.storage.clock import HOUR, MINUTE
+from edgedepot.storage.delivered import Measure, Tallies, average, functions_of
 from edgedepot.storage.sqlite.withheld import DELETED, THINNED, Stretch
 
 Passed = tuple[Pending, bool]

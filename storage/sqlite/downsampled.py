@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
-from edgedepot.storage.clock import from_micros
+from edgedepot.storage.clock import DAY, from_micros
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import Interval, age_of
 from edgedepot.storage.query import FUNCTIONS, Scope
@@ -29,11 +29,10 @@ from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import series_of
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.shape import Keeping, Partition, Piece, Rule, Shape
-from edgedepot.storage.sqlite.tables import HOUR, cell, counted, history_table, kept_table, rows_of, value_columns
+from edgedepot.storage.sqlite.tables import cell, counted, history_table, kept_table, rows_of, value_columns
 from edgedepot.storage.sqlite.walk import NEVER
 
 CHUNK = 5_000
-_DAY = 24 * HOUR
 _PARTS = {
     "avg": ("n", "sum", "rest"),
     "sum": ("n", "sum", "rest"),
@@ -66,8 +65,8 @@ class Wish:
     ) -> None:
         self.model = check_model(model)
         parsed = Interval.parse(interval)
-        self.interval = parsed.micros or (_DAY if parsed.days == 1 else 0)
-        if not self.interval or _DAY % self.interval:
+        self.interval = parsed.micros or (DAY if parsed.days == 1 else 0)
+        if not self.interval or DAY % self.interval:
             raise InvalidValue(f"interval is {interval!r}, expected a part of a day, such as '1 minute' or '1 hour'")
         self.fields = None if fields is None else [field_of(self.model, name) for name in fields]
         unknown = [function for function in functions if function not in _PARTS]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.downsampled import keep_late
 from edgedepot.storage.sqlite.hours import Span, add_hour_again, add_hours
@@ -29,7 +30,6 @@ from edgedepot.storage.sqlite.ranges import Ranges
 from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, write_shape
 from edgedepot.storage.sqlite.tables import (
-    HOUR,
     add_partition,
     add_piece,
     bytes_each,

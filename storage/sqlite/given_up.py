@@ -11,12 +11,11 @@ import sqlite3
 
 import msgspec
 
-from edgedepot.storage.clock import from_micros
+from edgedepot.storage.clock import HOUR, from_micros
 from edgedepot.storage.given_up import GivenUp, Way
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.records import Moment, Number, decoded
-from edgedepot.storage.sqlite.tables import HOUR
 
 _KEPT = 50
 """So many entries of each kind and cursor; beyond that the two oldest become one."""

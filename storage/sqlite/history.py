@@ -12,11 +12,12 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.query import Scope
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.digest import row_digest
 from edgedepot.storage.sqlite.shape import Partition, Shape
-from edgedepot.storage.sqlite.tables import HOUR, cell, history_table
+from edgedepot.storage.sqlite.tables import cell, history_table
 from edgedepot.storage.sqlite.walk import NEVER, Place, place_of
 from edgedepot.storage.sqlite.withheld import Stretch, stretches
 from edgedepot.storage.values import Row

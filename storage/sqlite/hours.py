@@ -7,11 +7,12 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.digest import row_digest
 from edgedepot.storage.sqlite.ranges import LAST
 from edgedepot.storage.sqlite.shape import Partition
-from edgedepot.storage.sqlite.tables import HOUR, HOUR_COLUMNS, cell, history_table, hour_table
+from edgedepot.storage.sqlite.tables import HOUR_COLUMNS, cell, history_table, hour_table
 
 
 class Span(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.hints import LongTime
 from edgedepot.storage.interval import age_of
@@ -15,7 +16,6 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.registry import did_you_mean
 from edgedepot.storage.sqlite.connection import WAL_PAGES
 from edgedepot.storage.sqlite.shape import PERIOD
-from edgedepot.storage.sqlite.tables import HOUR
 
 REST = "*"
 """The key of an age for all other models, and of the bytes of the whole store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import starmap
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.draft import Draft, reading_old
 from edgedepot.storage.sqlite.history import hour_of
@@ -12,7 +13,7 @@ from edgedepot.storage.sqlite.hours import add_hours, whole_hour
 from edgedepot.storage.sqlite.records import MOST, TIME
 from edgedepot.storage.sqlite.report import LostSpan, span
 from edgedepot.storage.sqlite.shape import Partition
-from edgedepot.storage.sqlite.tables import HOUR, history_table, hour_table, hours_of, widen_hours
+from edgedepot.storage.sqlite.tables import history_table, hour_table, hours_of, widen_hours
 
 _READABLE = (
     "typeof(o.hour) || typeof(o.rows) || typeof(o.digest) = 'integerintegerinteger'"

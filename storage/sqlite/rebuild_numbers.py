@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import chain, groupby, pairwise
 
+from edgedepot.storage.clock import MINUTE
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.acknowledge import count_pending
 from edgedepot.storage.sqlite.books import RESOLVED, Books
@@ -17,7 +18,6 @@ from edgedepot.storage.sqlite.ranges import LAST
 from edgedepot.storage.sqlite.report import UNCOUNTED
 from edgedepot.storage.sqlite.shape import Base, Folded, Piece, Shape, write_shape
 from edgedepot.storage.sqlite.tables import create_piece, value_columns
-from edgedepot.storage.sqlite.thinning import MINUTE
 from edgedepot.storage.sqlite.walk import END, NEVER, START, count_owed
 from edgedepot.storage.sqlite.withheld import THINNED, Stretch, withhold
 

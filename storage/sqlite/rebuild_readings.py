@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.downsampled import create_kept
 from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
@@ -22,7 +23,6 @@ from edgedepot.storage.sqlite.retype import cast_to_float, turn_kept
 from edgedepot.storage.sqlite.scan import book_text, scan
 from edgedepot.storage.sqlite.shape import PERIOD, Partition, Rule
 from edgedepot.storage.sqlite.tables import (
-    HOUR,
     OWN_STAMP,
     add_partition,
     create_partition,

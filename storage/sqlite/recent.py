@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Shape
@@ -27,8 +28,6 @@ from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, seen_c
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import NEVER
 
-SPAN = 3_600_000_000
-"""Microseconds."""
 MOST = 500_000
 """Numbers that are looked at: of more readings an hour it is a part of one."""
 FEW, _LONGER = 10, 3
@@ -162,7 +161,7 @@ class _Look:
         return series._replace(newest=ahead if seq > last else newest)
 
     def _is_live(self, series: _Series) -> bool:
-        return series.newest > self._now - SPAN
+        return series.newest > self._now - HOUR
 
     def behind(self, series: _Series) -> int:
         """How much its clock is behind, in microseconds; less than zero where it is ahead."""
@@ -172,7 +171,7 @@ class _Look:
     def _lowest(self, series: _Series) -> Iterator[int]:
         """The lowest number of its readings of the last hour."""
         if self._is_live(series):
-            since = max(self._now, series.newest) - SPAN
+            since = max(self._now, series.newest) - HOUR
             yield from (seq for ts, seq in series.unfolded if since <= ts <= series.newest)
             for table, _ in self._history(series, since):
                 query = f"SELECT min(seq) FROM {table} WHERE series = ? AND ts BETWEEN ? AND ?"
@@ -198,7 +197,7 @@ class _Look:
         """Time and number of the readings of its last hour that came from that number on."""
         if not self._is_live(series) and not self._came(series, first):
             return []
-        since = series.newest - SPAN
+        since = series.newest - HOUR
         found = [row for row in series.unfolded if since <= row[0] <= series.newest and row[1] >= first]
         for table, _ in self._history(series, since):
             query = f"SELECT ts, seq FROM {table} WHERE series = ? AND ts BETWEEN ? AND ? AND seq >= ?"
@@ -229,8 +228,8 @@ class _Look:
         for piece, table in zip(self._view.shape.unfolded(), _unfolded(self._view.shape, layout), strict=True):
             add(table, piece.width)
         for one in series:
-            for table, width in self._history(one, one.newest - SPAN):
-                add(f"{table} WHERE series = ? AND ts >= ?", width, one.id, one.newest - SPAN)
+            for table, width in self._history(one, one.newest - HOUR):
+                add(f"{table} WHERE series = ? AND ts >= ?", width, one.id, one.newest - HOUR)
         count, rest = sums[0], len(layout.written) + 1
         kinds = (spec.type for spec in layout.written)
         return count, [Values(*one) for one in zip(kinds, sums[1:rest], sums[rest:], strict=True)]
@@ -247,7 +246,7 @@ class _Look:
         silence = (times[0] - before) / 1e6
         longest = max((after - one) / 1e6 for one, after in pairwise([*times, self._now]))
         if len(times) < FEW or silence <= _LONGER * longest:
-            return SPAN / 1e6, None
+            return HOUR / 1e6, None
         return max(1.0, since), silence
 
     def _before(self) -> int | None:
@@ -255,7 +254,7 @@ class _Look:
         found: list[int] = []
         for series in self.series:
             ahead = max(0, series.newest - self._now)
-            until = self._now - SPAN + ahead
+            until = self._now - HOUR + ahead
             times = [ts for ts, _ in series.unfolded if ts < until]
             for table, _ in self._history(series, NEVER):
                 query = f"SELECT ts FROM {table} WHERE series = ? AND ts < ? ORDER BY ts DESC LIMIT 1"

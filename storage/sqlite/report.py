@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from edgedepot.storage.clock import from_micros
+from edgedepot.storage.clock import HOUR, from_micros
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.records import decoded
 
@@ -77,8 +77,7 @@ _salvaged = msgspec.json.Decoder(Salvaged)
 
 def span(measurement: str, device_id: str, first_hour: int, last_hour: int, count: int) -> LostSpan:
     """From hours since 1970 UTC."""
-    hour = 3_600_000_000
-    return LostSpan(measurement, device_id, from_micros(first_hour * hour), from_micros((last_hour + 1) * hour), count)
+    return LostSpan(measurement, device_id, from_micros(first_hour * HOUR), from_micros((last_hour + 1) * HOUR), count)
 
 
 def write_report(connection: sqlite3.Connection, report: Salvaged) -> None:

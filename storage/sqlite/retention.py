@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from edgedepot.storage.clock import DAY
 from edgedepot.storage.sqlite.acknowledge import skipped_by
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
@@ -46,7 +47,6 @@ from edgedepot.storage.sqlite.refusals import (
 from edgedepot.storage.sqlite.room_log import FULL, OLD, REFUSED, RoomLog
 from edgedepot.storage.sqlite.shape import Partition, Piece, Rule
 from edgedepot.storage.sqlite.tables import (
-    HOUR,
     any_of,
     counted,
     history_table,
@@ -62,7 +62,7 @@ from edgedepot.storage.sqlite.walk import END, NEVER, owed
 
 SWEPT = 2_000
 """So many rows are deleted at a time, of what is not dropped with its table."""
-_KEPT_STEP = 24 * HOUR
+_KEPT_STEP = DAY
 """What is kept downsampled goes by days when it is too old."""
 _PARTS = 16
 """When it is too much, by a part of the time that it is of."""

@@ -12,11 +12,12 @@ from typing import Annotated
 
 import msgspec
 
+from edgedepot.storage.clock import DAY
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.ranges import LAST
 from edgedepot.storage.sqlite.records import Difference, Number, decoded
 
-PERIOD = 30 * 86_400_000_000
+PERIOD = 30 * DAY
 """What a partition of history spans, in microseconds, while there are few of them."""
 _FEW = 32
 _DOUBLING = 8

@@ -8,13 +8,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.records import SEQ, TIME, BadRecord, read_records
 from edgedepot.storage.sqlite.shape import Partition, Piece, Rule, Shape
 from edgedepot.storage.values import Quality
 
 log = logging.getLogger(__name__)
-HOUR = 3_600_000_000
 _PARTS: dict[type, tuple[str, ...]] = {
     float: ("n", "sum", "min", "max"),
     int: ("n", "sum", "rest", "min", "max"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from edgedepot.storage.delivered import MINUTE
+from edgedepot.storage.clock import MINUTE
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.tables import rows_of
 from edgedepot.storage.sqlite.withheld import THINNED, Stretch, withhold

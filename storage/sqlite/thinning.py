@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from edgedepot.storage.clock import MINUTE
 from edgedepot.storage.given_up import GivenUp
 from edgedepot.storage.sqlite.acknowledge import skipped_by
 from edgedepot.storage.sqlite.books import CursorBook
@@ -31,7 +32,6 @@ from edgedepot.storage.sqlite.tables import bytes_each, cell, rows_of, value_col
 from edgedepot.storage.sqlite.withheld import THINNED, Stretch, withhold
 from edgedepot.storage.values import Quality, represent
 
-MINUTE = 60_000_000
 _BATCH = 5_000
 _BATCH_BYTES = 1_000_000
 """So many rows, or bytes, are thinned together: they lie in the log, which readers may keep from beginning again."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
+from edgedepot.storage.clock import HOUR, MINUTE
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import Interval
 from edgedepot.storage.timescale.place import LONGEST_NAME
@@ -28,7 +29,7 @@ def interval_text(value: str | timedelta | Interval) -> str:
         return f"{width.months} months"
     if width.days:
         return f"{width.days} days"
-    for unit, micros in (("hours", 3_600_000_000), ("minutes", 60_000_000), ("seconds", 1_000_000)):
+    for unit, micros in (("hours", HOUR), ("minutes", MINUTE), ("seconds", 1_000_000)):
         if width.micros % micros == 0:
             return f"{width.micros // micros} {unit}"
     return f"{width.micros} microseconds"

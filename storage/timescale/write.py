@@ -22,6 +22,7 @@ import psycopg
 from psycopg import errors
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.errors import DataRefused, Unreachable, UpstreamError
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.timescale.cells import Checked, Rows, merge
@@ -51,7 +52,6 @@ Found = tuple[int, psycopg.Error]
 _KEY_ARRAY_TYPES = ("text", "text", "bigint", "bigint", "bigint", "smallint")
 _DENSE = 10
 """With so many rows to a device and hour, those that are there already are looked for before."""
-_HOUR = 3_600_000_000
 _VERSIONS = SQL("(store_epoch, gateway_seq) <> (0, 0)")
 _DIRECT = SQL("(store_epoch, gateway_seq) = (0, 0)")
 _ALL, _NONE = SQL("true"), SQL("false")
@@ -231,7 +231,7 @@ def _spans(cells: Iterable[Cells]) -> list[Span]:
     """The same of rows that are here as the statement of that name says of staging."""
     edges: dict[tuple[str, str, int], tuple[int, int]] = {}
     for gateway, device, micros, *_ in cells:
-        key = gateway, device, micros // _HOUR
+        key = gateway, device, micros // HOUR
         low, high = edges.get(key, (micros, micros))
         edges[key] = min(low, micros), max(high, micros)
     return [

@@ -21,6 +21,7 @@ from hypothesis.stateful import initialize, invariant, rule
 from edgedepot import StorageBusy
 from edgedepot.storage.base import EVERYTHING, Lane, Pending, Window
 from edgedepot.storage.base import Version as Sent
+from edgedepot.storage.clock import MINUTE
 from edgedepot.storage.errors import LimitReached, UpstreamError
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder
@@ -35,7 +36,6 @@ from tests.sync.averaged import Bucket, average_of, bucket_of, by_bucket, until_
 from tests.sync.scarce import Metered, WatchedStore, Watcher
 
 DAY = timedelta(days=1)
-MINUTE = 60_000_000
 BATCH = 40
 MANY = 800
 NAMES = ["one", "two"]

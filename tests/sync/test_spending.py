@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from edgedepot.storage.clock import ManualClock
+from edgedepot.storage.clock import HOUR, ManualClock
 from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.receipt import Receipt
 from edgedepot.sync.budget import Budget, Held
@@ -16,8 +16,6 @@ from edgedepot.sync.limits import Limits
 from edgedepot.sync.notes import Spent
 from edgedepot.sync.spending import Spending
 from tests.sync.scripted import ScriptedUpstream
-
-HOUR = 3_600_000_000
 
 
 class Kept:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgedepot import SQLiteStorage
+from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.tail import Tail
 from edgedepot.storage.sqlite.verify import Verification
 
-HOUR = 3_600_000_000
 _STORED_AS = {"float": "real", "int": "integer", "bool": "integer", "str": "text"}
 Identity = tuple[int, int]
 """Series and timestamp."""

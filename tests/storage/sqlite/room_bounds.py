@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from edgedepot.storage.clock import ManualClock, to_micros
+from edgedepot.storage.clock import DAY, ManualClock, to_micros
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.sqlite.limits import Limits
 from tests.storage.sqlite.room_model import File, Upstream, Version
@@ -14,7 +14,7 @@ from tests.storage.sqlite.states import Key
 LIMIT, AT_ONCE = 1_000_000, 800_000
 """Bytes that a store may hold, where that is limited; and that what is stored at once takes, with its copy in history
 (where a row that large has a page of its own)."""
-PERIOD = 30 * 86_400_000_000
+PERIOD = 30 * DAY
 
 
 class RoomBounds(RuleBasedStateMachine):

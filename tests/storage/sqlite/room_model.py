@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from edgedepot.storage.base import Choice, Lane, Window
-from edgedepot.storage.clock import from_micros, to_micros
+from edgedepot.storage.clock import MINUTE, from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.sqlite.walk import Place
 from tests.storage.sqlite.states import RESOLVED, T0, Key, Series, Values
 
-MINUTE = 60_000_000
 PAGE = 4096
 LATE = -(2**63)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.delivered import DAY, Measure
+from edgedepot.storage.clock import DAY
+from edgedepot.storage.delivered import Measure
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite import migrations, schema
