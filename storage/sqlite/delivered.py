@@ -22,6 +22,7 @@ from edgedepot.storage.clock import DAY, MINUTE
 from edgedepot.storage.delivered import Tallies, Tally, functions_of, measures_of
 from edgedepot.storage.query import Aggregation, Scope
 from edgedepot.storage.reading import FieldSpec, Reading
+from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aggregate import aggregate
 from edgedepot.storage.sqlite.books import RESOLVED, CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
@@ -69,7 +70,7 @@ class DeliveredRows:
 
     def epoch_of(self, seq: int) -> int:
         """See `Delivered`."""
-        return next((epoch for low, epoch in reversed(self._epochs) if low <= seq), 1)
+        return schema.epoch_of(seq, self._epochs)
 
     def count(self) -> int:
         """See `Delivered`."""

@@ -81,12 +81,7 @@ def _opened_by(file: os.stat_result) -> set[int]:
         numbers = [int(one.name) for one in _PROC.iterdir() if one.name.isdecimal()]
     except OSError:
         return set()
-    return {number for number in numbers if any(os.path.samestat(file, one) for one in _files_of(number))}
-
-
-def _files_of(number: int) -> Iterator[os.stat_result]:
-    """What a process has open."""
-    return (file for _, file in _open_in(number))
+    return {number for number in numbers if any(os.path.samestat(file, one) for _, one in _open_in(number))}
 
 
 def _open_in(number: int) -> Iterator[tuple[int, os.stat_result]]:

@@ -38,14 +38,10 @@ class Reserve:
         pages = wal_pages * 3 // 2
         if device := _device_bytes(store.parent):
             pages = min(pages, device // _SHARE // _PAGE)
-        self._size = pages * _PAGE
+        self.size = pages * _PAGE
+        """How large it should be."""
         self.wal_pages = max(_LEAST_PAGES, pages * 2 // 3)
         """How long the log may become, so that the reserve suffices."""
-
-    @property
-    def size(self) -> int:
-        """How large it should be."""
-        return self._size
 
     @property
     def held(self) -> int:
@@ -66,8 +62,8 @@ class Reserve:
 
     def take_where_roomy(self) -> bool:
         """Have all of it where there is plenty of room; whether it is there."""
-        missing = self._size - self.held
-        return missing <= 0 or (self.free >= _ROOMY * missing and self.take(self._size))
+        missing = self.size - self.held
+        return missing <= 0 or (self.free >= _ROOMY * missing and self.take(self.size))
 
     def take(self, size: int) -> bool:
         """Have so much of it at least. Nothing is raised: the store does without."""

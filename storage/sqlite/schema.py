@@ -176,3 +176,8 @@ def epochs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
     except (ValueError, TypeError, OverflowError, RecursionError):
         found = []
     return found or [(0, 1)]
+
+
+def epoch_of(seq: int, epochs: list[tuple[int, int]]) -> int:
+    """The epoch in which a row was written, by what `epochs` says."""
+    return next((epoch for low, epoch in reversed(epochs) if low <= seq), 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
+from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.acknowledge import add_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
@@ -27,7 +28,6 @@ from edgedepot.storage.sqlite.quarantine import replaying_cursors
 from edgedepot.storage.sqlite.reserve import Reserve, is_full
 from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.salvage import UNREADABLE
-from edgedepot.storage.sqlite.schema import text
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import ATTEMPTS
 from edgedepot.storage.sqlite.tail import Tail
@@ -77,7 +77,7 @@ class Writing:
             undo.callback(self._opened.close)
             self.cursors = Cursors(self.books, replaying_cursors(self._connection))
             self.pending_reader = PendingReader(self.catalogue)
-            store_id = text(self._connection, "store_id")
+            store_id = schema.text(self._connection, "store_id")
             self._mount = Mount(path, store_id, self._let_go, self._open_again)
             self.writer = Writer(
                 self._opened,
@@ -128,7 +128,7 @@ class Writing:
 
     def epoch_of(self, seq: int) -> int:
         """The epoch in which a row was written."""
-        return next((epoch for low, epoch in reversed(self._opened.epochs) if low <= seq), 1)
+        return schema.epoch_of(seq, self._opened.epochs)
 
     def _salvage(self, reason: str) -> Opened:
         """Go on with what can be read of the file, which is damaged; where that failed half way, with what it has left.
