@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edgedepot.storage.base import Inlet, Intake
+from edgedepot.storage.buffer import Inlet, Intake
 from edgedepot.storage.clock import Clock, SystemClock
 from edgedepot.storage.errors import EdgeDepotError
 from edgedepot.storage.receipt import Receipt

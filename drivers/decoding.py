@@ -12,7 +12,7 @@ from typing import Any
 
 from edgedepot.drivers.formats import Format
 from edgedepot.drivers.timestamps import is_iso_time, read_timestamp
-from edgedepot.storage.base import Arrival, Intake, Reject
+from edgedepot.storage.buffer import Arrival, Intake, Reject
 from edgedepot.storage.errors import ConfigError, DecodeError
 from edgedepot.storage.reading import Reading, check_model
 from edgedepot.storage.values import MISSING, Flaw, Quality, Row, describe

@@ -11,7 +11,7 @@ from edgedepot.drivers.formats import Format, make_format
 from edgedepot.drivers.lines import LineSplitter
 from edgedepot.drivers.port import Port, PortSettings
 from edgedepot.drivers.wake import Wake
-from edgedepot.storage.base import Intake
+from edgedepot.storage.buffer import Intake
 from edgedepot.storage.errors import ConfigError, InvalidValue, StorageBusy
 from edgedepot.storage.reading import Reading, device_id_of
 

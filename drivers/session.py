@@ -16,7 +16,7 @@ from edgedepot.drivers.broker import Connection, Message, Stub
 from edgedepot.drivers.decoding import Decoder, ignore_message, reject_message
 from edgedepot.drivers.topics import Devices
 from edgedepot.drivers.window import Window
-from edgedepot.storage.base import Intake
+from edgedepot.storage.buffer import Intake
 from edgedepot.storage.errors import DecodeError, StorageBusy
 from edgedepot.storage.receipt import Receipt
 

@@ -32,7 +32,8 @@ from edgedepot.drivers import DRIVERS
 from edgedepot.forwarding import KEYS, read_forwarding
 from edgedepot.models import read_models
 from edgedepot.runtime import Gateway, driver_name_problem, name_problem
-from edgedepot.storage.base import BaseStorage, Buffer
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Buffer
 from edgedepot.storage.engines import ENGINES
 from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.hints import Scope, Secret, shown

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from edgedepot.storage.base import Start
+from edgedepot.storage.buffer import Start
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.hints import shown
 from edgedepot.storage.options import Checker, join

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 
-from edgedepot.storage.base import BaseStorage, Buffer, Version
+from edgedepot.storage.base import BaseStorage, Version
+from edgedepot.storage.buffer import Buffer
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported
 from edgedepot.storage.reading import Field, FieldSpec, Reading, define_model
 from edgedepot.storage.registry import did_you_mean

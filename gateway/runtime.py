@@ -30,7 +30,8 @@ from edgedepot.control import ControlServer, socket_path
 from edgedepot.drivers.base import Driver
 from edgedepot.forwarding import read_start
 from edgedepot.requests import Removed, remove_cursor
-from edgedepot.storage.base import BaseStorage, Buffer, Inlet, Start
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Buffer, Inlet, Start
 from edgedepot.storage.clock import Clock, from_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageBusy, StorageError
 from edgedepot.storage.plain import PlainInlet

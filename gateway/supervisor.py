@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgedepot.drivers.base import Driver, Sink
-from edgedepot.storage.base import Inlet, Intake
+from edgedepot.storage.buffer import Inlet, Intake
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import EdgeDepotError, StorageClosed, TransportError
 from edgedepot.storage.receipt import Receipt

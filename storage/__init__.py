@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgedepot.storage.base import BaseStorage, Buffer, Version
+    from edgedepot.storage.base import BaseStorage, Version
+    from edgedepot.storage.buffer import Buffer
     from edgedepot.storage.influxdb.storage import InfluxDBStorage
     from edgedepot.storage.reading import Device, Field, Reading
     from edgedepot.storage.receipt import Receipt
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BaseStorage": "edgedepot.storage.base",
-    "Buffer": "edgedepot.storage.base",
+    "Buffer": "edgedepot.storage.buffer",
     "Version": "edgedepot.storage.base",
     "Device": "edgedepot.storage.reading",
     "Field": "edgedepot.storage.reading",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from edgedepot.storage.base import Pending
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.query import Function
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.values import Quality, Row, represent

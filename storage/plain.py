@@ -7,7 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 
-from edgedepot.storage.base import Arrival, BaseStorage, Intake, Pending, StoreRow
+from edgedepot.storage.base import BaseStorage, StoreRow
+from edgedepot.storage.buffer import Arrival, Intake, Pending
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.receipt import Receipt
 

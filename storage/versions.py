@@ -11,7 +11,8 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any, overload
 
-from edgedepot.storage.base import Pending, Version
+from edgedepot.storage.base import Version
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.clock import EPOCH
 from edgedepot.storage.reading import FieldSpec
 

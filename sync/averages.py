@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
 
-from edgedepot.storage.base import Buffer, Pending, Window
+from edgedepot.storage.buffer import Buffer, Pending, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.delivered import average
 from edgedepot.storage.reading import Reading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgedepot.storage.base import WINDOW_BYTES, Pending
+from edgedepot.storage.buffer import WINDOW_BYTES, Pending
 
 TARGET = 1.0
 """Seconds that a window should take: so long it holds up fresher rows, and that much goes out twice when an answer is

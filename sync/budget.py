@@ -29,7 +29,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from edgedepot.storage.base import BaseStorage, Pending
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.clock import DAY, MINUTE, Clock
 from edgedepot.storage.errors import ConfigError
 from edgedepot.sync.cost import Cost, Size, row_size, size_of

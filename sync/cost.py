@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from edgedepot.storage.base import Pending
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.values import TEXT_LIMIT
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from operator import itemgetter
 from typing import Protocol
 
-from edgedepot.storage.base import BaseStorage, Pending, Version, Window
+from edgedepot.storage.base import BaseStorage, Version
+from edgedepot.storage.buffer import Pending, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import (
     DataRefused,

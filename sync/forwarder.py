@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgedepot.storage.base import BaseStorage, Buffer, Lane, Window
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Buffer, Lane, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import (
     ConfigError,

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edgedepot.storage.base import Lane, Window
+from edgedepot.storage.buffer import Lane, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.sync.budget import Share
 

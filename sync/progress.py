@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Protocol
 
-from edgedepot.storage.base import Lane, Window
+from edgedepot.storage.buffer import Lane, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import InvalidValue, StorageError
 from edgedepot.sync.budget import Budget

@@ -19,7 +19,8 @@ from datetime import date, datetime
 from functools import partial
 from typing import Any, Protocol, cast
 
-from edgedepot.storage.base import BaseStorage, Pending, Window
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Pending, Window
 from edgedepot.storage.clock import HOUR, Clock, SystemClock, from_micros, to_micros
 from edgedepot.storage.delivered import Delivered, measures_of, rows_in
 from edgedepot.storage.query import micros_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from edgedepot.storage.base import BaseStorage, Buffer, Choice
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Buffer, Choice
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
 from edgedepot.storage.reading import Reading

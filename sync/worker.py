@@ -27,7 +27,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from edgedepot.storage.base import BaseStorage, Buffer, Start
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Buffer, Start
 from edgedepot.storage.clock import Clock, SystemClock
 from edgedepot.storage.errors import StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.reading import Reading

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from edgedepot.storage.base import Ledger
+    from edgedepot.storage.buffer import Ledger
     from edgedepot.storage.reasons import Reason
 
 _UNBALANCED = 1

@@ -24,7 +24,7 @@ from edgedepot.sync.settings import choice_of
 
 if TYPE_CHECKING:
     from edgedepot.plan import Kind
-    from edgedepot.storage.base import Choice
+    from edgedepot.storage.buffer import Choice
     from edgedepot.storage.sqlite.downsampled import KeptColumns
     from edgedepot.storage.sqlite.recent import Recent, Values
 

@@ -14,7 +14,7 @@ import click
 
 from edgedepot.cli.measured import KINDS, Upstream, chosen, fields_of, measure, settings_of
 from edgedepot.cli.output import duration, size, terminal_width
-from edgedepot.storage.base import EVERYTHING
+from edgedepot.storage.buffer import EVERYTHING
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
 from edgedepot.sync.limits import read_rate, read_size

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedepot.demo.site import Counts, Site
-from edgedepot.storage.base import Ledger
+from edgedepot.storage.buffer import Ledger
 from edgedepot.storage.errors import TransportError, UpstreamError
 from edgedepot.storage.sqlite.storage import SQLiteStorage
 

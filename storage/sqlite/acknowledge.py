@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from edgedepot.storage.base import EVERYTHING, Choice, Pending, Window
+from edgedepot.storage.buffer import EVERYTHING, Choice, Pending, Window
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.books import RESOLVED, CursorBook, write_cursor
 from edgedepot.storage.sqlite.journal import Journal

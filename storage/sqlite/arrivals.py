@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgedepot.storage.base import Arrival, StoreRow, Version
+from edgedepot.storage.base import StoreRow, Version
+from edgedepot.storage.buffer import Arrival
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import micros_of

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from edgedepot.storage.base import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
+from edgedepot.storage.buffer import EVERYTHING, Buffer, Choice, Lane, Ledger, Pending, Start, Window
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.delivered import Delivered
 from edgedepot.storage.errors import InvalidValue

@@ -6,7 +6,7 @@ import sqlite3
 
 import msgspec
 
-from edgedepot.storage.base import EVERYTHING, Choice
+from edgedepot.storage.buffer import EVERYTHING, Choice
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.journal import Journal

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
+from edgedepot.storage.buffer import EVERYTHING, Choice, Lane, Pending, Window
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.sqlite.books import Books, CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, NamedTuple
 
-from edgedepot.storage.base import Choice, Pending
+from edgedepot.storage.buffer import Choice, Pending
 from edgedepot.storage.clock import DAY, MINUTE
 from edgedepot.storage.delivered import Tallies, Tally, functions_of, measures_of
 from edgedepot.storage.query import Aggregation, Scope

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from edgedepot.storage.base import Pending
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.clock import HOUR, MINUTE
 from edgedepot.storage.delivered import Measure, Tallies, average, functions_of
 from edgedepot.storage.sqlite.withheld import DELETED, THINNED, Stretch

@@ -8,7 +8,7 @@ from operator import itemgetter
 from sys import getsizeof
 from typing import Protocol
 
-from edgedepot.storage.base import Arrival, Intake, Reject
+from edgedepot.storage.buffer import Arrival, Intake, Reject
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.receipt import Receipt, Refusal
 from edgedepot.storage.sqlite.journal import Journal

@@ -21,7 +21,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from edgedepot.storage.base import Arrival
+from edgedepot.storage.buffer import Arrival
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.query import Scope

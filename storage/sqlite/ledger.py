@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgedepot.storage.base import Ledger
+from edgedepot.storage.buffer import Ledger
 from edgedepot.storage.reasons import Reason
 from edgedepot.storage.sqlite.acknowledge import count_held, count_pending
 from edgedepot.storage.sqlite.books import COLUMNS, RESOLVED, Books, where_miscounted

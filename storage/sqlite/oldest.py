@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from edgedepot.storage.base import EVERYTHING
+from edgedepot.storage.buffer import EVERYTHING
 from edgedepot.storage.sqlite.books import Books, CursorBook
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import read_choice

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgedepot.storage.base import EVERYTHING, Choice, Lane, Pending, Window
+from edgedepot.storage.buffer import EVERYTHING, Choice, Lane, Pending, Window
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.cursors import Position

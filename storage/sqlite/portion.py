@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from edgedepot.storage.base import WINDOW_BYTES
+from edgedepot.storage.buffer import WINDOW_BYTES
 from edgedepot.storage.sqlite.catalogue import Layout
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from edgedepot.storage.base import Pending, Window
+from edgedepot.storage.buffer import Pending, Window
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.query import micros_of
 from edgedepot.storage.sqlite.catalogue import Layout

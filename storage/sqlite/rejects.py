@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from edgedepot.storage.base import Intake, Reject
+from edgedepot.storage.buffer import Intake, Reject
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.records import read_records

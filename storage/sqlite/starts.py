@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from edgedepot.storage.base import Start
+from edgedepot.storage.buffer import Start
 from edgedepot.storage.clock import from_micros, to_micros
 from edgedepot.storage.sqlite import schema
 

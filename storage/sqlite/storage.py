@@ -13,16 +13,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedepot.storage.base import (
-    Arrival,
-    BaseStorage,
-    Data,
-    Intake,
-    Pending,
-    StoreRow,
-    Version,
-    takes_version,
-)
+from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version, takes_version
+from edgedepot.storage.buffer import Arrival, Intake, Pending
 from edgedepot.storage.clock import Clock, SystemClock, from_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageError, StoreUnusable
 from edgedepot.storage.interval import seconds_of

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from edgedepot.storage.base import Arrival
+from edgedepot.storage.buffer import Arrival
 from edgedepot.storage.clock import DAY, EARLIEST, Clock
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.history import History

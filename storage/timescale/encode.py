@@ -13,7 +13,8 @@ from functools import lru_cache
 from struct import Struct, error
 from typing import Any
 
-from edgedepot.storage.base import Pending, Version
+from edgedepot.storage.base import Version
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.clock import to_micros
 from edgedepot.storage.reading import FieldSpec, Reading
 from edgedepot.storage.values import TEXT_LIMIT

@@ -68,7 +68,7 @@ def prepare_floor(settings: Mapping[str, Any], count: Count) -> Callable[[], Non
 def prepare_product(settings: Mapping[str, Any], count: Count) -> Callable[[], None]:
     """A gateway with one MQTT driver; returns what runs it until all is committed and acknowledged."""
     from edgedepot import Field, Gateway, MqttDriver, Reading, Receipt, SQLiteStorage
-    from edgedepot.storage.base import Intake
+    from edgedepot.storage.buffer import Intake
 
     class Weather(Reading):
         counter: int

@@ -22,7 +22,7 @@ from typing import TypeVar
 from edgedepot import SQLiteStorage
 from edgedepot.drivers.decoding import Decoder
 from edgedepot.drivers.formats.json import JsonFormat
-from edgedepot.storage.base import Intake
+from edgedepot.storage.buffer import Intake
 from edgedepot.storage.clock import to_micros
 from edgedepot.storage.receipt import Receipt
 from tests.benchmarks.loop_mount import CARD, LoopMount, NoLoopMount

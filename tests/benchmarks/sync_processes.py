@@ -47,7 +47,7 @@ def fill(settings: Mapping[str, Any]) -> None:
 def counting_store(path: str) -> "tuple[SQLiteStorage, Callable[[], int]]":
     """The store, and how many readings of the backlog the upstream has acknowledged: the fresh ones are none."""
     from edgedepot import SQLiteStorage
-    from edgedepot.storage.base import Pending, Window
+    from edgedepot.storage.buffer import Pending, Window
 
     done = 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.storage.base import Lane, Pending, Window
+from edgedepot.storage.buffer import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.receipt import Receipt

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from edgedepot.drivers.base import Driver, Sink
-from edgedepot.storage.base import Arrival, Inlet, Intake
+from edgedepot.storage.buffer import Arrival, Inlet, Intake
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import EdgeDepotError, ReceiptTimeout, StorageBusy, StorageError, TransportError
 from edgedepot.storage.receipt import DURABLE, Receipt

@@ -10,7 +10,7 @@ import pytest
 from edgedepot import Reading
 from edgedepot.drivers.decoding import Decoder
 from edgedepot.drivers.formats import make_format
-from edgedepot.storage.base import Intake
+from edgedepot.storage.buffer import Intake
 from edgedepot.storage.clock import to_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.values import Quality

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from edgedepot import Reading
 from edgedepot.drivers.base import Driver, Sink
-from edgedepot.storage.base import Arrival
+from edgedepot.storage.buffer import Arrival
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.receipt import Receipt
 

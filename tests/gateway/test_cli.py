@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edgedepot import Field, Reading, SQLiteStorage
-from edgedepot.storage.base import Intake, Reject
+from edgedepot.storage.buffer import Intake, Reject
 from tests.gateway import third_party
 from tests.gateway.program import PROGRAM, complaint, output
 from tests.gateway.program import run as edgedepot

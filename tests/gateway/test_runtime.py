@@ -23,7 +23,8 @@ from edgedepot import (
 from edgedepot.control import ask, socket_path
 from edgedepot.drivers.base import Sink
 from edgedepot.requests import Status
-from edgedepot.storage.base import EVERYTHING, BaseStorage, Choice, Start, StoreRow
+from edgedepot.storage.base import BaseStorage, StoreRow
+from edgedepot.storage.buffer import EVERYTHING, Choice, Start
 from edgedepot.storage.errors import NotSupported
 from tests.gateway.scripted import ScriptedDriver, Weather, eventually
 from tests.gateway.third_party import ListStorage

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgedepot.storage.base import Arrival, BaseStorage, Intake, Reject
+from edgedepot.storage.base import BaseStorage
+from edgedepot.storage.buffer import Arrival, Intake, Reject
 from edgedepot.storage.clock import to_micros
 from edgedepot.storage.errors import StorageError
 from edgedepot.storage.plain import PlainInlet

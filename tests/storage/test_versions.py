@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedepot import Reading
-from edgedepot.storage.base import Pending
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.versions import Versions
 
 

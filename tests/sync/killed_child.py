@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgedepot import Reading, Version
-from edgedepot.storage.base import Lane, Pending, StoreRow, Window
+from edgedepot.storage.base import StoreRow
+from edgedepot.storage.buffer import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite.storage import SQLiteStorage

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from edgedepot import Reading, SyncWorker, Version
-from edgedepot.storage.base import BaseStorage, Data, Lane, Pending, StoreRow, Window
+from edgedepot.storage.base import BaseStorage, Data, StoreRow
+from edgedepot.storage.buffer import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import DataRefused, NotSupported
 from edgedepot.storage.receipt import Receipt, Refusal

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from edgedepot import Reading, Version
-from edgedepot.storage.base import BaseStorage, Buffer, StoreRow
+from edgedepot.storage.base import BaseStorage, StoreRow
+from edgedepot.storage.buffer import Buffer
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.receipt import Receipt
 from edgedepot.sync.backoff import Backoff

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.storage.base import WINDOW_BYTES, Buffer, Choice
+from edgedepot.storage.buffer import WINDOW_BYTES, Buffer, Choice
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.errors import Unreachable
 from edgedepot.storage.sqlite.books import Books

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgedepot.storage.base import WINDOW_BYTES, Pending
+from edgedepot.storage.buffer import WINDOW_BYTES, Pending
 from edgedepot.sync.batch import FIRST, TARGET, BatchSize
 from tests.sync.scripted import Weather
 

@@ -18,7 +18,8 @@ import pytest
 import trustme
 
 from edgedepot import InfluxDBStorage, Reading, SyncWorker, TimescaleDBStorage
-from edgedepot.storage.base import Lane, StoreRow, Window
+from edgedepot.storage.base import StoreRow
+from edgedepot.storage.buffer import Lane, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.remote import RemoteStorage

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from edgedepot import BaseStorage, Reading, Receipt, Version
-from edgedepot.storage.base import Data, Window
+from edgedepot.storage.base import Data
+from edgedepot.storage.buffer import Window
 from edgedepot.storage.clock import SystemClock
 from edgedepot.storage.errors import DataRefused, Misconfigured, NotSupported, StorageClosed, Unreachable
 from edgedepot.sync.delivery import GUARD, Delivery, Interrupted

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import ConfigError, SyncWorker
-from edgedepot.storage.base import Lane
+from edgedepot.storage.buffer import Lane
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import Misconfigured, Overloaded, ReceiptTimeout, Unreachable
 from edgedepot.sync.forwarder import PROBE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import EVERYTHING, Choice
+from edgedepot.storage.buffer import EVERYTHING, Choice
 from edgedepot.storage.clock import ManualClock
 from tests.sync.scripted import ScriptedUpstream, Weather, fill, moment
 from tests.sync.simulated import forwarder_to

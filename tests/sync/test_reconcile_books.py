@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedepot import Reading, SQLiteStorage, Version
-from edgedepot.storage.base import EVERYTHING, Choice, Data
+from edgedepot.storage.base import Data
+from edgedepot.storage.buffer import EVERYTHING, Choice
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.delivered import measures_of
 from edgedepot.sync.reconcile import Finding, reconcile

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from edgedepot import Reading, SQLiteStorage, TimescaleDBStorage
-from edgedepot.storage.base import Choice
+from edgedepot.storage.buffer import Choice
 from edgedepot.sync.reconcile import Finding, reconcile
 from tests.sync.reconciling import Identity, Own, forward
 

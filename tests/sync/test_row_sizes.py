@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgedepot import Field, Reading, SQLiteStorage, Version
-from edgedepot.storage.base import WINDOW_BYTES
+from edgedepot.storage.buffer import WINDOW_BYTES
 from edgedepot.storage.clock import ManualClock
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.forwarder import Forwarder

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from edgedepot import StorageBusy
-from edgedepot.storage.base import EVERYTHING, Lane, Pending, Window
 from edgedepot.storage.base import Version as Sent
+from edgedepot.storage.buffer import EVERYTHING, Lane, Pending, Window
 from edgedepot.storage.clock import MINUTE
 from edgedepot.storage.errors import LimitReached, UpstreamError
 from edgedepot.sync.backoff import Backoff

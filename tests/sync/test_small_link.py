@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgedepot.storage.base import Lane, Window
+from edgedepot.storage.buffer import Lane, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.sqlite.books import RESOLVED, Books, CursorBook
 from edgedepot.storage.sqlite.cursors import MOST_RANGES, Cursors

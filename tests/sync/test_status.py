@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from edgedepot import Reading
-from edgedepot.storage.base import Lane, StoreRow, Window
+from edgedepot.storage.base import StoreRow
+from edgedepot.storage.buffer import Lane, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import Misconfigured, Overloaded, StorageError, Unreachable
 from edgedepot.storage.receipt import Receipt

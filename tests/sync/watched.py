@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from edgedepot import Reading, Version
-from edgedepot.storage.base import BaseStorage, Data, Lane, Pending, StoreRow, Window
+from edgedepot.storage.base import BaseStorage, Data, StoreRow
+from edgedepot.storage.buffer import Lane, Pending, Window
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import DataRefused, Misconfigured, NotSupported, Overloaded, ReceiptTimeout, Unreachable
 from edgedepot.storage.receipt import Receipt, Refusal

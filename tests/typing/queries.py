@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_type
 
 from edgedepot import BaseStorage, Field, Reading, Receipt, SQLiteStorage, TimescaleDBStorage
-from edgedepot.storage.base import Ledger
+from edgedepot.storage.buffer import Ledger
 from edgedepot.storage.reading import Device
 from edgedepot.storage.readings import Readings
 

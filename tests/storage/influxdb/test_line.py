@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from line_protocol_parser import parse_line
 
 from edgedepot import Reading
-from edgedepot.storage.base import Pending
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.influxdb.line import EARLIEST, LATEST, encoder_of, head_of, id_of, tag_of
 from edgedepot.storage.reading import define_model, device_id_of
 from edgedepot.storage.values import text_problem

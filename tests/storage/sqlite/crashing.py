@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.storage.base import Arrival, Choice, Intake
+from edgedepot.storage.buffer import Arrival, Choice, Intake
 from edgedepot.storage.clock import Clock, ManualClock, from_micros, to_micros
 
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from edgedepot.storage.base import Choice, Lane, Window
+from edgedepot.storage.buffer import Choice, Lane, Window
 from edgedepot.storage.clock import MINUTE, from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.sqlite.walk import Place

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis.stateful import invariant
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Ledger
+from edgedepot.storage.buffer import Ledger
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.interval import seconds_of
 from tests.storage.sqlite.audit import audit_file, audit_memory

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from hypothesis import strategies as st
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.storage.base import EVERYTHING, Choice, Lane, Start, Window
+from edgedepot.storage.buffer import EVERYTHING, Choice, Lane, Start, Window
 from tests.models import Meter, Weather
 
 T0 = datetime(2026, 3, 28, 22, tzinfo=UTC)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgedepot import Reading, SQLiteStorage
-from edgedepot.storage.base import Choice
+from edgedepot.storage.buffer import Choice
 from edgedepot.storage.clock import ManualClock
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

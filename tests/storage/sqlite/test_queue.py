@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from edgedepot import Reading
-from edgedepot.storage.base import Intake, Reject
+from edgedepot.storage.buffer import Intake, Reject
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite.arrivals import check_rows

@@ -15,7 +15,7 @@ from typing import Literal
 import pytest
 
 from edgedepot import SQLiteStorage, StorageError
-from edgedepot.storage.base import Intake
+from edgedepot.storage.buffer import Intake
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import ReceiptTimeout
 from edgedepot.storage.receipt import Receipt

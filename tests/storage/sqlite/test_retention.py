@@ -13,7 +13,7 @@ import pytest
 
 from edgedepot import ConfigError, InvalidValue, Reading, SQLiteStorage, StorageBusy
 from edgedepot.config import load
-from edgedepot.storage.base import Choice
+from edgedepot.storage.buffer import Choice
 from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.reading import define_model

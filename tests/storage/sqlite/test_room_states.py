@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from edgedepot import InvalidValue, SQLiteStorage, StorageBusy
-from edgedepot.storage.base import Choice
+from edgedepot.storage.buffer import Choice
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.rows import aggregate_rows, select_rows

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgedepot import SQLiteStorage, StorageBusy
-from edgedepot.storage.base import Intake, Lane, Reject
+from edgedepot.storage.buffer import Intake, Lane, Reject
 from edgedepot.storage.clock import ManualClock
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory

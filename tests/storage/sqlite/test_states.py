@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Choice, Ledger, Start, Window
+from edgedepot.storage.buffer import Choice, Ledger, Start, Window
 from edgedepot.storage.clock import ManualClock, from_micros
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from edgedepot.storage.sqlite.checkpoint import log_bytes

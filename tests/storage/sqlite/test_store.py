@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgedepot import ConfigError, InvalidValue, Reading, SQLiteStorage, Version
-from edgedepot.storage.base import Arrival, Intake, Reject
+from edgedepot.storage.buffer import Arrival, Intake, Reject
 from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.errors import NotSupported, StorageClosed, StorageLocked, StoreUnusable
 from edgedepot.storage.reading import define_model

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgedepot import InvalidValue, SQLiteStorage
-from edgedepot.storage.base import Choice, Window
+from edgedepot.storage.buffer import Choice, Window
 from edgedepot.storage.clock import ManualClock
 from tests.books import upstream_books
 from tests.models import Weather

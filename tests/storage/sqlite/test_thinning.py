@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Choice, Pending
+from edgedepot.storage.buffer import Choice, Pending
 from edgedepot.storage.clock import from_micros, to_micros
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.base import Arrival, Intake
+from edgedepot.storage.buffer import Arrival, Intake
 from edgedepot.storage.clock import ManualClock, to_micros
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from edgedepot.storage.base import Choice
+from edgedepot.storage.buffer import Choice
 from tests.storage.sqlite.states import RESOLVED, Key, Values
 
 Rows = dict[Key, tuple[int, Values]]

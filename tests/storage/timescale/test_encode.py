@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedepot import Reading, Version
-from edgedepot.storage.base import Pending
+from edgedepot.storage.buffer import Pending
 from edgedepot.storage.timescale.cells import Checked, Rows
 from edgedepot.storage.timescale.encode import encoder_of
 from edgedepot.storage.versions import Versions
