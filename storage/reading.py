@@ -160,10 +160,7 @@ def device_id_of(device: object) -> str:
     name = device if isinstance(device, str) else getattr(device, "device_id", None)
     if not isinstance(name, str):
         raise InvalidValue(f"device {device!r} is neither a text nor something with a device_id")
-    problem = "is empty" if not name else values.text_problem(name)
-    if problem:
-        raise InvalidValue(f"device id {name[:80]!r} {problem}")
-    return name
+    return values.checked_name(name, "device id")
 
 
 def saved_of(device: Device) -> tuple[str, str | None, str]:

@@ -81,6 +81,31 @@ def text_problem(text: str) -> str | None:
     return f"is {size} bytes long, at most {TEXT_LIMIT} are stored" if size > TEXT_LIMIT else None
 
 
+def name_problem(name: object) -> str | None:
+    """Why a store cannot keep a name and tell it from none, or None."""
+    if not isinstance(name, str):
+        return f"is {type(name).__name__}, expected a text"
+    return text_problem(name) if name else "is empty"
+
+
+def checked_name(name: str, what: str) -> str:
+    """`name`. Raises `InvalidValue`, which says what it is of, where a store cannot keep it."""
+    if problem := name_problem(name):
+        raise InvalidValue(f"{what} {name!r:.80} {problem}")
+    return name
+
+
+def checked_text(text: object, what: str) -> str:
+    """`text`, where a store can keep it, of any length. Raises `InvalidValue`."""
+    if not isinstance(text, str):
+        raise InvalidValue(f"{what} is {type(text).__name__}, expected a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidValue(f"{what} holds a lone surrogate, which no UTF-8 text can") from exc
+    return text
+
+
 def convert(value: Any, kind: type) -> float | int | bool | str:
     """The value as the field's type, as Python code may give it. Raises `InvalidValue` with the reason alone."""
     if isinstance(value, bool):

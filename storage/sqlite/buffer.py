@@ -31,7 +31,7 @@ from edgedepot.storage.sqlite.quarantine import Refused, Which, count_quarantine
 from edgedepot.storage.sqlite.starts import forget_start, note_start, read_start
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
-from edgedepot.storage.values import Row
+from edgedepot.storage.values import Row, checked_name, checked_text
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.recent import Recent
@@ -52,6 +52,9 @@ class SQLiteBuffer(Buffer):
     def _do(self, action: Callable[[Journal], int | None], frees_room: bool = False) -> int | None: ...
 
     def add_cursor(self, name: str, start: Start = "oldest", choice: Choice = EVERYTHING) -> Start | None:
+        checked_name(name, "upstream")
+        for one in (*(choice.measurements or ()), *(choice.devices or ())):
+            checked_name(one, f"what upstream {name} is to get:")
         if isinstance(start, str) and start not in ("oldest", "now"):
             raise InvalidValue(f"start is {start!r}, expected 'oldest', 'now' or an aware datetime")
         since = None if isinstance(start, str) else micros_of(start, "start")
@@ -215,6 +218,8 @@ class SQLiteBuffer(Buffer):
 
     def remember(self, key: str, text: str) -> Receipt:
         writing = self._writer_parts()
+        checked_name(key, "the key of a note")
+        checked_text(text, "a note")
         receipt = Receipt(writing.writer)
         writing.writer.submit(Task(receipt, lambda journal: _remember(journal, key, text)))
         return receipt

@@ -108,10 +108,17 @@ class Layout(msgspec.Struct):
         return self._whole[2]
 
     def check(self, model: type[Reading]) -> None:
-        """Raises `InvalidValue` where a field of the class has another type here. One that is int here may be float
-        there: it is read as that, and will be."""
+        """Raises `InvalidValue` where a field of the class has another type here, or SQLite would take it for another.
+        One that is int here may be float there: it is read as that, and will be."""
         kinds = {spec.name: spec.type for spec in self.stored}
+        names = {name.lower(): name for name in kinds}
         for spec in model.__fields__:
+            name = names.get(spec.name.lower(), spec.name)
+            if name != spec.name:
+                raise InvalidValue(
+                    f"{model.__name__}.{spec.name} differs by case only from {self.name}.{name}, which this store "
+                    "keeps; name it as that, or otherwise"
+                )
             kind = kinds.get(spec.name, spec.type)
             if kind is not spec.type and (kind, spec.type) != (int, float):
                 raise InvalidValue(

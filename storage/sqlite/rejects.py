@@ -8,6 +8,7 @@ from typing import Any
 
 from edgedepot.storage.buffer import Intake, Reject
 from edgedepot.storage.clock import from_micros
+from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.view import View
@@ -35,16 +36,28 @@ def note_intake(journal: Journal, intake: Intake) -> None:
         _keep(journal, source, intake.rejects)
 
 
+def check_rejects(rejects: Sequence[Reject]) -> None:
+    """Raises `InvalidValue` for what no table holds."""
+    for reject in rejects:
+        if not (isinstance(reject.reason, str) and isinstance(reject.raw, bytes)):
+            raise InvalidValue(f"{reject!r:.200}: expected a text as the reason, and bytes as what came")
+
+
 def _keep(journal: Journal, source: int, rejects: Sequence[Reject]) -> None:
     journal.connection.executemany(
         "INSERT INTO _rejected (source, at, kind, reason, raw) VALUES (?, ?, ?, ?, ?)",
-        [(source, journal.at, reject.kind, reject.reason, reject.raw[:RAW_LIMIT]) for reject in rejects],
+        [(source, journal.at, reject.kind, _storable(reject.reason), reject.raw[:RAW_LIMIT]) for reject in rejects],
     )
     journal.connection.execute(
         "DELETE FROM _rejected WHERE source = :source AND id <= ("
         " SELECT id FROM _rejected WHERE source = :source ORDER BY id DESC LIMIT 1 OFFSET :kept)",
         {"source": source, "kept": KEPT_REJECTS},
     )
+
+
+def _storable(text: str) -> str:
+    """What devices send may hold what no UTF-8 text can."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def read_rejected(view: View, source: str | None, limit: int) -> list[dict[str, Any]]:

@@ -37,11 +37,12 @@ from edgedepot.storage.sqlite.keeping import SQLiteKeeping
 from edgedepot.storage.sqlite.limits import PAGE, Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.quarantine import Refused, supersede
-from edgedepot.storage.sqlite.rejects import read_rejected
+from edgedepot.storage.sqlite.rejects import check_rejects, read_rejected
 from edgedepot.storage.sqlite.report import Salvaged, read_report
 from edgedepot.storage.sqlite.tables import pages_free
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
+from edgedepot.storage.values import checked_name, name_problem
 
 DIRECT = "direct"  # the source of readings that Python code stores itself
 
@@ -94,6 +95,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         if durability not in ("power", "process"):
             raise ConfigError(f"durability is {durability!r}, expected 'power' or 'process'")
         limits = Limits.of(keep, keep_bytes, when_full, keep_pending)
+        if gateway_id is not None and (problem := name_problem(gateway_id)):
+            raise ConfigError(f"gateway_id {gateway_id!r:.80} {problem}")
         if uncertain_times not in ("release", "hold"):
             raise ConfigError(f"uncertain_times is {uncertain_times!r}, expected 'release' or 'hold'")
         pace = Pace(
@@ -213,6 +216,8 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
 
     def take_in(self, intake: Intake) -> Receipt:
         writing = self._writer_parts()
+        checked_name(intake.source, "source")
+        check_rejects(intake.rejects)
         if self._is_overridden():
             self._store_one_by_one(intake)
             intake = replace(intake, arrivals=[])

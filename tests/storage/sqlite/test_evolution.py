@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from edgedepot import InvalidValue, Reading, SQLiteStorage
+from edgedepot import ConfigError, InvalidValue, Reading, SQLiteStorage
+from edgedepot.storage.base import Choice, Intake, Reject
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite.shape import Shape
+from edgedepot.storage.sqlite.verify import Verification
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 FLOW = (float, True, None)
@@ -208,6 +210,69 @@ def test_names_that_have_other_uses(store: SQLiteStorage) -> None:
             count = 3 if name == "main" else 6
             assert len(store.query_readings(model, order=field, fields=[field])) == count
             assert store.aggregate(model, field, "count", interval="1h") == [{"bucket": T0, "result": count}]
+
+
+def test_a_field_whose_name_differs_by_case_only_is_refused(store: SQLiteStorage) -> None:
+    """SQLite takes the two for one. Also by the class of a later start; what is there stays, and is forwarded."""
+    store.add_cursor("central")
+    store.store_reading(pump(level="int"), "p", T0, {"flow": 1.0, "level": 3}).wait()
+    folded(store)
+    renamed, both = pump(Level="int"), r"Pump.Level differs by case only from pump.level, which this store keeps"
+    with pytest.raises(InvalidValue, match=both):
+        store.store_reading(renamed, "p", at(1), {"flow": 1.0, "Level": 4})
+    assert (
+        store.store_readings(renamed, [("p", at(1), {"flow": 1.0})]).refused[0].reason.startswith("Pump.Level differs")
+    )
+    with pytest.raises(InvalidValue, match=both):
+        store.query_readings(renamed)
+    store.close()
+    with SQLiteStorage(store.path) as again:
+        with pytest.raises(InvalidValue, match=both):
+            again.store_reading(renamed, "p", at(1), {"flow": 1.0, "Level": 4})
+        assert again.query_readings(pump(level="int"))[0]["level"] == 3
+        window = again.pending("central", 10)
+        assert window is not None
+        assert len(window.rows) == 1
+        assert again.salvaged is None
+
+
+NO_NAMES = ["", "a\0b", "a\udcffb", "x" * 1025, b"x", 5, None]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_name_is_told_before_it_comes_to_the_file(store: SQLiteStorage, name: Any) -> None:
+    """It must not look like damage later."""
+    with pytest.raises(InvalidValue, match="upstream "):
+        store.add_cursor(name)
+    with pytest.raises(InvalidValue, match="what upstream central is to get: "):
+        store.add_cursor("central", choice=Choice(devices=(name,)))
+    with pytest.raises(InvalidValue, match="what upstream central is to get: "):
+        store.add_cursor("central", choice=Choice(measurements=frozenset([name])))
+    with pytest.raises(InvalidValue, match="the key of a note "):
+        store.remember(name, "text")
+    with pytest.raises(InvalidValue, match="source "):
+        store.take_in(Intake(name, 1, 1))
+    store.flush()
+    store.close()
+    if name is not None:
+        with pytest.raises(ConfigError, match="gateway_id "):
+            SQLiteStorage(store.path.with_name("y.db"), gateway_id=name)
+    with SQLiteStorage(store.path) as again:
+        assert again.salvaged is None
+    with Verification(store.path) as verification:
+        assert verification.run().sound
+
+
+def test_what_a_reject_may_be(store: SQLiteStorage) -> None:
+    for reason, raw in ((None, b""), (b"x", b""), ("x", "text"), ("x", None)):
+        with pytest.raises(InvalidValue, match="expected a text as the reason, and bytes as what came"):
+            store.take_in(Intake("mqtt", 1, rejects=[Reject("message", reason, raw)]))  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match="a note is bytes, expected a text"):
+        store.remember("key", b"x")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match="a note holds a lone surrogate"):
+        store.remember("key", "\udcff")
+    store.take_in(Intake("mqtt", 1, rejects=[Reject("message", "odd: \udcff", b"raw")])).wait()
+    assert store.rejected()[0]["reason"] == r"odd: \udcff"
 
 
 def test_the_view_shows_each_reading_once_in_the_middle_of_a_fold(store: SQLiteStorage) -> None:
