@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgedepot import ConfigError, InvalidValue, Reading, SQLiteStorage
-from edgedepot.storage.base import Choice, Intake, Reject
+from edgedepot.storage.buffer import Choice, Intake, Reject
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.sqlite.shape import Shape
 from edgedepot.storage.sqlite.verify import Verification
