@@ -11,10 +11,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.checkpoint import checkpoint, let_in
+from edgedepot.storage.sqlite.claim import claim, claimant, end_claim
 from edgedepot.storage.sqlite.digest import prepare_digests
 from edgedepot.storage.sqlite.files import check_files
 from edgedepot.storage.sqlite.forks import Connection, Home
@@ -349,6 +350,7 @@ class StoreLock:
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(path.name + ".lock")
         self._store = path
+        self._claimed: os.stat_result | None = None
         self.take()
         self._all.add(self)
 
@@ -368,9 +370,35 @@ class StoreLock:
             self.release()
             cure = ", which is this one; use the object that has it open" if here else "; stop it first"
             raise StorageLocked(f"{path} is being written by {holder}{cure}, or open the store read-only") from exc
+        self._look_by_other_names()
         self.found = self._read()[1]
         """What was noted last; at first by the last holder: "" where it closed the store for good."""
         self.note(self.found)
+
+    def _look_by_other_names(self) -> None:
+        """The file may have one by which this lock is not found."""
+        process = os.getpid() if any(one._has(self._store) for one in list(self._all)) else claimant(self._store)
+        if process is not None:
+            self._refuse(process)
+
+    def _has(self, path: Path) -> bool:
+        """Whether this is the lock of that file."""
+        with contextlib.suppress(OSError):
+            return self._file >= 0 and self._store != path and self._store.samefile(path)
+        return False
+
+    def _refuse(self, process: int) -> NoReturn:
+        self.release()
+        holder = f"process {process}" if process else "a process in another container"
+        cure = "use the object that has it open" if process == os.getpid() else "stop it first"
+        raise StorageLocked(f"{self._store} is being written under another name by {holder}; {cure}")
+
+    def hold_file(self) -> None:
+        """Keep others from it by its other names too, once SQLite has it open to write. Raises `StorageLocked`."""
+        if not claim(self._store):
+            self._refuse(claimant(self._store) or 0)
+        with contextlib.suppress(OSError):
+            self._claimed = self._store.stat()
 
     def _holder(self) -> str:
         """Who has it: who says so, or a child of that which outlives it."""
@@ -396,6 +424,9 @@ class StoreLock:
 
     def release(self) -> None:
         """Idempotent."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            end_claim(claimed)
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)

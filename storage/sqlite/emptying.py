@@ -20,7 +20,6 @@ the portion ends, and rises with each. It is never more than what the reader see
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from edgedepot.storage.sqlite.aside import shm_of
 from edgedepot.storage.sqlite.beside import Beside
 from edgedepot.storage.sqlite.checkpoint import checkpoint
 from edgedepot.storage.sqlite.connection import open_reader, open_writer
-from edgedepot.storage.sqlite.holders import descriptors_of
+from edgedepot.storage.sqlite.holders import writable
 from edgedepot.storage.sqlite.wal import PROMISE_BYTES, Promise, promise_of
 
 _MARKS = range(104, 120, 4)
@@ -45,7 +44,7 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         """Of the store at `path`."""
-        self._file = _writable(shm_of(path))
+        self._file = writable(shm_of(path))
 
     def read(self) -> Promise:
         """What the log has, and how much of it the file has too."""
@@ -88,7 +87,7 @@ class Emptying:
             self._connection = open_writer(path)
             undo.callback(self._connection.close)
             self._connection.execute("PRAGMA schema_version").fetchone()  # SQLite opens the log with the first query
-            self._file = _writable(path)
+            self._file = writable(path)
             found = self._index.read()
             self._frames = found.frames
             self.began_at = self.copied = found.copied
@@ -140,12 +139,3 @@ class Emptying:
         self._beside.close()
         self._connection.close()
         self._guard.close()
-
-
-def _writable(path: Path) -> int:
-    """A descriptor of a file that is open here to be written: SQLite closes none of those that it has of a store before
-    the last connection goes. Raises `OSError`."""
-    for number in descriptors_of(path.stat()):
-        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
-            return number
-    raise OSError(f"{path} is not open here to be written, as far as /proc tells")

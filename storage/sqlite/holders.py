@@ -7,6 +7,7 @@ SQLite's readers lock a byte of the ``-shm`` file for as long as their transacti
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,20 @@ def has_open(path: Path) -> bool:
 def descriptors_of(file: os.stat_result) -> list[int]:
     """By which this process has a file open, by whatever name it had."""
     return [number for number, one in _open_in(os.getpid()) if os.path.samestat(file, one)]
+
+
+def writable(path: Path) -> int:
+    """A descriptor of a file that is open here to be written: SQLite closes none of those that it has of a store before
+    the last connection goes. Raises `OSError`."""
+    for number in descriptors_of(path.stat()):
+        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+            return number
+    raise OSError(f"{path} is not open here to be written, as far as /proc tells")
+
+
+def can_see_descriptors() -> bool:
+    """Whether the system tells what this process has open."""
+    return (_PROC / "self" / "fd").is_dir()
 
 
 def openers(file: os.stat_result) -> list[str]:

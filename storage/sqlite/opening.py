@@ -159,6 +159,7 @@ class Opening:
         connection = open_writer(self._path)
         try:
             prepare_writer(connection, self._full_sync, self._wal_pages)
+            self._lock.hold_file()
             return self._noted(replace(opened, connection=connection))
         except BaseException:
             connection.close()
@@ -201,6 +202,7 @@ class Opening:
                 connection = open_writer(path)
                 undo.callback(connection.close)
                 prepare_writer(connection, self._full_sync, self._wal_pages)
+                self._lock.hold_file()
                 self._prepare_schema(connection)
             with sqlite_errors(path), finding_damage():
                 check_gateway(connection, self._sidecar)

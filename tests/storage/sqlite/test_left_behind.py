@@ -33,6 +33,7 @@ from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import rows
 from tests.storage.sqlite.small_disk import SmallDisk
 from tests.storage.sqlite.test_failures import T0
+from tests.storage.sqlite.test_long_readers import BOTH, in_use
 from tests.storage.sqlite.test_writer import advance_until
 
 PYTHON = """
@@ -375,6 +376,7 @@ def test_a_fold_goes_on_in_the_other_file(quick_folder: Path) -> None:
     reader.say("BEGIN;")
     reader.ask(COUNT)
     site.until_left()
+    assert in_use(site.store) == BOTH
     site.store.fold()
     site.check()
     reader.end()

@@ -17,6 +17,7 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StorageLocked
 from edgedepot.storage.sqlite.aside import next_of
+from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.connection import StoreLock, writing_process
 from edgedepot.storage.sqlite.opening import GOING_ON
 from edgedepot.storage.sqlite.wal import wal_of
@@ -44,10 +45,11 @@ store.store_readings(Weather, rows(0, 100)).wait()
 print("writing", flush=True)
 threading.Event().wait()
 """
-# What a program that opens the file would ask for, to find out whether it is the first and whether it is the last.
+# What a program that opens the file would ask for, to find out whether it is the first, whether it is the last, and
+# whether another process writes the file.
 LOCKS = """
 import fcntl, os, sys
-for name, start, length in (("x.db-shm", 128, 1), ("x.db", 0x40000002, 510)):
+for name, start, length in (("x.db-shm", 128, 1), ("x.db", 0x40000002, 510), ("x.db", 0x40000200, 1)):
     file = os.open(os.path.join(sys.argv[1], name), os.O_RDWR)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
@@ -56,7 +58,7 @@ for name, start, length in (("x.db-shm", 128, 1), ("x.db", 0x40000002, 510)):
 """
 
 
-def held(store: SQLiteStorage) -> str:
+def in_use(store: SQLiteStorage) -> str:
     """Which files of the store other programs take to be in use."""
     command = [sys.executable, "-c", LOCKS, str(store.path.parent)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -177,6 +179,38 @@ def test_a_second_writer_is_told_who_the_first_is(quick_folder: Path) -> None:
         end(writer)
 
 
+def test_so_is_one_that_has_another_name_of_the_file(quick_folder: Path) -> None:
+    """By which it finds neither the lock nor the log of the first: so nothing of what it finds may be mended."""
+    path, other = quick_folder / "x.db", quick_folder / "other.db"
+    writer = child(WRITER, path, "writing")
+    os.link(path, other)
+    try:
+        whose = f"other.db is being written under another name by process {writer.pid}; stop it first"
+        with pytest.raises(StorageLocked, match=whose):
+            SQLiteStorage(other)
+        with pytest.raises(StorageLocked, match=whose):
+            restore(path, other, 0, force=True)
+        assert {one.name for one in quick_folder.glob("other*")} == {"other.db", "other.db.lock"}
+    finally:
+        end(writer)
+    with SQLiteStorage(path) as store:
+        assert len(store.query_readings(Weather)) == 100
+    with SQLiteStorage(other) as store:
+        assert (len(store.query_readings(Weather)), store.salvaged) == (100, None)
+        with pytest.raises(StorageLocked, match=f"under another name by process {os.getpid()}; use the object"):
+            SQLiteStorage(path)
+
+
+def test_who_has_closed_a_store_and_still_reads_it_is_in_nobodys_way(quick_folder: Path) -> None:
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path) as store, SQLiteStorage(path, read_only=True) as beside:
+        store.store_readings(Weather, rows(0, 10)).wait()
+        assert len(beside.query_readings(Weather)) == 10
+        store.close()
+        end(child(WRITER, path, "writing"))
+        assert len(beside.query_readings(Weather)) == 100
+
+
 def test_what_a_killed_process_leaves_locked_is_in_nobodys_way(quick_folder: Path) -> None:
     """A writer, and a reader in the middle of its transaction."""
     path = quick_folder / "x.db"
@@ -196,7 +230,7 @@ def test_what_a_killed_process_leaves_locked_is_in_nobodys_way(quick_folder: Pat
         assert len(store.query_readings(Weather)) == 200
 
 
-BOTH = "x.db-shm is held\nx.db is held\n"
+BOTH = "x.db-shm is held\n" + 2 * "x.db is held\n"
 
 
 def test_other_programs_see_that_the_store_is_in_use(quick_folder: Path) -> None:
@@ -204,21 +238,21 @@ def test_other_programs_see_that_the_store_is_in_use(quick_folder: Path) -> None
     the last would delete the log."""
     path = quick_folder / "x.db"
     with SQLiteStorage(path, gateway_id="roof") as store:
-        assert held(store) == BOTH
+        assert in_use(store) == BOTH
         store.store_readings(Weather, rows(0, 100)).wait()
         store.fold()
         assert len(store.query_readings(Weather)) == 100
         store.backup(path.with_name("copy.db"))
-        assert held(store) == BOTH
+        assert in_use(store) == BOTH
     with SQLiteStorage(path) as store:
-        assert held(store) == BOTH
+        assert in_use(store) == BOTH
 
 
 def test_so_they_do_after_a_crash(quick_folder: Path) -> None:
     path = quick_folder / "x.db"
     end(child(WRITER, path, "writing"))
     with SQLiteStorage(path) as store:
-        assert held(store) == BOTH
+        assert in_use(store) == BOTH
 
 
 @pytest.mark.parametrize("dies_before", [True, False])
@@ -231,7 +265,7 @@ def test_so_they_do_where_the_process_has_read_it_before(quick_folder: Path, die
         assert len(beside.query_readings(Weather)) == 100
         end(writer)
         with SQLiteStorage(path) as store:
-            assert held(store) == BOTH
+            assert in_use(store) == BOTH
             assert len(store.query_readings(Weather)) == 100
 
 
@@ -249,7 +283,7 @@ def test_so_they_do_where_it_is_open_here_in_another_way(quick_folder: Path, lib
         else:
             assert other.execute("SELECT count(*) FROM weather").fetchone() == (100,)
         with SQLiteStorage(path) as store:
-            assert held(store) == BOTH
+            assert in_use(store) == BOTH
             assert len(store.query_readings(Weather)) == 100
 
 
