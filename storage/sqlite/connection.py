@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked, StoreUnusable
 from edgedepot.storage.sqlite.checkpoint import checkpoint, let_in
@@ -379,7 +379,8 @@ class StoreLock:
         """The file may have one by which this lock is not found."""
         process = os.getpid() if any(one._has(self._store) for one in list(self._all)) else claimant(self._store)
         if process is not None:
-            self._refuse(process)
+            self.release()
+            raise self._refusal(process)
 
     def _has(self, path: Path) -> bool:
         """Whether this is the lock of that file."""
@@ -387,16 +388,15 @@ class StoreLock:
             return self._file >= 0 and self._store != path and self._store.samefile(path)
         return False
 
-    def _refuse(self, process: int) -> NoReturn:
-        self.release()
+    def _refusal(self, process: int) -> StorageLocked:
         holder = f"process {process}" if process else "a process in another container"
         cure = "use the object that has it open" if process == os.getpid() else "stop it first"
-        raise StorageLocked(f"{self._store} is being written under another name by {holder}; {cure}")
+        return StorageLocked(f"{self._store} is being written under another name by {holder}; {cure}")
 
     def hold_file(self) -> None:
         """Keep others from it by its other names too, once SQLite has it open to write. Raises `StorageLocked`."""
         if not claim(self._store):
-            self._refuse(claimant(self._store) or 0)
+            raise self._refusal(claimant(self._store) or 0)
         with contextlib.suppress(OSError):
             self._claimed = self._store.stat()
 
