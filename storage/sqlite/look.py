@@ -43,7 +43,8 @@ class Found(NamedTuple):
 
 
 class Look:
-    """At one store, whose lock is held; nobody here may have it open. Raises `OSError`."""
+    """At one store, whose lock is held; nobody here may have it open. Raises `OSError`, and
+    `StoreUnusable` where a newer program wrote it."""
 
     def __init__(self, path: Path, lock: StoreLock, sidecar: Sidecar, clock: Clock, gateway_id: str | None) -> None:
         self.before: str | None = None
@@ -92,6 +93,7 @@ class Look:
             if self._sidecar.known or salt_of(wal_of(self._path)) is not None:
                 return "the file is empty" if self._path.exists() else "the file is missing"
             return None
+        schema.check_head(read_file(self._path, 100), self._path)
         return self._flaw(size) if self.was_a_store() else None
 
     def _look_at_log(self, noted: int | None, is_synced: bool) -> tuple[str | None, bool]:

@@ -102,7 +102,18 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
     found = connection.execute("PRAGMA application_id").fetchone()[0]
     if found != APPLICATION_ID:
         raise StoreUnusable(f"{path} is an SQLite file of another program; name a new file for the store")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    _check_version(connection.execute("PRAGMA user_version").fetchone()[0], path)
+
+
+def check_head(head: bytes, path: Path) -> None:
+    """The same as far as the first 100 bytes of a file tell, whatever has become of the rest: what a newer program
+    wrote is not for this one to salvage. (https://sqlite.org/fileformat.html, 1.3)"""
+    mark, version = (int.from_bytes(head[place : place + 4], "big") for place in (68, 60))
+    if mark == APPLICATION_ID and may_be_a_version(version):
+        _check_version(version, path)
+
+
+def _check_version(version: int, path: Path) -> None:
     if version > VERSION:
         raise StoreUnusable(f"{path} has schema version {version}, this edgedepot knows up to {VERSION}: update it")
 

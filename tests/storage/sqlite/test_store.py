@@ -725,15 +725,21 @@ def test_a_file_of_another_program_is_left_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 97])
-def test_a_file_of_a_newer_program_is_refused(path: Path, version: int) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_file_of_a_newer_program_is_refused(path: Path, version: int, is_damaged: bool) -> None:
+    """Also where it is damaged: this one would salvage what it knows of, and leave out the rest."""
     SQLiteStorage(path).close()
     newer = sqlite3.connect(path)
     newer.execute(f"PRAGMA user_version = {version}")
     newer.close()
+    if is_damaged:
+        os.truncate(path, path.stat().st_size - 4096)
+    before = sorted(path.parent.iterdir())
     with pytest.raises(
         StoreUnusable, match=f"schema version {version}, this edgedepot knows up to {VERSION}: update it"
     ):
         SQLiteStorage(path)
+    assert sorted(path.parent.iterdir()) == before
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
