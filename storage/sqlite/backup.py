@@ -24,7 +24,7 @@ from edgedepot.storage.errors import ConfigError, StorageError, StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import free_name, move, own_names
 from edgedepot.storage.sqlite.connection import StoreLock, open_reader, sqlite_errors
-from edgedepot.storage.sqlite.files import put_in_place
+from edgedepot.storage.sqlite.files import put_in_place, real
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import wal_of
 
@@ -38,6 +38,7 @@ _PAGE = 4096
 def copy_store(source: Path, target: Path, now: int, progress: Progress | None = None) -> int:
     """Copy a store to a file that is not there yet, marked as a copy; its size in bytes. `now` is in microseconds since
     1970 UTC. Blocks until it is on the device. Raises `ConfigError` and `StorageError`."""
+    source = real(source)
     _check(source)
     if target.exists():
         raise ConfigError(f"{target} exists; name a file that is not there")
@@ -80,7 +81,8 @@ def _runs(process: int) -> bool:
 
 def _remove(part: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
-        part.with_name(part.name + suffix).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another user's, or the device is read-only: no copy fails by that
+            part.with_name(part.name + suffix).unlink()
 
 
 def _check(source: Path) -> None:
@@ -110,6 +112,7 @@ def restore(copy: Path, path: Path, now: int, force: bool, progress: Progress | 
     Raises `ConfigError` where there is one without `force`, `StorageLocked` while a process writes it, and
     `StoreUnusable` where the copy is no store.
     """
+    copy, path = real(copy), real(path)
     if not copy.exists():
         raise StoreUnusable(f"{copy} does not exist")
     _check(copy)  # before a lock is left beside a store that will not be

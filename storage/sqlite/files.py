@@ -24,6 +24,11 @@ _KINDS = {
 }
 
 
+def real(path: str | os.PathLike[str]) -> Path:
+    """The file that a name leads to: lock, log and all else of a store lie beside that, wherever the process goes."""
+    return Path(os.path.realpath(path))
+
+
 def check_files(path: Path, *, to_write: bool = False) -> None:
     """Raise `StoreUnusable` where one of a store's names is that of something else."""
     for suffix in _WRITTEN if to_write else _READ:

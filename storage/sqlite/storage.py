@@ -29,7 +29,7 @@ from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.connection import Readers
 from edgedepot.storage.sqlite.devices import read_devices, save_device
 from edgedepot.storage.sqlite.downsampled import delete_kept
-from edgedepot.storage.sqlite.files import check_files
+from edgedepot.storage.sqlite.files import check_files, real
 from edgedepot.storage.sqlite.forks import Home
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
@@ -107,8 +107,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
             fold_rows=limits.fold_rows,
             piece_rows=piece_rows,
         )
-        # Lock, WAL and socket lie beside the file itself, whatever leads to it and wherever the process goes.
-        self.path = Path(os.path.realpath(path))
+        self.path = real(path)
         self.gateway_id = gateway_id
         self.clock: Clock = clock or SystemClock()
         self._home = Home(self.path)

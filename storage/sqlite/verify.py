@@ -27,6 +27,7 @@ from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.connection import open_reader, sqlite_errors
 from edgedepot.storage.sqlite.contradictions import check_gateway, contradictions, is_of_this_life, text_of
 from edgedepot.storage.sqlite.digest import prepare_digests
+from edgedepot.storage.sqlite.files import real
 from edgedepot.storage.sqlite.history import hour_of
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.readable import REFERENCES, is_readable
@@ -81,6 +82,7 @@ class Verification:
     log can be cut short in between. Raises `StoreUnusable` for what is no store, `StorageError` for what is locked."""
 
     def __init__(self, path: Path) -> None:
+        path = real(path)
         if not path.exists():
             raise StoreUnusable(f"{path} does not exist")
         self._path = path

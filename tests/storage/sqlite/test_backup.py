@@ -86,14 +86,20 @@ def store_with_copy(folder: Path) -> tuple[Path, Path]:
     return path, copy
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_a_restored_store_has_what_was_pending_and_sends_it_as_old(quick_folder: Path, by_hand: bool) -> None:
-    """Also where somebody copied the file over the store."""
+@pytest.mark.parametrize("way", ["restore", "by hand", "by a link"])
+def test_a_restored_store_has_what_was_pending_and_sends_it_as_old(quick_folder: Path, way: str) -> None:
+    """Also where somebody copied the file over the store, or has it elsewhere and a link to it."""
     path, copy = store_with_copy(quick_folder)
-    if by_hand:
+    if way == "by hand":
         shutil.copy(copy, path)
     else:
-        aside = restore(copy, path, NOW, force=True)
+        link = path
+        if way == "by a link":
+            (quick_folder / "links").mkdir()
+            link = quick_folder / "links" / "y.db"
+            link.symlink_to(path)
+        aside = restore(copy, link, NOW, force=True)
+        assert link.is_symlink() == (way == "by a link")
         assert aside == path.with_name("x.db.replaced-20260101T000000Z")
         with SQLiteStorage(aside, read_only=True) as store:
             assert len(readings(store)) == 350
@@ -232,9 +238,11 @@ def test_what_killed_copies_left_goes_with_the_next(quick_folder: Path) -> None:
     ]
     for file in (*gone, *left):
         file.touch()
+    stays = quick_folder / f".new.db.{2**22 + 1}.part"  # a number that no process ever has
+    stays.mkdir()  # as little to be removed as what is another user's
     with SQLiteStorage(path) as store:
         store.backup(quick_folder / "new.db")
-    assert [file.exists() for file in (*gone, *left)] == [False, False, True, True, True]
+    assert [file.exists() for file in (*gone, *left, stays)] == [False, False, True, True, True, True]
 
 
 def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
@@ -246,8 +254,11 @@ def test_what_is_there_is_not_overwritten(quick_folder: Path) -> None:
             store.backup(copy)
         with pytest.raises(ConfigError, match="a name that the store uses itself"):
             store.backup(next_of(path))
-        with pytest.raises(StorageLocked):
-            restore(copy, path, NOW, force=True)
+        link = quick_folder / "link.db"
+        link.symlink_to(path)
+        for name in (path, link):
+            with pytest.raises(StorageLocked):
+                restore(copy, name, NOW, force=True)
         assert len(readings(store)) == 350
     (quick_folder / "text").write_text("no store")
     with pytest.raises(StoreUnusable):

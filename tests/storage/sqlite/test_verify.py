@@ -246,6 +246,9 @@ def test_a_changed_name_is_found_and_put_right(folded: Path, statement: str) -> 
         expected = store.query_readings(Weather)
     assert execute(folded, statement) == 1
     assert "names" in {problem.kind for problem in problems(folded)}
+    link = folded.with_name("y.db")  # beside which there is no copy of the names
+    link.symlink_to(folded)
+    assert problems(link) == problems(folded)
     with SQLiteStorage(folded) as store:
         assert store.salvaged is not None
         assert "by the copy beside the store" in str(store.salvaged)
