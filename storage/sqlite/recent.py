@@ -28,9 +28,9 @@ from edgedepot.storage.sqlite.tables import cell, history_table, rows_of, seen_c
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import NEVER
 
-MOST = 500_000
+_MOST = 500_000
 """Numbers that are looked at: of more readings an hour it is a part of one."""
-FEW, _LONGER = 10, 3
+_FEW, _LONGER = 10, 3
 """Of so few commits nobody can tell whether the silence before them was one; nor of one that was not so many times
 longer than those between them."""
 
@@ -81,7 +81,7 @@ def read_recent(view: View, catalogue: Catalogue, now: int) -> Recent:
     look = _Look(view, now, list(_series_of(view, catalogue)))
     first, is_cut = look.first()
     found = [(series, rows) for series in look.series if (rows := look.since(series, first))]
-    starts = _starts(sorted(seq for _, rows in found for _, seq in rows))
+    starts = starts_of(sorted(seq for _, rows in found for _, seq in rows))
     came = {
         (series.layout.name, series.device): Came(
             array("q", [ts + look.behind(series) for ts, _ in rows]),
@@ -93,9 +93,9 @@ def read_recent(view: View, catalogue: Catalogue, now: int) -> Recent:
         layout.name: look.values(layout, [series for series, _ in found if series.layout is layout], first)
         for layout in {series.layout.id: series.layout for series, _ in found}.values()
     }
-    times = _times(came.values(), len(starts))
+    times = times_of(came.values(), len(starts))
     seconds, silence = look.seconds(times, is_cut) if times else (0.0, None)
-    return Recent(came, values, len(starts), seconds, silence, _pause([*times, now]))
+    return Recent(came, values, len(starts), seconds, silence, pause_in([*times, now]))
 
 
 def _series_of(view: View, catalogue: Catalogue) -> Iterator[_Series]:
@@ -136,7 +136,7 @@ class _Look:
         last = pieces[-1].first - 1 if pieces else 0
         last = max([last, *(seq for series in self.series for _, seq in series.unfolded)])
         found = min((seq for series in self.series for seq in self._lowest(series)), default=last + 1)
-        return max(found, last - MOST), found < last - MOST
+        return max(found, last - _MOST), found < last - _MOST
 
     def _by_its_clock(self, series: _Series) -> _Series:
         """With the newest reading that its clock has come to. One from the future says how far that is ahead, but where
@@ -245,7 +245,7 @@ class _Look:
             return max(1.0, since), float("inf")
         silence = (times[0] - before) / 1e6
         longest = max((after - one) / 1e6 for one, after in pairwise([*times, self._now]))
-        if len(times) < FEW or silence <= _LONGER * longest:
+        if len(times) < _FEW or silence <= _LONGER * longest:
             return HOUR / 1e6, None
         return max(1.0, since), silence
 
@@ -266,31 +266,31 @@ class _Look:
         return max(found, default=None)
 
 
-def _starts(numbers: Sequence[int]) -> list[int]:
+def starts_of(numbers: Sequence[int]) -> list[int]:
     """The first number of each commit."""
     return [*numbers[:1], *(after for one, after in pairwise(numbers) if after > one + 1)]
 
 
-def _pause(times: Sequence[int]) -> float | None:
+def pause_in(times: Sequence[int]) -> float | None:
     """The longest time between two of these, in seconds, where none of the others is near as long."""
     *_, next_longest, longest = sorted([0.0, 0.0, *((after - one) / 1e6 for one, after in pairwise(times))])
-    return longest if len(times) > FEW and longest > max(_LONG, _FAR_LONGER * next_longest) else None
+    return longest if len(times) > _FEW and longest > max(_LONG, _FAR_LONGER * next_longest) else None
 
 
-def _times(series: Iterable[Came], commits: int) -> list[int]:
+def times_of(series: Iterable[Came], commits: int) -> list[int]:
     """When each commit was: not before the latest of its readings' times, nor before the commits before."""
     latest = [NEVER] * commits
     for came in series:
         own: dict[int, int] = {}
         for ts, commit in zip(came.times, came.commits, strict=True):
             own[commit] = max(own.get(commit, NEVER), ts)
-        for commit, ts in _in_order(sorted(own.items())):
+        for commit, ts in in_order(sorted(own.items())):
             latest[commit] = max(latest[commit], ts)
     first = next((ts for ts in latest if ts > NEVER), NEVER)
     return [max(first, ts) for ts in accumulate(latest, max)]
 
 
-def _in_order(times: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+def in_order(times: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
     """The most of a device's commits and times of which none is earlier than those before (the longest increasing
     subsequence): a single one that a wrong clock said is not among them."""
     if all(one[1] <= after[1] for one, after in pairwise(times)):
