@@ -31,7 +31,8 @@ from edgedepot.clock import GatewayClock, Trust
 from edgedepot.drivers import DRIVERS
 from edgedepot.forwarding import KEYS, read_forwarding
 from edgedepot.models import read_models
-from edgedepot.runtime import Gateway, driver_name_problem, name_problem
+from edgedepot.names import driver_name_problem, name_problem
+from edgedepot.runtime import Gateway
 from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.buffer import Buffer
 from edgedepot.storage.engines import ENGINES

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random as random_module
-import re
 import signal
 import threading
 import time
@@ -29,6 +27,7 @@ from edgedepot.clock import GatewayClock, watch_of
 from edgedepot.control import ControlServer, socket_path
 from edgedepot.drivers.base import Driver
 from edgedepot.forwarding import read_start
+from edgedepot.names import driver_name_problem, name_problem
 from edgedepot.requests import Removed, remove_cursor
 from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.buffer import Buffer, Inlet, Start
@@ -40,28 +39,12 @@ from edgedepot.supervisor import Supervisor
 from edgedepot.sync.limits import Limits, Rate, Size
 from edgedepot.sync.settings import Duration
 from edgedepot.sync.worker import SyncWorker
+from edgedepot.words import counted
 
 log = logging.getLogger("edgedepot.gateway")
 
 STOP_SECONDS = 10.0
 """How long a stop waits for the drivers, and then for the upstreams."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_STORES_OWN = "direct"  # the source under which a store books what Python code stores itself
-
-
-def name_problem(name: object) -> str | None:
-    """What is wrong with the name of a gateway, a driver or an upstream; None when it is good."""
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        return None
-    return "expected 1 to 63 letters, digits, _, . and -, starting with a letter or a digit"
-
-
-def driver_name_problem(name: object) -> str | None:
-    """As `name_problem`, for a driver's."""
-    if name == _STORES_OWN:
-        return "readings that Python code stores itself are booked under that name, expected another"
-    return name_problem(name)
 
 
 class Gateway:
@@ -83,10 +66,8 @@ class Gateway:
         gateway_id: str | None = None,
         *,
         clock: Clock | None = None,
-        random: Callable[[], float] = random_module.random,
     ) -> None:
         self._clock: Clock = clock or getattr(store, "clock", None) or GatewayClock()
-        self._random = random
         self._store = _opened(store, gateway_id, self._clock)
         self._inlet: Inlet = self._store if isinstance(self._store, Buffer) else PlainInlet(self._store)
         self._supervisors: dict[str, Supervisor] = {}
@@ -110,7 +91,7 @@ class Gateway:
         self._check_new("driver", name, self._supervisors, driver_name_problem(name))
         if not isinstance(driver, Driver):
             raise ConfigError(f"driver {name!r}: found {type(driver).__name__}, expected a Driver, such as MqttDriver")
-        self._supervisors[name] = Supervisor(name, driver, self._inlet, self._clock, self._random)
+        self._supervisors[name] = Supervisor(name, driver, self._inlet, self._clock)
 
     def forward_to(
         self,
@@ -154,7 +135,6 @@ class Gateway:
             every=every,
             backoff=backoff,
             clock=self._clock,
-            random=self._random,
         )
         self._upstreams[name] = storage
 
@@ -361,11 +341,6 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 driver``, ``2 drivers``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _opened(store: object, gateway_id: str | None, clock: Clock) -> BaseStorage:

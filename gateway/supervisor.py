@@ -10,6 +10,7 @@ The waits grow from 0.2 to 60 s. They start small again only after a run that wa
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,14 @@ class Supervisor:
     `start` once, then `stop` and `join` once; `status` from any thread at any time.
     """
 
-    def __init__(self, name: str, driver: Driver, inlet: Inlet, clock: Clock, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        driver: Driver,
+        inlet: Inlet,
+        clock: Clock,
+        random: Callable[[], float] = random.random,
+    ) -> None:
         self.name = name
         self._driver = driver
         self._clock = clock

@@ -23,6 +23,10 @@ Lane = Literal["backlog", "live"]
 """What of an upstream's pending rows: the oldest first, or the fresh ones beside them."""
 
 
+DIRECT = "direct"
+"""The source under which the books have readings that Python code stores itself."""
+
+
 class Arrival(NamedTuple):
     """One reading from a driver, checked and ready to store. `timestamp` is in microseconds since 1970 UTC; `stamped`
     says that it is the gateway's own, which the store moves on by a microsecond where two would collide."""

@@ -69,8 +69,7 @@ class Flow:
         missing = min(needed, BURST * self._rate) - self._tokens
         if missing > 1e-6 * BURST * self._rate:
             return self._at + missing / self._rate
-        room = MOST * self._rate - min(surprise, _SLACK * self._rate)
-        left = self._in_minute - max(0.0, room - needed)
+        left = self._in_minute - max(0.0, in_a_minute(self._rate, surprise) - needed)
         free_at = self._at
         for moment, count in self._went:
             if left <= 0:

@@ -144,8 +144,7 @@ class Pace:
     def _check_left(self, needed: float, what: str) -> float:
         """The bytes that may still go today. Raises `ConfigError` where so many never may, `LimitReached` where not
         today."""
-        found: list[float] = []
-        self.until_free(lambda: found.append(self._budget.left()))
+        left = self.until_free(self._budget.left)
         whole = self._budget.of_a_day
         if needed > whole:
             raise ConfigError(
@@ -153,9 +152,9 @@ class Pace:
                 f" beside fresh readings a day has {whole:,.0f}. Raise it, or compare less at once: of one device, of"
                 " one model, or only the latest (--device, --model, --since)"
             )
-        if needed > found[-1]:
+        if needed > left:
             raise self._reached("budget")
-        return found[-1]
+        return left
 
     def pieces(self, sizes: Mapping[int, Size]) -> list[tuple[int, Size]]:
         """Buckets, by their start, in pieces that may be asked for together: from which on, and how large it is."""
@@ -206,12 +205,11 @@ class Pace:
         """And to read rows then."""
         return self._counting(asked) + self._worth_looking(_WORTH, asked.largest)
 
-    def until_free(self, step: Callable[[], object]) -> None:
-        """Take a step as soon as it does not raise `Held`."""
+    def until_free(self, step: Callable[[], Answer]) -> Answer:
+        """Take a step as soon as it does not raise `Held`; what it returned."""
         while True:
             try:
-                step()
-                return
+                return step()
             except Held as held:
                 left = held.until - self._clock.monotonic()
                 if left > LONGEST or held.reason == "clock":

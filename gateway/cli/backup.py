@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from edgedepot.cli.output import counted, size
+from edgedepot.cli.output import size
 from edgedepot.cli.progress import advancing, progress
 from edgedepot.cli.target import FILE, locked_until_stopped, open_store, store_path
+from edgedepot.words import counted
 
 
 @click.command(

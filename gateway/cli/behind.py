@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from edgedepot.cli.output import ago, counted, duration, size
+from edgedepot.cli.output import ago, duration, size
+from edgedepot.words import counted
 
 LATE = 60.0
 """Seconds by which the oldest pending reading may be behind before that is worth a line."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgedepot.cli.ledger import print_ledger
-from edgedepot.cli.output import console, counted
+from edgedepot.cli.output import console
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from edgedepot.demo.play import Outcome

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgedepot.cli.output import console, counted, escape, table, visible
+from edgedepot.cli.output import console, escape, table, visible
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.interval import zone_of
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from edgedepot.storage.reading import Device

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from edgedepot.cli.output import counted, size
+from edgedepot.cli.output import size
 from edgedepot.cli.progress import Bar, progress
 from edgedepot.cli.rows import Form, lines_of
 from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options, unknown_device
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.errors import ConfigError, StorageError
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from edgedepot.storage.reading import Reading

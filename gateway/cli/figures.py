@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgedepot.cli.chart import Point, Scale, draw
-from edgedepot.cli.output import cell, counted, visible
+from edgedepot.cli.output import cell, visible
 from edgedepot.storage.interval import Interval
 from edgedepot.storage.query import Function
 from edgedepot.storage.reading import Reading
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from edgedepot.cli.scope import Span

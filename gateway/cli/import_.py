@@ -14,13 +14,14 @@ import click
 
 from edgedepot.cli.export import FORMS, opened
 from edgedepot.cli.intake import Counts, Intake, OwnStore, RunningGateway
-from edgedepot.cli.output import counted, visible
+from edgedepot.cli.output import visible
 from edgedepot.cli.progress import Bar, progress
 from edgedepot.cli.target import FILE, is_toml, open_store, open_store_to_write, running_socket
 from edgedepot.storage.errors import ConfigError, InvalidValue, StoreUnusable
 from edgedepot.storage.interval import zone_of
 from edgedepot.storage.reading import Reading, define_model
 from edgedepot.storage.registry import did_you_mean
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from edgedepot.cli.columns import Columns

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from edgedepot.storage.buffer import DIRECT
 from edgedepot.storage.errors import StorageError
 from edgedepot.storage.receipt import Receipt, Refusal
 
@@ -61,7 +62,7 @@ class OwnStore:
 
     def _books(self) -> list[int]:
         """What the books say of the readings that programs stored."""
-        counts = self._store.ledger().sources.get("direct", {})
+        counts = self._store.ledger().sources.get(DIRECT, {})
         return [counts.get(column, 0) for column in ("new", "merged", "duplicates")]
 
 

@@ -54,11 +54,6 @@ def escape(text: str) -> str:
     return escape(text)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 reading``, ``12,000 readings``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def number(count: int) -> str:
     """A count; nothing to see where there is nothing."""
     return f"{count:,}" if count else "[dim]0[/dim]"

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedepot.cli.group import InOrder
-from edgedepot.cli.output import ago, ask_yes, cell, console, counted, visible
+from edgedepot.cli.output import ago, ask_yes, cell, console, visible
 from edgedepot.cli.scope import TIMES, Span, span_options
 from edgedepot.cli.target import FILE, change, open_store
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.interval import seconds_of, zone_of
 from edgedepot.storage.values import Quality, text_problem
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

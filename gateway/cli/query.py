@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 
 from edgedepot.cli.figures import Figures, show_chart
-from edgedepot.cli.output import cell, console, counted, escape, table
+from edgedepot.cli.output import cell, console, escape, table
 from edgedepot.cli.rows import json_of, lines_of, local
 from edgedepot.cli.scope import TIMES, Span, columns_of, model_of, names_of, span_options, unknown_device, with_quality
 from edgedepot.cli.target import FILE, open_store
 from edgedepot.storage.query import Function
 from edgedepot.storage.reading import Reading
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.storage import SQLiteStorage

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgedepot.cli.output import console, counted, escape, number, table, visible
+from edgedepot.cli.output import console, escape, number, table, visible
 from edgedepot.cli.progress import progress
 from edgedepot.cli.scope import TIMES, check_device, model_of, read_time
 from edgedepot.cli.target import change, open_store
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of, zone_of
 from edgedepot.storage.registry import did_you_mean
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgedepot.cli.behind import say_behind, say_given_up, say_held, say_trouble
-from edgedepot.cli.output import ago, console, counted, duration, escape, number, print_section, size, table, visible
+from edgedepot.cli.output import ago, console, duration, escape, number, print_section, size, table, visible
 from edgedepot.cli.target import FILE, open_store, size_on_disk
 from edgedepot.storage.errors import StorageError
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

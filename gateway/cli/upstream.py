@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from edgedepot.cli.group import InOrder
-from edgedepot.cli.output import ask_yes, console, counted
+from edgedepot.cli.output import ask_yes, console
 from edgedepot.cli.status import print_upstreams, read_status
 from edgedepot.cli.target import FILE, change, is_toml, open_store
 from edgedepot.storage.errors import ConfigError
 from edgedepot.storage.registry import did_you_mean
+from edgedepot.words import counted
 
 _FAILED = 1
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgedepot.cli.output import counted, visible
+from edgedepot.cli.output import visible
 from edgedepot.cli.progress import advancing, progress
 from edgedepot.cli.target import FILE, store_path
+from edgedepot.words import counted
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.verify import Verified

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgedepot.storage.base import BaseStorage, Data, StoreRow, Version, takes_version
-from edgedepot.storage.buffer import Arrival, Intake, Pending
+from edgedepot.storage.buffer import DIRECT, Arrival, Intake, Pending
 from edgedepot.storage.clock import Clock, SystemClock, from_micros
 from edgedepot.storage.errors import ConfigError, InvalidValue, NotSupported, StorageError, StoreUnusable
 from edgedepot.storage.interval import seconds_of
@@ -43,8 +43,6 @@ from edgedepot.storage.sqlite.tables import pages_free
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 from edgedepot.storage.values import checked_name, name_problem
-
-DIRECT = "direct"  # the source of readings that Python code stores itself
 
 
 class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
