@@ -17,10 +17,11 @@ from edgedepot.storage.errors import StorageClosed, StorageError, StorageLocked,
 from edgedepot.storage.sqlite.checkpoint import checkpoint, let_in
 from edgedepot.storage.sqlite.claim import claim, claimant, end_claim
 from edgedepot.storage.sqlite.digest import prepare_digests
-from edgedepot.storage.sqlite.files import check_files
+from edgedepot.storage.sqlite.files import check_files, why_no_more
 from edgedepot.storage.sqlite.forks import Connection, Home
 from edgedepot.storage.sqlite.holders import openers
 from edgedepot.storage.sqlite.names import names_of
+from edgedepot.storage.sqlite.reserve import is_full
 
 log = logging.getLogger(__name__)
 _BUSY_SECONDS = 10.0
@@ -45,14 +46,15 @@ def sqlite_errors(path: Path) -> Iterator[None]:
             raise StoreUnusable(f"{path} cannot be read as a store: {exc}") from exc
         if code == sqlite3.SQLITE_CANTOPEN and path.is_dir():
             raise StoreUnusable(f"{path} is a folder, expected a store's file") from exc
+        if is_full(exc, path.parent):
+            full = "its device takes no more files" if code == sqlite3.SQLITE_CANTOPEN else "database or disk is full"
+            raise StorageError(f"{path}: {full}") from exc
         if code == sqlite3.SQLITE_CANTOPEN:
             raise StoreUnusable(f"{path} cannot be opened: no such file, or no right to use it or its folder") from exc
         if code_of(exc) == sqlite3.SQLITE_READONLY_DIRECTORY:
             raise StoreUnusable(
                 f"{path}: its folder cannot be written, where SQLite keeps files also to read: copy it to one that can"
             ) from exc
-        if code_of(exc) == sqlite3.SQLITE_IOERR_SHMSIZE:  # no room for its file of locks: "disk I/O error"
-            raise StorageError(f"{path}: database or disk is full") from exc
         raise StorageError(f"{path}: {exc}") from exc
 
 
@@ -88,7 +90,8 @@ def why_refused(path: Path) -> str | None:
             os.close(file)
     except OSError as exc:
         return exc.strerror
-    return None
+    more = why_no_more(path.parent)
+    return None if more is None else more.strerror
 
 
 def open_writer(path: Path) -> sqlite3.Connection:

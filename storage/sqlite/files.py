@@ -8,9 +8,11 @@ import contextlib
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from edgedepot.storage.errors import StoreUnusable
+from edgedepot.storage.sqlite.checksums import PAGE
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _READ = ("", "-wal", "-shm", "-journal")
@@ -66,6 +68,17 @@ def be_like(file: int | Path, other: os.stat_result) -> None:
     with contextlib.suppress(OSError):  # no right to, or an owner that has no number in a container
         os.chown(file, other.st_uid, -1)
     os.chmod(file, other.st_mode & 0o777)  # last: until then it is nobody's but ours
+
+
+def why_no_more(folder: Path) -> OSError | None:
+    """What the device says to one more page in a file of its own; None where it takes it. SQLite says no more than
+    "disk I/O error" where a quota is used up, and "unable to open" where there may be no more files."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, PAGE)
+    except OSError as exc:
+        return exc
+    return None
 
 
 def is_mounted_itself(path: Path) -> bool:

@@ -13,6 +13,8 @@ import os
 import sqlite3
 from pathlib import Path
 
+from edgedepot.storage.sqlite.files import why_no_more
+
 _SHARE = 16
 """At most this part of a device: a small one has more use for its room."""
 _LEAST_PAGES = 16
@@ -21,12 +23,18 @@ _ROOMY = 3
 """It is taken where this many times as much is free: it must not be what fills the device."""
 
 
-def is_full(exc: BaseException | None) -> bool:
-    """Whether an error says that there is no room. (SQLite answers so where it cannot make the file of its locks.)"""
+_UNTOLD = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CANTOPEN)
+"""SQLite's codes that may mean so, of a quota or where there may be no more files."""
+
+
+def is_full(exc: BaseException | None, folder: Path) -> bool:
+    """Whether an error in a folder says that there is no room. (SQLite answers so where it cannot make the file of its
+    locks.)"""
     code = getattr(exc, "sqlite_errorcode", 0)
     if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return True
-    return isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    told = why_no_more(folder) if code in _UNTOLD else exc
+    return isinstance(told, OSError) and told.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Reserve:

@@ -45,7 +45,7 @@ class Room:
         try:
             checkpoint(connection, "PASSIVE")
         except sqlite3.Error as exc:
-            if not (is_full(exc) and self._reserve.give_up()):
+            if not (is_full(exc, self._path.parent) and self._reserve.give_up()):
                 raise
             checkpoint(connection, "PASSIVE")
         self._share(connection)

@@ -280,7 +280,7 @@ class Writer:
             except (sqlite3.Error, OSError, StorageError) as exc:
                 self.suspect(exc)
                 self._note_trouble(exc)
-                if is_full(exc):
+                if is_full(exc, self._path.parent):
                     self._make_room()
             except UNREADABLE as exc:
                 if not self._suspicion.concerns(exc):

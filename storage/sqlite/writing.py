@@ -101,7 +101,7 @@ class Writing:
         try:
             return self._opening.open()
         except StorageError as exc:
-            if not (is_full(exc.__cause__) and reserve.give_up()):
+            if not (is_full(exc.__cause__, self._path.parent) and reserve.give_up()):
                 raise
         return self._opening.open()
 
@@ -188,7 +188,7 @@ class Writing:
                 self._names.bar = None
                 raise
             self._names.bar = why = f"{self._path} has a new file that cannot be opened: {exc}"
-            if is_full(exc):
+            if is_full(exc, self._path.parent):
                 self._reserve.give_up()
             raise StorageError(why) from exc
         self._names.bar = None

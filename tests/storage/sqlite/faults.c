@@ -14,6 +14,7 @@
  *   fault_syncs               so many syncs of a write-ahead log fail with EIO, once each
  *   fault_reads               so many reads of the fault_length bytes from fault_place on, of the file with the number
  *                             fault_inode, fail with EIO; all of them where it is negative
+ *   fault_quota               whether a full device, whatever the folder, says so as one does whose quota is used up
  *
  * Calls through the C library alone are seen: SQLite's and Python's.
  */
@@ -29,7 +30,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int fault_code, fault_after, fault_calls, fault_once, fault_gate, fault_kill, fault_syncs, fault_reads;
+int fault_code, fault_after, fault_calls, fault_once, fault_gate, fault_kill, fault_syncs, fault_reads, fault_quota;
 char fault_end[64], fault_call[16];
 long fault_inode, fault_place, fault_length;
 
@@ -91,15 +92,26 @@ static int unread(int descriptor, long from, long length) {
     return 1;
 }
 
+static ssize_t told(ssize_t written) {
+    if (written < 0 && errno == ENOSPC && fault_quota) errno = EDQUOT;
+    return written;
+}
+
 ssize_t pwrite64(int to, const void *data, size_t length, off64_t at) {
-    return refused_of("write", to) ? -1 : syscall(SYS_pwrite64, to, data, length, at);
+    return refused_of("write", to) ? -1 : told(syscall(SYS_pwrite64, to, data, length, at));
 }
 
 ssize_t pwrite(int to, const void *data, size_t length, off_t at) { return pwrite64(to, data, length, at); }
 
 ssize_t write(int to, const void *data, size_t length) {
-    return refused_of("write", to) ? -1 : syscall(SYS_write, to, data, length);
+    return refused_of("write", to) ? -1 : told(syscall(SYS_write, to, data, length));
 }
+
+int posix_fallocate64(int to, off64_t at, off64_t length) {
+    return told(syscall(SYS_fallocate, to, 0, at, length)) ? errno : 0;
+}
+
+int posix_fallocate(int to, off_t at, off_t length) { return posix_fallocate64(to, at, length); }
 
 int ftruncate64(int to, off64_t size) {
     return refused_of("truncate", to) ? -1 : (int)syscall(SYS_ftruncate, to, size);

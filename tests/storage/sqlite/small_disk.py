@@ -15,16 +15,16 @@ PAGE = 4096
 class SmallDisk:
     """Mounted from entering to leaving the context. `path` is a folder in it."""
 
-    def __init__(self, size: int = 8_000_000) -> None:
-        self._size = size
+    def __init__(self, size: int = 8_000_000, files: int = 0) -> None:
+        """Of so many bytes, and so many files at most where that is not 0."""
+        self._options = f"size={size},nr_inodes={files}"
         self._folder = tempfile.TemporaryDirectory()
         self._mounted = Path(self._folder.name)
         self.path = self._mounted / "store"
         self._filler = self._mounted / "filler"
 
     def __enter__(self) -> Self:
-        options = f"size={self._size}"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self._folder.name], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", self._options, "tmpfs", self._folder.name], check=True)
         self.path.mkdir()
         return self
 

@@ -1,5 +1,6 @@
 """A device without room: a small file system in memory, filled to the page. Mounting it needs root."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from edgedepot.storage.receipt import Receipt
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import rows as numbered
+from tests.storage.sqlite.faulty import build, run_faulty
 from tests.storage.sqlite.small_disk import SmallDisk
 from tests.storage.sqlite.test_failures import T0
 from tests.storage.sqlite.test_writer import advance_until
@@ -95,6 +97,40 @@ def test_deleting_works_on_a_full_device(disk: SmallDisk) -> None:
         disk.clear()
         advance_until(clock, lambda: reserve_of(disk).exists())
     audit_file(disk.path / "x.db")
+
+
+QUOTA = """
+import ctypes
+from tests.storage.sqlite.small_disk import SmallDisk
+from tests.storage.sqlite.test_full_disk import test_deleting_works_on_a_full_device
+ctypes.c_int.in_dll(ctypes.CDLL(None), "fault_quota").value = 1
+with SmallDisk() as disk:
+    test_deleting_works_on_a_full_device(disk)
+"""
+
+
+def test_deleting_works_where_a_quota_is_used_up(tmp_path: Path) -> None:
+    """SQLite says "disk I/O error" then. A shim makes one of a full device; there is no quota for root."""
+    run_faulty(build(tmp_path), tmp_path, QUOTA)
+
+
+def test_a_device_that_takes_no_more_files_is_said_to_be_that() -> None:
+    """SQLite says "unable to open database file" then."""
+    with SmallDisk(files=16) as disk:
+        path = disk.path / "x.db"
+        with SQLiteStorage(path, gateway_id="roof") as store:
+            store.store_readings(Weather, numbered(0, 50)).wait()
+        others = [path.with_name(f"other{number}") for number in range(16)]
+        with contextlib.suppress(OSError):
+            for one in others:
+                one.touch()
+        for settings in ({}, {"read_only": True}):
+            with pytest.raises(StorageError, match=r"x\.db: its device takes no more files"):
+                SQLiteStorage(path, **settings)  # type: ignore[arg-type]
+        for one in others:
+            one.unlink(missing_ok=True)
+        with SQLiteStorage(path) as store:
+            assert (store.store_epoch, len(store.query_readings(Weather))) == (1, 50)
 
 
 def test_without_a_reserve_deleting_waits_for_room(disk: SmallDisk) -> None:
