@@ -27,12 +27,11 @@ from edgedepot.sync.delivery import ANSWER_TIMEOUT, Delivery, Interrupted
 from edgedepot.sync.lanes import Lanes
 from edgedepot.sync.limits import Limits
 from edgedepot.sync.progress import Progress
+from edgedepot.sync.standing import Standing, logger
 from edgedepot.sync.status import Limit, State, SyncStatus
 
 if TYPE_CHECKING:
     from edgedepot.sync.averages import Averages
-
-logger = logging.getLogger("edgedepot.sync")
 
 PROBE = 50
 """Rows that find out whether a link is back: few, as most such tries are in vain; and real ones, as only they show that
@@ -41,9 +40,6 @@ the upstream takes rows. After one success windows have their full size again.""
 _PATIENCE = 3
 """An upstream that fails, or asks for less, this many times running is said to be away; once is how it keeps its pace.
 Other trouble that it answers with this often has a person called."""
-_LINGERS = 5.0
-"""Seconds for which what held readings up is said once they go on: it holds them up again soon."""
-_IN_TROUBLE: tuple[State, ...] = ("waiting", "misconfigured")
 _OVERTAXED = 10.0
 """Seconds. A window that failed after so long may have been too large for the link to carry in the upstream's time."""
 
@@ -94,52 +90,40 @@ class Forwarder:
         self._probing = False
         self._is_proven = False  # the upstream said that it takes readings, or took some
         self._read = 0  # rows of the latest window as it was read
-        self._lock = threading.Lock()  # guards what follows
-        self._said: str | None = None  # the trouble that the log knows of
-        self._state: State = "stopped"
-        self._last_error: str | None = None
-        self._alarm: str | None = None
-        self._local_trouble: str | None = None
-        self._retry_at: float | None = None
-        self._faults = 0
-        self._is_slow = False
-        self._limit: Limit | None = None
-        self._limit_until = -1.0
+        self._standing = Standing(name, clock)
 
     def status(self) -> SyncStatus:
         """How it stands. Does not block."""
-        now = self._clock.monotonic()
-        hangs, slowest = self._hangs(now), self._bottleneck.limit()
+        hangs, slowest = self._hangs(), self._bottleneck.limit()
         waiting = self._progress.waiting()
         lag, eta = self._progress.lag(), self._progress.eta(waiting)
-        with self._lock:
-            is_held_up = now <= self._limit_until or self._state in _IN_TROUBLE
-            return SyncStatus(
-                self._state,
-                self._delivery.delivered,
-                self._delivery.last_delivery,
-                self._last_error,
-                self._retry_at,
-                self._delivery.requests,
-                self._faults,
-                hangs or self._local_trouble or self._alarm,
-                waiting,
-                lag,
-                eta,
-                self._limit if is_held_up else slowest if self._is_slow or hangs else None,
-                self._budget.spent_today,
-                self._budget.per_day,
-            )
+        told = self._standing.told(hangs, slowest)
+        return SyncStatus(
+            told.state,
+            self._delivery.delivered,
+            self._delivery.last_delivery,
+            told.last_error,
+            told.retry_at,
+            self._delivery.requests,
+            told.faults,
+            told.alarm,
+            waiting,
+            lag,
+            eta,
+            told.limited_by,
+            self._budget.spent_today,
+            self._budget.per_day,
+        )
 
     def look_after(self) -> None:
         """Say so once when an answer is waited for too long. From any thread but that of the steps; does not block."""
-        hangs = self._hangs(self._clock.monotonic())
+        hangs = self._hangs()
         if hangs is not None:
-            self._say("hangs", logging.ERROR, f"does not take readings: {hangs}")
+            self._standing.say("hangs", logging.ERROR, f"does not take readings: {hangs}")
 
-    def _hangs(self, now: float) -> str | None:
+    def _hangs(self) -> str | None:
         asked_at = self._delivery.asked_at
-        if asked_at is None or now - asked_at <= ANSWER_TIMEOUT:
+        if asked_at is None or self._clock.monotonic() - asked_at <= ANSWER_TIMEOUT:
             return None
         return (
             f"no answer to a request for {ANSWER_TIMEOUT:.0f} s, as the link is very slow or the storage waits without "
@@ -167,16 +151,13 @@ class Forwarder:
             return self._on_local_trouble(exc)
         except Exception as exc:  # noqa: BLE001 - the thread's outermost edge: a user's storage may raise anything
             return self._on_fault(exc)
-        if self._local_trouble is not None:
+        if self._standing.has_local_trouble:
             self._on_local_recovery()
         return wait
 
     def note(self, state: State, error: str | None = None, retry_at: float | None = None) -> None:
         """Have the status say so."""
-        with self._lock:
-            self._state = state
-            self._last_error = error or self._last_error
-            self._retry_at = retry_at
+        self._standing.note(state, error, retry_at)
 
     def _forward(self) -> bool:
         """Deliver the next window; False when there is none."""
@@ -192,7 +173,7 @@ class Forwarder:
             self._make_sure()
             return False
         lane, window = found
-        self.note(self._state if self._state in _IN_TROUBLE else "sending")  # until it has answered that is not over
+        self._standing.tried()
         self._batch.weigh(window.rows)
         requests, began = self._delivery.requests, self._clock.monotonic()
         is_unresolved = self._lanes.is_unresolved
@@ -293,8 +274,11 @@ class Forwarder:
         self._budget.close()
 
     def _on_held(self, held: Held) -> Wait:
-        self._limited(held.reason, until=held.until)
-        self.note("idle" if held.reason is None else "held", retry_at=None if held.reason is None else held.until)
+        self._standing.held_up(held.reason, held.until)
+        if held.reason is None:
+            self._standing.note("idle")
+        else:
+            self._standing.note("held", retry_at=held.until)
         if held.reason != "rate":
             self._progress.rest()
         return Wait(held.until, held.for_news)
@@ -302,47 +286,32 @@ class Forwarder:
     def _look(self, lane: Lane = "live", window: Window | None = None) -> None:
         """Take note of what waits, and of the window that is next."""
         self._progress.look(lane, window)
-        is_slow = bool(self._lanes.backlog(self._batch.limit, looks=False))
-        with self._lock:
-            self._is_slow = is_slow
-
-    def _limited(self, limit: Limit | None, until: float | None = None) -> None:
-        """What holds readings up, and for how long that is worth saying."""
-        with self._lock:
-            self._limit = limit
-            self._limit_until = (self._clock.monotonic() if until is None else until) + _LINGERS
+        self._standing.slow(bool(self._lanes.backlog(self._batch.limit, looks=False)))
 
     def _rest(self) -> Wait:
-        self._limited(None)
-        self.note("idle")
-        with self._lock:
-            self._is_slow = False
+        self._standing.held_up(None)
+        self._standing.note("idle")
+        self._standing.slow(False)
         return Wait(self._clock.monotonic() + self._poll, for_news=True)
 
     def _on_answered(self) -> None:
         self._backoff.reset()
         self._is_proven = True
-        self._raise_alarm(None)
-        self.note("sending")
-        with self._lock:
-            was_away, self._said = self._said is not None, None
-        if was_away:
+        if self._standing.answered():
             pending = self._store.count_pending(self._name)
             logger.info("upstream %s is back, %d readings pending", self._name, pending)
 
     def _on_local_trouble(self, exc: StorageError) -> Wait:
         """The local store's, of which the upstream knows nothing."""
         text = f"the local store fails: {_text_of(exc)}"
-        if self._local_trouble is None:
+        if not self._standing.has_local_trouble:
             logger.error("upstream %s gets nothing, as %s. It is tried again for ever", self._name, text)
-        with self._lock:
-            self._local_trouble = text
+        self._standing.local_trouble(text)
         return self._again_in(self._backoff.next(), "waiting", text, None)
 
     def _on_local_recovery(self) -> None:
         self._backoff.reset()
-        with self._lock:
-            self._local_trouble = None
+        self._standing.local_trouble(None)
         logger.info("upstream %s: the local store is read again", self._name)
 
     def _on_trouble(self, exc: UpstreamError, took: float) -> Wait:
@@ -355,10 +324,11 @@ class Forwarder:
                 self._batch.shrink()
             self._probing = True
         if _is_strange(exc) and self._backoff.tries >= _PATIENCE:
-            self._raise_alarm(text)
-            self._say(f"alarm {exc.code}", logging.ERROR, f"keeps answering: {text}. It is tried again for ever")
+            self._standing.alarm(text)
+            keeps = f"keeps answering: {text}. It is tried again for ever"
+            self._standing.say(f"alarm {exc.code}", logging.ERROR, keeps)
         elif not isinstance(exc, Overloaded) or self._backoff.tries >= _PATIENCE:
-            self._say(
+            self._standing.say(
                 "away", logging.WARNING, f"does not take readings: {text}. They wait, and are sent again until it does"
             )
         return self._again_in(
@@ -368,39 +338,26 @@ class Forwarder:
     def _on_misconfigured(self, exc: Misconfigured | ConfigError) -> Wait:
         self._lanes.turned_away()
         pause, text = self._backoff.slow(_retry_after(exc)), _text_of(exc)
-        self._raise_alarm(text)
+        self._standing.alarm(text)
         every = f"Nothing is lost, and it is tried again every {pause:.0f} s"
-        self._say(text, logging.ERROR, f"needs mending: {text}. {every}")
+        self._standing.say(text, logging.ERROR, f"needs mending: {text}. {every}")
         return self._again_in(pause, "misconfigured", text, "server")
 
     def _on_fault(self, exc: Exception) -> Wait:
         self._probing = True
         text = f"{type(exc).__name__}: {exc}"
-        self._raise_alarm(text)
-        with self._lock:
-            self._faults += 1
-        self._say(type(exc).__name__, logging.ERROR, "raised what no storage should; it is tried again", exc)
+        self._standing.fault(text)
+        self._standing.say(type(exc).__name__, logging.ERROR, "raised what no storage should; it is tried again", exc)
         return self._again_in(self._backoff.next(), "waiting", text, "server")
 
     def _again_in(self, pause: float, state: State, error: str, limit: Limit | None) -> Wait:
         """What failed is tried again then."""
         retry_at = self._clock.monotonic() + pause
-        self._limited(limit, retry_at)
-        self.note(state, error, retry_at)
+        self._standing.held_up(limit, retry_at)
+        self._standing.note(state, error, retry_at)
         if state == "misconfigured" or not self._is_proven or self._backoff.tries >= _PATIENCE:
             self._progress.away()
         return Wait(retry_at, for_news=False)
-
-    def _raise_alarm(self, alarm: str | None) -> None:
-        with self._lock:
-            self._alarm = alarm
-
-    def _say(self, trouble: str, level: int, text: str, fault: Exception | None = None) -> None:
-        """One line for each trouble, not for each try."""
-        with self._lock:
-            is_known, self._said = trouble == self._said, trouble
-        if not is_known:
-            logger.log(level, "upstream %s %s", self._name, text, exc_info=fault)
 
 
 def _is_strange(exc: UpstreamError) -> bool:

@@ -34,9 +34,10 @@ from edgedepot.storage.errors import StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.reading import Reading
 from edgedepot.sync.backoff import Backoff
 from edgedepot.sync.delivery import Interrupted
-from edgedepot.sync.forwarder import Forwarder, Wait, logger
+from edgedepot.sync.forwarder import Forwarder, Wait
 from edgedepot.sync.limits import Limits, Rate, Size
 from edgedepot.sync.settings import Duration, check_ends, choice_of, read_backoff, read_batch_size, seconds
+from edgedepot.sync.standing import logger
 from edgedepot.sync.status import SyncStatus
 
 _LOOK = 60.0
