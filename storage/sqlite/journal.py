@@ -449,6 +449,10 @@ class Journal:
         return count + self.tail.discard(series, scope.start, scope.end, self.shape.horizon(layout.id))
 
 
+Deed = Callable[[Journal], object]
+"""What one transaction is to do."""
+
+
 def _merge(model: type[Reading], old: Row, new: Row) -> Row | None:
     """The old row with the new values that are not null over it; None where that changes nothing."""
     values = tuple(before if after is None else after for before, after in zip(old[1:], new[1:], strict=True))

@@ -13,16 +13,15 @@ after a crash it goes on. To drop a partition writes a few pages, however many r
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from edgedepot.storage.clock import DAY
 from edgedepot.storage.sqlite.acknowledge import skipped_by
 from edgedepot.storage.sqlite.books import CursorBook
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.choices import read_choice
 from edgedepot.storage.sqlite.cursors import Cursors
-from edgedepot.storage.sqlite.downsampled import described, is_kept, keep_more
+from edgedepot.storage.sqlite.downsampled import is_kept, keep_more
 from edgedepot.storage.sqlite.eviction import (
     close_piece,
     evict,
@@ -35,7 +34,8 @@ from edgedepot.storage.sqlite.eviction import (
 )
 from edgedepot.storage.sqlite.fold import acknowledged_pieces
 from edgedepot.storage.sqlite.given_up import note_given_up
-from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.journal import Deed, Journal
+from edgedepot.storage.sqlite.kept import SWEPT, expired, keep_less, kept_pages
 from edgedepot.storage.sqlite.limits import PAGE, Limits
 from edgedepot.storage.sqlite.refusals import (
     Excess,
@@ -45,13 +45,11 @@ from edgedepot.storage.sqlite.refusals import (
     too_many_rejects,
 )
 from edgedepot.storage.sqlite.room_log import FULL, OLD, REFUSED, RoomLog
-from edgedepot.storage.sqlite.shape import Partition, Piece, Rule
+from edgedepot.storage.sqlite.shape import Partition, Piece
 from edgedepot.storage.sqlite.tables import (
     any_of,
-    counted,
     history_table,
     hour_table,
-    kept_table,
     pages_used,
     refresh_view,
     rows_end,
@@ -60,16 +58,7 @@ from edgedepot.storage.sqlite.tables import (
 from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.walk import END, NEVER, owed
 
-SWEPT = 2_000
-"""So many rows are deleted at a time, of what is not dropped with its table."""
-_KEPT_STEP = DAY
-"""What is kept downsampled goes by days when it is too old."""
-_PARTS = 16
-"""When it is too much, by a part of the time that it is of."""
 _LAST_MINUTE = 2**62
-
-Deed = Callable[[Journal], object]
-"""What one transaction is to do."""
 
 
 class _Owed(NamedTuple):
@@ -106,7 +95,8 @@ class Retention:
         if not self._journal.shape.pieces:
             return None
         deed = close_piece if self.ends_piece else self._acknowledged()
-        deed = deed or self._too_old(now) or self._too_much_of_a_model(now) or self._expired(now) or self._sweep()
+        deed = deed or self._too_old(now) or self._too_much_of_a_model(now)
+        deed = deed or expired(self._journal, now) or self._sweep()
         if deed is not None:
             return deed
         self.is_over = self.exceeds()
@@ -243,62 +233,7 @@ class Retention:
         self._journal.reshape()
         self._unswept.add(layout.id)
 
-    # -- what is kept downsampled -----------------------------------------------------------------------------------
-
-    def _kept(self) -> Iterator[tuple[Rule, int, str]]:
-        """The rules by which something is kept: from when on, and in which table."""
-        layouts = self._journal.catalogue.layouts()
-        for rule in self._journal.shape.rules:
-            if rule.low is not None:
-                yield rule, rule.low, kept_table(layouts[rule.model], rule)
-
-    def _expired(self, now: int | None) -> Deed | None:
-        """Of what is kept downsampled, what is too old; and the rows of what has gone."""
-        for rule, low, table in self._kept():
-            if now is not None and rule.keep is not None:
-                first = min((now - rule.keep) // _KEPT_STEP * _KEPT_STEP, self._journal.shape.horizon(rule.model))
-                if first - first % rule.interval > low:
-                    return self._raising(rule, first)
-            old = (
-                f"SELECT s.id, k.start, k.part FROM _series AS s CROSS JOIN {table} AS k ON k.series = s.id"
-                f" AND k.start < {low - low % rule.interval} WHERE s.model = {rule.model} LIMIT {SWEPT}"
-            )
-            if self._connection.execute(old).fetchone():
-                return self._forgetting(rule, f"DELETE FROM {table} WHERE (series, start, part) IN ({old})")
-        return None
-
-    def _raising(self, rule: Rule, first: int) -> Deed:
-        """From the bucket of that time on it is kept: none is cut."""
-
-        def act(journal: Journal) -> None:
-            rule.low = first - first % rule.interval
-            journal.reshape()
-
-        return act
-
-    def _forgetting(self, rule: Rule, statement: str) -> Deed:
-        def act(journal: Journal) -> None:
-            with counted(self._connection, rule):
-                self._connection.execute(statement)
-            journal.reshape()
-
-        return act
-
-    def _keep_less(self) -> Deed | None:
-        """The oldest part of what is kept downsampled is to go."""
-        for rule, low, table in sorted(self._kept(), key=lambda one: one[1]):
-            starts = f"SELECT min(start) FROM {table} WHERE series = s.id AND start >= {low - low % rule.interval}"
-            (oldest,) = self._connection.execute(
-                f"SELECT min(({starts})) FROM _series AS s WHERE model = ?", (rule.model,)
-            ).fetchone()
-            if oldest is not None:
-                span = self._journal.shape.horizon(rule.model) - oldest
-                first = oldest + max(rule.interval, span // _PARTS)
-                if first <= oldest + span:
-                    layout = self._journal.catalogue.layouts()[rule.model]
-                    self._log.kept_went(layout.name, described(layout, rule), first)
-                    return self._raising(rule, first)
-        return None
+    # -- what is known of what is gone ----------------------------------------------------------------------------
 
     def _sweep(self) -> Deed | None:
         """Replaced values from before the horizon, and what is noted of readings that history has no more."""
@@ -345,12 +280,13 @@ class Retention:
         history = sum(partition.pages for _, mine in self._partitions() for partition in mine)
         closed, held = closed_pieces(self._journal.shape), held_pieces(self._journal.shape)
         deed = self._refused() or self._unawaited(closed)
-        if deed is None and sum(rule.pages for rule, _, _ in self._kept()) > history:
-            deed = self._keep_less()
+        if deed is None and kept_pages(self._journal) > history:
+            deed = keep_less(self._journal, self._log)
         if deed is not None:
             return deed
         oldest = sorted(self._partitions(), key=lambda entry: (len(entry[1]) == 1, entry[1][0].stop))
-        deed = self._drop_first(oldest, now, keep_pending=True) or self._keep_less() or self._closing_unawaited()
+        deed = self._drop_first(oldest, now, keep_pending=True) or keep_less(self._journal, self._log)
+        deed = deed or self._closing_unawaited()
         if deed is not None:
             return deed
         if self._limits.block and is_folding(self._journal):

@@ -11,11 +11,11 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.reading import declared_measurements
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.fold import Fold
-from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.journal import Deed, Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Calls, Pace
-from edgedepot.storage.sqlite.retention import Deed, Retention
+from edgedepot.storage.sqlite.retention import Retention
 
 log = logging.getLogger(__name__)
 RETAIN_SECONDS = 300.0
