@@ -68,10 +68,11 @@ class Report:
     days: dict[Day, Finding] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     delivered: int | None = None
-    """How many versions the books count as delivered; None where a part alone is compared."""
+    """How many versions the books count as delivered; None where a part alone is compared, and where a reading need not
+    have any one value: these are not counted apart."""
     here: int | None = None
-    """How many of these could be compared. The others have gone from here, have changed, or went into averages that
-    nobody can make anew. None also where a reading need not have any one value: these are not counted apart."""
+    """How many of these could be compared; None where that is. The others have gone from here, have changed, or went
+    into averages that nobody can make anew."""
     compared: int = 0
     """Requests that compared, each for many readings."""
     read: int = 0

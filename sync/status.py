@@ -41,7 +41,8 @@ class SyncStatus:
     """About how many readings it is behind right now: never fewer than it is, and up to one more for each commit of the
     store's, whose row of books has a number too. What counts exactly takes a query: `SQLiteStorage.count_pending`."""
     lag: float = 0.0
-    """Seconds since the time of the oldest of them that is known; 0 where nothing waits."""
+    """Seconds since the time of the oldest of them that is known; 0 where nothing waits, and where what does came in
+    since the worker looked last."""
     eta: float | None = None
     """Seconds until none waits, at the latest pace, with what comes in meanwhile, the hours in which nothing may go,
     and the bytes of the days to come; None where they become no fewer, or none has gone out yet that would tell, or

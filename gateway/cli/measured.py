@@ -50,8 +50,8 @@ class Shape(NamedTuple):
 
 _OF: Mapping[type, Shape] = {float: Shape(1), int: Shape(1, ints=1), bool: Shape(1, bools=1), str: Shape(1, texts=1)}
 _NAMES: Mapping[str, Shape] = {"float": _OF[float], "int": _OF[int], "bool": _OF[bool], "str": _OF[str]}
-_WHOLE = 3_500.0
-"""Seconds: what is about an hour."""
+_ABOUT_AN_HOUR = 3_500.0
+"""Seconds: what is so long needs no word about it."""
 _LETTERS = 12
 """Of a text, where that is not given."""
 
@@ -116,13 +116,14 @@ class Rates:
     def notes(self) -> Iterator[str]:
         """What there is to say of a time that is no whole hour, or in which the gateway may have been off."""
         silence, when = self.came.silence, f"From the readings of the last {duration(self.came.seconds)}"
-        if self.came.seconds < _WHOLE and silence is None:
-            yield f"{when}, which are {sum(len(one.times) for one in self.came.series.values()):,}."
-        elif self.came.seconds < _WHOLE:
-            before = "" if silence is None or math.isinf(silence) else f"for {duration(silence)} "
-            yield f"{when}: none came {before}before."
+        if self.came.seconds < _ABOUT_AN_HOUR:
+            if silence is None:
+                yield f"{when}, which are {sum(len(one.times) for one in self.came.series.values()):,}."
+            else:
+                before = "" if math.isinf(silence) else f"for {duration(silence)} "
+                yield f"{when}: none came {before}before."
         if self.came.pause is not None:
-            whole = "the last hour" if self.came.seconds >= _WHOLE else "that time"
+            whole = "the last hour" if self.came.seconds >= _ABOUT_AN_HOUR else "that time"
             pause = f"For {duration(self.came.pause)} of {whole} nothing came"
             yield f"{pause}: where the gateway was off then, its rates are higher."
 
@@ -184,27 +185,27 @@ def _due(times: Sequence[int], flush: float) -> int:
 def fields_of(text: str) -> dict[str, float]:
     """What a reading has, as `Load` names it: of "4", so many floats, or of types such as "float,bool,str:12". Raises
     `InvalidValue`."""
-    count = _whole(text)
+    count = _count_of(text)
     if count:
         return Shape(count)._asdict()
     shape = Shape()
     for one in text.split(","):
         name, _, length = one.strip().partition(":")
         kind = _NAMES.get(name)
-        if kind is None or (length and (name != "str" or _whole(length) is None)):
+        if kind is None or (length and (name != "str" or _count_of(length) is None)):
             expected = 'a number, or types (float, int, bool, str) as in "float,bool,str:12"'
             raise InvalidValue(f"--fields: found {text!r}, expected {expected}")
         shape = shape.plus(kind._replace(letters=float(length or _LETTERS) if name == "str" else 0.0))
     return shape._asdict()
 
 
-def _whole(text: str) -> int | None:
+def _count_of(text: str) -> int | None:
     """A number of up to four digits; None for anything else."""
     return int(text) if len(text) <= 4 and text.isascii() and text.isdecimal() else None
 
 
 _OFF: Mapping[str, str] = {
-    "gzip": "gzip is off, and once to 5 times as much goes over the wire as is counted.",
+    "gzip": "gzip is off, and 1 to 5 times as much goes over the wire as is counted.",
     "copy": "copy is off, and 0.7 to 2.4 times as much goes over the wire as is counted.",
 }
 """What is said of settings that are off: by seeds 1, 2, 3, 4, 7, 9, 13 and 22 of tests/plan."""

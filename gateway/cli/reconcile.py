@@ -81,8 +81,8 @@ def reconcile(
     For one that was restored from an old copy, say. What was delivered to UPSTREAM, and is in the local history still,
     is compared with what is there: by counts and extremes, then, where these differ, reading by reading. What is
     missing there, or has another value, is sent; all else is left alone. So are readings that are pending, quarantined,
-    skipped, thinned, evicted or deleted: the ledger does not count these as delivered. Of an upstream that gets
-    averages (every) these are compared, and sent.
+    skipped, thinned, evicted or deleted: the ledger does not count these as delivered. Of thinned minutes, and of an
+    upstream that gets averages (every), the averages are compared, and sent.
 
     Works beside a running gateway, and without one. Done again it goes on where it was interrupted.
     """

@@ -395,7 +395,7 @@ def test_from_a_gateways_file(tmp_path: Path) -> None:
     assert "upstream attic got no reading within the last hour, and is not counted." in text
     assert "upstream attic: its url leaves TLS to the server" in text
     assert "TLS to the server" not in said(str(file), "--tls")
-    assert "upstream lab: gzip is off, and once to 5 times" in text
+    assert "upstream lab: gzip is off, and 1 to 5 times" in text
     result = CliRunner().invoke(program, ["plan", str(file), "--upstream", "attic"])
     assert result.exit_code == 2
     assert "attic got no reading within the last hour" in result.stderr
