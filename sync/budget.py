@@ -205,12 +205,12 @@ class Budget:
     @property
     def of_a_day(self) -> float:
         """The most bytes that a backlog may have in a whole day."""
-        return float("inf") if self._limits.per_day is None else self._backlogs
+        return math.inf if self._limits.per_day is None else self._backlogs
 
     @property
     def at_once(self) -> float:
         """The most bytes that a rate lets go together."""
-        return self._capacity
+        return BURST * self._rate
 
     # -- asked before each request, and told after it -------------------------------------------------------------
 
@@ -271,12 +271,8 @@ class Budget:
     @property
     def _rate(self) -> float:
         """Bytes a second: half where somebody else is at work too."""
-        rate = self._limits.rate or float("inf")
+        rate = self._limits.rate or math.inf
         return rate / 2 if self._is_beside or self._other.is_at_work(self._clock.now()) else rate
-
-    @property
-    def _capacity(self) -> float:
-        return BURST * self._rate
 
     @property
     def _used(self) -> int:
@@ -287,20 +283,21 @@ class Budget:
         return today.total + known + spent_beside(theirs, today.day)
 
     @property
+    def _whole(self) -> float:
+        """Of a day."""
+        per_day = self._limits.per_day
+        return math.inf if per_day is None else per_day - slack_of(per_day)
+
+    @property
     def _left_today(self) -> float:
         if self._limits.per_day is None:
-            return float("inf")
-        return (self._even_share if self._is_beside else self._limits.per_day - self._slack) - self._used
+            return math.inf
+        return (self._even_share if self._is_beside else self._whole) - self._used
 
     @property
     def _room(self) -> float:
         """The most that a request may take."""
-        return min(self._capacity, self._left_today)
-
-    @property
-    def _slack(self) -> float:
-        per_day = self._limits.per_day
-        return 0.0 if per_day is None else slack_of(per_day)
+        return min(self.at_once, self._left_today)
 
     def _expected(self, size: float) -> float:
         return MARGIN * self._cost.of(size)
@@ -335,11 +332,10 @@ class Budget:
             raise Held(self._at(later), "window")
 
     def _check_left(self, needed: float, is_sure: bool = False) -> None:
-        whole = math.inf if self._limits.per_day is None else self._limits.per_day - self._slack
-        if is_sure and needed > whole:
+        if is_sure and needed > self._whole:
             raise ConfigError(
                 f"upstream {self._name}: max_per_day is too little for the next reading: that may take {needed:,.0f} "
-                f"bytes, and {whole:,.0f} may go a day"
+                f"bytes, and {self._whole:,.0f} may go a day"
             )
         if needed > self._left_today:
             raise Held(self._at(self._limits.schedule.day(self._clock.now())[1]), "budget")
@@ -361,14 +357,11 @@ class Budget:
         self._look_beside()
         if self._limits.rate is not None:
             self._flow.pass_time(self._clock.monotonic(), self._rate)
-        if self._clock.trusted:
-            self._spending.turn_to(self._limits.schedule.day(self._clock.now())[0])
-            self._count(0)
-        else:
-            self._spending.turn_to(NO_DAY)
-            self._count(0)
-            if self._limits.per_day is not None:
-                self._spending.reserve(LEAST_SLACK)  # to ask the upstream for its time
+        knows_day = self._clock.trusted
+        self._spending.turn_to(self._limits.schedule.day(self._clock.now())[0] if knows_day else NO_DAY)
+        self._count(0)
+        if self._limits.per_day is not None and not knows_day:
+            self._spending.reserve(LEAST_SLACK)  # to ask the upstream for its time
 
     def _count(self, size: float) -> int:
         """Take what was sent and received since the last time; what rows of that size would be where nobody counts."""

@@ -11,9 +11,8 @@ import math
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import Protocol
 
-from edgedepot.storage.buffer import Lane, Window
+from edgedepot.storage.buffer import Buffer, Lane, Window
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import InvalidValue, StorageError
 from edgedepot.sync.budget import Budget
@@ -30,17 +29,11 @@ _EXACT_DAYS = 31
 _LANES: tuple[Lane, ...] = ("backlog", "live")
 
 
-class Source(Protocol):
-    """What knows how many rows wait: of a `Buffer`, this."""
-
-    def waiting(self, cursor: str, lane: Lane) -> int: ...
-
-
 class Progress:
     """Follows what waits for one upstream. `waiting`, `lag` and `eta` are for any thread, the rest for one. The time in
     which it `rests` is not one in which anything might have gone out."""
 
-    def __init__(self, store: Source, name: str, schedule: Schedule, budget: Budget, clock: Clock) -> None:
+    def __init__(self, store: Buffer, name: str, schedule: Schedule, budget: Budget, clock: Clock) -> None:
         self._store = store
         self._name = name
         self._schedule = schedule
