@@ -15,6 +15,9 @@ from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, Spent, spent_besi
 
 _PATIENCE = 5.0
 """Seconds for a note to be committed. A device that is full may take none, and must be emptied all the same."""
+_SAID_AGAIN = AT_WORK / 6e6
+"""Seconds after which who goes beside notes again that it is at work: in a good minute, which an answer may take, that
+must not become too old."""
 _DAYS = 4
 """So many days are remembered: a clock that was wrong comes back to one of them."""
 log = logging.getLogger(__name__)
@@ -65,11 +68,11 @@ class Spending:
 
     def reserve(self, expected: int) -> bool:
         """Have the store know of more than is spent, of what goes out in a minute and a half, before it goes out: so it
-        is written about once a minute at most. Whether it was."""
+        is written about once a minute at most, and by who goes beside about every 15 s. Whether it was."""
         now, wanted = self._clock.monotonic(), self.today.total + expected
         is_enough = self._per_day is None or wanted <= self._noted.total
         if self._beside:
-            is_enough = is_enough and now - self._noted_at < AT_WORK / 6e6
+            is_enough = is_enough and now - self._noted_at < _SAID_AGAIN
         if self._notes is None or (is_enough and self._noted.day == self.today.day):
             return False
         pace = self._since_noted / max(300.0, now - self._noted_at)
