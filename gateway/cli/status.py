@@ -52,7 +52,7 @@ def read_status(store: SQLiteStorage) -> dict[str, Any]:
     """What the store says, and beside it, under ``"live"``, what the running gateway says of the same."""
     from edgedepot.control import ask, socket_path
     from edgedepot.requests import Status
-    from edgedepot.storage.sqlite.connection import writing_process
+    from edgedepot.storage.sqlite.lock import writing_process
 
     live, unheard = None, None
     try:

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from edgedepot.storage.clock import from_micros
-from edgedepot.storage.sqlite.wal import wal_of
+from edgedepot.storage.sqlite.wal import shm_of, wal_of
 
 
 def free_name(path: Path, why: str, now: int) -> Path:
@@ -32,10 +32,6 @@ def own_names(path: Path) -> set[str]:
     return {path.name + copy + part for copy in copies for part in ("", "-wal", "-shm", "-journal")} | {
         path.name + suffix for suffix in beside
     }
-
-
-def shm_of(path: Path) -> Path:
-    return path.with_name(path.name + "-shm")
 
 
 def next_of(path: Path) -> Path:

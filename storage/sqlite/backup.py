@@ -23,8 +23,9 @@ from pathlib import Path
 from edgedepot.storage.errors import ConfigError, StorageError, StoreUnusable
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.aside import free_name, move, own_names
-from edgedepot.storage.sqlite.connection import StoreLock, open_reader, sqlite_errors
+from edgedepot.storage.sqlite.connection import open_reader, sqlite_errors
 from edgedepot.storage.sqlite.files import put_in_place, real
+from edgedepot.storage.sqlite.lock import StoreLock
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import wal_of
 

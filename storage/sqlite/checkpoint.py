@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +35,17 @@ class Checkpoint(NamedTuple):
 
 def checkpoint(connection: sqlite3.Connection, mode: str, patience: float = 0) -> Checkpoint:
     """Put the log into the file, waiting for others so many seconds at most. Raises `sqlite3.Error`."""
-    (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
-    try:
+    with waiting(connection, patience):
         return Checkpoint(*connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone())
+
+
+@contextlib.contextmanager
+def waiting(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """Have SQLite wait for others so long at most."""
+    (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    try:
+        yield
     finally:
         connection.execute(f"PRAGMA busy_timeout = {usual}")
 

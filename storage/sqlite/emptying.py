@@ -25,12 +25,11 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from edgedepot.storage.sqlite.aside import shm_of
 from edgedepot.storage.sqlite.beside import Beside
 from edgedepot.storage.sqlite.checkpoint import checkpoint
 from edgedepot.storage.sqlite.connection import open_reader, open_writer
 from edgedepot.storage.sqlite.holders import writable
-from edgedepot.storage.sqlite.wal import PROMISE_BYTES, Promise, promise_of
+from edgedepot.storage.sqlite.wal import PROMISE_BYTES, Promise, promise_of, shm_of
 
 _MARKS = range(104, 120, 4)
 """Where the index has the marks of readers 1 to 4. Number 0 is for those who read the file alone."""

@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgedepot.storage.sqlite.wal import shm_of
+
 _READING = range(123, 128)
 """WAL_READ_LOCK(0) to WAL_READ_LOCK(4)"""
 _SHARED = range(0x40000002, 0x40000200)
@@ -23,7 +25,7 @@ def holders(path: Path) -> list[str]:
     """``process 4711 (sqlite3)``, each other process that reads now; "this process" where it is that alone. May take
     some milliseconds. Empty where nobody can be seen."""
     try:
-        reading = set(_locking(path.with_name(path.name + "-shm").stat(), _READING))
+        reading = set(_locking(shm_of(path).stat(), _READING))
     except OSError:
         reading = set()
     try:

@@ -16,7 +16,9 @@ from typing import NamedTuple
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.checksums import PAGE
-from edgedepot.storage.sqlite.connection import Readers, StoreLock, open_reader
+from edgedepot.storage.sqlite.connection import open_reader
+from edgedepot.storage.sqlite.lock import StoreLock
+from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.report import UNCOUNTED
 from edgedepot.storage.sqlite.salvage import MAGIC, UNREADABLE, put_aside_log
 from edgedepot.storage.sqlite.sectors import read_file, refused

@@ -16,24 +16,19 @@ from edgedepot.storage.clock import Clock, from_micros
 from edgedepot.storage.errors import ConfigError, StoreUnusable
 from edgedepot.storage.reading import device_id_of
 from edgedepot.storage.sqlite import schema
-from edgedepot.storage.sqlite.aside import remove_next, shm_of
+from edgedepot.storage.sqlite.aside import remove_next
 from edgedepot.storage.sqlite.backup import MARK, finish_restore
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.checkpoint import begin_log, cut
-from edgedepot.storage.sqlite.connection import (
-    LogSync,
-    Readers,
-    StoreLock,
-    open_writer,
-    prepare_writer,
-    sqlite_errors,
-    sync_what_was_left,
-)
+from edgedepot.storage.sqlite.connection import open_writer, prepare_writer, sqlite_errors
 from edgedepot.storage.sqlite.contradictions import check_gateway, contradictions, is_of_this_life, text_of
 from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
+from edgedepot.storage.sqlite.lock import StoreLock
+from edgedepot.storage.sqlite.log_sync import LogSync, sync_what_was_left
 from edgedepot.storage.sqlite.look import LOOSE, SYNCED, Look
+from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import Salvaged, read_report, write_report
 from edgedepot.storage.sqlite.salvage import (
@@ -45,7 +40,7 @@ from edgedepot.storage.sqlite.salvage import (
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import ATTEMPTS, Suspicion, pause
 from edgedepot.storage.sqlite.view import View
-from edgedepot.storage.sqlite.wal import Log, salt_of, wal_of
+from edgedepot.storage.sqlite.wal import Log, salt_of, shm_of, wal_of
 
 log = logging.getLogger(__name__)
 GOING_ON = "moving"

@@ -23,14 +23,14 @@ import msgspec
 
 from edgedepot.storage.clock import from_micros
 from edgedepot.storage.errors import StorageError
-from edgedepot.storage.sqlite.aside import free_name, move, shm_of
+from edgedepot.storage.sqlite.aside import free_name, move
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
 from edgedepot.storage.sqlite.files import put_in_place
 from edgedepot.storage.sqlite.report import Salvaged
 from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
-from edgedepot.storage.sqlite.wal import Log, mended, wal_of
+from edgedepot.storage.sqlite.wal import Log, mended, shm_of, wal_of
 
 if TYPE_CHECKING:
     from edgedepot.storage.sqlite.pages import Pages

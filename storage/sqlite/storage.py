@@ -26,7 +26,6 @@ from edgedepot.storage.sqlite.arrivals import check_rows
 from edgedepot.storage.sqlite.backup import Progress, copy_store
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
-from edgedepot.storage.sqlite.connection import Readers
 from edgedepot.storage.sqlite.devices import read_devices, save_device
 from edgedepot.storage.sqlite.downsampled import delete_kept
 from edgedepot.storage.sqlite.files import check_files, real
@@ -37,6 +36,7 @@ from edgedepot.storage.sqlite.keeping import SQLiteKeeping
 from edgedepot.storage.sqlite.limits import PAGE, Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.quarantine import Refused, supersede
+from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.rejects import check_rejects, read_rejected
 from edgedepot.storage.sqlite.report import Salvaged, read_report
 from edgedepot.storage.sqlite.tables import pages_free

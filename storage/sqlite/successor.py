@@ -24,14 +24,14 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from edgedepot.storage.sqlite.aside import next_of, remove_next, shm_of
+from edgedepot.storage.sqlite.aside import next_of, remove_next
 from edgedepot.storage.sqlite.beside import Beside
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import open_reader
 from edgedepot.storage.sqlite.files import be_like
 from edgedepot.storage.sqlite.left import lock_for
 from edgedepot.storage.sqlite.sidecar import sync_folder
-from edgedepot.storage.sqlite.wal import pages_between, salts_of, wal_of
+from edgedepot.storage.sqlite.wal import pages_between, salts_of, shm_of, wal_of
 
 _STEP = 256
 """So many pages are copied before they are synced: a commit's own sync waits for what else is on its way."""

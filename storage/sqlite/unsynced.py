@@ -12,7 +12,7 @@ import threading
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, Receipt
-from edgedepot.storage.sqlite.connection import LogSync
+from edgedepot.storage.sqlite.log_sync import LogSync
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.report import Salvaged
 

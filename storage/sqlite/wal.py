@@ -40,6 +40,10 @@ def wal_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def shm_of(path: Path) -> Path:
+    return path.with_name(path.name + "-shm")
+
+
 def salt_of(wal: Path) -> int | None:
     """What tells one log from another: it rises by one whenever SQLite begins anew in the same file. None for none."""
     head = read_file(wal, HEADER)
@@ -85,7 +89,7 @@ def promised(path: Path) -> Promise | None:
     the first, and cut off the file that is mapped here.
     """
     try:
-        with path.with_name(path.name + "-shm").open("rb") as file:
+        with shm_of(path).open("rb") as file:
             return promise_of(file.read(PROMISE_BYTES))
     except OSError:
         return None

@@ -21,11 +21,11 @@ from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
 from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receipt
 from edgedepot.storage.sqlite.callers import Callers
-from edgedepot.storage.sqlite.connection import why_refused
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.forks import Home
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.lock import why_refused
 from edgedepot.storage.sqlite.log_length import LogLength
 from edgedepot.storage.sqlite.mount import Mount
 from edgedepot.storage.sqlite.names import names_of

@@ -14,10 +14,11 @@ from edgedepot.storage.sqlite.acknowledge import add_cursor
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import note_choice
-from edgedepot.storage.sqlite.connection import Readers, StoreLock, is_damage, is_unread
+from edgedepot.storage.sqlite.connection import is_damage, is_unread
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.lock import StoreLock
 from edgedepot.storage.sqlite.log_length import CARD, PATIENCE, LogLength
 from edgedepot.storage.sqlite.mount import Mount, not_mounted
 from edgedepot.storage.sqlite.names import names_of
@@ -25,6 +26,7 @@ from edgedepot.storage.sqlite.opening import GOING_ON, Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.pending import PendingReader
 from edgedepot.storage.sqlite.quarantine import replaying_cursors
+from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.reserve import Reserve, is_full
 from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.salvage import UNREADABLE

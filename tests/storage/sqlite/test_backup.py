@@ -17,10 +17,10 @@ from edgedepot import Reading, SQLiteStorage, SyncWorker, TimescaleDBStorage
 from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import ConfigError, NotSupported, StorageError, StorageLocked, StoreUnusable
-from edgedepot.storage.sqlite.aside import next_of, shm_of
+from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.sidecar import Sidecar
-from edgedepot.storage.sqlite.wal import wal_of
+from edgedepot.storage.sqlite.wal import shm_of, wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import T0, deliver, leave, readings, rows

@@ -18,7 +18,7 @@ from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StorageLocked
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.backup import restore
-from edgedepot.storage.sqlite.connection import StoreLock, writing_process
+from edgedepot.storage.sqlite.lock import StoreLock, writing_process
 from edgedepot.storage.sqlite.opening import GOING_ON
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Weather

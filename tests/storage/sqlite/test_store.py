@@ -20,8 +20,9 @@ from edgedepot.storage.buffer import Arrival, Intake, Reject
 from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.errors import NotSupported, StorageClosed, StorageLocked, StoreUnusable
 from edgedepot.storage.reading import define_model
-from edgedepot.storage.sqlite.connection import Readers, sqlite_errors
+from edgedepot.storage.sqlite.connection import sqlite_errors
 from edgedepot.storage.sqlite.names import names_of
+from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.schema import VERSION
 from tests.models import Weather
 
