@@ -122,7 +122,7 @@ class Connection:
         sent, and keeps the connection alive: to be called again and again. Without `reading` none are taken from the
         network."""
         longest = min(LONGEST_WAIT, self._address.keepalive / 4)
-        if self._messages:  # they came with the broker's answer while we connected
+        if self._messages or self._refusal:  # they came with the broker's welcome; it came with messages
             timeout = 0.0
         try:
             self._wait(longest if timeout is None else min(timeout, longest), reading)
@@ -201,13 +201,14 @@ class Connection:
             self.session_present = flags.session_present
 
     def _on_subscribe(self, _: Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
-        self.subscribed = True
-        for reason in reasons:
-            if reason.is_failure:
-                self._refusal = (
-                    f"refuses the subscription to {self._topic_filter!r}: {reason};"
-                    " does its access list allow this user to read there?"
-                )
+        failures = [reason for reason in reasons if reason.is_failure]
+        if failures:
+            self._refusal = (
+                f"refuses the subscription to {self._topic_filter!r}: {failures[0]};"
+                " does its access list allow this user to read there?"
+            )
+        else:
+            self.subscribed = True
 
     def _on_disconnect(self, _: Client, __: Any, flags: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
         name = str(reason)

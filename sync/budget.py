@@ -36,7 +36,7 @@ from edgedepot.storage.errors import ConfigError
 from edgedepot.sync.cost import Cost, Size, row_size, size_of
 from edgedepot.sync.flow import BURST, Flow
 from edgedepot.sync.limits import Limits
-from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, beside, spent_beside
+from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, beside, counts_in
 from edgedepot.sync.spending import Spending
 
 MARGIN = 1.1
@@ -278,9 +278,7 @@ class Budget:
     def _used(self) -> int:
         """Of the day, here and beside."""
         today = self._spending.today
-        theirs = self._other.days
-        known = sum(theirs.get(day, 0) for day in {today.day, NO_DAY})
-        return today.total + known + spent_beside(theirs, today.day)
+        return today.total + sum(spent for day, spent in self._other.days.items() if counts_in(day, today.day))
 
     @property
     def _whole(self) -> float:

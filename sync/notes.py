@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -26,9 +25,10 @@ class Notes(Protocol):
     def recall(self, key: str) -> str | None: ...
 
 
-def spent_beside(days: Mapping[int, int], day: int) -> int:
-    """What was spent in other days that overlap this one: of another zone. When in them that was nobody knows."""
-    return sum(total for one, total in days.items() if 0 < abs(one - day) < _SHORTEST)
+def counts_in(one: int, day: int) -> bool:
+    """Whether what was spent in one day counts in another: in the same one; in one of another zone that overlaps it, as
+    nobody knows when in it that was; and where nobody knew the day."""
+    return one == NO_DAY or abs(one - day) < _SHORTEST
 
 
 def beside(name: str) -> str:

@@ -26,7 +26,8 @@ _COMMIT = 1.0
 """Seconds for which a store gathers what it commits together, and notes in one row what was acknowledged."""
 _EXACT_DAYS = 31
 """So many days are reckoned one by one, and what is beyond by their average."""
-_LANES: tuple[Lane, ...] = ("backlog", "live")
+_LANES: tuple[Lane, ...] = ("live", "backlog")
+"""In this order none is missed where they become one between two counts: then all that was live is the backlog's."""
 
 
 class Progress:

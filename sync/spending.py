@@ -11,7 +11,7 @@ import logging
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout
-from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, Spent, spent_beside
+from edgedepot.sync.notes import AT_WORK, NO_DAY, Note, Notes, Spent, counts_in
 
 _PATIENCE = 5.0
 """Seconds for a note to be committed. A device that is full may take none, and must be emptied all the same."""
@@ -58,8 +58,8 @@ class Spending:
         something spent."""
         if day != self.today.day:
             self._days[self.today.day] = self.today.total
-            undated = self._days.pop(NO_DAY, 0)
-            self.today = Spent(day, max(self._days.pop(day, 0), spent_beside(self._days, day)) + undated)
+            moved = [one for one in self._days if counts_in(one, day)]
+            self.today = Spent(day, sum(self._days.pop(one) for one in moved))
 
     def add(self, count: int) -> None:
         """So many bytes went."""

@@ -60,7 +60,10 @@ def say_held(held: int, trusted: bool | None) -> Iterator[tuple[str, str]]:
     runs."""
     if held and trusted:
         yield "yellow", f"Held back: {counted(held, 'reading')}, as nobody knows when they came (uncertain_times)."
-        yield "yellow", "    SQLiteStorage.release_held() hands them on, at estimated times."
+        yield (
+            "yellow",
+            '    With uncertain_times = "release" ([storage]) they go on at the next start, at estimated times.',
+        )
     elif held:
         yield "yellow", f"Held back: {counted(held, 'reading')}, until somebody knows the time. Nothing is lost."
         yield "yellow", f"    {_SYNCHRONISE}"
@@ -68,13 +71,13 @@ def say_held(held: int, trusted: bool | None) -> Iterator[tuple[str, str]]:
 
 def say_behind(name: str, live: Mapping[str, Any], books: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Lines with their styles; none where it keeps up."""
-    limit, pending = live.get("limited_by"), books.get("pending", 0)
+    limit, pending = live["limited_by"], books.get("pending", 0)
     if live["state"] == "idle":  # what waits is not due yet: the averages of an interval that is not over
         return
-    if not pending or (live.get("lag", 0.0) < LATE and limit not in ("budget", "window", "clock")):
+    if not pending or (live["lag"] < LATE and limit not in ("budget", "window", "clock")):
         return
     yield "yellow", f"{name} is {duration(live['lag'])} behind, by {counted(pending, 'reading')}; {_when(live)}"
-    if live.get("per_day") is not None:
+    if live["per_day"] is not None:
         yield "yellow", f"    Of the day's budget of {size(live['per_day'])}, {size(live['spent_today'])} are spent."
     cures = {**_CURES, **_SLOW} if live["state"] == "sending" else _CURES
     if limit in cures and live["state"] != "misconfigured":  # what to mend is said then
@@ -99,12 +102,12 @@ def say_given_up(name: str, given_up: Iterable[Mapping[str, Any]]) -> Iterator[t
 
 def _when(live: Mapping[str, Any]) -> str:
     if live["state"] == "held" and live["retry_in"] is not None and live["retry_in"] > LATE:
-        later = "" if live.get("eta") is None else f", and is up to date in {duration(live['eta'])}"
+        later = "" if live["eta"] is None else f", and is up to date in {duration(live['eta'])}"
         return f"goes on in {duration(live['retry_in'])}{later}."
     if live["state"] in ("waiting", "misconfigured", "stopped"):
         return "nothing goes out."
-    if live.get("eta") is None and live.get("limited_by") == "clock":
+    if live["eta"] is None and live["limited_by"] == "clock":
         return "nothing goes out until somebody knows the time."
-    if live.get("eta") is None:
+    if live["eta"] is None:
         return "it does not become less." if live["delivered"] else "nobody can tell yet for how long."
     return f"up to date in {duration(live['eta'])} at the latest pace."

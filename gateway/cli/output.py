@@ -60,7 +60,7 @@ def number(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0.4 s``, ``12 s``, ``5 min``, ``3 h``, ``2 days``."""
+    """``0.4 s``, ``12 s``, ``5 min``, ``3 h``, ``2 days``, ``1,000 days``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:
@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
         return f"{seconds / 60:.0f} min"
     if seconds < 2 * 86_400:
         return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86_400:.0f} days"
+    return f"{seconds / 86_400:,.0f} days"
 
 
 def ago(seconds: float | None) -> str:

@@ -17,6 +17,7 @@ from edgedepot.cli.output import duration, size, terminal_width
 from edgedepot.storage.buffer import EVERYTHING
 from edgedepot.storage.errors import ConfigError, InvalidValue
 from edgedepot.storage.interval import seconds_of
+from edgedepot.storage.sqlite.limits import LEAST
 from edgedepot.sync.limits import read_rate, read_size
 
 if TYPE_CHECKING:
@@ -146,8 +147,10 @@ def _load(given: Mapping[str, Any], found: Mapping[str, Any]) -> Load:
         asked["upstream"] = given["upstream"]
     if given["disk"] is not None:
         asked["disk"] = read_size(given["disk"])
-        if not asked["disk"]:
-            raise ConfigError(f'--disk: found {given["disk"]!r}, expected a size such as "2 GB"')
+        if (asked["disk"] or 0) < LEAST:
+            raise ConfigError(
+                f'--disk: found {given["disk"]!r}, expected a size such as "2 GB", at least {LEAST} bytes'
+            )
     if given["link"] is not None:
         asked["link"] = read_rate(given["link"], "--link")
     if given["card_tbw"] is not None and not math.isfinite(given["card_tbw"]):
@@ -163,7 +166,7 @@ def _print(asked: _Asked, found: Plan) -> None:
         (
             "load",
             f"{rate:,.0f} readings/s" if rate >= 100 else f"{rate:.3g} readings/s",
-            f"{round(load.fields, 1):g} values each, {_commits(load)}",
+            f"{_plural(round(load.fields, 1), 'value')} each, {_commits(load)}",
         ),
         (
             "outage that the disk holds",
@@ -171,7 +174,7 @@ def _print(asked: _Asked, found: Plan) -> None:
             f"{size(round(load.disk))}; {_full(load, found.outage_hours)}",
         ),
         (
-            "until history of it goes" if load.keeps or load.age else "with all its history",
+            "until its history goes" if load.keeps or load.age else "with all its history",
             duration(found.history_hours * 3600),
             f"{found.store_bytes_per_reading:.0f} bytes a reading"
             + (", beside what is kept downsampled" if load.kept and load.keeps else ""),
@@ -190,11 +193,15 @@ def _print(asked: _Asked, found: Plan) -> None:
         click.echo(note)
 
 
+def _plural(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
 def _commits(load: Load) -> str:
     """How often that is, of readings that come together no more often than these do."""
     if load.committed < _TOGETHER * min(1 / load.flush, load.rate):
         return f"which come together: a commit every {duration(1 / load.committed)}"
-    return f"commit every {load.flush:g} s"
+    return f"commit every {load.flush:g} s" if load.rate >= 1 / load.flush else "committed one by one"
 
 
 def _full(load: Load, hours: float) -> str:
@@ -208,7 +215,7 @@ def _full(load: Load, hours: float) -> str:
 
 def _ways(sent: Mapping[str, Load], found: Plan) -> Iterator[tuple[str, str, str]]:
     """Rows on what goes out; where there are several upstreams of each one, and of all."""
-    month, later = "on the wire", f"to catch up after {found.outage_asked:g} hours"
+    month, later = "on the wire", f"to catch up after {_plural(found.outage_asked, 'hour')}"
     if len(sent) == 1:
         ((name, one),) = sent.items()
         server = _SERVERS[one.upstream]

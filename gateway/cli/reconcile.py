@@ -104,15 +104,15 @@ def reconcile(
             costs=costs, notes=_Notes(store, file, upstream),
         )  # fmt: skip
         is_whole = False
-        try:
-            _do(work)
-            is_whole = True
-        finally:  # what was sent is there, whatever came then
-            if as_json:
-                click.echo(_json_of(upstream, work.report, dry_run, is_whole))
-            else:
-                _print_report(console(), upstream, work.report, dry_run, is_whole)
-            work.close()
+        with contextlib.closing(work):  # also where the report cannot be shown: until then it is taken to be at work
+            try:
+                _do(work)
+                is_whole = True
+            finally:  # what was sent is there, whatever came then
+                if as_json:
+                    click.echo(_json_of(upstream, work.report, dry_run, is_whole))
+                else:
+                    _print_report(console(), upstream, work.report, dry_run, is_whole)
     total = work.report.total()
     ctx.exit(_FAILED if (total.missing + total.different if dry_run else total.refused) else 0)
 

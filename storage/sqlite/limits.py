@@ -25,7 +25,8 @@ Size = str | int
 Setting = TypeVar("Setting")
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]+)\s*", re.ASCII)
-_LEAST = 1_000_000
+LEAST = 1_000_000
+"""Bytes: with less a store is not worth its tables."""
 PAGE = 4096
 _FOLD_ROWS = 30_000
 _ROW_SHARES, _MODEL_ROW_SHARES = 2_000, 400
@@ -156,7 +157,7 @@ def _size(value: object) -> int:
     elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         unit = _UNITS.get(match[2].upper())
         found = None if unit is None else int(float(match[1]) * unit)
-    if found is None or found < _LEAST:
+    if found is None or found < LEAST:
         raise ConfigError(
             f"keep_bytes: found {value!r}, expected a size such as '500 MB' or '2 GB', or a number of bytes,"
             " at least 1 MB"

@@ -1,5 +1,6 @@
 """What goes wrong between the driver and a broker is said in words that help, and never hangs."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +43,16 @@ class TestRefused:
         assert "refuses a client without username: Not authorized" in without
         assert "refuses a client without username: Not authorized" in over_3
 
-    def test_a_subscription_that_is_not_allowed(self, held: HeldInlet) -> None:
-        with ScriptedBroker([connack(), suback(0x87)]) as broker:
+    @pytest.mark.parametrize("before", [b"", publish(b"weather/a/data", READING.encode(), 7)])
+    def test_a_subscription_that_is_not_allowed(
+        self, held: HeldInlet, caplog: pytest.LogCaptureFixture, before: bytes
+    ) -> None:
+        caplog.set_level(logging.INFO, "edgedepot")
+        with ScriptedBroker([connack(), before + suback(0x87)]) as broker:
             text = error_of(driver(broker.port), held)
         assert "refuses the subscription to 'weather/+/data': Not authorized" in text
+        assert "subscribed" not in caplog.text
+        assert len(held.arrivals) == bool(before), "what it held is taken in"
 
     def test_a_broker_without_mqtt_5(self, held: HeldInlet) -> None:
         with ScriptedBroker([b"\x20\x03\x00\x84\x00"]) as broker:

@@ -61,10 +61,6 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
         ({"state": "sending", "limited_by": "gateway", "lag": 300.0, "eta": 9.0}, ["this machine", "processor"]),
         ({"state": "waiting", "limited_by": "link", "lag": 300.0, "eta": None}, ["no link", "last error"]),
         (
-            {"state": "misconfigured", "limited_by": "server", "lag": 300.0, "eta": None},
-            ["by 7 readings; nothing goes"],
-        ),
-        (
             {"state": "held", "limited_by": "clock", "lag": 5.0, "eta": None, "delivered": 9},
             ["by 7 readings; nothing goes out until somebody knows the time. ", "Nobody knows the time yet", "NTP"],
         ),
@@ -87,11 +83,17 @@ def test_a_window(closed: Gateway, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_said(live: dict[str, object], words: list[str]) -> None:
-    live = {"retry_in": None, "delivered": 0, **live}
+    live = {"retry_in": None, "delivered": 0, "per_day": None, **live}
     lines = " ".join(text for _, text in say_behind("central", live, {"pending": 7}))
     assert all(word in lines for word in words)
     assert bool(lines) == bool(words)
     assert not list(say_behind("central", live, {"pending": 0}))
+
+
+def test_what_a_person_has_to_mend_is_said_as_the_last_error_alone() -> None:
+    live = {"state": "misconfigured", "limited_by": "server", "lag": 300.0, "eta": None, "per_day": None}
+    ((_, text),) = say_behind("central", live, {"pending": 7})
+    assert text == "central is 5 min behind, by 7 readings; nothing goes out."
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_what_is_said_of_the_local_store(trouble: str, words: str | None) -> Non
 
 def test_what_is_said_of_readings_that_are_held_back() -> None:
     said = {trusted: " ".join(text for _, text in say_held(2, trusted)) for trusted in (True, False, None)}
-    assert "release_held()" in said[True]
+    assert 'With uncertain_times = "release"' in said[True]
     assert "Held back: 2 readings, until somebody knows the time." in said[False] == said[None]
     assert not list(say_held(0, False))
 

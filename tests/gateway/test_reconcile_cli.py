@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,12 @@ def test_a_part_of_it(site: Path, gateway: Run, timescale_url: str) -> None:
     assert said.splitlines()[-1] == "central lacks 3 readings; 3 were sent."
     found = look(timescale_url, "SELECT device_id, extract(hour FROM timestamp AT TIME ZONE 'UTC') FROM weather")
     assert sorted(found) == [("pump [7]", 0), ("pump [7]", 1), ("pump [7]", 2)]
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "w") as full, redirect_stdout(full):
+        program(["reconcile", str(site), "central", "--dry-run"], standalone_mode=False)
     with SQLiteStorage(site.with_name("gateway.db"), read_only=True) as store:
         note = Note.of(store.recall(beside("central")))
     assert sum(note.days.values()) > 1_000, "the gateway knows what went beside it"
-    assert note.at == 0, "and that it is over"
+    assert note.at == 0, "and that it is over, also where the report could not be shown"
     assert output("reconcile", site, "central", "--since", "1s").startswith("central has all")
 
 

@@ -434,6 +434,7 @@ def test_what_limits_leave_unused_carries_nothing() -> None:
         (["--devices", "20"], "--every, --fields"),
         (["--devices", "20", "--every", "often", "--fields", "4"], "--every"),
         (["--devices", "20", "--every", "5s", "--fields", "4", "--disk", "big"], "--disk: found 'big'"),
+        (["--devices", "20", "--every", "5s", "--fields", "4", "--disk", "100kB"], "at least 1000000 bytes"),
         (["--devices", "20", "--every", "5s", "--fields", "4", "--card-tbw", "nan"], "--card-tbw: found nan"),
         (["--devices", "20", "--every", "5s", "--fields", "4", "--link", "fast"], "--link: found 'fast'"),
         (["no-such.db"], "no-such.db"),
@@ -465,6 +466,12 @@ def test_what_is_too_wide_for_the_terminal_goes_below() -> None:
         "                           every 1 s",
         "to the card  1.6 GB a day",
     ]
+
+
+def test_what_is_one_or_many_is_named_so() -> None:
+    text = said("--devices", "1", "--every", "1d", "--fields", "1", "--outage", "1h")
+    for word in ("1 value each, committed one by one", "to catch up after 1 hour ", ",747 days"):
+        assert word in text
 
 
 @pytest.mark.parametrize("fields", ["4", "250"])

@@ -16,7 +16,7 @@ from tests.plan.load import Load
 Came = tuple[type[Reading], str, float, dict[str, float]]
 """A reading: of which model and device, how many seconds after the second begins its device says, and its values."""
 Second = Callable[[int], Iterator[Came]]
-"""What comes in one."""
+"""What comes in one; the same whatever was asked before."""
 
 
 @dataclass
@@ -40,33 +40,36 @@ _NAMES = [f"f{number}" for number in range(4)]
 Room = define_model("Room", dict.fromkeys(_NAMES, (float, False, None)))
 Meter = define_model("Meter", dict.fromkeys(_NAMES, (float, True, None)))
 Tank = define_model("Tank", dict.fromkeys(_NAMES, (float, True, None)))
-_random = random.Random(1)
 
 
-def _values(*names: str) -> dict[str, float]:
-    return {name: round(20 + _random.gauss(0, 3), 2) for name in names}
+def _values(chance: random.Random, *names: str) -> dict[str, float]:
+    return {name: round(20 + chance.gauss(0, 3), 2) for name in names or _NAMES}
 
 
 def sparse(second: int) -> Iterator[Came]:
     """One value at a time, as of devices that have a topic for each."""
+    chance = random.Random(second)
     for number in range(4):
-        yield Room, f"device-{number}", number / 10, _values(_NAMES[(second + number) % 4])
+        yield Room, f"device-{number}", number / 10, _values(chance, _NAMES[(second + number) % 4])
 
 
 def of_two_rates(second: int) -> Iterator[Came]:
     """Of a model two a second, of another one a minute."""
-    yield from ((Meter, "meter", half, _values(*_NAMES)) for half in (0.0, 0.5))
+    chance = random.Random(second)
+    yield from ((Meter, "meter", half, _values(chance)) for half in (0.0, 0.5))
     if second % 60 == 7:
-        yield Tank, "tank", 0.2, _values(*_NAMES)
+        yield Tank, "tank", 0.2, _values(chance)
 
 
 def polled(second: int) -> Iterator[Came]:
     """20 devices that are asked one after the other, once a minute."""
+    chance = random.Random(second)
     for number in range(20 if second % 60 == 5 else 0):
-        yield Meter, f"device-{number}", number / 100, _values(*_NAMES)
+        yield Meter, f"device-{number}", number / 100, _values(chance)
 
 
 def gathered(second: int) -> Iterator[Came]:
     """Devices that send a minute's readings together."""
+    chance = random.Random(second)
     for number in range(5 if second % 60 == 5 else 0):
-        yield from ((Meter, f"device-{number}", after - 60.0, _values(*_NAMES)) for after in range(60))
+        yield from ((Meter, f"device-{number}", after - 60.0, _values(chance)) for after in range(60))

@@ -245,7 +245,7 @@ class Scarce(Room, Watcher):
             for row in sent:
                 self.check_average(row, every, [])
             assert keys <= before.keys() | {bucket_of(key, every).key for key in self.deleted}
-        if end == "done" and not upstream.counts["thinned" if every else "evicted"] + upstream.counts["evicted"]:
+        if end == "done" and not upstream.counts["evicted"] and not (every and upstream.counts["thinned"]):
             assert due - refused - doubtful <= keys <= due - refused  # eviction may withhold more, thinning averages
             assert len(due & refused - doubtful) <= total.refused <= len(due & refused)
         for key, row in before.items():

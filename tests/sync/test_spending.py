@@ -67,6 +67,20 @@ def test_a_day_of_another_zone_has_what_both_that_it_overlaps_have() -> None:
     assert spending.today == Spent(day + 5 * HOUR, 160_000)
 
 
+def test_what_was_spent_counts_once_however_often_the_zone_changes() -> None:
+    notes, clock, went = Kept(), ManualClock(datetime(2026, 2, 1, 12, tzinfo=UTC)), 50_000
+    for zone in ("UTC", "Asia/Tokyo", "America/New_York", "UTC", "Asia/Tokyo"):
+        limits = Limits.of("central", max_per_day=200_000, windows=f"00:00-24:00 {zone}")
+        for is_beside in (True, False):
+            budget = Budget(limits, notes, "central", ScriptedUpstream(), clock, is_beside)
+            budget.left()
+            budget.count(went)
+            spent = budget.spent_today
+            budget.close()
+        went = 0
+        assert spent == 100_000
+
+
 @pytest.mark.parametrize("per_day", [None, "1 GB"])
 def test_who_goes_beside_has_half_of_the_rate_for_as_long_as_it_is_at_work(per_day: str | None) -> None:
     clock, notes = ManualClock(datetime(2026, 2, 1, 12, tzinfo=UTC)), Kept()
