@@ -18,6 +18,7 @@ from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.errors import StorageLocked
 from edgedepot.storage.sqlite.aside import next_of
 from edgedepot.storage.sqlite.backup import restore
+from edgedepot.storage.sqlite.connection import open_writer
 from edgedepot.storage.sqlite.lock import StoreLock, writing_process
 from edgedepot.storage.sqlite.opening import GOING_ON
 from edgedepot.storage.sqlite.wal import wal_of
@@ -44,6 +45,13 @@ store = SQLiteStorage(sys.argv[1], gateway_id="roof")
 store.store_readings(Weather, rows(0, 100)).wait()
 print("writing", flush=True)
 threading.Event().wait()
+"""
+CLAIMING = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0x40000200)
+print("claimed", flush=True)
+sys.stdin.read()
 """
 # What a program that opens the file would ask for, to find out whether it is the first, whether it is the last, and
 # whether another process writes the file.
@@ -199,6 +207,23 @@ def test_so_is_one_that_has_another_name_of_the_file(quick_folder: Path) -> None
         assert (len(store.query_readings(Weather)), store.salvaged) == (100, None)
         with pytest.raises(StorageLocked, match=f"under another name by process {os.getpid()}; use the object"):
             SQLiteStorage(path)
+
+
+def test_of_two_that_begin_at_once_under_two_names_one_is_refused(quick_folder: Path) -> None:
+    """Neither has seen the other when it looked; whoever has the file first keeps it."""
+    path = quick_folder / "x.db"
+    SQLiteStorage(path).close()
+    lock = StoreLock(path)
+    first = child(CLAIMING, path, "claimed")
+    try:
+        with contextlib.closing(open_writer(path)):
+            with pytest.raises(StorageLocked, match=f"under another name by process {first.pid}; stop it first"):
+                lock.hold_file()
+            end(first)
+            lock.hold_file()
+    finally:
+        end(first)
+        lock.release()
 
 
 def test_who_has_closed_a_store_and_still_reads_it_is_in_nobodys_way(quick_folder: Path) -> None:
