@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from edgedepot.storage.sqlite.limits import REST, Limits
 from edgedepot.sync.budget import MARGIN, for_backlog, piece_of
-from edgedepot.sync.flow import in_a_minute
+from edgedepot.sync.cost import size_with
+from edgedepot.sync.flow import BURST, in_a_minute
 
 Kind = Literal["timescale", "influxdb"]
 DAY = 86_400.0
@@ -96,6 +97,8 @@ RECORD, HANDSHAKE = 22.0, 3_000.0
 to 16 kB. And to a connection: 1,600 to 3,100 were measured, by the server's certificates."""
 CONNECTING: Mapping[bool, float] = {False: 5_000.0, True: 10_000.0}
 """Bytes: what a new connection may take, with TLS or without, which a link that is slow leaves of every minute."""
+NAME = 11.0
+"""Letters of a device's or a field's name, with what goes with it: they count for how much goes at once at a rate."""
 AVERAGE_FLOAT: Mapping[Kind, float] = {"timescale": 0.0, "influxdb": 1.5}
 """What a float of an average takes more, as it has more digits: measured over an hour of averages of a minute."""
 CARD_TBW = 16.0
@@ -342,7 +345,7 @@ def _wire(load: Load) -> tuple[float, float]:
 def _catch_up(load: Load, wire: float) -> float | None:
     request, each = _wire(load)
     ratio = load.sent / load.taken
-    one = each + request * load.models / max(1.0, _together(load, request * load.models, each, ratio))
+    one = each + request * load.models / _together(load, request * load.models, each, ratio)
     pace = min((_limit(load) - wire) / one, FASTEST * load.open * ratio - load.sent)
     return load.outage * 3600 * load.sent / pace if pace > 0 else None
 
@@ -353,10 +356,12 @@ def _limit(load: Load) -> float:
     return link if load.per_day is None else min(link, for_backlog(load.per_day) / DAY)
 
 
-def _together(load: Load, request: float, each: float, ratio: float) -> float:
+def _together(load: Load, request: float, each: float, ratio: float) -> int:
     """How many readings or averages of a backlog go out at a time, where beside them that takes so many bytes."""
-    most = load.batch * ratio
-    if load.per_day is None:
-        return most
-    piece = piece_of(for_backlog(load.per_day), DAY * 1e6 * load.open, request) / MARGIN
-    return min(most, (piece - request) / each)
+    names = NAME * (load.columns + 1)
+    largest = max(each, size_with(names, load.fields - load.texts, load.letters).most)
+    rows = min(load.batch * ratio, (BURST * load.link / MARGIN - request) / largest)
+    if load.per_day is not None:
+        piece = piece_of(for_backlog(load.per_day), DAY * 1e6 * load.open, request)
+        rows = min(rows, (piece / MARGIN - request) / each)
+    return max(1, math.floor(rows))

@@ -116,5 +116,9 @@ def _size(model: type[Reading], device: str, cells: Iterable[object]) -> Size:
     names = len(device) + sum(len(spec.name) + 4 for spec in model.__fields__)
     values = [value for value in cells if value is not None]
     texts = [len(value.encode()) for value in values if isinstance(value, str)]
-    numbers, letters = len(values) - len(texts), sum(texts)
+    return size_with(names, len(values) - len(texts), sum(texts))
+
+
+def size_with(names: float, numbers: float, letters: float) -> Size:
+    """Of a row with names of so many letters in all, so many numbers, and texts of so many letters."""
     return Size(40 + names + 12 * numbers + letters, 64 + names + _NUMBER * numbers + letters)

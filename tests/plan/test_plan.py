@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from edgedepot import Reading, SQLiteStorage
 from edgedepot.cli import program
 from edgedepot.cli.plan import _lines
-from edgedepot.plan import CARD_TBW, Load, Plan, card_rate, kept_bytes, plan
+from edgedepot.plan import CARD_TBW, Kind, Load, Plan, card_rate, kept_bytes, plan
 from edgedepot.storage.reading import define_model
 from tests.plan.campaign import draw
 from tests.plan.uneven import Came, Meter, Uneven, polled
@@ -63,6 +63,24 @@ def test_the_card_of_loads_drawn_at_random(which: str) -> None:
         assert card_rate(draw(seed).planned()) == pytest.approx(measured, rel=0.2), seed
 
 
+DRAINS: dict[tuple[Kind, int], tuple[float, float]] = {
+    ("timescale", 500): (0.47, 942.5), ("timescale", 2_000): (12.39, 157.0), ("timescale", 5_000): (39.5, 126.5),
+    ("timescale", 20_000): (173.3, 114.6), ("influxdb", 500): (1.63, 302.3), ("influxdb", 2_000): (38.25, 52.1),
+    ("influxdb", 5_000): (142.4, 34.7), ("influxdb", 20_000): (749.4, 25.1),
+}  # fmt: skip
+"""By upstream and max_rate the readings a second, of 4 floats, of a backlog that drained from a store with nothing else
+to send, and the bytes of each."""
+
+
+@pytest.mark.parametrize(("upstream", "rate"), DRAINS)
+def test_a_backlog_at_a_rate(upstream: Kind, rate: int) -> None:
+    """Few readings go together then, each time with what a request takes beside them."""
+    load = Load(4e-6, 4, flush=60, upstream=upstream, link=rate)
+    later = plan(load).catch_up_seconds
+    assert later is not None
+    assert load.outage * 3600 * load.rate / later == pytest.approx(DRAINS[upstream, rate][0], rel=0.15)
+
+
 def test_catching_up() -> None:
     found = plan(Load(rate=50, fields=4, link=20_000, outage=24))
     slower = plan(Load(rate=50, fields=4, link=10_000, outage=24))
@@ -70,7 +88,7 @@ def test_catching_up() -> None:
     assert never.catch_up_seconds is None
     assert found.catch_up_seconds is not None
     assert slower.catch_up_seconds is not None
-    backlog = 50 * 86_400 * 110.5
+    backlog = 50 * 86_400 * DRAINS["timescale", 20_000][1]
     assert found.catch_up_seconds == pytest.approx(
         backlog / (20_000 - found.wire_bytes_per_month / 2_592_000), rel=0.01
     )
