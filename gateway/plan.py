@@ -98,7 +98,8 @@ to 16 kB. And to a connection: 1,600 to 3,100 were measured, by the server's cer
 CONNECTING: Mapping[bool, float] = {False: 5_000.0, True: 10_000.0}
 """Bytes: what a new connection may take, with TLS or without, which a link that is slow leaves of every minute."""
 NAME = 11.0
-"""Letters of a device's or a field's name, with what goes with it: they count for how much goes at once at a rate."""
+"""Letters that a device's name may have, or a field's with the 4 that sync adds: they count for what goes at once at a
+rate."""
 AVERAGE_FLOAT: Mapping[Kind, float] = {"timescale": 0.0, "influxdb": 1.5}
 """What a float of an average takes more, as it has more digits: measured over an hour of averages of a minute."""
 CARD_TBW = 16.0
@@ -331,9 +332,7 @@ def wire_rate(load: Load) -> float:
 
 def _wire(load: Load) -> tuple[float, float]:
     """Bytes of a request, and of each reading in it."""
-    wire = WIRE[load.upstream]
-    if load.every:
-        load = _gathered(load, load.taken / load.sent)
+    wire, load = WIRE[load.upstream], _outgoing(load)
     named = min(load.sent / load.requests, load.series / load.models)
     more = AVERAGE_FLOAT[load.upstream] * load.floats if load.every else 0.0
     request = (
@@ -342,10 +341,16 @@ def _wire(load: Load) -> tuple[float, float]:
     return request, wire.reading.of(load) + more
 
 
+def _outgoing(load: Load) -> Load:
+    """The same with the fields of what goes out: an average has all that its readings have between them."""
+    return _gathered(load, load.taken / load.sent) if load.every else load
+
+
 def _catch_up(load: Load, wire: float) -> float | None:
     request, each = _wire(load)
     ratio = load.sent / load.taken
-    one = each + request * load.models / _together(load, request * load.models, each, ratio)
+    rows = _together(load, request, each, ratio)
+    one = each + request * min(load.models, rows) / rows
     pace = min((_limit(load) - wire) / one, FASTEST * load.open * ratio - load.sent)
     return load.outage * 3600 * load.sent / pace if pace > 0 else None
 
@@ -357,9 +362,11 @@ def _limit(load: Load) -> float:
 
 
 def _together(load: Load, request: float, each: float, ratio: float) -> int:
-    """How many readings or averages of a backlog go out at a time, where beside them that takes so many bytes."""
-    names = NAME * (load.columns + 1)
-    largest = max(each, size_with(names, load.fields - load.texts, load.letters).most)
+    """How many readings or averages of a backlog go out at a time, where a request takes so many bytes beside them. At a
+    rate they have to fit in as if nothing of them could be compressed (budget.py)."""
+    row = _outgoing(load)
+    names = NAME * (row.columns + 1)
+    largest = max(each, size_with(names, row.fields - row.texts, row.letters).most)
     rows = min(load.batch * ratio, (BURST * load.link / MARGIN - request) / largest)
     if load.per_day is not None:
         piece = piece_of(for_backlog(load.per_day), DAY * 1e6 * load.open, request)

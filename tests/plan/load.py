@@ -89,6 +89,15 @@ class Load:
                 while forwarder.step() is None:
                     pass
 
+    def drain(self, seconds: float) -> int:
+        """Let time pass in which nothing more comes. How many readings went to the first upstream."""
+        end, before = self.clock.monotonic() + seconds, self.store.count_pending(self.names[0])
+        while self.clock.monotonic() < end:
+            wait = self.forwarders[0].step()
+            if wait is not None:
+                self.clock.advance(min(wait.until, end) - self.clock.monotonic())
+        return before - self.store.count_pending(self.names[0])
+
     def _coming(self, until: float) -> dict[type[Reading], list[Any]]:
         """The readings from the last time on, by model."""
         found: dict[type[Reading], list[Any]] = {}

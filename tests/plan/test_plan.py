@@ -63,22 +63,24 @@ def test_the_card_of_loads_drawn_at_random(which: str) -> None:
         assert card_rate(draw(seed).planned()) == pytest.approx(measured, rel=0.2), seed
 
 
-DRAINS: dict[tuple[Kind, int], tuple[float, float]] = {
-    ("timescale", 500): (0.47, 942.5), ("timescale", 2_000): (12.39, 157.0), ("timescale", 5_000): (39.5, 126.5),
-    ("timescale", 20_000): (173.3, 114.6), ("influxdb", 500): (1.63, 302.3), ("influxdb", 2_000): (38.25, 52.1),
-    ("influxdb", 5_000): (142.4, 34.7), ("influxdb", 20_000): (749.4, 25.1),
-}  # fmt: skip
-"""By upstream and max_rate the readings a second, of 4 floats, of a backlog that drained from a store with nothing else
-to send, and the bytes of each."""
+DRAINS: dict[tuple[Kind, int], dict[int, float]] = {
+    ("timescale", 1): {500: 0.48, 1_000: 3.88, 2_000: 12.4, 3_000: 21.8, 5_000: 39.5, 20_000: 175},
+    ("timescale", 4): {500: 0.48, 3_000: 13.1, 20_000: 159},
+    ("influxdb", 1): {500: 1.66, 1_000: 9.82, 2_000: 38.3, 3_000: 70.6, 5_000: 142, 20_000: 784},
+    ("influxdb", 4): {3_000: 28.8, 20_000: 611},
+}
+"""By upstream, how many reading models and max_rate: the readings a second, of 4 floats, of a backlog that drained from a
+store with nothing else to send."""
 
 
-@pytest.mark.parametrize(("upstream", "rate"), DRAINS)
-def test_a_backlog_at_a_rate(upstream: Kind, rate: int) -> None:
+@pytest.mark.parametrize(("upstream", "models"), DRAINS)
+def test_a_backlog_at_a_rate(upstream: Kind, models: int) -> None:
     """Few readings go together then, each time with what a request takes beside them."""
-    load = Load(4e-6, 4, flush=60, upstream=upstream, link=rate)
-    later = plan(load).catch_up_seconds
-    assert later is not None
-    assert load.outage * 3600 * load.rate / later == pytest.approx(DRAINS[upstream, rate][0], rel=0.15)
+    for rate, measured in DRAINS[upstream, models].items():
+        load = Load(4e-6, 4, flush=60, upstream=upstream, link=rate, models=models)
+        later = plan(load).catch_up_seconds
+        assert later is not None
+        assert load.outage * 3600 * load.rate / later == pytest.approx(measured, rel=0.15), rate
 
 
 def test_catching_up() -> None:
@@ -88,7 +90,7 @@ def test_catching_up() -> None:
     assert never.catch_up_seconds is None
     assert found.catch_up_seconds is not None
     assert slower.catch_up_seconds is not None
-    backlog = 50 * 86_400 * DRAINS["timescale", 20_000][1]
+    backlog = 50 * 86_400 * 114.4
     assert found.catch_up_seconds == pytest.approx(
         backlog / (20_000 - found.wire_bytes_per_month / 2_592_000), rel=0.01
     )

@@ -295,3 +295,18 @@ def test_catching_up_within_a_days_bytes(tmp_path: Path, influxdb: tuple[TcpProx
     run.store.close()
     expected = Load(1 / 3, 4, flush=60, upstream="influxdb", devices=20, series=20, per_day=3_000_000, outage=6)
     assert plan(expected).catch_up_seconds == pytest.approx(took, rel=0.1)
+
+
+@pytest.mark.parametrize(("upstream", "rate"), [("timescale", 500), ("influxdb", 1_000)])
+def test_catching_up_at_a_rate(request: pytest.FixtureRequest, tmp_path: Path, upstream: Kind, rate: int) -> None:
+    link, storage = request.getfixturevalue(upstream)
+    run = load.Load(tmp_path / "local.db", 20, 1, ("float",) * 4, 60)
+    run.run(120)
+    run.forward(storage, Limits.of("central", max_rate=rate))
+    run.drain(60)  # it connects, and learns what requests take
+    pace = run.drain(60) / 60
+    run.store.close()
+    expected = Load(4e-6, 4, flush=60, upstream=upstream, link=rate)
+    later = plan(expected).catch_up_seconds
+    assert later is not None
+    assert expected.outage * 3600 * expected.rate / later == pytest.approx(pace, rel=0.1)
