@@ -362,8 +362,8 @@ def _limit(load: Load) -> float:
 
 
 def _together(load: Load, request: float, each: float, ratio: float) -> int:
-    """How many readings or averages of a backlog go out at a time, where a request takes so many bytes beside them. At a
-    rate they have to fit in as if nothing of them could be compressed (budget.py)."""
+    """How many readings or averages of a backlog go out at a time, where a request takes so many bytes beside them. At
+    a rate they have to fit in as if nothing of them could be compressed (budget.py)."""
     row = _outgoing(load)
     names = NAME * (row.columns + 1)
     largest = max(each, size_with(names, row.fields - row.texts, row.letters).most)
