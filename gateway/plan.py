@@ -1,7 +1,7 @@
 """What a gateway will need, worked out from its load: room on the disk, bytes on the wire, writes to the card, time.
 
 All figures are estimates. Each constant says where it comes from: what was fitted was so to loads that were drawn at
-random, and holds for others that were not used for it (docs/upstreams.md has both). How well values compress, and how
+random, and holds for others that were not used for it (docs/plan.md has both). How well values compress, and how
 long the names of devices are, changes more than that.
 """
 
