@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from edgedepot.storage.sqlite.limits import REST, Limits
+from edgedepot.storage.sqlite.limits import PAGE, REST, Limits
 from edgedepot.sync.budget import MARGIN, for_backlog, piece_of
 from edgedepot.sync.cost import size_with
 from edgedepot.sync.flow import BURST, in_a_minute
@@ -69,8 +69,8 @@ KEPT_VALUE: Mapping[type, float] = {float: 9.0, int: 3.0, bool: 1.0, str: 13.0}
 CARD_COMMIT, CARD_PAGES, CARD_FOLDED, CARD_PART, CARD_STORED = 6_450.0, 15_000.0, 19_000.0, 2_700.0, 1.47
 FLUSH = 1.0
 """Seconds between commits, where nothing is said of them."""
-PAGE, FOLD, PART = 4096, 600.0, 3_000
-"""Bytes of a page; seconds between folds; readings of a part of one."""
+FOLD, PART = 600.0, 3_000
+"""Seconds between folds; readings of a part of one."""
 
 
 class Wire(NamedTuple):
