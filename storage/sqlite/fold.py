@@ -90,6 +90,7 @@ class Fold:
         runs = list(self._next_runs())
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            journal.log_note.begin()
             if runs:
                 self._fold_runs(runs)
                 journal.shape.folded.series, journal.shape.folded.ts = runs[-1].series.id, runs[-1].times[-1]
@@ -102,6 +103,7 @@ class Fold:
                 self._connection.execute("ROLLBACK")
             journal.rolled_back()
             raise
+        journal.log_note.committed()
         journal.tail.hide()
         for run in runs:
             journal.tail.forget(run.series, run.seqs)

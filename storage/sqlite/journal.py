@@ -29,6 +29,7 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
 from edgedepot.storage.sqlite.history import History, scope_condition, series_of
+from edgedepot.storage.sqlite.log_note import LogNote
 from edgedepot.storage.sqlite.open_rows import MANY, OpenRows
 from edgedepot.storage.sqlite.retype import of_type, turn_to_float
 from edgedepot.storage.sqlite.shape import read_shape, write_shape
@@ -44,7 +45,12 @@ class Journal:
     """Writes rows, rejects, acknowledgements and deletions; knows which identities are there."""
 
     def __init__(
-        self, connection: sqlite3.Connection, catalogue: Catalogue, clock: Clock, hold_uncertain: bool = False
+        self,
+        connection: sqlite3.Connection,
+        catalogue: Catalogue,
+        clock: Clock,
+        log_note: LogNote,
+        hold_uncertain: bool = False,
     ) -> None:
         self.connection = connection
         self.catalogue = catalogue
@@ -56,6 +62,7 @@ class Journal:
         self._rows = OpenRows()
         self._series: dict[type[Reading], dict[str, Series]] = {}
         self.times = TimeKeeper(clock)
+        self.log_note = log_note
         self.at = 0
         self._hold_uncertain = hold_uncertain
         self._is_held = False
@@ -97,6 +104,7 @@ class Journal:
 
     def begin(self) -> None:
         """A transaction begins. Its records bear the present time; its rows are held where that is not trusted."""
+        self.log_note.begin()
         base = self.times.look(self.shape)
         self.at = self.times.at
         if self.times.stepped:
@@ -147,6 +155,7 @@ class Journal:
         self.tried_seq = self._seq
 
     def committed(self) -> None:
+        self.log_note.committed()
         self.committed_seq = self._seq
         self.books.committed()
         self.catalogue.committed()

@@ -91,13 +91,21 @@ class StoreLock:
     def note(self, text: str, *, sync: bool = False) -> None:
         """Leave a word for the next holder. Always of one size: that works on a full disk too."""
         self.found = text
-        line = f"{os.getpid():<10}\n{text[: _LOCK_BYTES - 12]:<{_LOCK_BYTES - 12}}\n".encode()
         try:
-            os.pwrite(self._file, line, 0)
-            if sync:
-                os.fsync(self._file)
+            self._write(text, sync=sync)
         except OSError as exc:
             log.warning("%s cannot be written, the store does without: %s", self.path, exc)
+
+    def mark(self, text: str) -> None:
+        """The same with a word on which what is done next depends. Raises `OSError` where it is not on the device."""
+        self._write(text, sync=True)
+        self.found = text
+
+    def _write(self, text: str, *, sync: bool) -> None:
+        line = f"{os.getpid():<10}\n{text[: _LOCK_BYTES - 12]:<{_LOCK_BYTES - 12}}\n".encode()
+        os.pwrite(self._file, line, 0)
+        if sync:
+            os.fsync(self._file)
 
     def release(self) -> None:
         """Idempotent."""

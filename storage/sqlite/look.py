@@ -18,6 +18,7 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import open_reader
 from edgedepot.storage.sqlite.lock import StoreLock
+from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, follows, parsed
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.report import UNCOUNTED
 from edgedepot.storage.sqlite.salvage import MAGIC, UNREADABLE, put_aside_log
@@ -28,13 +29,9 @@ from edgedepot.storage.sqlite.suspicion import ATTEMPTS, pause
 from edgedepot.storage.sqlite.wal import Log, pages_in_log, salt_of, wal_of
 
 log = logging.getLogger(__name__)
-SYNCED, LOOSE = "open", "loose"
-"""The lock's word for a store that is written, with each commit synced, or only now and then."""
 _JOURNAL_MODES = (b"\2\2", b"\1\1")
 """A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
 _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
-_ROUNDS = 1 << 20
-"""A log begins anew at most so often between the note of its salt and now."""
 
 
 class Found(NamedTuple):
@@ -79,10 +76,10 @@ class Look:
         reason, use_log = self._look_at_file(), True
         if reason is None and self._path.exists() and self._sidecar.store_id:
             reason = self._look_whose()
-        word, _, noted = self._lock.found.partition(" ")
+        word, noted = parsed(self._lock.found)
         # The process ended in the middle. A salvage has put the log aside.
         if word in (SYNCED, LOOSE) and not self._sidecar.salvaging:
-            flaw, use_log = self._look_at_log(int(noted) if noted.isdigit() else None, word == SYNCED)
+            flaw, use_log = self._look_at_log(noted, word == SYNCED)
             reason = reason or flaw
         return Found(reason, use_log)
 
@@ -102,7 +99,7 @@ class Look:
         """What is wrong with the log, and whether it is this store's. One that is damaged and needed no more is put
         aside: SQLite would read as much of it as it can over the newer pages in the file."""
         salt = salt_of(wal_of(self._path))
-        if salt is not None and noted is not None and (salt - noted) % 2**32 >= _ROUNDS:
+        if salt is not None and noted is not None and not follows(salt, noted):
             return "its log is another store's", False
         found = Log(self._path)
         self.log_is_whole = not found.is_torn
@@ -111,6 +108,8 @@ class Look:
         if salt is None and not found.is_copied:
             if found.missing:
                 return "its log is missing", True
+            if noted is None:  # it was begun, and nothing of it promised yet
+                return None, True
             self.before = "its log is missing: what was in it is lost, unless another program has put it in"
         if not found.missing:
             return None, True

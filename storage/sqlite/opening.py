@@ -26,8 +26,9 @@ from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.lock import StoreLock
+from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, LogNote
 from edgedepot.storage.sqlite.log_sync import LogSync, sync_what_was_left
-from edgedepot.storage.sqlite.look import LOOSE, SYNCED, Look
+from edgedepot.storage.sqlite.look import Look
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import Salvaged, read_report, write_report
@@ -89,6 +90,7 @@ class Opening:
         self._sidecar = sidecar
         self._clock = clock
         self._full_sync = full_sync
+        self._word = SYNCED if full_sync else LOOSE
         self._gateway_id = gateway_id
         self._wal_pages = wal_pages
         self._hold_uncertain = hold_uncertain
@@ -204,7 +206,8 @@ class Opening:
                 gateway_id = self._settled_gateway_id(connection)
                 _check_tables(connection)
                 catalogue = Catalogue.load(connection)
-                journal = Journal(connection, catalogue, self._clock, self._hold_uncertain)
+                log_note = LogNote(path, self._lock, self._word)
+                journal = Journal(connection, catalogue, self._clock, log_note, self._hold_uncertain)
                 if not (self._check_age(connection, journal) or is_salvaged):
                     self._check_names(connection, catalogue)
                 catalogue.pass_over(*map(self._sidecar.last, ("model", "series", "source")))
@@ -304,7 +307,7 @@ class Opening:
         if not known or sidecar.grown:
             sidecar.write()
         salt = salt_of(wal_of(self._path))
-        self._lock.note(f"{SYNCED if self._full_sync else LOOSE} {salt}" if salt is not None else "")
+        self._lock.note(f"{self._word} {salt}" if salt is not None else "")
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:

@@ -46,7 +46,11 @@ def shm_of(path: Path) -> Path:
 
 def salt_of(wal: Path) -> int | None:
     """What tells one log from another: it rises by one whenever SQLite begins anew in the same file. None for none."""
-    head = read_file(wal, HEADER)
+    return salt_in(read_file(wal, HEADER))
+
+
+def salt_in(head: bytes) -> int | None:
+    """The same, of a log's head."""
     return int.from_bytes(head[16:20], "big") if len(head) == HEADER else None
 
 

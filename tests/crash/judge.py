@@ -209,7 +209,11 @@ def _lies_between(found: Found, before: State, after: State) -> bool:
 
 
 def _differences(found: Found, state: State) -> list[str]:
-    differences = [] if found.epoch == state.epoch else [f"the epoch is {found.epoch}, not {state.epoch}: salvaged?"]
+    differences = (
+        []
+        if 0 <= found.epoch - state.epoch <= state.cut
+        else [f"the epoch is {found.epoch}, not {state.epoch}: salvaged?"]
+    )
     differences += ["the copy is gone"] if state.copied and not found.copied else []
     differences += [f"lost: {row}" for row in state.rows.keys() - found.rows.keys()]
     differences += [f"not stored, or deleted: {row}" for row in found.rows.keys() - state.rows.keys()]

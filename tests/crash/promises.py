@@ -62,6 +62,9 @@ class State:
     """Whether there is a copy."""
     gradual: bool = False
     """Whether the deed was done in several transactions: rows go and are not owed any more one after the other."""
+    cut: bool = False
+    """Whether the log is empty. Where it was cut by another program nothing is lost, but after a power cut nobody can
+    tell: the epoch may be the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class Promises:
         before = self.states[-1]
         if deed["do"] == "backup":
             return replace(before, copied=True)
+        if deed["do"] == "cut log":
+            return replace(before, gradual=False, cut=True)
         if deed["do"] == "restore":
             then: State = self.states[deed["copied"]]
             return replace(then, epoch=max(deed["second"], before.epoch + 1))

@@ -155,6 +155,25 @@ def long_log(work: Work) -> None:
     work.put(Mixed, work.mixed(work.again(20, devices=1)))
 
 
+def cut_by_another(work: Work) -> None:
+    """Another program puts the log into the file and cuts it to nothing, after which it begins with any salt."""
+    work.open("process" if work.rng.random() < 0.5 else "power", piece_rows=30)
+    work.add_cursor("central")
+    for step in range(6):
+        work.put(Weather, work.weather(work.fresh(8)))
+        work.cut_log()
+        if step == 2:
+            work.fold()
+        work.put(Mixed, work.mixed(work.again(5, devices=1)))
+        work.send("central", 9)
+        if step % 2:
+            work.put(Weather, work.weather(work.fresh(20)), wait=False)
+            work.fold()
+        if step == 3:
+            work.reopen(piece_rows=30)
+    work.put(Weather, work.weather(work.fresh(3)))
+
+
 def until_killed(work: Work) -> None:
     """The process ends without a word, in the middle of a fold's pieces; the next part opens what it left."""
     work.open("process" if work.rng.random() < 0.5 else "power", piece_rows=30)
@@ -357,6 +376,7 @@ THEMES: dict[str, tuple[Part | Between, ...]] = {
     "salvage": (put_away, until_killed, Between(_damage), fold),
     "long reader": (long_reader, long_reader_of_loose),
     "long log": (long_log,),
+    "cut log": (cut_by_another, cut_by_another),
     "killed": (until_killed, until_killed, fold),
     "cut twice": (until_killed, Between(_power_cut), until_killed, Between(_power_cut), fold),
 }

@@ -189,6 +189,14 @@ class Work:
         self._copied = self._deeds
         self._promised("durable")
 
+    def cut_log(self) -> None:
+        """Another program puts the log into the file, and leaves an empty one."""
+        self.settle()
+        self._begin("cut log")
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        self._promised(self._promise)
+
     def restore(self) -> None:
         """Put the copy in the store's place."""
         self.close()

@@ -3,8 +3,10 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,34 @@ def test_fifty_kills_lose_nothing_and_have_nothing_arrive_as_another(tmp_path: P
     print(f"{durability}: 50 kills, {promised + 1} readings: lost {len(lost)}, twice {twice}, "
           f"sent again and known by their number {len(sent) - len(set(sent))}")  # fmt: skip
     assert (lost, twice) == (set(), 0)
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_a_log_that_another_program_cut_is_still_the_store_s(tmp_path: Path, durability: str) -> None:
+    """As backup programs do. The log that is begun next has a salt of its own; and after a kill with an empty log, or
+    one of which the index is gone."""
+    path = tmp_path / "gateway.db"
+    promised = -1
+    for modes in (["TRUNCATE"], ["TRUNCATE", "RESTART", "TRUNCATE"], ["PASSIVE", "TRUNCATE"]):
+        command = [sys.executable, "-c", WRITER, str(path), str(promised + 1), durability]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            promised = int(child.stdout.readline())
+            for mode in modes:
+                with closing(sqlite3.connect(path, timeout=20)) as other:
+                    assert other.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0] == 0
+                for _ in range(20):
+                    promised = int(child.stdout.readline())
+            child.send_signal(signal.SIGKILL)
+            rest = child.stdout.read()
+        promised = max([promised, *(int(line) for line in rest.split("\n")[:-1])])
+        if len(modes) > 1:  # as after a power cut
+            path.with_name("gateway.db-shm").unlink()
+        with SQLiteStorage(path, gateway_id="roof") as store:
+            counts = [row["count"] for row in store.query_readings(Weather, fields=["count"], order="timestamp")]
+            assert counts[: promised + 1] == list(range(promised + 1))
+            assert (store.salvaged, store.store_epoch, store.ledger().problems) == (None, 1, [])
+        promised = len(counts) - 1
 
 
 class Upstream:
