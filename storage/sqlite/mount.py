@@ -30,11 +30,11 @@ def device_of(path: Path) -> int:
 
 
 class Mount:
-    """Of one open store. `let_go` closes its files; `open_again` opens them, told up to which row number it was
-    durable. Used on the writer's thread alone, but for `is_away`."""
+    """Of one open store. `let_go` closes its files, told why; `open_again` opens them, told up to which row number
+    it was durable. Used on the writer's thread alone, but for `is_away`."""
 
     def __init__(
-        self, path: Path, store_id: str | None, let_go: Callable[[], None], open_again: Callable[[int], Opened]
+        self, path: Path, store_id: str | None, let_go: Callable[[str], None], open_again: Callable[[int], Opened]
     ) -> None:
         self.is_away = False
         """Whether the store's files are closed."""
@@ -49,8 +49,9 @@ class Mount:
         """Whether something else is there than the file system that has the store's files."""
         return not self.is_away and device_of(self._path) != self._device
 
-    def let_go(self) -> None:
-        self._let_go()
+    def let_go(self, why: str) -> None:
+        """`why` is for those who would read meanwhile."""
+        self._let_go(why)
         self.is_away, self._seen = True, []
 
     def come_back(self, durable: int) -> Opened:

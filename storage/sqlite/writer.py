@@ -23,11 +23,12 @@ from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receip
 from edgedepot.storage.sqlite.callers import Callers
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.forks import Home
+from edgedepot.storage.sqlite.in_place import InPlace
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.lock import why_refused
 from edgedepot.storage.sqlite.log_length import LogLength
-from edgedepot.storage.sqlite.mount import Mount
+from edgedepot.storage.sqlite.mount import Mount, not_mounted
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
@@ -74,6 +75,7 @@ class Writer:
         log_length: LogLength,
         salvage: Callable[[str], Opened],
         mount: Mount,
+        in_place: InPlace,
         go_on: Callable[[Successor], Opened],
     ) -> None:
         self._connection = opened.connection
@@ -81,6 +83,7 @@ class Writer:
         self._sidecar = sidecar
         self._salvage, self._go_on = salvage, go_on
         self._mount = mount
+        self._in_place = in_place
         self._suspicion = Suspicion()
         self._salvage_at = self._note_at = clock.monotonic()
         self._path = path
@@ -260,7 +263,7 @@ class Writer:
                 closing = self._closing
             started_at = self._clock.monotonic()
             try:
-                self._follow_mount()
+                self._follow_files()
                 self._go_on_where_left()
                 self._salvage_where_needed()
                 self._journal.recover()
@@ -316,16 +319,20 @@ class Writer:
         self._renew(self._salvage(reason))
         self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
 
-    def _follow_mount(self) -> None:
-        """Where the store's file system is mounted no more: let go of it, and go on when it is back."""
+    def _follow_files(self) -> None:
+        """Where the store's file system is mounted no more, or its log has no name: let go of its files, and go on when
+        they are there by their names."""
         is_in_trouble = self.trouble is not None or self._suspicion.reason is not None
         if is_in_trouble and self._mount.is_gone():
             log.error("%s: its file system was unmounted", self._path)
             self.log_length.let_go()
-            self._mount.let_go()
+            self._mount.let_go(not_mounted(self._path))
+        elif not self._mount.is_away and self._in_place.is_left(self._connection):
+            self.log_length.let_go()
+            self._mount.let_go(f"{self._path} is being opened again")
         if self._mount.is_away:
             self._renew(self._mount.come_back(self.durable_seq))
-            log.warning("%s: its file system is there again", self._path)
+            log.warning("%s is open again", self._path)
 
     def _renew(self, opened: Opened) -> None:
         """Go on with a store that was opened anew: all that is there is on the device. Nothing here may fail: what is
@@ -334,6 +341,7 @@ class Writer:
         self._connection, self._journal = opened.connection, opened.journal
         self._upkeep.renew(opened, self.full)
         self.room.renew()
+        self._in_place.renew()
         self.log_length.begin(self._connection)
         last = self._journal.committed_seq
         self._unsynced.renew(opened.log_sync, last, opened.report)

@@ -16,11 +16,12 @@ from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.choices import note_choice
 from edgedepot.storage.sqlite.connection import is_damage, is_unread
 from edgedepot.storage.sqlite.cursors import Cursors
+from edgedepot.storage.sqlite.in_place import InPlace
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.lock import StoreLock
 from edgedepot.storage.sqlite.log_length import CARD, PATIENCE, LogLength
-from edgedepot.storage.sqlite.mount import Mount, not_mounted
+from edgedepot.storage.sqlite.mount import Mount
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.opening import GOING_ON, Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
@@ -93,6 +94,7 @@ class Writing:
                 log_length=LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout), pace.busy_timeout * CARD),
                 salvage=self._salvage,
                 mount=self._mount,
+                in_place=InPlace(path, self._lock),
                 go_on=self._go_on,
             )
             undo.pop_all()
@@ -152,10 +154,10 @@ class Writing:
         self._renew_cursors()
         self.pending_reader = PendingReader(self.catalogue)
 
-    def _let_go(self) -> None:
+    def _let_go(self, why: str) -> None:
         """Close all files. On the writer's thread. The readers go last: as long as there is one SQLite does not put the
         log into the file, and does not remove what has the log's name by now."""
-        self._readers.barred = not_mounted(self._path)
+        self._readers.barred = why
         self._names.bar = None
         self._opened.close()
         self._readers.renew()
