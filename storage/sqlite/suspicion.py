@@ -42,7 +42,8 @@ class Suspicion:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._may_pass = False
-        self._is_acted_on = False
+        self.is_acted_on = False
+        """Whether the store is closed for it."""
         self._attempts = 0
         self._passed: list[float] = []
         self._cause: _Place | None = None
@@ -70,7 +71,7 @@ class Suspicion:
         our memory as well: that is told once the file `is_fresh`, and we are too."""
         cause = self._cause
         kinds = (*UNREADABLE, sqlite3.IntegrityError) if is_fresh else UNREADABLE
-        if cause is None or self._is_acted_on or not issubclass(cause[0], kinds):
+        if cause is None or self.is_acted_on or not issubclass(cause[0], kinds):
             return False
         if not (is_fresh and self._salvaged_for[cause] > 1) and not _is_sound(path):
             return False
@@ -81,7 +82,7 @@ class Suspicion:
         """Whether there is nothing to be seen of it any more, at a monotonic time. Reads the whole file. Raises
         `sqlite3.DatabaseError` where the device does not give it back yet: ask again after a pause."""
         self._passed = [then for then in self._passed if now - then < WHILE]
-        if self._is_acted_on or not self._may_pass or ATTEMPTS in (self._attempts, len(self._passed)):
+        if self.is_acted_on or not self._may_pass or ATTEMPTS in (self._attempts, len(self._passed)):
             return False
         self._attempts += 1
         if not is_whole(path):
@@ -91,13 +92,13 @@ class Suspicion:
 
     def act(self) -> None:
         """The store is closed for it, and cannot go on as it was."""
-        self._is_acted_on = True
+        self.is_acted_on = True
 
     def clear(self) -> None:
         """It has passed, or the file is another."""
-        if self._is_acted_on and self._cause is not None:
+        if self.is_acted_on and self._cause is not None:
             self._salvaged_for[self._cause] += 1
-        self.reason, self._is_acted_on, self._attempts, self._cause = None, False, 0, None
+        self.reason, self.is_acted_on, self._attempts, self._cause = None, False, 0, None
 
 
 def _place_of(exc: BaseException) -> _Place:

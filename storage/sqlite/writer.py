@@ -319,6 +319,11 @@ class Writer:
         self._renew(self._salvage(reason))
         self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
 
+    @property
+    def _is_between_files(self) -> bool:
+        """Whether what has the store's name now is to be opened yet."""
+        return self._mount.is_away or self._suspicion.is_acted_on or self.log_length.has_heir_in_place
+
     def _follow_files(self) -> None:
         """Where the store's file system is mounted no more, or its log has no name: let go of its files, and go on when
         they are there by their names."""
@@ -327,7 +332,7 @@ class Writer:
             log.error("%s: its file system was unmounted", self._path)
             self.log_length.let_go()
             self._mount.let_go(not_mounted(self._path))
-        elif not self._mount.is_away and self._in_place.is_left(self._connection):
+        elif not self._is_between_files and self._in_place.is_left(self._connection):
             self.log_length.let_go()
             self._mount.let_go(f"{self._path} is being opened again")
         if self._mount.is_away:

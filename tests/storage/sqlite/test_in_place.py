@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from edgedepot import ReceiptTimeout, SQLiteStorage
+from edgedepot import ReceiptTimeout, SQLiteStorage, StorageError
 from edgedepot.storage.clock import ManualClock
 from edgedepot.storage.receipt import Receipt
 from edgedepot.storage.sqlite.wal import salt_of, wal_of
@@ -101,6 +101,8 @@ def test_a_log_that_is_removed_is_put_into_the_file(
     wal_of(store.path).unlink()
     if also_index:
         store.path.with_name("x.db-shm").unlink()
+    with pytest.raises(StorageError):
+        store.query_readings(Weather)
     put(store, 100, 200, "durable")
     assert "x.db-wal was removed while it was in use: all that was in it is in the file now" in caplog.text
     check_left(store, tmp_path, 200)
