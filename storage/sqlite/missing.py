@@ -6,7 +6,7 @@ import sqlite3
 from itertools import pairwise
 
 from edgedepot.storage.sqlite.shape import Piece
-from edgedepot.storage.sqlite.tables import rows_in
+from edgedepot.storage.sqlite.tables import readings_in, rows_in
 from edgedepot.storage.sqlite.view import View
 
 
@@ -22,7 +22,7 @@ def where_missing(view: View) -> str:
 
 def _closed(connection: sqlite3.Connection, piece: Piece, after: Piece) -> str | None:
     expected = rows_in(connection, piece)
-    there = connection.execute(f"SELECT count(series) FROM {piece.table}").fetchone()[0]
+    there = readings_in(connection, piece)
     if there == expected:
         return None
     low, high = _without_row(connection, piece, after.first - 1) or (piece.first, after.first - 1)

@@ -42,6 +42,7 @@ from edgedepot.storage.sqlite.tables import (
     cell,
     history_table,
     holdable,
+    readings_in,
     rows_in,
     rows_of,
     unfolded_condition,
@@ -248,8 +249,7 @@ class Verification:
                 self._compare(view.shape, piece, layout, partition)
 
     def _check_number(self, piece: Piece) -> None:
-        known = rows_in(self._connection, piece)
-        (there,) = self._connection.execute(f"SELECT count(series) FROM {piece.table}").fetchone()
+        known, there = rows_in(self._connection, piece), readings_in(self._connection, piece)
         if known != there:
             text = f"{piece.table} has {there} readings, {known} by the store's records"
             self._found.problems.append(Problem("journal", text))

@@ -885,3 +885,31 @@ def test_a_reader_is_told_and_changes_nothing(quick_folder: Path) -> None:
     with pytest.raises(StorageError, match="malformed"), SQLiteStorage(path, read_only=True) as store:
         store.query_readings(Weather)
     assert path.read_bytes() == content
+
+
+def test_a_piece_that_has_lost_readings_is_not_let_go_of_without_a_word(quick_folder: Path) -> None:
+    """SQLite finds nothing wrong with a page that says that fewer rows are on it. They are in history too."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=100) as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 500)).wait()
+        store.fold()
+        store.store_readings(Weather, rows(500, 510)).wait()
+    with path.open("r+b") as file:
+        file.seek((pages_of(path, "_j_1")[2] - 1) * 4096 + 3)
+        cells = int.from_bytes(file.read(2), "big")
+        file.seek(-2, os.SEEK_CUR)
+        file.write((cells - 20).to_bytes(2, "big"))
+    with SQLiteStorage(path) as store:
+        window = store.pending("central", 1000)
+        assert window is not None
+        assert len(window.rows) == 490
+        store.acknowledge("central", window)
+        store.store_readings(Weather, rows(510, 511)).wait()
+        store.fold()
+        assert "_j_1 has 480 readings, and 500 on record" in str(store.salvaged)
+        assert len(store.query_readings(Weather)) == 511
+        books = store.ledger()
+        assert books.problems == []
+        assert (books.upstreams["central"]["delivered"], books.upstreams["central"]["lost"]) == (490, 20)
+    audit_file(path)
