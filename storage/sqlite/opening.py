@@ -38,8 +38,10 @@ from edgedepot.storage.sqlite.salvage import (
     is_salvaged,
     salvage,
 )
+from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import ATTEMPTS, Suspicion, pause
+from edgedepot.storage.sqlite.tables import check_tables
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.wal import Log, salt_of, shm_of, wal_of
 
@@ -204,8 +206,9 @@ class Opening:
             with sqlite_errors(path), finding_damage():
                 check_gateway(connection, self._sidecar)
                 gateway_id = self._settled_gateway_id(connection)
-                _check_tables(connection)
+                _check_indexes(connection)
                 catalogue = Catalogue.load(connection)
+                check_tables(connection, read_shape(connection), catalogue.layouts())
                 log_note = LogNote(path, self._lock, self._word)
                 journal = Journal(connection, catalogue, self._clock, log_note, self._hold_uncertain)
                 if not (self._check_age(connection, journal) or is_salvaged):
@@ -310,13 +313,8 @@ class Opening:
         self._lock.note(f"{self._word} {salt}" if salt is not None else "")
 
 
-def _check_tables(connection: sqlite3.Connection) -> None:
-    """Raise `BadRecord` where there are readings, but no record of the tables that they are in; and where an index does
-    not fit its table: what is looked up in it would not be there."""
-    if schema.text(connection, "shape") is None:
-        found = connection.execute("SELECT name FROM sqlite_schema WHERE name GLOB '_[jh]_*' AND type = 'table'")
-        if found.fetchone() is not None:
-            raise BadRecord("the record of the tables is missing")
+def _check_indexes(connection: sqlite3.Connection) -> None:
+    """Raise `BadRecord` where an index does not fit its table: what is looked up in it would not be there."""
     for table in ("_meta", "_models", "_series", "_sources", "_cursors"):
         (text,) = connection.execute(f"PRAGMA integrity_check({table})").fetchone()
         if text != "ok":

@@ -53,7 +53,8 @@ def finding_damage() -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as exc:
-        if not (is_damage(exc) or is_unread(exc) or code_of(exc) == sqlite3.SQLITE_ERROR):  # no such table
+        codes = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT)  # no such table; two records contradict
+        if not (is_damage(exc) or is_unread(exc) or code_of(exc) & 0xFF in codes):
             raise
         raise Damage(str(exc)) from exc
     except UNREADABLE as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from edgedepot.storage.clock import HOUR
@@ -36,6 +36,26 @@ def hour_table(layout: Layout, partition: Partition) -> str:
 
 def kept_table(layout: Layout, rule: Rule) -> str:
     return f"_d_{layout.name}_{rule.id}"
+
+
+def check_tables(connection: sqlite3.Connection, shape: Shape, layouts: Mapping[int, Layout]) -> None:
+    """Raises `BadRecord` where the tables of readings that there are, and those on record, are not the same: what is in
+    one that no record names would not be there."""
+    known = {piece.table for piece in shape.pieces}
+    known |= {kept_table(layouts[rule.model], rule) for rule in shape.rules if rule.model in layouts}
+    for model, partitions in shape.partitions.items():
+        for partition in partitions:
+            if model not in layouts:
+                raise BadRecord(f"a partition is on record as of model {model}, which is not")
+            known.add(history_table(layouts[model], partition))
+            if partition.hours is not None:
+                known.add(hour_table(layouts[model], partition))
+    patterns = " OR ".join(f"name GLOB '{pattern}'" for pattern in ("_j_*", "_h_*", "_hour_*", "_d_*"))
+    names = connection.execute(f"SELECT name FROM sqlite_schema WHERE type = 'table' AND ({patterns})")
+    found = {name for (name,) in names}
+    if found != known:
+        odd = sorted(found ^ known)
+        raise BadRecord(f"{', '.join(odd[:3])}: {len(odd)} tables are there and not on record, or the other way round")
 
 
 _SAMPLE = 200

@@ -40,6 +40,7 @@ from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.tables import (
     any_of,
     cell,
+    check_tables,
     history_table,
     holdable,
     readings_in,
@@ -126,6 +127,8 @@ class Verification:
                 self._check_records(table)
         with self._noting("records"):
             self._check_references()
+        with self._noting("records"), self._moment() as (view, layouts):
+            check_tables(self._connection, view.shape, layouts)
         with self._noting("names"):
             check_gateway(self._connection, self._sidecar)
         with self._noting("names"), self._moment() as (view, layouts):

@@ -1,6 +1,7 @@
 """A damaged file never stops the store and never silently empties it: each damage by name, at each stage."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -913,3 +914,68 @@ def test_a_piece_that_has_lost_readings_is_not_let_go_of_without_a_word(quick_fo
         assert books.problems == []
         assert (books.upstreams["central"]["delivered"], books.upstreams["central"]["lost"]) == (490, 20)
     audit_file(path)
+
+
+@pytest.fixture
+def delivered(quick_folder: Path) -> Path:
+    """A store of 300 readings in history and some pieces, all sent."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=100) as store:
+        store.add_cursor("central")
+        for first in range(0, 300, 100):
+            store.store_readings(Weather, rows(first, first + 100)).wait()
+            store.fold()
+        window = store.pending("central", 1000)
+        assert window is not None
+        store.acknowledge("central", window)
+    return path
+
+
+def shape_in(path: Path) -> dict[str, Any]:
+    with closing(sqlite3.connect(path)) as file:
+        (text,) = file.execute("SELECT value FROM _meta WHERE key = 'shape'").fetchone()
+    return dict(json.loads(text))
+
+
+def test_a_record_of_the_tables_that_names_others_is_damage(delivered: Path) -> None:
+    """Queries would find nothing, and each fold would fail."""
+    shape = shape_in(delivered)
+    shape["partitions"] = {str(int(model) + 2): found for model, found in shape["partitions"].items()}
+    with closing(sqlite3.connect(delivered, isolation_level=None)) as file:
+        file.execute("UPDATE _meta SET value = ? WHERE key = 'shape'", (json.dumps(shape),))
+    with Verification(delivered) as verification:
+        assert [one.kind for one in verification.run().problems][:1] == ["records"]
+    with SQLiteStorage(delivered) as store:
+        assert "a partition is on record as of model 3, which is not" in str(store.salvaged)
+        assert len(store.query_readings(Weather)) == 300
+        store.store_readings(Weather, rows(300, 400)).wait()
+        store.fold()
+        assert store.ledger().problems == []
+    audit_file(delivered)
+
+
+def test_a_table_that_is_on_no_record_is_damage(delivered: Path) -> None:
+    with closing(sqlite3.connect(delivered, isolation_level=None)) as file:
+        file.execute("ALTER TABLE _h_weather_1 RENAME TO _h_weather_3")
+    with SQLiteStorage(delivered) as store:
+        assert "_h_weather_1, _h_weather_3: 2 tables are there and not on record" in str(store.salvaged)
+        assert len(store.query_readings(Weather)) == 300
+    audit_file(delivered)
+
+
+def test_records_that_contradict_each_other_are_damage(
+    delivered: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A piece is closed for the numbers that were given out since the copy was made, and is on record as that."""
+    with SQLiteStorage(delivered) as store:
+        store.backup(tmp_path / "copy.db")
+        store.store_readings(Weather, rows(300, 350)).wait()
+    last = max(piece[0] for piece in shape_in(tmp_path / "copy.db")["pieces"])
+    with closing(sqlite3.connect(tmp_path / "copy.db", isolation_level=None)) as file:
+        file.execute("INSERT INTO _pieces VALUES (?, 3)", (last,))
+    restore(tmp_path / "copy.db", delivered, 1_800_000_000_000_000, True)
+    with SQLiteStorage(delivered) as store:
+        assert "x.db is damaged (UNIQUE constraint failed: _pieces.id)" in caplog.text
+        assert len(store.query_readings(Weather)) == 300
+        assert store.ledger().problems == []
+    audit_file(delivered)
