@@ -963,19 +963,22 @@ def test_a_table_that_is_on_no_record_is_damage(delivered: Path) -> None:
     audit_file(delivered)
 
 
-def test_records_that_contradict_each_other_are_damage(
-    delivered: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_records_that_contradict_each_other_are_damage(quick_folder: Path) -> None:
     """A piece is closed for the numbers that were given out since the copy was made, and is on record as that."""
-    with SQLiteStorage(delivered) as store:
-        store.backup(tmp_path / "copy.db")
+    path, copy = quick_folder / "x.db", quick_folder / "copy.db"
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=100) as store:
+        store.add_cursor("central")
+        for first in range(0, 300, 100):
+            store.store_readings(Weather, rows(first, first + 100)).wait()
+            store.fold()
+        store.backup(copy)
         store.store_readings(Weather, rows(300, 350)).wait()
-    last = max(piece[0] for piece in shape_in(tmp_path / "copy.db")["pieces"])
-    with closing(sqlite3.connect(tmp_path / "copy.db", isolation_level=None)) as file:
+    last = max(piece[0] for piece in shape_in(copy)["pieces"])
+    with closing(sqlite3.connect(copy, isolation_level=None)) as file:
         file.execute("INSERT INTO _pieces VALUES (?, 3)", (last,))
-    restore(tmp_path / "copy.db", delivered, 1_800_000_000_000_000, True)
-    with SQLiteStorage(delivered) as store:
-        assert "x.db is damaged (UNIQUE constraint failed: _pieces.id)" in caplog.text
+    restore(copy, path, 1_800_000_000_000_000, True)
+    with SQLiteStorage(path) as store:
+        assert any("damaged" in one.name for one in quick_folder.iterdir())
         assert len(store.query_readings(Weather)) == 300
         assert store.ledger().problems == []
-    audit_file(delivered)
+    audit_file(path)
