@@ -47,6 +47,8 @@ class Readings:
         """The partitions for which there is no room, by model and start."""
         self.rows_left_out = 0
         """How many readings that is, as far as they can be counted."""
+        self._uncounted: set[tuple[int, int]] = set()
+        """Those of which SQLite cannot say: they are counted as they are found."""
 
     def copy(self) -> None:
         """All of it, but for what the journal alone had: see `fold`."""
@@ -81,16 +83,18 @@ class Readings:
             partition = Partition(old.id, old.start, old.stop, len(layout.written), old.pages)
             if self._limit is not None and index >= self._limit:
                 self.left_out.add((model, old.start))
-                self._count(f"old.{history_table(layout, old)}")
+                self._uncounted.add((model, old.start))
+                self._count(model, old, f"old.{history_table(layout, old)}")
                 continue
             draft.shape.partitions.setdefault(model, []).insert(0, partition)
             create_partition(draft.new, layout, partition)
             if not self._copied_partition(layout, old):
                 draft.damaged.add("history")
 
-    def _count(self, table: str) -> None:
+    def _count(self, model: int, old: Partition, table: str) -> None:
         with reading_old():
             self.rows_left_out += self._draft.new.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            self._uncounted.remove((model, old.start))
 
     def _copied_partition(self, layout: Layout, old: Partition) -> bool:
         """Whether all of it could be."""
@@ -121,8 +125,9 @@ class Readings:
                 continue  # retention has left it behind; it may be owed to an upstream still, from the journal
             partition = draft.shape.partition_of(model, row[2])
             if partition is None:
-                if self._is_left_out(model, row[2]):
-                    self.rows_left_out += self._is_unfolded(*row[:3])
+                left = self._left_out(model, row[2])
+                if left is not None:
+                    self.rows_left_out += left in self._uncounted or self._is_unfolded(*row[:3])
                     continue
                 partition = add_partition(draft.new, draft.shape, draft.layouts[model], row[2], PERIOD)
             width = 4 + partition.width
@@ -143,9 +148,10 @@ class Readings:
         )
         self._draft.new.execute("COMMIT")
 
-    def _is_left_out(self, model: int, ts: int) -> bool:
+    def _left_out(self, model: int, ts: int) -> tuple[int, int] | None:
+        """Which of them a reading would be in."""
         old = self._draft.old_shape.partition_of(model, ts) if self._draft.old_shape else None
-        return old is not None and (model, old.start) in self.left_out
+        return (model, old.start) if old is not None and (model, old.start) in self.left_out else None
 
     # -- the journal ----------------------------------------------------------------------------------------------
 

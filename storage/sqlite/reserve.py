@@ -37,12 +37,24 @@ def is_full(exc: BaseException | None, folder: Path) -> bool:
     return isinstance(told, OSError) and told.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def reserve_of(store: Path) -> Path:
+    return store.with_name(store.name + ".reserve")
+
+
+def give_up(reserve: Path) -> bool:
+    """Remove a store's reserve; whether that made room."""
+    with contextlib.suppress(OSError):
+        reserve.unlink()
+        return True
+    return False
+
+
 class Reserve:
     """The file, as large as a log of `wal_pages` that goes into the store's file, and the commit that fills it. On a
     small device it is smaller, and the log has to be shorter. One thread at a time."""
 
     def __init__(self, store: Path, wal_pages: int) -> None:
-        self.path = store.with_name(store.name + ".reserve")
+        self.path = reserve_of(store)
         pages = wal_pages * 3 // 2
         if device := _device_bytes(store.parent):
             pages = min(pages, device // _SHARE // _PAGE)
@@ -92,10 +104,7 @@ class Reserve:
 
     def give_up(self) -> bool:
         """Remove the file; whether that made room."""
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-            return True
-        return False
+        return give_up(self.path)
 
 
 def _device_bytes(folder: Path) -> int:

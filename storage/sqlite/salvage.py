@@ -28,6 +28,7 @@ from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import code_of, is_damage, is_unread
 from edgedepot.storage.sqlite.files import put_in_place
 from edgedepot.storage.sqlite.report import Salvaged
+from edgedepot.storage.sqlite.reserve import give_up, is_full, reserve_of
 from edgedepot.storage.sqlite.sectors import read_file
 from edgedepot.storage.sqlite.sidecar import Sidecar, sync_folder
 from edgedepot.storage.sqlite.wal import Log, mended, shm_of, wal_of
@@ -140,9 +141,10 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
             )  # fmt: skip
             rebuild.finish(msgspec.json.encode(report).decode())
         except sqlite3.OperationalError as exc:
-            if code_of(exc) != sqlite3.SQLITE_FULL or partitions == 0:
+            if not is_full(exc, path.parent) or partitions == 0:
                 raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
-            partitions = partitions if may_pass else rebuild.partitions // 2
+            has_more = give_up(reserve_of(path)) or may_pass
+            partitions = partitions if has_more else rebuild.partitions // 2
             may_pass = False
         else:
             break

@@ -235,6 +235,21 @@ def test_a_salvage_on_a_device_that_is_nearly_full_keeps_what_there_is_room_for(
     assert kept[0] > kept[1] > kept[2] > 0
 
 
+def test_a_salvage_has_the_room_of_the_reserve_before_it_leaves_anything_out(disk: SmallDisk) -> None:
+    """And what it has to leave out of a file that SQLite cannot read is counted."""
+    path = damaged_store(disk)
+    whole = bytes(16) + path.read_bytes()[16:]
+    size = len(whole) // 4096
+    with salvaged(disk, path, whole, size // 2, reserve=size) as store:
+        assert not reserve_of(disk).exists()
+        assert "no room" not in str(store.salvaged)
+        assert len(store.query_readings(Weather)) == 6000
+    with salvaged(disk, path, whole, size // 2) as store:
+        left_out = 6000 - len(store.query_readings(Weather))
+        assert left_out > 0
+        assert f"no room for more: {left_out} older readings" in str(store.salvaged)
+
+
 def test_a_salvage_without_any_room_is_made_up_for_when_there_is(disk: SmallDisk) -> None:
     path = damaged_store(disk)
     with pytest.raises(StorageError, match=r"is damaged \(.*\) and cannot be salvaged: .*(full|space)"):
@@ -245,11 +260,12 @@ def test_a_salvage_without_any_room_is_made_up_for_when_there_is(disk: SmallDisk
         assert store.ledger().problems == []
 
 
-def salvaged(disk: SmallDisk, path: Path, whole: bytes, pages: int) -> SQLiteStorage:
-    """The store out of a damaged file, where so many pages of the device are left beside it."""
+def salvaged(disk: SmallDisk, path: Path, whole: bytes, pages: int, reserve: int = 0) -> SQLiteStorage:
+    """The store out of a damaged file, where so many pages of the device are left beside it and the reserve."""
     disk.clear()
     for old in disk.path.iterdir():
         old.unlink()
     path.write_bytes(whole)
+    reserve_of(disk).write_bytes(bytes(4096 * reserve))
     disk.fill(leave=pages)
     return SQLiteStorage(path, gateway_id="roof", clock=ManualClock(T0 + timedelta(days=400)))
