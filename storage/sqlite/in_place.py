@@ -33,9 +33,8 @@ class InPlace:
         """The store was opened."""
         self._files = [_file_of(name) for name in self._names]
 
-    def is_left(self, connection: sqlite3.Connection) -> bool:
-        """Whether the store is to be opened again by its names, with all that it has in the file. Raises
-        `StorageError` while the file is not what has its name, and `sqlite3.Error`."""
+    def has_no_log(self) -> bool:
+        """Whether the log has not its name any more. Raises `StorageError` while the file has not its own."""
         file, wal = (_file_of(name) == known for name, known in zip(self._names, self._files, strict=True))
         if file and wal:
             return False
@@ -44,12 +43,18 @@ class InPlace:
                 f"{self._path} was moved or removed while it was in use: put it back where it was; "
                 "what is stored in it is there as long as this process is"
             )
-        if not checkpoint(connection, "PASSIVE").is_whole:
+        return True
+
+    def leave_log(self, connection: sqlite3.Connection) -> None:
+        """Have all of it in the file, which is to be opened again by its name. Raises `StorageError` while somebody
+        reads it, beside whom the next one would not begin anew, and `sqlite3.Error`. Cut to nothing it is of no use to
+        those who have it open still: they would take it for the next one, and put its old pages into the file.
+        """
+        if not checkpoint(connection, "TRUNCATE").is_whole:
             raise StorageError(f"{self._names[1]} was removed while it was in use, and others read what is in it")
         os.fdatasync(writable(self._path))
         self._lock.note("closing", sync=True)  # that it is gone is no damage then
         log.error("%s was removed while it was in use: all that was in it is in the file now", self._names[1])
-        return True
 
 
 def _file_of(name: str) -> tuple[int, int] | None:

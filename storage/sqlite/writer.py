@@ -332,8 +332,9 @@ class Writer:
             log.error("%s: its file system was unmounted", self._path)
             self.log_length.let_go()
             self._mount.let_go(not_mounted(self._path))
-        elif not self._is_between_files and self._in_place.is_left(self._connection):
-            self.log_length.let_go()
+        elif not self._is_between_files and self._in_place.has_no_log():
+            self.log_length.let_go()  # what it has reads the log
+            self._in_place.leave_log(self._connection)
             self._mount.let_go(f"{self._path} is being opened again")
         if self._mount.is_away:
             self._renew(self._mount.come_back(self.durable_seq))

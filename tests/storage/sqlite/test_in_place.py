@@ -110,6 +110,36 @@ def test_a_log_that_is_removed_is_put_into_the_file(
     assert (store.salvaged, store.store_epoch) == (None, 1)
 
 
+def test_who_still_has_a_log_that_was_removed_harms_nothing(store: SQLiteStorage, tmp_path: Path) -> None:
+    """What such a program put into the file would be out of the log that is gone."""
+    other = python(store.path)
+    assert other.ask("SELECT count(*) FROM weather;") == "100"
+    wal_of(store.path).unlink()
+    put(store, 100, 200, "durable")
+    put(store, 200, 250, "durable")
+    check_left(store, tmp_path, 250)
+    other.say("PRAGMA wal_checkpoint;")  # which it is refused
+    other.end()
+    put(store, 250, 300, "durable")
+    check_left(store, tmp_path, 300)
+
+
+def test_who_reads_all_of_a_log_that_was_removed_has_its_like_not_begun(store: SQLiteStorage, tmp_path: Path) -> None:
+    """With that reader the log goes on where it was, and what it had before is not in the new one."""
+    reader = python(store.path)
+    reader.say("BEGIN;")
+    assert reader.ask("SELECT count(*) FROM weather;") == "100"
+    wal_of(store.path).unlink()
+    receipt = store.store_readings(Weather, rows(100, 200))
+    clock = store.clock
+    assert isinstance(clock, ManualClock)
+    advance_until(clock, lambda: "and others read what is in it" in store.health_check()["message"])
+    assert receipt.level == "queued"
+    reader.end()
+    advance_until(clock, lambda: receipt.level != "queued")
+    check_left(store, tmp_path, 200)
+
+
 def test_a_log_that_somebody_reads_is_put_into_the_file_when_they_have_ended(store: SQLiteStorage) -> None:
     reader = python(store.path)
     reader.say("BEGIN;")
