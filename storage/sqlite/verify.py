@@ -54,6 +54,7 @@ from edgedepot.storage.values import Quality
 Progress = Callable[[int, int], None]
 """Told now and then how many steps are done, and of how many."""
 _PROBLEMS = 1_000
+_UNMATCHED = "temp._unmatched"
 _WRONG = "cannot be what was stored: a series, time or value of another kind"
 
 
@@ -140,9 +141,13 @@ class Verification:
                 self._check_partition(view, layouts[model], start)
             self._done += pages
             progress(self._done, self.total)
+        self._connection.execute(f"CREATE TEMP TABLE {_UNMATCHED} (seq INTEGER PRIMARY KEY, series, ts)")
         for piece in self._pieces:
             with self._noting("journal"), self._moment() as (view, layouts):
                 self._check_piece(view, layouts, piece)
+        for model, start, _ in self._places:
+            with self._noting("journal"), self._moment() as (view, layouts):
+                self._check_keys(view, layouts[model], start)
         with self._noting("books"), self._moment() as (view, _):
             self._found.problems += [Problem("books", text) for text in read_ledger(view).problems]
         return self._found
@@ -169,7 +174,7 @@ class Verification:
             yield View(self._connection, None), Catalogue.load(self._connection).layouts()
         finally:
             with contextlib.suppress(sqlite3.Error):  # where the damage has ended it
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
 
     def _check_structure(self) -> None:
         for (text,) in self._connection.execute(f"PRAGMA integrity_check({_PROBLEMS})"):
@@ -250,6 +255,40 @@ class Verification:
         for layout in layouts.values():
             for partition in view.shape.partitions.get(layout.id, []):
                 self._compare(view.shape, piece, layout, partition)
+        self._note_unmatched(view.shape, layouts, piece)
+
+    def _note_unmatched(self, shape: Shape, layouts: dict[int, Layout], piece: Piece) -> None:
+        """Rows of the journal that history has not under their series and time: they are not folded, or merged, deleted
+        or gone meanwhile; or one of both has changed. Of a piece without trusted time the times are settled by the
+        fold."""
+        time = "j.ts" if shape.base_of(piece) is None else "NULL"
+        matched = any_of(
+            [
+                f"j.ts >= {partition.start} AND j.ts < {partition.stop} AND EXISTS (SELECT 1 FROM"
+                f" {history_table(layout, partition)} AS h WHERE h.series = j.series AND h.ts = j.ts AND h.seq = j.seq)"
+                for layout in layouts.values()
+                for partition in shape.partitions.get(layout.id, [])
+            ]
+        )
+        self._connection.execute(
+            f"INSERT OR IGNORE INTO {_UNMATCHED} SELECT j.seq, j.series, {time} FROM {rows_of(shape, piece)} AS j"
+            f" WHERE j.series > 0 AND NOT {matched}"
+        )
+
+    def _check_keys(self, view: View, layout: Layout, start: int) -> None:
+        """Whether history has any of these under another series or time: no two rows ever have one number."""
+        partition = view.shape.partition_of(layout.id, start)
+        if partition is None or self._connection.execute(f"SELECT 1 FROM {_UNMATCHED} LIMIT 1").fetchone() is None:
+            return
+        query = (
+            f"SELECT device_id, {hour_of('h.ts')} AS hour, count(*) FROM {history_table(layout, partition)} AS h"
+            f" CROSS JOIN {_UNMATCHED} AS j ON j.seq = h.seq JOIN _series AS s ON s.id = h.series"
+            " WHERE h.series IS NOT j.series OR (j.ts IS NOT NULL AND h.ts IS NOT j.ts) GROUP BY 1, 2"
+        )
+        for device, hour, count in self._connection.execute(query):
+            where = span(layout.name, device, hour, hour, count)
+            text = f"{where.where}: the journal has another device or time, one of them has changed"
+            self._found.problems.append(Problem("journal", text, where))
 
     def _check_number(self, piece: Piece) -> None:
         known, there = rows_in(self._connection, piece), readings_in(self._connection, piece)
