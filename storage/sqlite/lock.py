@@ -42,8 +42,8 @@ class StoreLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
-            here = self._read()[0] == str(os.getpid())
-            holder = self._holder()
+            here = any(one._has_same(self._file) for one in list(self._all))
+            holder = f"process {os.getpid()}" if here else self._holder()
             self.release()
             cure = ", which is this one; use the object that has it open" if here else "; stop it first"
             raise StorageLocked(f"{path} is being written by {holder}{cure}, or open the store read-only") from exc
@@ -65,6 +65,10 @@ class StoreLock:
             return self._file >= 0 and self._store != path and self._store.samefile(path)
         return False
 
+    def _has_same(self, file: int) -> bool:
+        """Whether this process has the lock, by this object: its number may be that of one in another container."""
+        return self._file >= 0 and self._file != file and os.path.samestat(os.fstat(self._file), os.fstat(file))
+
     def _refusal(self, process: int) -> StorageLocked:
         holder = f"process {process}" if process else "a process in another container"
         cure = "use the object that has it open" if process == os.getpid() else "stop it first"
@@ -78,7 +82,10 @@ class StoreLock:
             self._claimed = self._store.stat()
 
     def _holder(self) -> str:
-        """Who has it: who says so, or a child of that which outlives it."""
+        """Who has it: whom the kernel names, who says so, or a child of that which outlives it."""
+        process = claimant(self._store)
+        if process is not None:
+            return f"process {process}" if process else "a process in another container"
         number = self._read()[0]
         named = f"process {number or 'unknown'}"
         is_there = number.isdigit() and Path("/proc", number).exists()

@@ -187,6 +187,34 @@ def test_a_second_writer_is_told_who_the_first_is(quick_folder: Path) -> None:
         end(writer)
 
 
+SECOND = """
+import sys
+from edgedepot import SQLiteStorage, StorageError
+try:
+    SQLiteStorage(sys.argv[1])
+except StorageError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of its own needs root")
+def test_a_writer_in_another_container_is_not_taken_for_somebody_else(quick_folder: Path) -> None:
+    """Both have the number 1, as has the machine's own first process."""
+    path = quick_folder / "x.db"
+    contained = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", sys.executable, "-c"]
+    writer = subprocess.Popen([*contained, WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        (number,) = Path(f"/proc/{writer.pid}/task/{writer.pid}/children").read_text().split()
+        with pytest.raises(StorageLocked, match=f"is being written by process {number}; stop it first"):
+            SQLiteStorage(path)
+        second = subprocess.run([*contained, SECOND, str(path)], stdout=subprocess.PIPE, text=True, check=True)
+        assert "is being written by a process in another container; stop it first" in second.stdout
+    finally:
+        end(writer)
+
+
 def test_so_is_one_that_has_another_name_of_the_file(quick_folder: Path) -> None:
     """By which it finds neither the lock nor the log of the first: so nothing of what it finds may be mended."""
     path, other = quick_folder / "x.db", quick_folder / "other.db"
