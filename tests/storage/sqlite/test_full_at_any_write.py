@@ -92,6 +92,8 @@ class Work(NamedTuple):
     """Whether it is tried with any number of pages, also in haste."""
     in_steps: bool = False
     """What readers see between two of its transactions is neither what was before nor what is after."""
+    makes_room: bool = False
+    """Where there is none it goes before the reading that waits for some."""
 
     def open(self, path: Path) -> SQLiteStorage:
         clock = ManualClock(T0)
@@ -163,7 +165,9 @@ def know_the_time(store: SQLiteStorage) -> None:
 
 
 AGES: dict[str, Any] = {"keep": "80 days", "keep_pending": False}
-WORKS = {name: Work(action, every_page=True) for name, action in ACTIONS.items()} | {
+WORKS = {
+    name: Work(action, every_page=True, makes_room=name.startswith("delete")) for name, action in ACTIONS.items()
+} | {
     "store and fold": Work(store_and_fold, every_page=True),
     "retain and evict": Work(grow_old, settings=AGES, in_steps=True),
     "retain downsampled": Work(keep_hours, settings=AGES, in_steps=True),
@@ -208,15 +212,29 @@ def test_a_device_that_is_full_at_any_write_loses_nothing(
         act(store, work.act)
         stages.append(readings(store, work.model))
         expected = state(store)
-    sweep(lambda pages: attempt(put(original, disk), disk, pages, work, expected, stages), work.every_page)
+    early = []
+    if work.makes_room:
+        with work.open(put(original, disk)) as store:
+            act(store, work.act)
+            early.append(readings(store, work.model))
+    sweep(lambda pages: attempt(put(original, disk), disk, pages, work, expected, stages, early), work.every_page)
 
 
 def store_one(store: SQLiteStorage) -> Receipt:
     return store.store_readings(Weather, rows(200))
 
 
-def attempt(path: Path, disk: SmallDisk, pages: int, work: Work, expected: str, stages: list[set[str]]) -> bool:
-    """Whether the room did not suffice. `stages` are what is there before, with the reading, and in the end."""
+def attempt(
+    path: Path,
+    disk: SmallDisk,
+    pages: int,
+    work: Work,
+    expected: str,
+    stages: list[set[str]],
+    early: list[set[str]],
+) -> bool:
+    """Whether the room did not suffice. `stages` are what is there before, with the reading, and in the end; `early` is
+    what there is where the work went before the reading."""
     with work.open(path) as store:
         disk.fill(leave=pages)
         receipt = store_one(store)
@@ -229,7 +247,7 @@ def attempt(path: Path, disk: SmallDisk, pages: int, work: Work, expected: str, 
         failed = bool(health["status"] == "fail")
         if failed:
             assert FULL.search(health["message"])
-            left = stages[1:] if is_durable(receipt) else stages
+            left = stages[1:] if is_durable(receipt) else [*stages, *early]
             found = at_one_moment(store, work.model)  # with no wait for what cannot be written
             assert set.intersection(*left) <= found <= set.union(*left)
             assert work.in_steps or found in left
