@@ -369,7 +369,10 @@ def _parsed(title: str, name: str, text: str) -> tuple[tuple[FieldSpec, ...], ty
         entries = json.loads(text)
         turned = frozenset(place for place, entry in enumerate(entries) if entry.pop("was", None) == "int")
         stored = tuple(_spec_from(entry) for entry in entries)
-        return stored, _model_from(title, name, stored), turned
+        model = _model_from(title, name, stored)
+        if model.__measurement__ != name:  # without a name it would be named by its title, as another may be
+            raise ValueError("it has no name")
+        return stored, model, turned
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ConfigError) as exc:
         raise BadRecord(f"the record of the model {name} cannot be read: {exc!r}") from exc
 

@@ -982,3 +982,15 @@ def test_records_that_contradict_each_other_are_damage(quick_folder: Path) -> No
         assert len(store.query_readings(Weather)) == 300
         assert store.ledger().problems == []
     audit_file(path)
+
+
+def test_a_model_without_a_name_is_damage(delivered: Path) -> None:
+    """It would be named by its title, as the next that comes, and share its tables."""
+    Sidecar(delivered).path.unlink()
+    with closing(sqlite3.connect(delivered, isolation_level=None)) as file:
+        file.execute("UPDATE _models SET name = ''")
+    with SQLiteStorage(delivered) as store:
+        assert "the record of the model  cannot be read" in str(store.salvaged)
+        store.store_readings(Weather, rows(300, 400)).wait()
+        store.fold()
+        assert len(store.query_readings(Weather)) >= 100
