@@ -115,8 +115,9 @@ class Readings:
             is_whole = bool(there == copied)
         return is_whole
 
-    def _put(self, rows: Iterable[Row]) -> None:
-        """Put readings into history; of one identity the latest version stays."""
+    def _put(self, rows: Iterable[Row], *, of_journal: bool) -> None:
+        """Put readings into history; of one identity the latest version stays. What is left out is counted once:
+        what history has where it is found there, what the journal alone has there."""
         draft = self._draft
         places: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for row in rows:
@@ -127,7 +128,7 @@ class Readings:
             if partition is None:
                 left = self._left_out(model, row[2])
                 if left is not None:
-                    self.rows_left_out += left in self._uncounted or self._is_unfolded(*row[:3])
+                    self.rows_left_out += self._is_unfolded(*row[:3]) if of_journal else left in self._uncounted
                     continue
                 partition = add_partition(draft.new, draft.shape, draft.layouts[model], row[2], PERIOD)
             width = 4 + partition.width
@@ -196,7 +197,7 @@ class Readings:
                 (held if known is None else journal).append(known or row)
         self._insert("_journal", 4, journal)
         self._insert("_held", 5, held)
-        self._put(history)
+        self._put(history, of_journal=False)
 
     def _insert(self, table: str, head: int, rows: list[Row]) -> None:
         width = head + self._draft.width
@@ -257,7 +258,7 @@ class Readings:
         hours = set[tuple[int, int]]()
         for batch in _batches(self._draft.new.execute(f"SELECT {names} FROM main._journal ORDER BY seq")):
             rows = [row for row in batch if self._is_unfolded(*row[:3]) is unfolded]
-            self._put(rows)
+            self._put(rows, of_journal=True)
             hours |= {(row[1], row[2] // HOUR) for row in rows}
         return hours
 

@@ -200,10 +200,12 @@ def test_where_not_even_the_reserve_suffices_opening_says_so(disk: SmallDisk) ->
     SQLiteStorage(disk.path / "x.db").close()
 
 
-def damaged_store(disk: SmallDisk) -> Path:
-    """A store of several partitions, cut off within its last pages."""
+def damaged_store(disk: SmallDisk, *upstreams: str) -> Path:
+    """A store of several partitions, all of it owed to the upstreams, cut off within its last pages."""
     path = disk.path / "x.db"
     with SQLiteStorage(path, gateway_id="roof", clock=ManualClock(T0 + timedelta(days=400)), piece_rows=300) as store:
+        for name in upstreams:
+            store.add_cursor(name)
         for first in range(0, 6000, 1000):
             store.store_readings(Weather, numbered(first, first + 1000, minutes=60)).wait()
             store.fold()
@@ -235,9 +237,12 @@ def test_a_salvage_on_a_device_that_is_nearly_full_keeps_what_there_is_room_for(
     assert kept[0] > kept[1] > kept[2] > 0
 
 
-def test_a_salvage_has_the_room_of_the_reserve_before_it_leaves_anything_out(disk: SmallDisk) -> None:
-    """And what it has to leave out of a file that SQLite cannot read is counted."""
-    path = damaged_store(disk)
+@pytest.mark.parametrize("upstreams", [(), ("central",)])
+def test_a_salvage_has_the_room_of_the_reserve_before_it_leaves_anything_out(
+    disk: SmallDisk, upstreams: tuple[str, ...]
+) -> None:
+    """And what it has to leave out of a file that SQLite cannot read is counted: once, also where it is owed still."""
+    path = damaged_store(disk, *upstreams)
     whole = bytes(16) + path.read_bytes()[16:]
     size = len(whole) // 4096
     with salvaged(disk, path, whole, size // 2, reserve=size) as store:
