@@ -259,9 +259,10 @@ class Verification:
 
     def _note_unmatched(self, shape: Shape, layouts: dict[int, Layout], piece: Piece) -> None:
         """Rows of the journal that history has not under their series and time: they are not folded, or merged, deleted
-        or gone meanwhile; or one of both has changed. Of a piece without trusted time the times are settled by the
-        fold."""
-        time = "j.ts" if shape.base_of(piece) is None else "NULL"
+        or gone meanwhile; or one of both has changed. Of a piece whose time nobody knows yet none is in history, and
+        all may have another time by then."""
+        if shape.is_held(piece):
+            return
         matched = any_of(
             [
                 f"j.ts >= {partition.start} AND j.ts < {partition.stop} AND EXISTS (SELECT 1 FROM"
@@ -271,8 +272,8 @@ class Verification:
             ]
         )
         self._connection.execute(
-            f"INSERT OR IGNORE INTO {_UNMATCHED} SELECT j.seq, j.series, {time} FROM {rows_of(shape, piece)} AS j"
-            f" WHERE j.series > 0 AND NOT {matched}"
+            f"INSERT OR IGNORE INTO {_UNMATCHED} SELECT j.seq, j.series, j.ts FROM {rows_of(shape, piece)} AS j"
+            f" WHERE j.series IS NOT NULL AND {matched} IS NOT TRUE"
         )
 
     def _check_keys(self, view: View, layout: Layout, start: int) -> None:
@@ -283,7 +284,7 @@ class Verification:
         query = (
             f"SELECT device_id, {hour_of('h.ts')} AS hour, count(*) FROM {history_table(layout, partition)} AS h"
             f" CROSS JOIN {_UNMATCHED} AS j ON j.seq = h.seq JOIN _series AS s ON s.id = h.series"
-            " WHERE h.series IS NOT j.series OR (j.ts IS NOT NULL AND h.ts IS NOT j.ts) GROUP BY 1, 2"
+            " WHERE h.series IS NOT j.series OR h.ts IS NOT j.ts GROUP BY 1, 2"
         )
         for device, hour, count in self._connection.execute(query):
             where = span(layout.name, device, hour, hour, count)

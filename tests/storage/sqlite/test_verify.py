@@ -435,18 +435,25 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         Verification(tmp_path / "x.db")
 
 
-@pytest.mark.parametrize("change", ["ts = ts | 1048576", "series = series % 4 + 1"])
-def test_a_row_of_the_journal_that_is_in_history_under_another_device_or_time(quick_folder: Path, change: str) -> None:
-    """It is still to be sent: the upstream would get a reading that never was."""
+@pytest.mark.parametrize("change", ["ts = ts | 1048576", "ts = NULL", "series = series % 4 + 1", "series = -series"])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_row_of_the_journal_that_is_in_history_under_another_device_or_time(
+    quick_folder: Path, change: str, trusted: bool
+) -> None:
+    """It is still to be sent: the upstream would get a reading that never was. So also where nobody knew the time when
+    it came."""
     path = quick_folder / "x.db"
-    with SQLiteStorage(path, gateway_id="roof", piece_rows=100) as store:
+    clock = ManualClock(T0 + timedelta(days=1))
+    clock.trusted = trusted
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=100, clock=clock) as store:
         store.add_cursor("central")
         store.store_readings(Weather, rows(0, 300)).wait()
+        clock.trusted = True
+        store.flush()
         store.fold()
-    with closing(sqlite3.connect(path, isolation_level=None)) as file:
-        assert file.execute(f"UPDATE _j_1 SET {change} WHERE seq BETWEEN 20 AND 29").rowcount == 10
-    with Verification(path) as verification:
-        found = verification.run().problems
+    assert problems(path) == []
+    assert execute(path, f"UPDATE _j_1 SET {change} WHERE seq BETWEEN 20 AND 29") == 10
+    found = problems(path)
     assert {one.kind for one in found} == {"journal"}
     assert all("the journal has another device or time" in one.text for one in found)
     assert sum(one.readings.count for one in found if one.readings is not None) >= 5
