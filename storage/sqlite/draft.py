@@ -53,6 +53,8 @@ class Draft:
         self.kept = 0
         self.spans: list[LostSpan] = []
         self.numbers: list[tuple[int, int]] = []
+        self.unplaced = 0
+        """So many more readings are lost than those of which it is known where."""
         self.notes: list[str] = []
         self.changed: list[tuple[str, int, int, int]] = []
         """Hours whose readings changed on the card: table, series, hour, and by how much the digest differs."""

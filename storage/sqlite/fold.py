@@ -105,7 +105,7 @@ class Fold:
                 self._connection.execute("ROLLBACK")
             journal.rolled_back()
             raise
-        journal.log_note.committed()
+        journal.log_note.committed(journal.shape.generation)
         journal.tail.hide()
         for run in runs:
             journal.tail.forget(run.series, run.seqs)

@@ -155,7 +155,7 @@ class Journal:
         self.tried_seq = self._seq
 
     def committed(self) -> None:
-        self.log_note.committed()
+        self.log_note.committed(self.shape.generation)
         self.committed_seq = self._seq
         self.books.committed()
         self.catalogue.committed()

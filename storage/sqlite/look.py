@@ -18,12 +18,12 @@ from edgedepot.storage.sqlite import schema
 from edgedepot.storage.sqlite.checksums import PAGE
 from edgedepot.storage.sqlite.connection import open_reader
 from edgedepot.storage.sqlite.lock import StoreLock
-from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, follows, parsed
+from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, Noted, parsed
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.report import UNCOUNTED
 from edgedepot.storage.sqlite.salvage import MAGIC, UNREADABLE, put_aside_log
 from edgedepot.storage.sqlite.sectors import read_file, refused
-from edgedepot.storage.sqlite.shape import read_shape
+from edgedepot.storage.sqlite.shape import read_shape, shape_of
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import ATTEMPTS, pause
 from edgedepot.storage.sqlite.wal import Log, pages_in_log, salt_of, wal_of
@@ -35,10 +35,12 @@ _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
 
 
 class Found(NamedTuple):
-    """What is wrong with a store, None for nothing, and whether its log is to be used in a salvage."""
+    """What is wrong with a store, None for nothing; whether its log is to be used in a salvage, and whether file and
+    log are of one time."""
 
     reason: str | None
-    use_log: bool
+    use_log: bool = True
+    fit: bool = True
 
 
 class Look:
@@ -52,6 +54,8 @@ class Look:
         """What else is to be said of that."""
         self.log_is_whole = False
         """As far as that is known."""
+        self.generation: int | None = None
+        """Of the tables' record in the file alone, None where that is not known."""
         self._path = path
         self._lock = lock
         self._sidecar = sidecar
@@ -73,15 +77,16 @@ class Look:
 
     def once(self) -> Found:
         """Look at the file and its log."""
-        reason, use_log = self._look_at_file(), True
+        self.generation = None
+        reason = self._look_at_file()
         if reason is None and self._path.exists() and self._sidecar.store_id:
-            reason = self._look_whose()
-        word, noted = parsed(self._lock.found)
+            reason = self._look_into_file()
+        noted = parsed(self._lock.found)
         # The process ended in the middle. A salvage has put the log aside.
-        if word in (SYNCED, LOOSE) and not self._sidecar.salvaging:
-            flaw, use_log = self._look_at_log(noted, word == SYNCED)
-            reason = reason or flaw
-        return Found(reason, use_log)
+        if noted.word in (SYNCED, LOOSE) and not self._sidecar.salvaging:
+            found = self._look_at_log(noted)
+            return found._replace(reason=reason or found.reason)
+        return Found(reason)
 
     def _look_at_file(self) -> str | None:
         """What is wrong with the file, as far as SQLite need not be asked."""
@@ -95,31 +100,37 @@ class Look:
         schema.check_head(read_file(self._path, 100), self._path)
         return self._flaw(size) if self.was_a_store() else None
 
-    def _look_at_log(self, noted: int | None, is_synced: bool) -> tuple[str | None, bool]:
-        """What is wrong with the log, and whether it is this store's. One that is damaged and needed no more is put
+    def _look_at_log(self, noted: Noted) -> Found:
+        """What is wrong with the log. One that is damaged and needed no more is put
         aside: SQLite would read as much of it as it can over the newer pages in the file."""
         salt = salt_of(wal_of(self._path))
-        if salt is not None and noted is not None and not follows(salt, noted):
-            return "its log is another store's", False
+        if salt is not None and noted.salt is not None and not noted.may_be(salt):
+            return Found("its log is another store's", use_log=False)
+        if salt is not None and salt == noted.salt and self._is_older(noted):
+            return Found("its file is older than its log", fit=False)
         found = Log(self._path)
         self.log_is_whole = not found.is_torn
-        if not is_synced:
-            return self._look_at_loose(found), True
+        if noted.word == LOOSE:
+            return Found(self._look_at_loose(found))
         if salt is None and not found.is_copied:
             if found.missing:
-                return "its log is missing", True
-            if noted is None:  # it was begun, and nothing of it promised yet
-                return None, True
+                return Found("its log is missing")
+            if noted.salt is None:  # it was begun, and nothing of it promised yet
+                return Found(None)
             self.before = "its log is missing: what was in it is lost, unless another program has put it in"
         if not found.missing:
-            return None, True
+            return Found(None)
         if not found.is_copied:
             pages = "a page" if found.missing == 1 else f"{found.missing} pages"
-            return f"{pages} in its log cannot be read", True
+            return Found(f"{pages} in its log cannot be read")
         if salt is not None:
             log.warning("%s: a damaged log was put aside, all of it is in the file as well", self._path)
             put_aside_log(self._path, self._clock.now())
-        return None, True
+        return Found(None)
+
+    def _is_older(self, noted: Noted) -> bool:
+        """Whether the file is not even as it was when its log began."""
+        return self.generation is not None and noted.generation is not None and self.generation < noted.generation
 
     def _look_at_loose(self, found: Log) -> str | None:
         """Where commits were not synced one by one, a power cut may leave any of those since the last sync, and SQLite
@@ -148,9 +159,12 @@ class Look:
             return f"it has {size // PAGE} pages of {short[-1]}"
         return None
 
-    def _look_whose(self) -> str | None:
-        """Where the file is another store's: go on with that, or without it where it is of another gateway."""
+    def _look_into_file(self) -> str | None:
+        """Without its log. Where it is another store's: go on with that, or without it where it is of another
+        gateway."""
         found = schema.settings_of(self._path)
+        shape = shape_of(found.get("shape"))
+        self.generation = None if shape is None else shape.generation
         if found.get("store_id") in (None, self._sidecar.store_id):
             return None
         theirs, own = found.get("gateway_id"), self._sidecar.gateway_id

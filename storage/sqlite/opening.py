@@ -26,7 +26,7 @@ from edgedepot.storage.sqlite.holders import has_open
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.lock import StoreLock
-from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, LogNote
+from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, LogNote, Noted
 from edgedepot.storage.sqlite.log_sync import LogSync, sync_what_was_left
 from edgedepot.storage.sqlite.look import Look
 from edgedepot.storage.sqlite.readers import Readers
@@ -102,7 +102,7 @@ class Opening:
         """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
         remove_next(self._path)
         self._load_sidecar()
-        self._look.log_is_whole = False  # as far as is known yet
+        self._look.log_is_whole, self._look.generation = False, None  # as far as is known yet
         self._look_from_outside()
         try:
             return self._load_patiently()
@@ -159,18 +159,18 @@ class Opening:
         try:
             prepare_writer(connection, self._full_sync, self._wal_pages)
             self._lock.hold_file()
-            return self._noted(replace(opened, connection=connection))
+            return self._noted(replace(opened, connection=connection), opened.journal.shape.generation)
         except BaseException:
             connection.close()
             raise
 
-    def _salvage(self, reason: str, *, use_log: bool = True) -> None:
+    def _salvage(self, reason: str, *, use_log: bool = True, fit: bool = True) -> None:
         found = reason if self._look.before is None else f"{reason}; {self._look.before}"
-        salvage(self._path, self._sidecar, found, self._clock.now(), use_log=use_log)
+        salvage(self._path, self._sidecar, found, self._clock.now(), use_log=use_log, fit=fit)
         self._end_salvage()
 
     def _end_salvage(self) -> None:
-        self._look.before = None
+        self._look.before = self._look.generation = None
         self._lock.note("", sync=True)  # the new file has no log
         self._sidecar.note(("salvaging", ""), sync=True)
 
@@ -184,11 +184,11 @@ class Opening:
         if is_salvaged(self._path, self._sidecar):
             self._end_salvage()
         try:
-            reason, use_log = self._look.patiently()
+            reason, use_log, fit = self._look.patiently()
         except OSError as exc:
             raise StoreUnusable(f"{self._path} cannot be opened for writing: {exc.strerror} ({exc.filename})") from exc
         if reason is not None:
-            self._salvage(reason, use_log=use_log)
+            self._salvage(reason, use_log=use_log, fit=fit)
 
     # -- with SQLite ----------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Opening:
                 opened = self._noted(Opened(
                     connection, catalogue, journal, gateway_id, schema.known_number(connection, "store_epoch"),
                     schema.epochs(connection), read_report(connection),
-                ))  # fmt: skip
+                ), self._look.generation)  # fmt: skip
             undo.pop_all()
         return opened
 
@@ -280,11 +280,12 @@ class Opening:
             )
         return given
 
-    def _noted(self, opened: Opened) -> Opened:
-        self._note(opened)
+    def _noted(self, opened: Opened, generation: int | None) -> Opened:
+        """With the generation that the file has without its log, where that is known."""
+        self._note(opened, generation)
         return opened if self._full_sync else replace(opened, log_sync=LogSync(self._path))
 
-    def _note(self, opened: Opened) -> None:
+    def _note(self, opened: Opened, generation: int | None) -> None:
         """Write down what the next opening wants to know."""
         connection = opened.connection
         if schema.text(connection, "store_id") is None:
@@ -310,7 +311,7 @@ class Opening:
         if not known or sidecar.grown:
             sidecar.write()
         salt = salt_of(wal_of(self._path))
-        self._lock.note(f"{self._word} {salt}" if salt is not None else "")
+        self._lock.note(str(Noted(self._word, salt, generation)) if salt is not None else "")
 
 
 def _check_indexes(connection: sqlite3.Connection) -> None:

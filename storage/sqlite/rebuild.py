@@ -56,6 +56,11 @@ class Rebuild:
         return self._draft.numbers
 
     @property
+    def unplaced(self) -> int:
+        """How many more are lost."""
+        return self._draft.unplaced
+
+    @property
     def notes(self) -> list[str]:
         """What else there is to say."""
         return self._draft.notes

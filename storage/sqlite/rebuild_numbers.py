@@ -15,7 +15,7 @@ from edgedepot.storage.sqlite.acknowledge import count_pending
 from edgedepot.storage.sqlite.books import RESOLVED, Books
 from edgedepot.storage.sqlite.draft import Draft
 from edgedepot.storage.sqlite.ranges import LAST
-from edgedepot.storage.sqlite.report import UNCOUNTED
+from edgedepot.storage.sqlite.report import UNCOUNTED, lost_of
 from edgedepot.storage.sqlite.shape import Base, Folded, Piece, Shape, write_shape
 from edgedepot.storage.sqlite.tables import create_piece, value_columns
 from edgedepot.storage.sqlite.walk import END, NEVER, START, count_owed
@@ -255,4 +255,10 @@ class Numbers:
             books.count(source, readings=extra, new=extra)
             books.committed()
         for name, difference in differences.items():
-            books.cursors[name].counts[RESOLVED.index("lost")] += difference + extra
+            self._count_lost(name, difference + extra)
+
+    def _count_lost(self, name: str, count: int) -> None:
+        """Of what an upstream was still to be sent; it may be more than is known by place."""
+        draft = self._draft
+        self._books.cursors[name].counts[RESOLVED.index("lost")] += count
+        draft.unplaced = max(draft.unplaced, count - lost_of(draft.spans, draft.numbers))

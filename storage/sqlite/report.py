@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -36,8 +37,8 @@ class Salvaged(msgspec.Struct, frozen=True):
 
     `kept` readings are in the new store; None where the file was left as it is. Of those that are not, `spans` are
     known from the sums of their hours: exact up to the last fold. `numbers` are those of rows that came after it and
-    are not there: each was a reading, or a record of a commit. `put_aside` names the damaged file, in the store's
-    folder, None where there was none.
+    are not there: each was a reading, or a record of a commit. `unplaced` are lost as well, as the books
+    say, nobody knows where. `put_aside` names the damaged file, in the store's folder, None where there was none.
     """
 
     at: datetime
@@ -47,11 +48,12 @@ class Salvaged(msgspec.Struct, frozen=True):
     spans: tuple[LostSpan, ...]
     numbers: tuple[tuple[int, int], ...]
     notes: tuple[str, ...]
+    unplaced: int = 0
 
     @property
     def lost(self) -> int:
         """How many readings are lost, at most."""
-        return sum(span.count for span in self.spans) + sum(last - first + 1 for first, last in self.numbers)
+        return lost_of(self.spans, self.numbers) + self.unplaced
 
     def has_lost_of(self, numbers: range) -> bool:
         """Whether a row with one of these numbers is lost."""
@@ -66,6 +68,8 @@ class Salvaged(msgspec.Struct, frozen=True):
             if found:
                 more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
                 parts.append(f"{', '.join(found[:_SHOWN])}{more}")
+        if self.unplaced:
+            parts.append(f"of {self.unplaced} it is not known where they were")
         parts += self.notes
         if self.put_aside:
             parts.append(f"the damaged file is {self.put_aside}")
@@ -73,6 +77,11 @@ class Salvaged(msgspec.Struct, frozen=True):
 
 
 _salvaged = msgspec.json.Decoder(Salvaged)
+
+
+def lost_of(spans: Iterable[LostSpan], numbers: Iterable[tuple[int, int]]) -> int:
+    """How many readings are lost in these places, at most."""
+    return sum(span.count for span in spans) + sum(last - first + 1 for first, last in numbers)
 
 
 def span(measurement: str, device_id: str, first_hour: int, last_hour: int, count: int) -> LostSpan:

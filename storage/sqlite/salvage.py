@@ -62,16 +62,17 @@ def finding_damage() -> Iterator[None]:
         raise Damage(f"a record cannot be read: {exc!r}") from exc
 
 
-def salvage(path: Path, sidecar: Sidecar, reason: str, now: int, *, use_log: bool = True) -> None:
+def salvage(path: Path, sidecar: Sidecar, reason: str, now: int, *, use_log: bool = True, fit: bool = True) -> None:
     """Make a new store out of a damaged one, which is put aside: all but step 5. `now` is in microseconds since 1970
-    UTC; without `use_log` the write-ahead log is another store's. Nobody may have the file open for writing.
+    UTC; without `use_log` the write-ahead log is another store's, and where they do not `fit` it and the file are of
+    two times. Nobody may have the file open for writing.
 
     Raises `StorageError` where there is no room for even an empty store, or for the word that it was begun.
     """
     log.error("%s is damaged (%s): reading what can be read of it into a new file", path, reason)
     try:
         aside = _put_aside(path, sidecar, now, use_log)
-        report = _rebuilt(path, sidecar, aside, reason, now, use_log)
+        report = _rebuilt(path, sidecar, aside, reason, now, use_log, fit)
     except (OSError, sqlite3.OperationalError) as exc:
         raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
     log.error("%s was salvaged: %s", path, report)
@@ -105,7 +106,7 @@ def put_aside_log(path: Path, now: int) -> Path:
     return aside
 
 
-def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, use_log: bool) -> Salvaged:
+def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, use_log: bool, fit: bool) -> Salvaged:
     """Put the new file in place: with all partitions of history, or as many of the latest as there is room for."""
     # Here, as hardly a store is ever damaged: what is imported stays in memory for years.
     from edgedepot.storage.sqlite.pages import Pages
@@ -113,7 +114,7 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
 
     target = path.with_name(path.name + ".salvaging")
     found, log_file = _mended(aside)
-    complete = not (found.missing and found.has_commits)
+    complete = fit and not (found.missing and found.has_commits)
     partitions: int | None = None
     may_pass = True  # one write that fails is no full device yet
     while True:
@@ -132,12 +133,14 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
             notes = rebuild.notes
             if found.missing or not use_log:
                 notes.append("what was in its log alone is lost as far as it cannot be read")
+            if not fit:
+                notes.append("how many more are lost is not known")
             if partitions is not None:
                 more = f"{rebuild.left_out} older readings that can be read"
                 notes.append(f"there was no room for more: {more} are in the damaged file alone")
             report = Salvaged(
                 from_micros(now), reason, aside.name if there else None, rebuild.kept, tuple(rebuild.spans),
-                tuple(rebuild.numbers), tuple(notes),
+                tuple(rebuild.numbers), tuple(notes), rebuild.unplaced,
             )  # fmt: skip
             rebuild.finish(msgspec.json.encode(report).decode())
         except sqlite3.OperationalError as exc:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,7 +19,7 @@ from edgedepot.storage.clock import to_micros
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import leave, readings
+from tests.storage.sqlite.damaged import leave, readings, rows
 from tests.storage.sqlite.killed_child import CURSORS, deed
 
 KILLS = 300 if os.environ.get("EDGEDEPOT_TEST_LONG") else 10
@@ -106,6 +107,65 @@ def test_a_log_that_another_program_cut_is_still_the_store_s(tmp_path: Path, dur
             assert counts[: promised + 1] == list(range(promised + 1))
             assert (store.salvaged, store.store_epoch, store.ledger().problems) == (None, 1, [])
         promised = len(counts) - 1
+
+
+def test_who_cuts_the_log_s_index_ends_the_process_and_nothing_is_lost(tmp_path: Path) -> None:
+    """SQLite has it mapped into memory: the kernel ends a process that looks beyond its end. No code is asked."""
+    path = tmp_path / "gateway.db"
+    command = [sys.executable, "-c", WRITER, str(path), "0", "power"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        os.truncate(path.with_name("gateway.db-shm"), 0)
+        promised = [int(line) for line in child.stdout.read().split("\n")[:-1]]
+    assert child.returncode == -signal.SIGBUS
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        counts = [row["count"] for row in store.query_readings(Weather, fields=["count"], order="timestamp")]
+        assert counts[: max(promised, default=0) + 1] == list(range(max(promised, default=0) + 1))
+        assert (store.salvaged, store.store_epoch, store.ledger().problems) == (None, 1, [])
+
+
+@pytest.mark.parametrize("since", [0, 2000])
+def test_a_file_older_than_its_log_is_noticed(quick_folder: Path, since: int) -> None:
+    """Somebody puts back a copy of the file alone: SQLite reads the log over it, page by page. Nobody can say any more
+    how much came between; the report tells of no less than the books miss."""
+    path, killed = quick_folder / "live" / "x.db", quick_folder / "killed"
+    path.parent.mkdir()
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=300) as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 1000)).wait()
+        store.fold()
+    older = Path(shutil.copy(path, quick_folder / "older"))
+    with SQLiteStorage(path, piece_rows=300) as store:
+        for first in range(1000, 3000, 250):
+            if first == 1000 + since // 2:
+                put_log_into(path)  # which is not closed
+                shutil.copy(path, older)
+            store.store_readings(Weather, rows(first, first + 250)).wait()
+            store.fold()
+        put_log_into(path)
+        for first in range(3000, 3300, 50):
+            store.store_readings(Weather, rows(first, first + 50)).wait()
+            store.fold()
+        shutil.copytree(path.parent, killed)
+        shutil.copytree(path.parent, quick_folder / "sound")
+    with SQLiteStorage(quick_folder / "sound" / "x.db") as store:
+        assert (store.salvaged, len(readings(store))) == (None, 3300)
+    shutil.copy(older, killed / "x.db")
+    with SQLiteStorage(killed / "x.db") as store:
+        report, lost = store.salvaged, store.ledger().upstreams["central"]["lost"]
+        assert report is not None
+        assert report.reason == "its file is older than its log"
+        assert report.kept == len(readings(store)) >= 1300
+        assert 0 < lost <= report.lost
+        assert f", {report.lost} lost" in str(report)
+        assert "how many more are lost is not known" in report.notes
+        assert store.ledger().problems == []
+
+
+def put_log_into(path: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=20)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0] == 0
 
 
 class Upstream:
