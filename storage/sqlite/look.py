@@ -11,7 +11,6 @@ import contextlib
 import logging
 import sqlite3
 from pathlib import Path
-from typing import NamedTuple
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.sqlite import schema
@@ -21,7 +20,7 @@ from edgedepot.storage.sqlite.lock import StoreLock
 from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, Noted, parsed
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.report import UNCOUNTED
-from edgedepot.storage.sqlite.salvage import MAGIC, UNREADABLE, put_aside_log
+from edgedepot.storage.sqlite.salvage import MAGIC, UNREADABLE, Flaw, interrupted, put_aside_log
 from edgedepot.storage.sqlite.sectors import read_file, refused
 from edgedepot.storage.sqlite.shape import read_shape, shape_of
 from edgedepot.storage.sqlite.sidecar import Sidecar
@@ -32,15 +31,6 @@ log = logging.getLogger(__name__)
 _JOURNAL_MODES = (b"\2\2", b"\1\1")
 """A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
 _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
-
-
-class Found(NamedTuple):
-    """What is wrong with a store, None for nothing; whether its log is to be used in a salvage, and whether file and
-    log are of one time."""
-
-    reason: str | None
-    use_log: bool = True
-    fit: bool = True
 
 
 class Look:
@@ -62,12 +52,12 @@ class Look:
         self._clock = clock
         self._gateway_id = gateway_id
 
-    def patiently(self) -> Found:
+    def patiently(self) -> Flaw | None:
         """As `once`. What the device does not give back counts as damage only when it does not some seconds later."""
         before = refused()
         found = self.once()
         for _ in range(ATTEMPTS - 1):
-            if found.reason is None or refused() == before:
+            if found is None or refused() == before:
                 break
             log.warning("%s cannot be read (%s), trying again", self._path, found.reason)
             pause(self._clock)
@@ -75,24 +65,23 @@ class Look:
             found = self.once()
         return found
 
-    def once(self) -> Found:
+    def once(self) -> Flaw | None:
         """Look at the file and its log."""
         self.generation = None
+        if self._sidecar.salvaging:
+            return interrupted(self._sidecar)
         reason = self._look_at_file()
         if reason is None and self._path.exists() and self._sidecar.store_id:
             reason = self._look_into_file()
         noted = parsed(self._lock.found)
-        # The process ended in the middle. A salvage has put the log aside.
-        if noted.word in (SYNCED, LOOSE) and not self._sidecar.salvaging:
-            found = self._look_at_log(noted)
-            return found._replace(reason=reason or found.reason)
-        return Found(reason)
+        flaw = self._look_at_log(noted) if noted.word in (SYNCED, LOOSE) else None  # the process ended in the middle
+        if reason is None or flaw is None:
+            return flaw if reason is None else Flaw(reason)
+        return flaw._replace(reason=reason)
 
     def _look_at_file(self) -> str | None:
         """What is wrong with the file, as far as SQLite need not be asked."""
         size = self._path.stat().st_size if self._path.exists() else 0
-        if self._sidecar.salvaging:
-            return "its salvage was interrupted"
         if size == 0:
             if self._sidecar.known or salt_of(wal_of(self._path)) is not None:
                 return "the file is empty" if self._path.exists() else "the file is missing"
@@ -100,46 +89,46 @@ class Look:
         schema.check_head(read_file(self._path, 100), self._path)
         return self._flaw(size) if self.was_a_store() else None
 
-    def _look_at_log(self, noted: Noted) -> Found:
+    def _look_at_log(self, noted: Noted) -> Flaw | None:
         """What is wrong with the log. One that is damaged and needed no more is put
         aside: SQLite would read as much of it as it can over the newer pages in the file."""
         salt = salt_of(wal_of(self._path))
         if salt is not None and noted.salt is not None and not noted.may_be(salt):
-            return Found("its log is another store's", use_log=False)
+            return Flaw("its log is another store's", use_log=False)
         if salt is not None and salt == noted.salt and self._is_older(noted):
-            return Found("its file is older than its log", fit=False)
+            return Flaw("its file is older than its log", fit=False)
         found = Log(self._path)
         self.log_is_whole = not found.is_torn
         if noted.word == LOOSE:
-            return Found(self._look_at_loose(found))
+            return self._look_at_loose(found)
         if salt is None and not found.is_copied:
             if found.missing:
-                return Found("its log is missing")
+                return Flaw("its log is missing")
             if noted.salt is None:  # it was begun, and nothing of it promised yet
-                return Found(None)
+                return None
             self.before = "its log is missing: what was in it is lost, unless another program has put it in"
         if not found.missing:
-            return Found(None)
+            return None
         if not found.is_copied:
             pages = "a page" if found.missing == 1 else f"{found.missing} pages"
-            return Found(f"{pages} in its log cannot be read")
+            return Flaw(f"{pages} in its log cannot be read")
         if salt is not None:
             log.warning("%s: a damaged log was put aside, all of it is in the file as well", self._path)
             put_aside_log(self._path, self._clock.now())
-        return Found(None)
+        return None
 
     def _is_older(self, noted: Noted) -> bool:
         """Whether the file is not even as it was when its log began."""
         return self.generation is not None and noted.generation is not None and self.generation < noted.generation
 
-    def _look_at_loose(self, found: Log) -> str | None:
+    def _look_at_loose(self, found: Log) -> Flaw | None:
         """Where commits were not synced one by one, a power cut may leave any of those since the last sync, and SQLite
         reads on to the first that is not whole. It is damage where that comes before what is known to have been safe:
         then there is more to be read behind it."""
         last = self._last_readable() if found.goes_on else None
         if last is None or last >= self._sidecar.seq:
             return None
-        return f"rows {last + 1} to {self._sidecar.seq} in its log cannot be read"
+        return Flaw(f"rows {last + 1} to {self._sidecar.seq} in its log cannot be read")
 
     def _last_readable(self) -> int | None:
         """The last row number that SQLite reads. A connection that only reads leaves the log as it is."""

@@ -34,6 +34,7 @@ from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import Salvaged, read_report, write_report
 from edgedepot.storage.sqlite.salvage import (
     Damage,
+    Flaw,
     finding_damage,
     is_salvaged,
     salvage,
@@ -109,7 +110,7 @@ class Opening:
         except Damage as exc:
             if not self._look.was_a_store():
                 raise StoreUnusable(f"{self._path} cannot be read as a store: {exc}") from exc
-            self._salvage(str(exc))
+            self._salvage(Flaw(str(exc)))
         return self._load_salvaged()
 
     def _load_sidecar(self) -> None:
@@ -150,7 +151,7 @@ class Opening:
 
     def salvage(self, reason: str) -> Opened:
         """Salvage the file of an open store, whose connection is closed, and open the new one."""
-        self._salvage(reason)
+        self._salvage(Flaw(reason))
         return self._load_salvaged()
 
     def go_on(self, opened: Opened) -> Opened:
@@ -164,9 +165,10 @@ class Opening:
             connection.close()
             raise
 
-    def _salvage(self, reason: str, *, use_log: bool = True, fit: bool = True) -> None:
-        found = reason if self._look.before is None else f"{reason}; {self._look.before}"
-        salvage(self._path, self._sidecar, found, self._clock.now(), use_log=use_log, fit=fit)
+    def _salvage(self, flaw: Flaw) -> None:
+        if self._look.before is not None:
+            flaw = flaw._replace(reason=f"{flaw.reason}; {self._look.before}")
+        salvage(self._path, self._sidecar, flaw, self._clock.now())
         self._end_salvage()
 
     def _end_salvage(self) -> None:
@@ -184,11 +186,11 @@ class Opening:
         if is_salvaged(self._path, self._sidecar):
             self._end_salvage()
         try:
-            reason, use_log, fit = self._look.patiently()
+            flaw = self._look.patiently()
         except OSError as exc:
             raise StoreUnusable(f"{self._path} cannot be opened for writing: {exc.strerror} ({exc.filename})") from exc
-        if reason is not None:
-            self._salvage(reason, use_log=use_log, fit=fit)
+        if flaw is not None:
+            self._salvage(flaw)
 
     # -- with SQLite ----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -44,6 +44,15 @@ UNREADABLE = (
 """What a record that is not what was written leads to, where the store makes use of it."""
 
 
+class Flaw(NamedTuple):
+    """What is wrong with a store; whether its log is to be used, or is another store's; and whether file and log are of
+    one time."""
+
+    reason: str
+    use_log: bool = True
+    fit: bool = True
+
+
 class Damage(Exception):
     """The store's file, or a record in it, cannot be read. The text says what and where."""
 
@@ -62,19 +71,18 @@ def finding_damage() -> Iterator[None]:
         raise Damage(f"a record cannot be read: {exc!r}") from exc
 
 
-def salvage(path: Path, sidecar: Sidecar, reason: str, now: int, *, use_log: bool = True, fit: bool = True) -> None:
+def salvage(path: Path, sidecar: Sidecar, flaw: Flaw, now: int) -> None:
     """Make a new store out of a damaged one, which is put aside: all but step 5. `now` is in microseconds since 1970
-    UTC; without `use_log` the write-ahead log is another store's, and where they do not `fit` it and the file are of
-    two times. Nobody may have the file open for writing.
+    UTC. Nobody may have the file open for writing.
 
     Raises `StorageError` where there is no room for even an empty store, or for the word that it was begun.
     """
-    log.error("%s is damaged (%s): reading what can be read of it into a new file", path, reason)
+    log.error("%s is damaged (%s): reading what can be read of it into a new file", path, flaw.reason)
     try:
-        aside = _put_aside(path, sidecar, now, use_log)
-        report = _rebuilt(path, sidecar, aside, reason, now, use_log, fit)
+        aside = _put_aside(path, sidecar, flaw, now)
+        report = _rebuilt(path, sidecar, aside, flaw, now)
     except (OSError, sqlite3.OperationalError) as exc:
-        raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
+        raise StorageError(f"{path} is damaged ({flaw.reason}) and cannot be salvaged: {exc}") from exc
     log.error("%s was salvaged: %s", path, report)
 
 
@@ -88,11 +96,22 @@ def is_salvaged(path: Path, sidecar: Sidecar) -> bool:
     return (aside.exists() or wal_of(aside).exists()) and read_file(path, len(MAGIC)) == MAGIC
 
 
-def _put_aside(path: Path, sidecar: Sidecar, now: int, use_log: bool) -> Path:
+def interrupted(sidecar: Sidecar) -> Flaw | None:
+    """What the salvage is about that has not come to its end, None where there is none."""
+    if sidecar.salvaging is None:
+        return None
+    known = sidecar.damage
+    if known is None:
+        return Flaw("its salvage was interrupted")
+    return Flaw(*known)._replace(reason=f"{known[0]}; its salvage was interrupted")
+
+
+def _put_aside(path: Path, sidecar: Sidecar, flaw: Flaw, now: int) -> Path:
     """The damaged file under its new name; also one whose salvage was interrupted."""
-    aside = path.with_name(sidecar.salvaging) if sidecar.salvaging else free_name(path, "damaged", now)
-    sidecar.mark(("salvaging", aside.name))
-    move(path, aside, log=None if use_log else aside.with_name(aside.name + "-foreign-wal"))
+    if sidecar.salvaging is None:
+        sidecar.mark(("damage", *flaw), ("salvaging", free_name(path, "damaged", now).name))
+    aside = path.with_name(sidecar.salvaging or "")
+    move(path, aside, log=None if flaw.use_log else aside.with_name(aside.name + "-foreign-wal"))
     move(path, free_name(path, "damaged", now))  # what was not put aside, and was not made of that either
     sync_folder(path)
     return aside
@@ -106,7 +125,7 @@ def put_aside_log(path: Path, now: int) -> Path:
     return aside
 
 
-def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, use_log: bool, fit: bool) -> Salvaged:
+def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, flaw: Flaw, now: int) -> Salvaged:
     """Put the new file in place: with all partitions of history, or as many of the latest as there is room for."""
     # Here, as hardly a store is ever damaged: what is imported stays in memory for years.
     from edgedepot.storage.sqlite.pages import Pages
@@ -114,7 +133,7 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
 
     target = path.with_name(path.name + ".salvaging")
     found, log_file = _mended(aside)
-    complete = fit and not (found.missing and found.has_commits)
+    complete = flaw.fit and not (found.missing and found.has_commits)
     partitions: int | None = None
     may_pass = True  # one write that fails is no full device yet
     while True:
@@ -131,21 +150,21 @@ def _rebuilt(path: Path, sidecar: Sidecar, aside: Path, reason: str, now: int, u
             rebuild.run()
             there = aside.exists() or wal_of(aside).exists()
             notes = rebuild.notes
-            if found.missing or not use_log:
+            if found.missing or not flaw.use_log:
                 notes.append("what was in its log alone is lost as far as it cannot be read")
-            if not fit:
+            if not flaw.fit:
                 notes.append("how many more are lost is not known")
             if partitions is not None:
                 more = f"{rebuild.left_out} older readings that can be read"
                 notes.append(f"there was no room for more: {more} are in the damaged file alone")
             report = Salvaged(
-                from_micros(now), reason, aside.name if there else None, rebuild.kept, tuple(rebuild.spans),
+                from_micros(now), flaw.reason, aside.name if there else None, rebuild.kept, tuple(rebuild.spans),
                 tuple(rebuild.numbers), tuple(notes), rebuild.unplaced,
             )  # fmt: skip
             rebuild.finish(msgspec.json.encode(report).decode())
         except sqlite3.OperationalError as exc:
             if not is_full(exc, path.parent) or partitions == 0:
-                raise StorageError(f"{path} is damaged ({reason}) and cannot be salvaged: {exc}") from exc
+                raise StorageError(f"{path} is damaged ({flaw.reason}) and cannot be salvaged: {exc}") from exc
             has_more = give_up(reserve_of(path)) or may_pass
             partitions = partitions if has_more else rebuild.partitions // 2
             may_pass = False

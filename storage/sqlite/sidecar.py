@@ -91,6 +91,12 @@ class Sidecar:
         """The damaged file out of which a new store is being made."""
         return self._value("salvaging", None) or None
 
+    @property
+    def damage(self) -> tuple[str, bool, bool] | None:
+        """What that salvage, or the last one, is about."""
+        line = self._lines.get(("damage",))
+        return None if line is None else (line[1], line[2], line[3])
+
     def rows(self, kind: str) -> list[Line]:
         """The rows of kind ``model``, ``series`` or ``source``."""
         return [line[1:] for line in self._lines.values() if line[0] == kind]
@@ -209,6 +215,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
     "seq": (int,),
     "salvaging": (str,),
+    "damage": (str, bool, bool),
     "restoring": (str,),
     "model": (int, str, str, str),
     "series": (int, int, str),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -261,6 +262,8 @@ def test_a_salvage_without_any_room_is_made_up_for_when_there_is(disk: SmallDisk
         salvaged(disk, path, path.read_bytes(), 10)
     disk.clear()
     with SQLiteStorage(path, gateway_id="roof", clock=ManualClock(T0 + timedelta(days=400))) as store:
+        assert store.salvaged is not None
+        assert re.fullmatch(r"it has \d+ pages of \d+; its salvage was interrupted", store.salvaged.reason)
         assert len(store.query_readings(Weather)) == 6000
         assert store.ledger().problems == []
 

@@ -774,11 +774,23 @@ def test_a_salvage_that_was_interrupted_is_done_again(quick_folder: Path) -> Non
             assert readings(store) == expected
             assert store.salvaged is not None
             assert store.salvaged.put_aside == ASIDE
+            assert store.salvaged.reason == "its salvage was interrupted"  # an older program said no more
             assert store.ledger().problems == []
         with SQLiteStorage(path) as store:
             assert store.store_epoch == 2
         junk = [file.read_bytes() for file in path.parent.glob("x.db.damaged-*") if not file.name.startswith(ASIDE)]
         assert junk == ([b"junk"] if step == 4 else [])
+
+
+def test_a_salvage_that_was_interrupted_says_what_it_is_about(quick_folder: Path) -> None:
+    """Also of a file and a log that are of two times, which cannot be seen any more."""
+    path = leave(quick_folder, "folded")
+    Sidecar(path).mark(("damage", "its file is older than its log", True, False))
+    put_aside(path)
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert store.salvaged.reason == "its file is older than its log; its salvage was interrupted"
+        assert "how many more are lost is not known" in store.salvaged.notes
 
 
 @pytest.mark.parametrize("file", [True, False], ids=["file and log", "log alone"])
