@@ -13,11 +13,13 @@ from edgedepot.storage.sqlite.readable import REFERENCES, is_readable
 from edgedepot.storage.sqlite.records import RECORDS
 from edgedepot.storage.sqlite.scan import Kinds, kinds_of, scan
 from edgedepot.storage.sqlite.shape import shape_of
+from edgedepot.storage.sqlite.tables import is_ours
 
 _SMALL = ("_meta", "_models", "_series", "_sources", "_devices", "_books", "_cursors", "_quarantined", "_withheld",
           "_rejected", "_replaced")  # fmt: skip
 _NAMES = {"model": "_models", "series": "_series", "source": "_sources"}
 """The table of what the sidecar knows, by its name there."""
+_SHOWN = 3
 _WIDTHS = {"model": 4, "series": 3, "source": 2}
 _SAID = {
     "_meta": "what upstreams chose or could not be given",
@@ -53,6 +55,19 @@ def copy_records(draft: Draft) -> None:
         draft.notes += [f"of {said} some may be lost" for table, said in _SAID.items() if table in draft.damaged]
     _load_catalogue(draft)
     _load_shape(draft)
+    _note_own(draft)
+
+
+def _note_own(draft: Draft) -> None:
+    """What people have made in the file themselves is not read into the new one."""
+    found: list[str] = []
+    with reading_old():
+        rows = draft.new.execute("SELECT name, sql FROM old.sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")
+        found += [name for name, sql in rows if isinstance(name, str) and not is_ours(name, str(sql))]
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        names = ", ".join(f"{name:.40}" for name in found[:_SHOWN])
+        draft.notes.append(f"made by others, and in the damaged file alone: {names}{more}")
 
 
 def _put_right(draft: Draft) -> None:

@@ -332,6 +332,16 @@ def refresh_view(connection: sqlite3.Connection, shape: Shape, layout: Layout) -
     )
 
 
+def _is_view(name: str, sql: str) -> bool:
+    """Whether that makes the view of a reading model."""
+    return sql.startswith(f'CREATE VIEW "{name}" AS WITH _r (')
+
+
+def is_ours(name: str, sql: str) -> bool:
+    """Whether what a file has by that name is the store's, or SQLite's."""
+    return name.startswith(("_", "sqlite_")) or _is_view(name, sql)
+
+
 def _may_name_a_view(connection: sqlite3.Connection, name: str) -> bool:
     """SQLite keeps some names to itself; a view would hide a table function of its name, of which we use some; and
     people may have made something else of that name in the file."""
@@ -340,7 +350,7 @@ def _may_name_a_view(connection: sqlite3.Connection, name: str) -> bool:
         return False
     named = "SELECT type, coalesce(sql, '') FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'"
     for kind, sql in connection.execute(named, (name,)):
-        if not sql.startswith(f'CREATE VIEW "{name}" AS WITH _r ('):
+        if not _is_view(name, sql):
             (file,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
             _say_taken(file, kind, name)
             return False

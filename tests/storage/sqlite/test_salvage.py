@@ -213,8 +213,11 @@ def goes_on(store: SQLiteStorage) -> dict[Any, Any]:
 
 
 def test_the_report_names_reasons_counts_and_files(quick_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Half of history is zeros: what is lost is known by model, device and hour, and the upstream is told."""
+    """Half of history is zeros: what is lost is known by model, device and hour, and the upstream is told. And what
+    people have made in the file is named."""
     path = store_with_history(quick_folder)
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript("CREATE TABLE notes (text); CREATE INDEX mine ON notes (text); CREATE VIEW two AS SELECT 2")
     caplog.set_level(logging.ERROR, "edgedepot")
     pages = pages_of(path, "_h_weather_1")
     with path.open("r+b") as file:
@@ -236,6 +239,7 @@ def test_the_report_names_reasons_counts_and_files(quick_folder: Path, caplog: p
         assert any(span.device_id == device and span.start <= moment < span.end for span in report.spans)
     assert report.put_aside is not None
     assert (path.parent / report.put_aside).exists()
+    assert report.notes == ("made by others, and in the damaged file alone: notes, mine, two",)
     assert ledger.problems == []
     upstream = ledger.upstreams["central"]
     assert upstream["lost"] == sum(data["count"] >= 1000 for d, t, data in rows(0, 3000) if (d, t) in gone)
