@@ -18,7 +18,7 @@ from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.damaged import rows
 from tests.storage.sqlite.test_failures import T0
-from tests.storage.sqlite.test_left_behind import python
+from tests.storage.sqlite.test_left_behind import Program, python
 from tests.storage.sqlite.test_writer import advance_until
 
 
@@ -131,12 +131,7 @@ def test_who_reads_all_of_a_log_that_was_removed_has_its_like_not_begun(store: S
     assert reader.ask("SELECT count(*) FROM weather;") == "100"
     wal_of(store.path).unlink()
     receipt = store.store_readings(Weather, rows(100, 200))
-    clock = store.clock
-    assert isinstance(clock, ManualClock)
-    advance_until(clock, lambda: "and others read what is in it" in store.health_check()["message"])
-    assert receipt.level == "queued"
-    reader.end()
-    advance_until(clock, lambda: receipt.level != "queued")
+    wait_for_the_reader(store, receipt, reader)
     check_left(store, tmp_path, 200)
 
 
@@ -147,13 +142,18 @@ def test_a_log_that_somebody_reads_is_put_into_the_file_when_they_have_ended(sto
     put(store, 100, 150)
     wal_of(store.path).unlink()
     receipt = store.store_readings(Weather, rows(150, 200))
+    wait_for_the_reader(store, receipt, reader)
+    assert len(store.query_readings(Weather)) == 200
+
+
+def wait_for_the_reader(store: SQLiteStorage, receipt: Receipt, reader: Program) -> None:
+    """Nothing is called stored before that has ended."""
     clock = store.clock
     assert isinstance(clock, ManualClock)
     advance_until(clock, lambda: "and others read what is in it" in store.health_check()["message"])
     assert receipt.level == "queued"
     reader.end()
     advance_until(clock, lambda: receipt.level != "queued")
-    assert len(store.query_readings(Weather)) == 200
 
 
 def moved(path: Path) -> Callable[[], object]:
