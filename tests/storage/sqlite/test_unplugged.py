@@ -98,7 +98,7 @@ with opened() as store:
     store.add_cursor("central")
     store.store_readings(Weather, rows(0, 100)).wait()
     shutil.copytree(card, copy)
-    failing_syncs.value = 1000 if durability == "process" else 0  # where a commit does not sync, nothing may before long
+    failing_syncs.value = 1000 if durability == "process" else 0  # a commit does not sync then
     receipt = store.store_readings(Weather, rows(100, 150)).wait("committed")
     failing_syncs.value = 1000
     store.store_readings(Weather, rows(200, 210))
