@@ -6,7 +6,7 @@ where it gets only these (`every`), and of minutes that were thinned (thinning.p
 
 a: went into an average   p: still owed   r: delivered as itself   x: refused, or anything but delivered.
 An average was made of all that the local store had of its interval, so of what came before it too. It is left out
-where something came later, as it may have been made without that.
+where something came later, as it may have been made without that, or was deleted here: it may have been made with that.
 
 Of a minute that was thinned the readings are known that went into its average: those with its numbers. One that was
 merged since has a later number, and then, or where some were deleted, nobody can tell what the average was.
@@ -53,6 +53,7 @@ def averages(rows: Iterable[Passed], stretches: list[Stretch], every: int) -> It
     """The averages of one series, by time, of its readings in whole intervals, by time."""
     mine = [stretch for stretch in stretches if stretch.every == every]
     given_up = [stretch for stretch in stretches if stretch.every in (0, THINNED)]
+    deleted = [stretch for stretch in stretches if stretch.every == DELETED]
     for start, group in groupby(rows, key=lambda row: row[0].timestamp // every * every):
         interval = list(group)
         over = [one for one in mine if any(one.start <= row.timestamp < one.stop for row, _ in interval)]
@@ -62,7 +63,8 @@ def averages(rows: Iterable[Passed], stretches: list[Stretch], every: int) -> It
         went = any(_takes(stretch, last.timestamp, last.timestamp + 1, last.seq) for stretch in over)
         aside = any(_takes(stretch, start, start + every, last.seq) for stretch in given_up)
         values = None
-        if went and not aside and all(is_done for _, is_done in interval):
+        is_whole = not any(_meets(one, start, start + every) for one in deleted)
+        if went and not aside and is_whole and all(is_done for _, is_done in interval):
             values = average(last.model, [row.row for row, _ in interval])
         found = None if values is None else Pending(last.seq, last.model, last.device_id, start, values)
         yield Averaged(start, max(stretch.high for stretch in over), found)
@@ -86,7 +88,7 @@ def thinned(rows: Iterable[Passed], stretches: list[Stretch]) -> Iterator[Pendin
     nobody can tell, or that the upstream has not."""
     for start, group in groupby(rows, key=lambda row: row[0].timestamp // MINUTE * MINUTE):
         minute = list(group)
-        here = [one for one in stretches if one.start < start + MINUTE and start < one.stop]
+        here = [one for one in stretches if _meets(one, start, start + MINUTE)]
         is_whole = all(one.every != DELETED for one in here)
         made: dict[int, Pending] = {}
         for stretch in [one for one in here if one.every == THINNED and is_whole]:
@@ -119,6 +121,11 @@ def tallies_of(rows: Iterable[Pending], width: int) -> Tallies:
     return {key: tally for key, tally in found.items() if tally}
 
 
+def _meets(stretch: Stretch, start: int, stop: int) -> bool:
+    """Whether a stretch reaches into ``start <= ts < stop``."""
+    return stretch.start < stop and start < stretch.stop
+
+
 def _takes(stretch: Stretch, start: int, stop: int, seq: int) -> bool:
     """Whether something with that number, of ``start <= ts < stop``, lies in a stretch."""
-    return stretch.start < stop and start < stretch.stop and stretch.low <= seq <= stretch.high
+    return _meets(stretch, start, stop) and stretch.low <= seq <= stretch.high

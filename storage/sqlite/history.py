@@ -19,7 +19,7 @@ from edgedepot.storage.sqlite.digest import row_digest
 from edgedepot.storage.sqlite.shape import Partition, Shape
 from edgedepot.storage.sqlite.tables import cell, history_table
 from edgedepot.storage.sqlite.walk import NEVER, Place, place_of
-from edgedepot.storage.sqlite.withheld import Stretch, stretches
+from edgedepot.storage.sqlite.withheld import Stretch, doomed
 from edgedepot.storage.values import Row
 
 
@@ -73,10 +73,10 @@ class History:
                 found.append((seq, place_of(layout.id, partition, series, ts)))
         return found
 
-    def stretches(self, layout: Layout, scope: Scope) -> Iterator[Stretch]:
-        """What the scope's rows are, of each series and partition."""
+    def doomed(self, layout: Layout, scope: Scope) -> Iterator[Stretch]:
+        """What the scope's rows are when they are deleted, of each series and partition."""
         for partition in self.shape.partitions.get(layout.id, []):
-            yield from stretches(self.connection, history_table(layout, partition), *scope_condition(scope))
+            yield from doomed(self.connection, history_table(layout, partition), *scope_condition(scope))
 
     def delete(self, layout: Layout, scope: Scope) -> int:
         """Remove the rows of a scope; how many."""

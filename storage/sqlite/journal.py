@@ -37,7 +37,7 @@ from edgedepot.storage.sqlite.tables import OWN_STAMP, add_piece, cell, refresh_
 from edgedepot.storage.sqlite.tail import Series, Tail
 from edgedepot.storage.sqlite.timebase import STEP, Release, TimeKeeper
 from edgedepot.storage.sqlite.walk import NEVER
-from edgedepot.storage.sqlite.withheld import note_deleted, stretches
+from edgedepot.storage.sqlite.withheld import doomed, note_deleted
 from edgedepot.storage.values import Row
 
 
@@ -442,18 +442,19 @@ class Journal:
         walked = max((book.walk.end for book in self.books.cursors.values() if book.walk.left), default=0)
         for seq, place in self.history.places_before(layout, scope, walked):
             self.books.out_of_the_way(seq, "deleted", place, in_journal=False)
-        noted = list(self.history.stretches(layout, scope))
+        noted = list(self.history.doomed(layout, scope))
         count = self.history.delete(layout, scope)
         condition, values = scope_condition(scope)
         for piece in self.shape.pieces:
             table = rows_of(self.shape, piece)
-            noted += stretches(self.connection, table, condition, values)
-            doomed = f"SELECT seq FROM {table} WHERE {condition}"
-            for (seq,) in self.connection.execute(doomed, values).fetchall():
+            noted += doomed(self.connection, table, condition, values)
+            mine = f"SELECT seq FROM {table} WHERE {condition}"
+            for (seq,) in self.connection.execute(mine, values).fetchall():
                 self.books.out_of_the_way(seq, "deleted", None, in_journal=True)
-            gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq IN ({doomed})", values).rowcount
+            gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq IN ({mine})", values).rowcount
             self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
-        note_deleted(self.connection, (book.id for book in self.books.cursors.values()), noted)
+        cursors = (book.id for book in self.books.cursors.values())
+        note_deleted(self.connection, cursors, noted, all_before=scope.start is None)
         series = [series_id for (series_id,) in self.connection.execute(*series_of(scope))]
         return count + self.tail.discard(series, scope.start, scope.end, self.shape.horizon(layout.id))
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.ranges import LAST
-from edgedepot.storage.sqlite.records import read_records
+from edgedepot.storage.sqlite.records import MOST, TIME, read_records
 from edgedepot.storage.sqlite.shape import Piece, Shape
 from edgedepot.storage.sqlite.tables import rows_of
 from edgedepot.storage.sqlite.walk import Place, Walk, owed
@@ -49,7 +49,7 @@ def withhold(connection: sqlite3.Connection, cursor: int, stretch: Stretch, amon
     late."""
     series, start, stop, low, high, every = stretch
     joined = connection.execute(
-        "UPDATE _withheld SET stop = ?, low = min(low, ?), high = max(high, ?)"
+        "UPDATE OR IGNORE _withheld SET stop = ?, low = min(low, ?), high = max(high, ?)"
         " WHERE cursor = ? AND series = ? AND stop = ? AND every = ? AND low >= ? AND high <= ?",
         (stop, low, high, cursor, series, start, every, *among),
     ).rowcount
@@ -131,20 +131,23 @@ def withhold_quarantined(connection: sqlite3.Connection, condition: str, values:
     )
 
 
-def stretches(connection: sqlite3.Connection, table: str, condition: str, values: list[Any]) -> Iterator[Stretch]:
-    """What the rows of a table's condition are, of each series."""
-    query = f"SELECT series, min(ts), max(ts) + 1, min(seq), max(seq) FROM {table} WHERE {condition} GROUP BY series"
-    for row in connection.execute(query, values):
-        yield Stretch(*row)
+def doomed(connection: sqlite3.Connection, table: str, condition: str, values: list[Any]) -> Iterator[Stretch]:
+    """What the rows of a table's condition are when they are deleted, of each series. No row that there is has their
+    numbers, and no other stretch begins with them."""
+    query = f"SELECT series, min(ts), max(ts) + 1 FROM {table} WHERE {condition} GROUP BY series"
+    for series, start, stop in connection.execute(query, values):
+        yield Stretch(series, start, stop, MOST, MOST, DELETED)
 
 
-def note_deleted(connection: sqlite3.Connection, cursors: Iterable[int], gone: Iterable[Stretch]) -> None:
-    """Note what is deleted at once: of each series one stretch."""
+def note_deleted(
+    connection: sqlite3.Connection, cursors: Iterable[int], gone: Iterable[Stretch], *, all_before: bool
+) -> None:
+    """Note what is deleted at once: of each series one stretch, and one for ever where it is `all_before` a time."""
     found: dict[int, Stretch] = {}
-    for series, start, stop, low, high, _ in gone:
-        _, first, last, lowest, highest, _ = found.get(series, (series, start, stop, low, high, DELETED))
-        ends = min(start, first), max(stop, last), min(low, lowest), max(high, highest)
-        found[series] = Stretch(series, *ends, DELETED)
+    for one in gone:
+        before = found.get(one.series, one)
+        start = TIME.low if all_before else min(one.start, before.start)
+        found[one.series] = one._replace(start=start, stop=max(one.stop, before.stop))
     for cursor in cursors:
         connection.executemany(
             f"INSERT INTO _withheld {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?){_TOGETHER}",

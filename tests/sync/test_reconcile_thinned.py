@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 
 from edgedepot import Reading, SQLiteStorage, TimescaleDBStorage
 from edgedepot.storage.buffer import Choice
+from edgedepot.storage.sqlite.schema import prepare
+from edgedepot.storage.sqlite.withheld import THINNED, Stretch, read_withheld, withhold
 from edgedepot.sync.reconcile import Finding, reconcile
 from tests.sync.reconciling import Identity, Own, forward
 
@@ -120,6 +124,25 @@ def test_what_changed_since_is_left_out(store: SQLiteStorage, folded: bool) -> N
     assert found_of(store, own) == before
     forward(store, own)
     assert found_of(store, own) == before | {at(merged), ("mast", "mast", T0 + late * STEP + STEP / 2)}
+
+
+def test_a_deletion_from_the_first_thinned_reading_on(store: SQLiteStorage) -> None:
+    """It hides nothing of what is known of the minutes after it."""
+    own = thinned(store)
+    assert at(152) in own.kept
+    store.delete_readings(Mast, "mast", T0 + 150 * STEP, T0 + 153 * STEP)
+    assert found_of(store, own) == own.kept.keys() - {at(152)}
+
+
+def test_stretches_of_one_start_and_two_reasons_stay_apart() -> None:
+    """Also where one goes on with a row that has the other's number."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        prepare(connection, Path("x.db"))
+        for one in (Stretch(1, 0, 60, 5, 9, THINNED), Stretch(1, 0, 1, 3, 3), Stretch(1, 60, 120, 3, 12, THINNED)):
+            withhold(connection, 7, one)
+        assert read_withheld(connection, 7) == {
+            1: [Stretch(1, 0, 1, 3, 3), Stretch(1, 0, 60, 5, 9, THINNED), Stretch(1, 60, 120, 3, 12, THINNED)]
+        }
 
 
 def found_of(store: SQLiteStorage, own: Own) -> set[Identity]:
