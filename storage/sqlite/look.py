@@ -52,6 +52,15 @@ class Look:
         self._clock = clock
         self._gateway_id = gateway_id
 
+    @property
+    def said(self) -> list[str]:
+        """All that came to light beside damage."""
+        return [*([] if self.before is None else [self.before]), *self.notes]
+
+    def clear(self) -> None:
+        """It is in a report."""
+        self.before, self.notes = None, []
+
     def patiently(self) -> Flaw | None:
         """As `once`. What the device does not give back counts as damage only when it does not some seconds later."""
         before = refused()
@@ -92,16 +101,16 @@ class Look:
     def _look_at_log(self, noted: Noted) -> Flaw | None:
         """What is wrong with the log. One that is damaged and needed no more is put
         aside: SQLite would read as much of it as it can over the newer pages in the file."""
-        salt = salt_of(wal_of(self._path))
+        found = Log(self._path)
+        salt = found.salt
         if salt is not None and noted.salt is not None and not noted.may_be(salt):
             return Flaw("its log is another store's", use_log=False)
         if salt is not None and salt == noted.salt and self._is_older(noted):
             return Flaw("its file is older than its log", fit=False)
-        found = Log(self._path)
         self.log_is_whole = not found.is_torn
         if noted.word == LOOSE:
             return self._look_at_loose(found)
-        if salt is None and not found.is_copied:
+        if salt is None and not (found.has_commits or found.is_copied):
             if found.missing:
                 return Flaw("its log is missing")
             if noted.salt is None:  # it was begun, and nothing of it promised yet

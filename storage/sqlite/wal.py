@@ -124,7 +124,10 @@ class Log:
         # Of each frame of the round that is being written. Where SQLite has begun anew, frames of the round before
         # follow, and all of those are in the database.
         self._number, self._page, self._commit, self._good = array("I"), array("I"), array("I"), bytearray()
-        self._read(self._head[16:24] if self._is_sound else _usual_salts(path))
+        salts = self._head[16:24] if self._is_sound else _usual_salts(path)
+        self._read(salts)
+        self._salts = salts if self._is_sound or any(self._good) else None
+        """Of the round that is being written, None where nobody can tell."""
         self._end = len(self._good)  # behind the last commit: one that has no end never was
         while self._end and not (self._good[self._end - 1] and self._commit[self._end - 1]):
             self._end -= 1
@@ -149,9 +152,14 @@ class Log:
     def _promise(self) -> Promise | None:
         """Only `missing`, `is_copied` and `wanted` ask for it, and they are not for a store that is open here."""
         found = promised(self._path)
-        if found is not None and len(self._head) == HEADER and found.salts != self._head[16:24]:
+        if found is not None and self._salts not in (None, found.salts):
             return None  # that of another round
         return found
+
+    @property
+    def salt(self) -> int | None:
+        """As `salt_of`; None also where the log's head is damaged."""
+        return salt_in(self._head) if self._is_sound else None
 
     def _count_readable(self) -> int:
         """How many frames SQLite would read: up to the last commit before the first that is not whole."""
