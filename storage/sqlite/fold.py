@@ -27,19 +27,18 @@ from edgedepot.storage.sqlite.hours import Span, add_hour_again, add_hours
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.ranges import Ranges
-from edgedepot.storage.sqlite.records import BadRecord, read_records
+from edgedepot.storage.sqlite.records import read_records
 from edgedepot.storage.sqlite.shape import Folded, Partition, Piece, write_shape
 from edgedepot.storage.sqlite.tables import (
     add_partition,
     add_piece,
     bytes_each,
     cell,
+    check_piece,
     counted,
     history_table,
-    readings_in,
     refresh_view,
     rows_end,
-    rows_in,
     rows_of,
     value_columns,
     widen_hours,
@@ -301,9 +300,7 @@ def is_owed(journal: Journal, piece: Piece, last: int) -> bool:
 def drop_pieces(connection: sqlite3.Connection, journal: Journal, pieces: list[Piece]) -> None:
     """Raises `BadRecord` where one has not the readings that it should: they would be gone without a word."""
     for piece in pieces:
-        there, expected = readings_in(connection, piece), rows_in(connection, piece)
-        if there != expected:
-            raise BadRecord(f"{piece.table} has {there} readings, and {expected} on record")
+        check_piece(connection, piece)
         connection.execute(f"DROP TABLE {piece.table}")
         connection.execute("DELETE FROM _pieces WHERE id = ?", (piece.id,))
         journal.shape.pieces.remove(piece)

@@ -31,7 +31,7 @@ from edgedepot.storage.sqlite.log_sync import LogSync, sync_what_was_left
 from edgedepot.storage.sqlite.look import Look
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.records import BadRecord
-from edgedepot.storage.sqlite.report import Salvaged, read_report, write_report
+from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, read_report, write_report
 from edgedepot.storage.sqlite.salvage import (
     Damage,
     Flaw,
@@ -42,13 +42,14 @@ from edgedepot.storage.sqlite.salvage import (
 from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.sidecar import Sidecar
 from edgedepot.storage.sqlite.suspicion import ATTEMPTS, Suspicion, pause
-from edgedepot.storage.sqlite.tables import check_tables
+from edgedepot.storage.sqlite.tables import check_piece, check_tables
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.wal import Log, salt_of, shm_of, wal_of
 
 log = logging.getLogger(__name__)
 GOING_ON = "moving"
 """While a copy takes the file's place."""
+_OLDER = "the file is older than it was"
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -98,12 +99,15 @@ class Opening:
         self._wal_pages = wal_pages
         self._hold_uncertain = hold_uncertain
         self._look = Look(path, lock, sidecar, clock, gateway_id)
+        self._aged: Salvaged | None = None
+        """What this opening has said of the file's age: a salvage that follows says it as well."""
 
     def open(self) -> Opened:
         """Open it, and salvage it where that has to be. Raises what `SQLiteStorage` does."""
         remove_next(self._path)
         self._load_sidecar()
         self._look.log_is_whole, self._look.generation = False, None  # as far as is known yet
+        self._aged = None
         self._look_from_outside()
         try:
             return self._load_patiently()
@@ -166,13 +170,14 @@ class Opening:
             raise
 
     def _salvage(self, flaw: Flaw) -> None:
-        if self._look.before is not None:
-            flaw = flaw._replace(reason=f"{flaw.reason}; {self._look.before}")
+        before = self._look.said if self._aged is None else [str(self._aged)]
+        flaw = flaw._replace(reason="; ".join([flaw.reason, *before]))
         salvage(self._path, self._sidecar, flaw, self._clock.now())
         self._end_salvage()
 
     def _end_salvage(self) -> None:
-        self._look.before = self._look.generation = None
+        self._look.clear()
+        self._look.generation = self._aged = None
         self._lock.note("", sync=True)  # the new file has no log
         self._sidecar.note(("salvaging", ""), sync=True)
 
@@ -213,10 +218,12 @@ class Opening:
                 check_tables(connection, read_shape(connection), catalogue.layouts())
                 log_note = LogNote(path, self._lock, self._word)
                 journal = Journal(connection, catalogue, self._clock, log_note, self._hold_uncertain)
-                if not (self._check_age(connection, journal) or is_salvaged):
+                # An older file may have gone on elsewhere, and its numbers stand for something else since.
+                if not is_salvaged and (self._look.before or journal.committed_seq >= self._sidecar.seq):
                     self._check_names(connection, catalogue)
+                self._check_age(connection, journal)
                 catalogue.pass_over(*map(self._sidecar.last, ("model", "series", "source")))
-                _check_books(connection, path)
+                _check_books(connection, path, is_salvaged=is_salvaged)
                 opened = self._noted(Opened(
                     connection, catalogue, journal, gateway_id, schema.known_number(connection, "store_epoch"),
                     schema.epochs(connection), read_report(connection),
@@ -238,23 +245,24 @@ class Opening:
             for known, found in contradictions(catalogue.lines(), self._sidecar):
                 raise BadRecord(text_of(known, found))
 
-    def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> bool:
-        """Whether it is an older state of the file, put back: numbers it has given out since are not used again."""
+    def _check_age(self, connection: sqlite3.Connection, journal: Journal) -> None:
+        """Where it is an older state of the file, put back, numbers that it has given out since are not used again."""
         sidecar, last = self._sidecar, journal.committed_seq
         top = max(last, sidecar.seq)
         epoch = max(schema.known_number(connection, "store_epoch"), sidecar.store_epoch) + 1
         copied_at = schema.number(connection, MARK)
         reason: str | None = "restored from a backup"
         if copied_at is None:
-            reason = self._look.before or ("the file is older than it was" if last < sidecar.seq else None)
+            reason = self._look.before or (_OLDER if last < sidecar.seq else None)
         if reason is None:
-            return False
+            return
+        notes = (*self._look.notes, *([UNCOUNTED] if reason == _OLDER else []))
         if copied_at is not None:  # a copy may come back more than once, and none of its lives knows of the others
             epoch = max(epoch, self._clock.now() // 1_000_000)
         is_another = sidecar.store_id not in (None, schema.text(connection, "store_id"))
         first = 1 if is_another else last + 1
         gone = ((first, sidecar.seq),) if sidecar.seq >= first else ()
-        report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, tuple(self._look.notes))
+        report = Salvaged(from_micros(self._clock.now()), reason, None, None, (), gone, notes)
         connection.execute("BEGIN IMMEDIATE")
         journal.begin()
         schema.raise_epoch(connection, epoch, top + 1)
@@ -262,11 +270,11 @@ class Opening:
         write_report(connection, report)
         connection.execute("DELETE FROM _meta WHERE key = ?", (MARK,))
         connection.execute("COMMIT")
-        self._look.before, self._look.notes = None, []
+        self._look.clear()
+        self._aged = report
         if is_another:
             sidecar.forget()
         log.log(logging.ERROR if copied_at is None else logging.WARNING, "%s: %s", self._path, report)
-        return True
 
     def _settled_gateway_id(self, connection: sqlite3.Connection) -> str | None:
         given = self._gateway_id
@@ -324,7 +332,17 @@ def _check_indexes(connection: sqlite3.Connection) -> None:
             raise BadRecord(f"{table}: {text}")
 
 
-def _check_books(connection: sqlite3.Connection, path: Path) -> None:
-    """Say so where the books do not balance. It takes time with the number of the journal's pieces."""
-    for problem in read_ledger(View(connection, None)).problems:
+def _check_books(connection: sqlite3.Connection, path: Path, *, is_salvaged: bool) -> None:
+    """Say so where the books do not balance, and raise `BadRecord` where a salvage mends that: where readings are gone
+    from the journal, or books. It takes time with the number of the journal's pieces."""
+    view = View(connection, None)
+    ledger = read_ledger(view)
+    for problem in ledger.problems:
         log.error("%s: the books do not balance: %s", path, problem)
+    if is_salvaged or not ledger.problems:
+        return
+    for piece in view.shape.pieces[:-1]:
+        check_piece(connection, piece)
+    for name, counts in ledger.upstreams.items():
+        if sum(counts.values()) > 2 * counts["versions"]:
+            raise BadRecord(f"books are missing: more is accounted for of {name} than was ever written")

@@ -16,7 +16,8 @@ from edgedepot.storage.sqlite.cursors import Position
 from edgedepot.storage.sqlite.portion import Portion
 from edgedepot.storage.sqlite.quarantine import replayed_rows
 from edgedepot.storage.sqlite.records import read_records
-from edgedepot.storage.sqlite.tables import cell, rows_of
+from edgedepot.storage.sqlite.shape import Piece
+from edgedepot.storage.sqlite.tables import cell, check_piece, rows_of
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.walk import END, NEVER, Place, owed, place_of
 from edgedepot.storage.values import Row
@@ -40,6 +41,8 @@ class PendingReader:
         self._catalogue = catalogue
         self._series: dict[int, tuple[int, str]] = {}
         self._ahead: dict[tuple[str, Lane], Ahead] = {}
+        self._checked: set[int] = set()
+        """The pieces of the journal that had as many readings as they should when they were first read."""
 
     def next(self, view: View, cursor: str, position: Position, last: int, limit: int, lane: Lane) -> Window | None:
         """The next window of a lane, up to row `last`. In the backlog what was refused before comes first, as a person
@@ -118,6 +121,7 @@ class PendingReader:
         rows: list[Pending] = []
         for piece in view.shape.pieces_between(low, high):
             if not portion.is_full:
+                self._check(view, piece)
                 cells = "".join(f", {cell(f'c{index}', piece.width)}" for index in range(width))
                 found = view.connection.execute(
                     f"SELECT seq, series, ts, quality{cells} FROM {rows_of(view.shape, piece)}"
@@ -129,6 +133,12 @@ class PendingReader:
                 rows += more
         end = rows[-1].seq if portion.is_full else self._end(view, low, high, high == last)
         return None if end is None else Window(low, end, rows, is_full=portion.is_full)
+
+    def _check(self, view: View, piece: Piece) -> None:
+        """Once for each piece that gets no more rows: what it lacks would pass for acknowledged with what it has."""
+        if piece.id not in self._checked and piece != view.shape.pieces[-1]:
+            check_piece(view.connection, piece)
+            self._checked.add(piece.id)
 
     @staticmethod
     def _end(view: View, low: int, high: int, is_open: bool) -> int | None:

@@ -116,6 +116,14 @@ def readings_in(connection: sqlite3.Connection, piece: Piece) -> int:
     return int(count)
 
 
+def check_piece(connection: sqlite3.Connection, piece: Piece) -> None:
+    """Raises `BadRecord` where a piece that gets no more rows has not the readings that it should: nobody would miss
+    them where SQLite finds nothing wrong with its pages. It takes time with the piece."""
+    there, expected = readings_in(connection, piece), rows_in(connection, piece)
+    if there != expected:
+        raise BadRecord(f"{piece.table} has {there} readings, and {expected} on record")
+
+
 def widen_piece(connection: sqlite3.Connection, shape: Shape, width: int) -> None:
     """Give the last piece that many value columns."""
     piece = shape.pieces[-1]

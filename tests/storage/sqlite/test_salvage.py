@@ -374,7 +374,7 @@ def test_an_index_that_does_not_fit_its_table(quick_folder: Path) -> None:
     audit_file(path)
 
 
-@pytest.mark.parametrize("change", ["c3 = CAST(x'ff41' AS TEXT)", f"ts = {2**60}", "c0 = 'warm'"])
+@pytest.mark.parametrize("change", ["c3 = CAST(x'ff41' AS TEXT)", f"ts = {2**60}", "ts = 'soon'", "c0 = 'warm'"])
 def test_readings_that_nobody_stored_are_found_by_whoever_asks(quick_folder: Path, change: str) -> None:
     path = store_with_history(quick_folder)
     with closing(sqlite3.connect(path)) as file:
@@ -904,31 +904,71 @@ def test_a_reader_is_told_and_changes_nothing(quick_folder: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_a_piece_that_has_lost_readings_is_not_let_go_of_without_a_word(quick_folder: Path) -> None:
-    """SQLite finds nothing wrong with a page that says that fewer rows are on it. They are in history too."""
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_piece_that_has_lost_readings_is_not_sent_nor_let_go_of_without_a_word(
+    quick_folder: Path, sent: bool
+) -> None:
+    """SQLite finds nothing wrong with a page that says that fewer rows are on it. They are in history too, and an
+    upstream that awaits them gets them from there."""
     path = quick_folder / "x.db"
     with SQLiteStorage(path, gateway_id="roof", piece_rows=100) as store:
         store.add_cursor("central")
         store.store_readings(Weather, rows(0, 500)).wait()
         store.fold()
         store.store_readings(Weather, rows(500, 510)).wait()
-    with path.open("r+b") as file:
-        file.seek((pages_of(path, "_j_1")[2] - 1) * 4096 + 3)
-        cells = int.from_bytes(file.read(2), "big")
-        file.seek(-2, os.SEEK_CUR)
-        file.write((cells - 20).to_bytes(2, "big"))
+        if sent:
+            deliver(store, 1000)
+    lose_rows(path, "_j_1", 20)
     with SQLiteStorage(path) as store:
-        window = store.pending("central", 1000)
-        assert window is not None
-        assert len(window.rows) == 490
-        store.acknowledge("central", window)
+        if not sent:
+            with pytest.raises(StoreUnusable, match="_j_1 has 480 readings, and 500 on record"):
+                store.pending("central", 1000)
         store.store_readings(Weather, rows(510, 511)).wait()
         store.fold()
         assert "_j_1 has 480 readings, and 500 on record" in str(store.salvaged)
+        assert store.salvaged is not None
+        assert store.salvaged.lost == 0
         assert len(store.query_readings(Weather)) == 511
+        assert len(owed(store)) == (1 if sent else 511)
+        deliver(store, 1000)
         books = store.ledger()
         assert books.problems == []
-        assert (books.upstreams["central"]["delivered"], books.upstreams["central"]["lost"]) == (490, 20)
+        assert (books.upstreams["central"]["delivered"], books.upstreams["central"]["lost"]) == (511, 0)
+    audit_file(path)
+
+
+def lose_rows(path: Path, table: str, number: int) -> None:
+    """Have a leaf of a table say that it has so many rows less than it has."""
+    with path.open("r+b") as file:
+        file.seek((pages_of(path, table)[2] - 1) * PAGE + 3)
+        cells = int.from_bytes(file.read(2), "big")
+        file.seek(-2, os.SEEK_CUR)
+        file.write((cells - number).to_bytes(2, "big"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("UPDATE _pieces SET live = 5", "_j_1 has 500 readings, and 5 on record"),
+        ("DELETE FROM _books", "books are missing: more is accounted for of central than was ever written"),
+    ],
+)
+def test_books_that_do_not_balance_as_records_are_wrong_are_salvaged(
+    quick_folder: Path, statement: str, reason: str
+) -> None:
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof", piece_rows=100) as store:
+        store.add_cursor("central")
+        store.store_readings(Weather, rows(0, 500)).wait()
+        store.fold()
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute(statement).rowcount > 0
+        file.commit()
+    with SQLiteStorage(path) as store:
+        assert store.salvaged is not None
+        assert store.salvaged.reason == reason
+        assert len(store.query_readings(Weather)) == len(owed(store)) == 500
+        assert store.ledger().problems == []
     audit_file(path)
 
 
