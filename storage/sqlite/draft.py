@@ -121,7 +121,8 @@ class Draft:
             for one in partitions[model]
         }  # fmt: skip
         for table, root in self.roots.items() if but_for_tables else ():
-            if self.is_sound(table) and (table in named or not table.startswith("_h_")):
+            is_copied = table not in self.damaged if table in named else not table.startswith("_h_")
+            if is_copied and self.is_sound(table):
                 known |= self.pages.leaves(root)
         return [number for number in range(1, self.pages.count + 1) if number not in known]
 

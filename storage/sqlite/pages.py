@@ -45,7 +45,7 @@ class Pages:
         self._log = self._opened(log)
         self._size = 0 if self._file is None else os.fstat(self._file).st_size
         self._newer = {frame.page: frame.offset + FRAME_HEADER for frame in frames}
-        self.count = max([self._size // PAGE, *self._newer])
+        self.count = max([-(-self._size // PAGE), *self._newer])  # the last one may be there in part
 
     def _opened(self, path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError):

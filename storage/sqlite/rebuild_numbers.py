@@ -66,7 +66,7 @@ class Numbers:
             draft.notes.append(f"how many readings are lost is not known, at most {max(0, lost)}")
         elif self._top:
             draft.numbers = [(1, self._top)]
-            draft.notes.append(UNCOUNTED)
+        draft.notes.append(UNCOUNTED)
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -91,9 +91,11 @@ class Numbers:
             for piece in old.pieces if old else []:
                 if piece.aside and piece.first <= low:
                     draft.numbers += self._gaps(piece.first - 1, min(old.last_of(piece), low) + 1 if old else low)
-            draft.numbers += self._gaps(low, last + 1)
-        if draft.sidecar.seq > last:
+            draft.numbers += self._gaps(low, self._top + 1)
+        elif draft.sidecar.seq > last:
             draft.numbers.append((last + 1, self._top))
+        if old and old.pieces and old.pieces[-1].table in draft.damaged:
+            draft.notes.append(f"how many readings came after row {self._top} is not known")
 
     def _gaps(self, before: int, behind: int) -> list[tuple[int, int]]:
         there = [before, *self._found_between(before + 1, behind - 1), behind]

@@ -64,6 +64,9 @@ class Readings:
         self._drop_released()
         if "history" in draft.damaged or draft.old_shape is None:
             self._put_journal(unfolded=False)
+        known = draft.old_shape.partitions if draft.old_shape else {}
+        if draft.kinds.unknown or not draft.layouts.keys() >= known.keys():
+            draft.notes.append("how many readings are lost whose model or device is forgotten is not known")
 
     def fold(self) -> set[tuple[int, int]]:
         """Put the rows into history that were in the journal alone; the series and hours that they are of."""
@@ -89,7 +92,7 @@ class Readings:
             draft.shape.partitions.setdefault(model, []).insert(0, partition)
             create_partition(draft.new, layout, partition)
             if not self._copied_partition(layout, old):
-                draft.damaged.add("history")
+                draft.damaged |= {"history", history_table(layout, old)}
 
     def _count(self, model: int, old: Partition, table: str) -> None:
         with reading_old():
@@ -160,8 +163,9 @@ class Readings:
         draft = self._draft
         tables = draft.old_journal()
         known = draft.old_shape.pieces if draft.old_shape else []
-        if not known or any(piece.table not in tables for piece in known):
-            draft.damaged.add("journal")
+        missing = {piece.table for piece in known}.difference(tables)
+        if missing or not known:
+            draft.damaged |= {"journal", *missing}
         for table in tables:
             if not draft.is_sound(table):
                 draft.damaged |= {"journal", table}

@@ -35,11 +35,16 @@ class Kinds:
 
     def __init__(self, by_series: Mapping[int, Sequence[tuple[type, ...]]]) -> None:
         self._by_series = by_series
+        self.unknown = False
+        """Whether there was a row that looks like a reading of a series that nobody knows."""
 
     def fits(self, series: int, seq: Any, ts: Any, quality: Any, values: Sequence[Any]) -> bool:
         """Whether this can be a reading."""
+        if not (SEQ.takes(seq) and TIME.takes(ts) and QUALITY.takes(quality)):
+            return False
         kinds = self._by_series.get(series)
-        if kinds is None or not (SEQ.takes(seq) and TIME.takes(ts) and QUALITY.takes(quality)):
+        if kinds is None:
+            self.unknown = self.unknown or type(series) is int
             return False
         if any(value is not None for value in values[len(kinds) :]):  # the journal is as wide as the widest model
             return False

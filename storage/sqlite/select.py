@@ -42,8 +42,8 @@ def select_readings(view: View, layout: Layout, selection: Selection) -> list[di
     make = _dict_maker(selection.columns, tuple(made.get(name) for name in selection.columns))
     try:
         return [make(*row) for row in islice(rows, selection.limit)]
-    except OverflowError as exc:
-        raise BadRecord(f"a reading of {layout.name} has a time that is none") from exc
+    except (OverflowError, TypeError, ValueError) as exc:
+        raise BadRecord(f"a reading of {layout.name} has a time or a value that is none") from exc
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,146 @@
+"""What is gone is never called nothing: cases in which a report once said less than was lost, or more was lost than had
+to be. Found by stores whose files were changed at random (test_fuzz.py)."""
+
+import logging
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edgedepot import SQLiteStorage
+from edgedepot.storage.sqlite.pages import Pages
+from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged
+from edgedepot.storage.sqlite.wal import wal_of
+from tests.models import Weather
+from tests.storage.sqlite.audit import audit_file
+from tests.storage.sqlite.damaged import PAGE, leave, readings
+from tests.storage.sqlite.test_salvage import pages_of, readings_of, store_with_history
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "edgedepot")
+
+
+def execute(path: Path, statement: str) -> None:
+    """Change the file with SQLite, which puts its log into it, and removes that."""
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute(statement).rowcount > 0
+        file.commit()
+
+
+def salvaged(path: Path) -> tuple[Salvaged, int]:
+    """The report, and how many readings it says are kept."""
+    with SQLiteStorage(path) as store:
+        assert store.ledger().problems == []
+        report = store.salvaged
+    assert report is not None
+    assert report.kept is not None
+    audit_file(path)
+    return report, report.kept
+
+
+def test_rows_beside_a_page_that_lies_there_twice_are_kept(quick_folder: Path) -> None:
+    """SQLite finds nothing wrong with such a table, and not all of its rows."""
+    path = store_with_history(quick_folder)
+    expected = readings_of(path)
+    leaves = pages_of(path, "_h_weather_1")
+    with closing(Pages(path, wal_of(path), [])) as pages:
+        there, instead = pages.page(leaves[2]), len(list(pages.records(leaves[9])))
+    with path.open("r+b") as file:
+        file.seek((leaves[9] - 1) * PAGE)
+        file.write(there)
+    execute(path, "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)")
+    report, kept = salvaged(path)
+    assert report.lost == len(expected) - kept == instead
+    assert readings_of(path).items() <= expected.items()
+
+
+def test_rows_on_a_page_that_is_there_in_part_are_kept(quick_folder: Path) -> None:
+    """Of the last page its beginning, and the rows that came last are there."""
+    path = leave(quick_folder, "folded", checkpointed=True)
+    execute(path, "UPDATE _sources SET name = 'direct'")  # with all of it in the file
+    expected = len(readings_of(path))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - PAGE + 1800)
+    report, kept = salvaged(path)
+    assert 600 < kept < expected
+    assert kept + report.lost >= expected
+
+
+def test_of_the_last_piece_of_a_journal_nobody_knows_how_long_it_was(quick_folder: Path) -> None:
+    """The log that had the latest rows is gone, and what says that there was one."""
+    path = leave(quick_folder, "unfolded", checkpointed=True)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 4 * PAGE)
+    for suffix in ("-wal", "-shm", ".lock"):
+        path.with_name(path.name + suffix).unlink()
+    report, kept = salvaged(path)
+    assert kept + report.lost < 610
+    assert any("how many readings came after row" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM _models", "UPDATE _series SET device_id = x'ff' WHERE id = 2"])
+def test_readings_whose_model_or_device_is_forgotten_are_told_of(quick_folder: Path, statement: str) -> None:
+    path = store_with_history(quick_folder)
+    execute(path, statement)
+    path.with_name(path.name + ".catalogue").unlink()
+    report, kept = salvaged(path)
+    assert kept < 3000
+    assert any("model or device is forgotten is not known" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("UPDATE _sources SET id = 7", "the books count a source that has no name; "),
+        ("UPDATE _series SET model = 9 WHERE id = 2", "series 2 is"),
+    ],
+)
+def test_a_salvage_says_also_what_the_same_start_has_said_before(
+    quick_folder: Path, statement: str, reason: str
+) -> None:
+    path = leave(quick_folder, "folded", checkpointed=True)
+    execute(path, statement)
+    report, kept = salvaged(path)
+    assert kept == 670
+    assert report.reason.startswith(reason)
+    assert "; its log is missing: what was in it is lost, unless another program has put it in" in report.reason
+
+
+def test_any_bit_of_the_head_of_a_log_may_flip(quick_folder: Path) -> None:
+    """Its checksum aside, without which the first page in the log cannot be told from junk."""
+    left = quick_folder / "left"
+    left.mkdir()
+    leave(left, "unfolded", checkpointed=True)
+    for byte in range(24):
+        folder = quick_folder / str(byte)
+        shutil.copytree(left, folder)
+        log = bytearray((folder / "x.db-wal").read_bytes())
+        log[byte] ^= 1 << byte % 8
+        (folder / "x.db-wal").write_bytes(log)
+        with SQLiteStorage(folder / "x.db") as store:
+            assert len(readings(store)) == 610, byte
+            assert store.salvaged is not None
+
+
+def test_all_that_came_to_light_of_another_store_is_said_where_it_is_salvaged(quick_folder: Path) -> None:
+    path = leave(quick_folder, "folded", checkpointed=True)
+    execute(path, "UPDATE _meta SET value = CAST(value AS BLOB) WHERE key = 'store_id'")
+    assert salvaged(path)[0].reason.endswith(f"; the file is another store's than before; {UNCOUNTED}")
+
+
+def test_a_file_older_than_it_was_may_have_had_more_than_was_noted(quick_folder: Path) -> None:
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path) as store:
+        store.store_reading(Weather, "d1", None, {"temperature": 1.0})
+    copy = path.read_bytes()
+    with SQLiteStorage(path) as store:
+        store.store_reading(Weather, "d1", None, {"temperature": 2.0})
+    path.write_bytes(copy)
+    with SQLiteStorage(path) as store:
+        assert len(readings(store)) == 1
+        assert store.salvaged is not None
+        assert store.salvaged.notes == (UNCOUNTED,)
