@@ -14,7 +14,8 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["edgedepot.storage.sqlite"]):  # their branches guide the search
-    from tests.storage.sqlite.fuzzing import LONGEST, make_stores, run_one
+    from tests.storage.sqlite.fuzz_judge import LONGEST
+    from tests.storage.sqlite.fuzzing import make_stores, run_one
 
 
 class Provided:

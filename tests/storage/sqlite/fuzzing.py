@@ -1,8 +1,4 @@
-"""Opens stores whose files were changed at random.
-
-Whatever was done to the files, opening ends, raises nothing but `StorageError`, and a store that opens takes readings,
-gives them back, and opens again.
-"""
+"""Changes the files of stores at random, and has judged what becomes of them (fuzz_judge.py)."""
 
 from __future__ import annotations
 
@@ -11,23 +7,13 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from edgedepot import SQLiteStorage
-from edgedepot.storage.errors import StorageError
-from tests.models import Weather
 from tests.storage.sqlite.damaged import LATER_STAGES, PAGE, STAGES, leave
+from tests.storage.sqlite.fuzz_judge import UNREADABLE, Changes, Opener, Stored, judge, open_store
 
-LONGEST = 60.0
-"""Seconds after which an opening counts as hanging, on a machine that has other things to do."""
 SUFFIXES = ("", "", "", "-wal", "-wal", "-shm", ".catalogue", ".lock")
-REFUSED = ("update it", "an SQLite file of another program", "cannot be read as a store")
-"""Why a store may be refused: its file says that it is of a newer program, or nothing is left that tells that it was a
-store."""
-_TRIES = 4
-_LATE = datetime(2030, 1, 1, tzinfo=UTC)
 _EDGES = (
     b"\0",
     b"\xff",
@@ -65,31 +51,36 @@ class Seeded:
         return self._random.randbytes(length)
 
 
-def make_stores(folder: Path) -> list[Path]:
-    """The folders of the stores to change: each stage, with most of it in the log and in the file; of the later stages
-    in the file."""
+def make_stores(folder: Path) -> list[Stored]:
+    """Those to change: each stage, with most of it in the log and in the file; of the later stages in the file."""
     made = []
     for stage in (*STAGES, *LATER_STAGES):
         for checkpointed in (False, True) if stage in STAGES else (True,):
-            made.append(folder / f"{stage} {'in the file' if checkpointed else 'in the log'}")
-            made[-1].mkdir()
-            leave(made[-1], stage, checkpointed=checkpointed)
+            left = folder / f"{stage} {'in the file' if checkpointed else 'in the log'}"
+            left.mkdir()
+            leave(left, stage, checkpointed=checkpointed)
+            made.append(Stored(left, folder / "copy"))
     return made
 
 
-def change(folder: Path, choice: Choice) -> None:
+def change(changes: Changes, choice: Choice) -> None:
     """Change the files of a store here and there."""
     for _ in range(choice.number(1, 6)):
         if choice.number(0, 3) == 0:
-            _change_record(folder / "x.db", choice)
+            _change_record(changes, choice)
             continue
-        file = folder / f"x.db{SUFFIXES[choice.number(0, len(SUFFIXES) - 1)]}"
+        suffix = SUFFIXES[choice.number(0, len(SUFFIXES) - 1)]
+        file = changes.path.with_name(changes.path.name + suffix)
+        before = after = file.read_bytes() if file.exists() else b""
         if file.exists():
-            content = bytearray(file.read_bytes())
+            content = bytearray(before)
             _EDITS[choice.number(0, len(_EDITS) - 1)](content, choice)
-            file.write_bytes(content)
+            after = bytes(content)
+            file.write_bytes(after)
         if choice.number(0, 60) == 0:
             file.unlink(missing_ok=True)
+            after = b""
+        changes.note(suffix, before, after)
 
 
 def _flip(content: bytearray, choice: Choice) -> None:
@@ -133,10 +124,11 @@ def _copy_page(content: bytearray, choice: Choice) -> None:
 _EDITS: list[Callable[[bytearray, Choice], None]] = [_flip, _overwrite, _edge, _zero, _truncate, _extend, _copy_page]
 
 
-def _change_record(path: Path, choice: Choice) -> None:
+def _change_record(changes: Changes, choice: Choice) -> None:
     """Change a value through SQLite, so that nothing but the store's own reading can find it wrong."""
-    unreadable = (sqlite3.Error, UnicodeDecodeError)  # the latter where an error of SQLite quotes what is no text
-    with contextlib.suppress(*unreadable), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+    changes.note_record()
+    connected = contextlib.closing(sqlite3.connect(changes.path, isolation_level=None))
+    with contextlib.suppress(*UNREADABLE), connected as file:
         file.text_factory = lambda raw: raw.decode("utf-8", "replace")
         tables = [name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         table = tables[choice.number(0, len(tables) - 1)] if tables else "_meta"
@@ -162,34 +154,11 @@ def _other(value: object, choice: Choice) -> object:
     return bytes(text).decode("utf-8", "replace")
 
 
-def judge(path: Path) -> str:
-    """Open a store, use it and open it again: ``refused``, for one of `REFUSED`, or ``stored``. Raises where it
-    does what it must not."""
-    try:
-        store = SQLiteStorage(path, piece_rows=300, busy_timeout="2s")
-    except StorageError as exc:
-        if not any(reason in str(exc) for reason in REFUSED):
-            raise
-        return "refused"
-    with store:
-        for attempt in range(_TRIES):  # what it stumbles over it salvages, and the next time it is gone
-            try:
-                store.store_reading(Weather, "new", _LATE, {"temperature": 1.0}).wait("durable", LONGEST)
-                store.fold()
-                found = store.query_readings(Weather, "new", start=_LATE)
-                break
-            except StorageError as exc:
-                if attempt == _TRIES - 1:
-                    raise AssertionError(f"it does not recover from what it found: {exc}") from exc
-        assert [row["temperature"] for row in found] == [1.0]
-    with SQLiteStorage(path) as store:
-        assert len(store.query_readings(Weather, "new", start=_LATE)) == 1
-    return "stored"
-
-
-def run_one(stores: list[Path], folder: Path, choice: Choice) -> str:
+def run_one(stores: list[Stored], folder: Path, choice: Choice, opened: Opener = open_store) -> str:
     """Change one of the stores in a folder of its own, and judge it."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(stores[choice.number(0, len(stores) - 1)], folder)
-    change(folder, choice)
-    return judge(folder / "x.db")
+    stored = stores[choice.number(0, len(stores) - 1)]
+    shutil.copytree(stored.folder, folder)
+    changes = Changes(stored, folder / "x.db")
+    change(changes, choice)
+    return judge(changes, opened)
