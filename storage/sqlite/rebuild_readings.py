@@ -177,7 +177,7 @@ class Readings:
     def _as_found(self, row: Row, is_of_a_base: bool) -> tuple[str, Row] | None:
         """A row of a journal table as `scan` would give it."""
         if row[1] is None:
-            text = book_text(row[4:])
+            text = book_text(row[0], row[4:])
             return None if text is None else ("book", (row[0], text))
         if is_of_a_base:
             return ("held", row) if self._draft.kinds.fits_held(row) else None

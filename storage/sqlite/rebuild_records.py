@@ -79,13 +79,31 @@ def _put_right(draft: Draft) -> None:
     for kind, table in _NAMES.items():
         found = draft.new.execute(f"SELECT * FROM main.{table}").fetchall()
         lines = {(kind, *row[: _WIDTHS[kind]]): row for row in found}
-        wrong = [(known, line) for known, line in contradictions(lines, draft.sidecar)]
+        wrong = [
+            (known, line) for known, line in contradictions(lines, draft.sidecar)
+            if known[1] == line[1] or not _is_in_use(draft, kind, line[1])  # the copy could not be brought up to date
+        ]  # fmt: skip
         draft.new.executemany(f"DELETE FROM main.{table} WHERE id = ?", [(line[1],) for _, line in wrong])
         for known, line in wrong:
             _insert(draft, table, (*known[1:], *lines[line][_WIDTHS[kind] :]))
         for known, line in wrong:
             if not _insert(draft, table, lines[line]):  # else it could not be put right, and its number stands in rows
                 draft.notes.append(f"{text_of(known, line)}, which counts")
+
+
+def _is_in_use(draft: Draft, kind: str, number: int) -> bool:
+    """Whether anything that SQLite can read speaks of a series, a model or a source."""
+    tables = [name for name in draft.roots if name.startswith(("_j_", "_h_"))]
+    where = {
+        "series": [(table, "series") for table in tables],
+        "model": [("_series", "model")],
+        "source": [("_books", "source")],
+    }
+    for table, column in where[kind]:
+        with reading_old():
+            if draft.new.execute(f"SELECT 1 FROM old.{table} WHERE {column} = ? LIMIT 1", (number,)).fetchone():
+                return True
+    return False
 
 
 def _copied(draft: Draft, table: str) -> bool:

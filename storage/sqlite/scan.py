@@ -87,7 +87,7 @@ def _row(record: Record, kinds: Kinds, is_of_a_base: Callable[[int], bool | None
     rest = values[1:]
     if len(rest) >= 4:
         if rest[:3] == [None, None, None]:
-            text = book_text(rest[3:])
+            text = book_text(rowid, rest[3:])
             return None if text is None else Found("book", (rowid, text))
         if rest[0] is not None:
             of_a_base = is_of_a_base(rowid)
@@ -102,8 +102,11 @@ def _row(record: Record, kinds: Kinds, is_of_a_base: Callable[[int], bool | None
     return None
 
 
-def book_text(cells: Sequence[Any]) -> str | None:
-    """What a row of the books says, of its value columns, before which a time base has one of its own."""
+def book_text(seq: Any, cells: Sequence[Any]) -> str | None:
+    """What a row of the books says, of its number and its value columns, before which a time base has one of its own;
+    None where it is none."""
+    if not SEQ.takes(seq):
+        return None
     text = next((value for value in cells[:2] if value is not None), None)
     return text if is_change(text) else None
 

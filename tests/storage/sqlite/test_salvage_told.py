@@ -95,7 +95,7 @@ def test_readings_whose_model_or_device_is_forgotten_are_told_of(quick_folder: P
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("UPDATE _sources SET id = 7", "the books count a source that has no name; "),
+        ("DELETE FROM _books", "books are missing: more is accounted for of central than was ever written; "),
         ("UPDATE _series SET model = 9 WHERE id = 2", "series 2 is"),
     ],
 )
@@ -108,6 +108,27 @@ def test_a_salvage_says_also_what_the_same_start_has_said_before(
     assert kept == 670
     assert report.reason.startswith(reason)
     assert "; its log is missing: what was in it is lost, unless another program has put it in" in report.reason
+
+
+@pytest.mark.parametrize("table", ["_models", "_series", "_sources"])
+def test_a_record_whose_number_is_another_takes_no_name_from_the_right_one(quick_folder: Path, table: str) -> None:
+    """The copy beside the store knows both the number and the name."""
+    path = store_with_history(quick_folder)
+    expected = readings_of(path)
+    execute(path, f"UPDATE {table} SET id = 77 WHERE id = (SELECT max(id) FROM {table})")
+    _, kept = salvaged(path)
+    assert kept == 3000
+    assert readings_of(path) == expected
+
+
+def test_a_record_of_a_commit_with_an_absurd_number_is_none(quick_folder: Path) -> None:
+    """Nobody could count on from it."""
+    path = leave(quick_folder, "unfolded", checkpointed=True)
+    last = "(SELECT max(seq) FROM _j_1 WHERE series IS NULL)"
+    execute(path, f"UPDATE _j_1 SET seq = {2**60} WHERE seq = {last}")
+    execute(path, "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)")
+    _, kept = salvaged(path)
+    assert kept == 610
 
 
 def test_any_bit_of_the_head_of_a_log_may_flip(quick_folder: Path) -> None:
