@@ -9,6 +9,7 @@ from typing import Any
 
 from edgedepot import Reading, SQLiteStorage
 from edgedepot.storage.base import BaseStorage, Data
+from edgedepot.storage.buffer import Lane
 from edgedepot.storage.clock import ManualClock, SystemClock
 from edgedepot.storage.errors import DataRefused, NotSupported
 from edgedepot.storage.query import Function
@@ -108,7 +109,9 @@ def forward(store: SQLiteStorage, upstream: BaseStorage, limit: int | None = Non
     store.flush()
 
 
-def forward_averages(store: SQLiteStorage, upstream: BaseStorage, every: str, limit: int, windows: int = 1000) -> None:
+def forward_averages(
+    store: SQLiteStorage, upstream: BaseStorage, every: str, limit: int, windows: int = 1000, lane: Lane = "backlog"
+) -> None:
     """As `forward`, but of each interval its average alone goes, in windows of at most `limit` rows."""
     end = ManualClock(START + timedelta(days=90))
     limits = Limits.of("central", every=every)
@@ -116,10 +119,10 @@ def forward_averages(store: SQLiteStorage, upstream: BaseStorage, every: str, li
     delivery = Delivery(store, "central", upstream, end, lambda: True)
     upstream.gateway_id = store.gateway_id
     for _ in range(windows):
-        window = store.pending("central", limit)
+        window = store.pending("central", limit, lane)
         if window is None:
             break
-        delivery.deliver(averages.of(window, limit, lambda rows: store.pending("central", rows)))
+        delivery.deliver(averages.of(window, limit, lambda rows: store.pending("central", rows, lane)))
         store.flush()
 
 

@@ -139,6 +139,24 @@ def test_history_that_went_into_averages(tmp_path: Path) -> None:
         assert 800 < len(found) < store.ledger().upstreams["central"]["versions"] - 500
 
 
+def test_history_of_which_a_part_went_twice_goes_on(store: SQLiteStorage) -> None:
+    """From where a partition begins to where the walk is came in anew meanwhile, and went into averages too."""
+    begin = 25_920
+    assert (at(begin)[2] - datetime(1970, 1, 1, tzinfo=UTC)) % timedelta(days=30) == timedelta(0)
+    for first in (begin, begin + 300):
+        weather(store, range(first, first + 300))
+        store.fold()
+    store.add_cursor("central")
+    own = Own()
+    forward_averages(store, own, "1 minute", limit=9, windows=1)
+    store.split("central")
+    weather(store, range(begin, begin + 9), value=0.5)
+    forward_averages(store, own, "1 minute", limit=9, lane="live")
+    forward_averages(store, own, "1 minute", limit=30)
+    assert own.kept[at(begin)]["temperature"] == begin + 1.5
+    assert lost_and_found(store, own) == [at(number) for number in range(begin, begin + 600, 3)]
+
+
 def delivered(store: SQLiteStorage, name: str = "central") -> int:
     return store.ledger().upstreams[name]["delivered"]
 
