@@ -159,7 +159,7 @@ def _insert_setting(draft: Draft, key: str, value: Any) -> None:
     if key == "shape":
         newer = _generation(value) > _generation(known)
     else:
-        newer = known is None or (isinstance(known, int) and value > known)
+        newer = known is None or (isinstance(known, int) and isinstance(value, int) and value > known)
     if newer:
         schema.set_meta(draft.new, key, value)
 

@@ -131,6 +131,19 @@ def test_a_record_of_a_commit_with_an_absurd_number_is_none(quick_folder: Path) 
     assert kept == 610
 
 
+def test_of_a_number_that_was_a_word_in_an_older_state_the_number_counts(quick_folder: Path) -> None:
+    path = leave(quick_folder, "folded", checkpointed=True)
+    execute(path, "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)")
+    execute(path, "INSERT OR REPLACE INTO _meta VALUES ('start_1', 'now')")
+    (page,) = pages_of(path, "_meta")
+    older = path.read_bytes()[(page - 1) * PAGE : page * PAGE]
+    execute(path, "UPDATE _meta SET value = 7 WHERE key = 'start_1'")
+    with path.open("ab") as file:
+        file.write(older)
+    _, kept = salvaged(path)
+    assert kept == 670
+
+
 def test_any_bit_of_the_head_of_a_log_may_flip(quick_folder: Path) -> None:
     """Its checksum aside, without which the first page in the log cannot be told from junk."""
     left = quick_folder / "left"
