@@ -24,11 +24,10 @@ from collections.abc import Callable, Sequence
 from edgedepot.storage.buffer import Arrival
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import InvalidValue
-from edgedepot.storage.query import Scope
 from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.catalogue import Catalogue, Layout
-from edgedepot.storage.sqlite.history import History, scope_condition, series_of
+from edgedepot.storage.sqlite.history import History
 from edgedepot.storage.sqlite.log_note import LogNote
 from edgedepot.storage.sqlite.open_rows import MANY, OpenRows
 from edgedepot.storage.sqlite.retype import of_type, turn_to_float
@@ -37,12 +36,11 @@ from edgedepot.storage.sqlite.tables import OWN_STAMP, add_piece, cell, refresh_
 from edgedepot.storage.sqlite.tail import Series, Tail
 from edgedepot.storage.sqlite.timebase import STEP, Release, TimeKeeper
 from edgedepot.storage.sqlite.walk import NEVER
-from edgedepot.storage.sqlite.withheld import doomed, note_deleted
 from edgedepot.storage.values import Row
 
 
 class Journal:
-    """Writes rows, rejects, acknowledgements and deletions; knows which identities are there."""
+    """Writes rows; knows which identities are there."""
 
     def __init__(
         self,
@@ -127,7 +125,7 @@ class Journal:
             self._reshaped = True
         bases = self.times.settle_bases(self.shape, estimate)
         if bases:
-            self._rearrange()
+            self.rearrange()
             release = Release(self.connection, self.shape, self.tail, self.history, self.catalogue.layouts())
             release.run(bases, self.times.relation)
             self.tail.hold(self.shape.held())
@@ -195,7 +193,7 @@ class Journal:
         """The open transaction changes which tables there are."""
         self._reshaped = True
 
-    def _rearrange(self) -> None:
+    def rearrange(self) -> None:
         """The open transaction takes rows out: until its end readers must not go by what is in memory."""
         self._reshaped = True
         self.tail.hide()
@@ -356,7 +354,7 @@ class Journal:
         free = ts + 1
         while self._find(model, series, free) is not None:
             free += 1
-        self._rearrange()
+        self.rearrange()
         self.connection.execute(f"UPDATE {piece.table} SET ts = ? WHERE seq = ?", (free, seq))
         self.tail.remove(series, ts)
         self.tail.add(series, free, seq)
@@ -382,7 +380,7 @@ class Journal:
 
     def _replace(self, model: type[Reading], series: Series, ts: int, old: tuple[int, Row], new: Row) -> int:
         """Take the old version out and keep the values that differ; how many rows had such (0 or 1)."""
-        self._rearrange()
+        self.rearrange()
         seq, row = old
         changed = [
             (series.id, ts, spec.name, before, self.at)
@@ -429,34 +427,6 @@ class Journal:
             columns += [*layout.columns(model), *(["received"] if self._is_held else [])]
             table, casts = self.shape.pieces[-1].table, layout.casts(model)
             self._rows.insert(self.connection, table, model, is_flagged, tuple(columns), casts)
-
-    def delete(self, scope: Scope) -> int:
-        """Delete the readings of a scope; the number."""
-        layout = self.catalogue.find(scope.model)
-        if layout is None:
-            return 0
-        self.write_rows()
-        self.catalogue.write_names(self.connection)
-        self._rearrange()
-        # History goes first: a row that is there and in the journal too is one row, owed through the journal.
-        walked = max((book.walk.end for book in self.books.cursors.values() if book.walk.left), default=0)
-        for seq, place in self.history.places_before(layout, scope, walked):
-            self.books.out_of_the_way(seq, "deleted", place, in_journal=False)
-        noted = list(self.history.doomed(layout, scope))
-        count = self.history.delete(layout, scope)
-        condition, values = scope_condition(scope)
-        for piece in self.shape.pieces:
-            table = rows_of(self.shape, piece)
-            noted += doomed(self.connection, table, condition, values)
-            mine = f"SELECT seq FROM {table} WHERE {condition}"
-            for (seq,) in self.connection.execute(mine, values).fetchall():
-                self.books.out_of_the_way(seq, "deleted", None, in_journal=True)
-            gone = self.connection.execute(f"DELETE FROM {piece.table} WHERE seq IN ({mine})", values).rowcount
-            self.connection.execute("UPDATE _pieces SET live = live - ? WHERE id = ?", (gone, piece.id))
-        cursors = (book.id for book in self.books.cursors.values())
-        note_deleted(self.connection, cursors, noted, all_before=scope.start is None)
-        series = [series_id for (series_id,) in self.connection.execute(*series_of(scope))]
-        return count + self.tail.discard(series, scope.start, scope.end, self.shape.horizon(layout.id))
 
 
 Deed = Callable[[Journal], object]

@@ -26,8 +26,8 @@ from edgedepot.storage.sqlite.arrivals import check_rows
 from edgedepot.storage.sqlite.backup import Progress, copy_store
 from edgedepot.storage.sqlite.buffer import SQLiteBuffer
 from edgedepot.storage.sqlite.catalogue import Catalogue
+from edgedepot.storage.sqlite.deleting import delete
 from edgedepot.storage.sqlite.devices import read_devices, save_device
-from edgedepot.storage.sqlite.downsampled import delete_kept
 from edgedepot.storage.sqlite.files import check_files, real
 from edgedepot.storage.sqlite.forks import Home
 from edgedepot.storage.sqlite.items import Task, Write
@@ -35,7 +35,6 @@ from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.keeping import SQLiteKeeping
 from edgedepot.storage.sqlite.limits import PAGE, Age, Key, Limits, Size
 from edgedepot.storage.sqlite.pace import Pace
-from edgedepot.storage.sqlite.quarantine import Refused, supersede
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.rejects import check_rejects, read_rejected
 from edgedepot.storage.sqlite.report import Salvaged, read_report
@@ -241,17 +240,15 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         scope = Scope.of(reading_model, device, start, end)
         problems: list[InvalidValue] = []
 
-        def delete(journal: Journal) -> int:
+        def action(journal: Journal) -> int:
             problems[:] = []
             try:
-                kept = delete_kept(journal, scope)
-                supersede(journal, Refused(None, scope.model.__measurement__, scope.device_id, scope.start, scope.end))
-                return kept + journal.delete(scope)
+                return delete(journal, scope)
             except InvalidValue as exc:
                 problems[:] = [exc]
                 return 0
 
-        count = self._do(delete, frees_room=True) or 0
+        count = self._do(action, frees_room=True) or 0
         for problem in problems:
             raise problem
         return count
