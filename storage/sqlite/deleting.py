@@ -1,7 +1,7 @@
 """Deleting readings here: the rows in history and in the journal, and the buckets kept of those that have gone.
 
 History goes first: a row that is there and in the journal too is one row, owed through the journal. Upstreams keep what
-they have received; it is noted that they may have it (withheld.py). All runs on the writer's thread, in its transaction.
+they have received; it is noted that they may have it (withheld.py). Runs on the writer's thread, in its transaction.
 """
 
 from __future__ import annotations
