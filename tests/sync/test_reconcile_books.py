@@ -386,6 +386,7 @@ devices, places = st.sampled_from(["a", "b"]), st.integers(0, 60)
 steps = st.one_of(
     st.tuples(st.just("write"), devices, places, st.integers(1, 30)),
     st.tuples(st.just("delete"), devices, places, st.integers(1, 4)),
+    st.tuples(st.just("delete before"), devices, places),
     st.tuples(st.just("forward"), st.integers(1, 60)),
     st.tuples(st.just("averages"), st.integers(1, 60)),
     st.tuples(st.just("refuse"), st.integers(1, 200)),
@@ -408,6 +409,8 @@ def take(store: SQLiteStorage, own: Remembering, step: tuple[Any, ...], turn: in
             store.store_readings(Weather, rows).wait()
         case ("delete", device, first, count):
             store.delete_readings(Weather, device, at(first)[2], at(first + count)[2])
+        case ("delete before", device, first):
+            store.delete_readings(Weather, device, end=at(first)[2])
         case ("forward", rows):
             forward(store, own, limit=rows)
         case ("averages", rows):
