@@ -53,13 +53,13 @@ def compare_hours(draft: Draft, left_out: Collection[tuple[int, int]]) -> None:
             assert layout is not None
             if partition.hours is None:
                 continue
+            table = history_table(layout, partition)
             if not _compared(draft, layout, partition, left_out):
                 unknown.add(layout.name)
-            elif (
-                draft.complete
-                and (model, partition.start) not in left_out
-                and history_table(layout, partition) not in draft.turned
-            ):
+                continue
+            if table in draft.damaged and _has_open_hours(draft, layout, partition):
+                unknown.add(layout.name)
+            if draft.complete and (model, partition.start) not in left_out and table not in draft.turned:
                 _find_changed(draft, layout, partition)
     draft.notes += [f"how many old readings of {name} are lost is not known" for name in sorted(unknown)]
 
@@ -90,6 +90,15 @@ def _compared(draft: Draft, layout: Layout, old: Partition, left_out: Collection
             draft.spans += _spans(layout, draft.new.execute(query))
             return True
     return False
+
+
+def _has_open_hours(draft: Draft, layout: Layout, old: Partition) -> bool:
+    """Whether readings went from some of its hours since these were computed."""
+    mine = "series IN (SELECT id FROM main._series WHERE model = ?)"
+    query = f"SELECT 1 FROM old._dirty WHERE part = ? AND {mine} LIMIT 1"
+    with reading_old():
+        return draft.new.execute(query, (old.start, layout.id)).fetchone() is not None
+    return True
 
 
 def _find_changed(draft: Draft, layout: Layout, old: Partition) -> None:

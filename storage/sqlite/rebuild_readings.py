@@ -172,7 +172,10 @@ class Readings:
                 continue
             is_of_a_base = "received" in draft.old_columns(table)
             for batch in self._read(f"SELECT * FROM old.{table}"):
-                self._take(self._as_found(row, is_of_a_base) for row in batch)
+                found = [self._as_found(row, is_of_a_base) for row in batch]
+                if None in found:  # a page of something else lies there
+                    draft.damaged |= {"journal", table}
+                self._take(found)
 
     def _as_found(self, row: Row, is_of_a_base: bool) -> tuple[str, Row] | None:
         """A row of a journal table as `scan` would give it."""

@@ -7,6 +7,7 @@ comes upon it: so all who read these tables read them by `read_records`, and a s
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -84,6 +85,7 @@ RECORDS: Mapping[str, Mapping[str, Kind]] = {
 _NUMBERS: Mapping[str, Kind] = {"store_epoch": ID, "books_seq": COUNT, "last_cursor": COUNT, "copied_at": TIME}
 """The settings that are not texts; where an upstream starts may be one or the other."""
 _START = Kind((int, str), TIME.low, TIME.high)
+_STORE_ID = re.compile("[0-9a-f]{32}")
 
 
 def is_record(table: str, row: Sequence[object]) -> bool:
@@ -96,6 +98,8 @@ def is_record(table: str, row: Sequence[object]) -> bool:
 
 def is_setting(key: str, value: object) -> bool:
     """Whether that can be a setting's value."""
+    if key == "store_id":  # where one that has changed on the card passed for another's, the store's log would be too
+        return isinstance(value, str) and _STORE_ID.fullmatch(value) is not None
     return _NUMBERS.get(key, _START if key.startswith("start_") else _TEXT).takes(value)
 
 

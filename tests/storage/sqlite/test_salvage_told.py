@@ -58,6 +58,32 @@ def test_rows_beside_a_page_that_lies_there_twice_are_kept(quick_folder: Path) -
     assert readings_of(path).items() <= expected.items()
 
 
+def test_a_page_of_something_else_in_the_journal_is_missed(quick_folder: Path) -> None:
+    """Here as well SQLite finds nothing wrong: rows of upstreams are rows to it."""
+    path = leave(quick_folder, "unfolded", checkpointed=True)
+    execute(path, "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)")
+    content = path.read_bytes()
+    (source,) = pages_of(path, "_cursors")
+    target = pages_of(path, "_j_1")[0]
+    page = content[(source - 1) * PAGE : source * PAGE]
+    path.write_bytes(content[: (target - 1) * PAGE] + page + content[target * PAGE :])
+    report, kept = salvaged(path)
+    assert 0 < 610 - kept <= report.lost
+
+
+def test_of_hours_that_readings_went_from_it_is_not_known_how_many_more_are_gone(quick_folder: Path) -> None:
+    """They were merged: so these hours had less than was written down of them."""
+    path = leave(quick_folder, "partitioned", checkpointed=True)
+    execute(path, "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)")
+    (page,) = pages_of(path, "_h_weather_4")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(bytes(PAGE))
+    report, kept = salvaged(path)
+    assert kept < 1293
+    assert "how many old readings of weather are lost is not known" in report.notes
+
+
 def test_rows_on_a_page_that_is_there_in_part_are_kept(quick_folder: Path) -> None:
     """Of the last page its beginning, and the rows that came last are there."""
     path = leave(quick_folder, "folded", checkpointed=True)
@@ -162,8 +188,22 @@ def test_any_bit_of_the_head_of_a_log_may_flip(quick_folder: Path) -> None:
 
 def test_all_that_came_to_light_of_another_store_is_said_where_it_is_salvaged(quick_folder: Path) -> None:
     path = leave(quick_folder, "folded", checkpointed=True)
-    execute(path, "UPDATE _meta SET value = CAST(value AS BLOB) WHERE key = 'store_id'")
+    execute(path, f"UPDATE _meta SET value = '{'a' * 32}' WHERE key = 'store_id'")
+    execute(path, "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)")
     assert salvaged(path)[0].reason.endswith(f"; the file is another store's than before; {UNCOUNTED}")
+
+
+@pytest.mark.parametrize("value", ["x'00'", "'/'"])
+def test_a_store_whose_own_mark_has_changed_is_not_taken_for_anothers(quick_folder: Path, value: str) -> None:
+    """Nor is its log, which has the latest readings, or the file put aside under a name that is none."""
+    path = quick_folder / "x.db"
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.store_reading(Weather, "d1", None, {"temperature": 1.0})
+    execute(path, f"UPDATE _meta SET value = {value} WHERE key = 'store_id'")
+    execute(path, "UPDATE _meta SET value = 'moon' WHERE key = 'gateway_id'")
+    report, kept = salvaged(path)
+    assert kept == 1
+    assert report.reason.startswith("the store's store_id is ")
 
 
 def test_a_file_older_than_it_was_may_have_had_more_than_was_noted(quick_folder: Path) -> None:
