@@ -148,7 +148,7 @@ class Journal:
             self._seq += 1
             piece = self.shape.pieces[-1]
             self.connection.execute(f"INSERT INTO {piece.table} (seq, c0) VALUES (?, ?)", (self._seq, change))
-        if self._reshaped:
+        if self._reshaped or self.log_note.is_new:
             write_shape(self.connection, self.shape)
         self.tried_seq = self._seq
 

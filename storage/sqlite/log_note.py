@@ -57,6 +57,9 @@ class LogNote:
         self._lock = lock
         self._word = word
         self._generation: int | None = None
+        self._salt: int | None = None
+        self.is_new = True
+        """Whether the next commit is to be of a new generation: one in each round of the log is, at least."""
 
     def begin(self) -> None:
         """In a transaction: where the log is empty this begins it. Raises `OSError` where that cannot be noted."""
@@ -75,6 +78,7 @@ class LogNote:
             file = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 salt = salt_in(os.pread(file, HEADER, 0))
+                self.is_new, self._salt = self._salt not in (None, salt), salt
                 if salt is not None and salt != noted.salt:
                     is_new = not noted.may_be(salt)
                     if is_new:

@@ -57,8 +57,8 @@ class Rebuild:
 
     @property
     def unplaced(self) -> int:
-        """How many more are lost."""
-        return self._draft.unplaced
+        """How many more are lost, but for those that there was no room for."""
+        return max(0, self._draft.unplaced - self.left_out)
 
     @property
     def notes(self) -> list[str]:
