@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from itertools import starmap
 
 from edgedepot.storage.clock import HOUR
@@ -43,9 +43,12 @@ def add_hours_again(draft: Draft, hours: Iterable[tuple[int, int]]) -> None:
                 add_hours(draft.new, layout, partition, [whole_hour(series, hour)])
 
 
-def compare_hours(draft: Draft, left_out: Collection[tuple[int, int]]) -> None:
-    """Note which hours have fewer readings than they had, or others; those `left_out`, by model and start, have
-    none."""
+LeftOut = Mapping[tuple[int, int], Mapping[tuple[int, int], int] | None]
+
+
+def compare_hours(draft: Draft, left_out: LeftOut) -> None:
+    """Note which hours have fewer readings than they had, or others. Of the partitions `left_out`, by model and start,
+    all are in the damaged file, or as many as these, by series and hour."""
     unknown = set[str]()
     for model, mine in draft.old_shape.partitions.items() if draft.old_shape else ():
         layout = draft.layouts.get(model)
@@ -73,21 +76,25 @@ def keep_changed(draft: Draft) -> None:
         )
 
 
-def _compared(draft: Draft, layout: Layout, old: Partition, left_out: Collection[tuple[int, int]]) -> bool:
+def _compared(draft: Draft, layout: Layout, old: Partition, left_out: LeftOut) -> bool:
     table = hour_table(layout, old)
-    mine = "0"
+    mine, found = "0", left_out.get((layout.id, old.start), {})
+    if found is None:
+        return True
     if (layout.id, old.start) not in left_out:
         same = f"main.{table} AS n WHERE n.series = o.series AND n.hour = o.hour"
         mine = f"coalesce((SELECT rows FROM {same}), 0)"
     dirty = f"SELECT 1 FROM old._dirty AS d WHERE d.series = o.series AND d.hour = o.hour AND d.part = {old.start}"
     query = (
-        f"SELECT device_id, o.hour, o.rows - {mine} AS missing FROM old.{table} AS o"
+        f"SELECT device_id, o.hour, o.rows - {mine} AS missing, o.series FROM old.{table} AS o"
         f" JOIN main._series AS s ON s.id = o.series WHERE missing BETWEEN 1 AND {MOST} AND NOT EXISTS ({dirty})"
         f" AND {_READABLE} ORDER BY device_id, o.hour"
     )
     if draft.is_sound(table) and draft.is_sound("_dirty"):
         with reading_old():
-            draft.spans += _spans(layout, draft.new.execute(query))
+            rows = draft.new.execute(query)
+            missing = ((device, hour, count - found.get((series, hour), 0)) for device, hour, count, series in rows)
+            draft.spans += _spans(layout, (one for one in missing if one[2] > 0))
             return True
     return False
 

@@ -11,7 +11,7 @@ nobody knows the time yet. Both are there until the new journal is made out of t
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -43,12 +43,11 @@ class Readings:
         """`limit` is how many partitions of history to take, all for None."""
         self._draft = draft
         self._limit = limit
-        self.left_out: set[tuple[int, int]] = set()
-        """The partitions for which there is no room, by model and start."""
+        self.left_out: dict[tuple[int, int], Counter[tuple[int, int]] | None] = {}
+        """The partitions for which there is no room, by model and start. Of those that are damaged how many readings
+        were found, by series and hour."""
         self.rows_left_out = 0
         """How many readings that is, as far as they can be counted."""
-        self._uncounted: set[tuple[int, int]] = set()
-        """Those of which SQLite cannot say: they are counted as they are found."""
 
     def copy(self) -> None:
         """All of it, but for what the journal alone had: see `fold`."""
@@ -85,19 +84,20 @@ class Readings:
             layout = draft.layouts[model]
             partition = Partition(old.id, old.start, old.stop, len(layout.written), old.pages)
             if self._limit is not None and index >= self._limit:
-                self.left_out.add((model, old.start))
-                self._uncounted.add((model, old.start))
-                self._count(model, old, f"old.{history_table(layout, old)}")
+                self._leave_out(model, old, history_table(layout, old))
                 continue
             draft.shape.partitions.setdefault(model, []).insert(0, partition)
             create_partition(draft.new, layout, partition)
             if not self._copied_partition(layout, old):
                 draft.damaged |= {"history", history_table(layout, old)}
 
-    def _count(self, model: int, old: Partition, table: str) -> None:
-        with reading_old():
-            self.rows_left_out += self._draft.new.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            self._uncounted.remove((model, old.start))
+    def _leave_out(self, model: int, old: Partition, table: str) -> None:
+        """What SQLite cannot count is counted as it is found."""
+        self.left_out[model, old.start] = Counter()
+        if self._draft.is_sound(table):
+            with reading_old():
+                self.rows_left_out += self._draft.new.execute(f"SELECT count(*) FROM old.{table}").fetchone()[0]
+                self.left_out[model, old.start] = None
 
     def _copied_partition(self, layout: Layout, old: Partition) -> bool:
         """Whether all of it could be."""
@@ -129,9 +129,7 @@ class Readings:
                 continue  # retention has left it behind; it may be owed to an upstream still, from the journal
             partition = draft.shape.partition_of(model, row[2])
             if partition is None:
-                left = self._left_out(model, row[2])
-                if left is not None:
-                    self.rows_left_out += self._is_unfolded(*row[:3]) if of_journal else left in self._uncounted
+                if self._is_left_out(model, row, of_journal=of_journal):
                     continue
                 partition = add_partition(draft.new, draft.shape, draft.layouts[model], row[2], PERIOD)
             width = 4 + partition.width
@@ -152,10 +150,18 @@ class Readings:
         )
         self._draft.new.execute("COMMIT")
 
-    def _left_out(self, model: int, ts: int) -> tuple[int, int] | None:
-        """Which of them a reading would be in."""
-        old = self._draft.old_shape.partition_of(model, ts) if self._draft.old_shape else None
-        return (model, old.start) if old is not None and (model, old.start) in self.left_out else None
+    def _is_left_out(self, model: int, row: Row, *, of_journal: bool) -> bool:
+        """Whether a reading would be in one of them; then it is counted."""
+        old = self._draft.old_shape.partition_of(model, row[2]) if self._draft.old_shape else None
+        if old is None or (model, old.start) not in self.left_out:
+            return False
+        found = self.left_out[model, old.start]
+        if of_journal:
+            self.rows_left_out += self._is_unfolded(*row[:3])
+        elif found is not None:
+            self.rows_left_out += 1
+            found[row[1], row[2] // HOUR] += 1
+        return True
 
     # -- the journal ----------------------------------------------------------------------------------------------
 

@@ -230,6 +230,7 @@ def test_a_salvage_on_a_device_that_is_nearly_full_keeps_what_there_is_room_for(
             there = store.query_readings(Weather, order="timestamp")
             assert found.kept == len(there)
             left_out = 6000 - len(there)
+            assert found.lost == 0
             assert (f"no room for more: {left_out} older readings" in str(found)) == (pages < size)
             assert there[-1]["count"] == 5999
             assert store.ledger().problems == []
