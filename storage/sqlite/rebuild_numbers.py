@@ -7,7 +7,7 @@ numbers: so nothing that is pending is lost as long as it is readable in one of 
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import chain, groupby, pairwise
+from itertools import chain, groupby, pairwise, zip_longest
 
 from edgedepot.storage.clock import MINUTE
 from edgedepot.storage.sqlite import schema
@@ -114,15 +114,28 @@ class Numbers:
         """As the old journal had them; rows whose time is known by now need no time base. Where pieces were dropped
         from between others their numbers are left out, unless history fills that in."""
         draft, pieces = self._draft, list[Piece]()
+        known = list[Piece]()
         for old in draft.old_shape.pieces if draft.old_shape else []:
-            if old.first <= self._top and (not pieces or (old.id > pieces[-1].id and old.first > pieces[-1].first)):
-                base = draft.old_base(old)
-                number = len(pieces) + 1 if self._fills else old.id
-                is_held = base is not None and base.offset is None
-                pieces.append(Piece(number, old.first, draft.width, old.base if is_held else 0, is_held))
-                if base is not None and is_held and base not in draft.shape.bases:
-                    draft.shape.bases.append(base)
+            if old.first <= self._top and (not known or (old.id > known[-1].id and old.first > known[-1].first)):
+                known.append(old)
+        for old, after in zip_longest(known, known[1:]):
+            base = draft.old_base(old)
+            is_held = base is not None and base.offset is None
+            behind = self._top + 1 if after is None else after.first
+            last = self._last_held(old, behind) if is_held else 0
+            number = len(pieces) + 1 if self._fills else old.id
+            pieces.append(Piece(number, old.first, draft.width, old.base if is_held else 0, is_held, last))
+            if is_held and self._fills and last + 1 < behind:
+                pieces.append(Piece(len(pieces) + 1, last + 1, draft.width))
+            if base is not None and is_held and base not in draft.shape.bases:
+                draft.shape.bases.append(base)
         return pieces
+
+    def _last_held(self, old: Piece, behind: int) -> int:
+        """The last number of a piece whose rows are held: `behind` it is the next that is left."""
+        query = "SELECT max(seq) FROM main._held WHERE seq >= ? AND seq < ?"
+        (found,) = self._new.execute(query, (old.first, behind)).fetchone()
+        return max(old.last or behind - 1, found or 0)
 
     def _made_up_pieces(self) -> list[Piece]:
         """Where nobody knows the old ones: from the first row on that somebody is owed. Stretches of rows that are held

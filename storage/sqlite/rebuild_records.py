@@ -3,6 +3,7 @@ knows models, series and sources as well. Only what can be read is kept, see rec
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from edgedepot.storage.sqlite import schema
@@ -189,6 +190,9 @@ def _load_shape(draft: Draft) -> None:
         draft.shape.generation = 1
         return
     draft.shape.generation = old.generation + 1
+    for piece, after in pairwise(old.pieces):
+        if not piece.first <= piece.last < after.first:
+            piece.last = 0
     for model, horizon in old.horizons.items():
         if model in draft.layouts:
             draft.shape.horizons[model] = min([horizon, *(one.start for one in old.partitions.get(model, []))])

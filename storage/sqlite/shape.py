@@ -46,7 +46,8 @@ class Base(msgspec.Struct, array_like=True):
 
 
 class Piece(msgspec.Struct, array_like=True):
-    """A journal table. It holds the rows from `first` on, up to the next piece's; `width` is its value columns.
+    """A journal table. It holds the rows from `first` to `last`, which is 0 while it grows: others may have gone from
+    between it and the next that is left. `width` is its value columns.
 
     `base` is the time base of its rows, 0 for trusted time. `aside` says that the fold has passed it by, as its base's
     offset is not known, or was not: its rows are not in history, whatever the fold says of those around it.
@@ -57,6 +58,7 @@ class Piece(msgspec.Struct, array_like=True):
     width: _Width
     base: Number = 0
     aside: bool = False
+    last: Number = 0
 
     @property
     def table(self) -> str:
@@ -160,6 +162,8 @@ class Shape(msgspec.Struct):
 
     def last_of(self, piece: Piece) -> int:
         """The last row number that is a piece's."""
+        if piece.last:
+            return piece.last
         place = self.pieces.index(piece) + 1
         return self.pieces[place].first - 1 if place < len(self.pieces) else LAST
 

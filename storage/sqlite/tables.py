@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Layout
@@ -53,6 +54,10 @@ def check_tables(connection: sqlite3.Connection, shape: Shape, layouts: Mapping[
     patterns = " OR ".join(f"name GLOB '{pattern}'" for pattern in ("_j_*", "_h_*", "_hour_*", "_d_*"))
     names = connection.execute(f"SELECT name FROM sqlite_schema WHERE type = 'table' AND ({patterns})")
     found = {name for (name,) in names}
+    for piece, after in pairwise(shape.pieces):
+        (last,) = connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone() if piece.last else (None,)
+        if piece.last >= after.first or (last is not None and last > piece.last):
+            raise BadRecord(f"{piece.table} is on record as ending with row {piece.last}, before or behind what it has")
     if found != known:
         odd = sorted(found ^ known)
         raise BadRecord(f"{', '.join(odd[:3])}: {len(odd)} tables are there and not on record, or the other way round")
@@ -86,8 +91,9 @@ def add_piece(connection: sqlite3.Connection, shape: Shape, first: int, base: in
     """Begin a new piece of the journal with row number `first`; the one before gets no more rows. `base` is its time
     base, where time is not trusted: then it says of each row how its time came about."""
     if shape.pieces:
-        last = shape.pieces[-1]
-        connection.execute(f"INSERT INTO _pieces (id, live) SELECT ?, count(series) FROM {last.table}", (last.id,))
+        before = shape.pieces[-1]
+        connection.execute(f"INSERT INTO _pieces (id, live) SELECT ?, count(series) FROM {before.table}", (before.id,))
+        before.last = first - 1
     # As few columns as the models need: a row spends a byte on each, also where it is null. Book rows need one.
     width = max([1, *(piece.width for piece in shape.pieces[-1:])])
     piece = Piece(shape.pieces[-1].id + 1 if shape.pieces else 1, first, width, base, aside=base > 0)

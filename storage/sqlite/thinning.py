@@ -166,8 +166,7 @@ def _thin_minute(
         return []
     start = rows[0][1] // MINUTE * MINUTE
     minute = Stretch(rows[0][0], start, start + MINUTE, *_ends(numbers), THINNED)
-    place = journal.shape.pieces.index(piece)
-    among = piece.first, journal.shape.pieces[place + 1].first - 1  # what merges rows of these has a later number
+    among = piece.first, journal.shape.last_of(piece)  # what merges rows of these has a later number
     for name in awaiting:
         skipped = len(skips[name].intersection(numbers[:-1]))
         missed = len(rows) - 1 - skipped

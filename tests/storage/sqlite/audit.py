@@ -55,12 +55,13 @@ def _audit(connection: sqlite3.Connection) -> Counter[str]:
     unfolded: set[Identity] = set()
     seen: Counter[int] = Counter()  # of them, by model: not those from before the horizon, whose time is known
     last = 0
-    for index, (piece, first, _, base, aside) in enumerate(shape["pieces"]):
+    for index, (piece, first, _, base, aside, *ends) in enumerate(shape["pieces"]):
         ts = f"CASE received WHEN 0 THEN ts + {offsets[base] or 0} ELSE ts END" if base else "ts"
         rows = connection.execute(f"SELECT seq, series, {ts} FROM _j_{piece} ORDER BY seq").fetchall()
         assert all(first <= seq for seq, _, _ in rows)
         assert not rows or rows[0][0] > last, "numbers of two pieces overlap"
         last = rows[-1][0] if rows else max(last, first - 1)
+        assert ends in ([], [0]) or last <= ends[0], "a piece has rows behind its end"
         readings = [row for row in rows if row[1] is not None]
         for seq, one, ts in readings:
             is_behind = (one, ts) <= tuple(place)

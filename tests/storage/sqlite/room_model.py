@@ -110,7 +110,7 @@ class File:
             self.low, high, *_, piece = shape.get("folded", [0, 0, 0, 0, 0])
             self.is_folding = high > self.low or piece > 0
             self.firsts: dict[int, int] = {piece: first for piece, first, *_ in shape["pieces"]}
-            self.aside = {piece for piece, _, _, _, aside in shape["pieces"] if aside}
+            self.aside = {piece for piece, _, _, _, aside, *_ in shape["pieces"] if aside}
             self.closed = {
                 piece[0]
                 for piece, after in pairwise(shape["pieces"])

@@ -1,6 +1,8 @@
 """Readings that come before the clock is trusted: queries see them, fold and sync wait, and trust puts them right."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,53 @@ def test_a_restart_after_trust_still_knows(site: Site) -> None:
     site.store.fold()
     site.reopen()
     assert site.times() == {1.0: RIGHT, 2.0: RIGHT + timedelta(microseconds=1)}
+
+
+def test_held_readings_count_once_among_others_that_went_before(quick_folder: Path) -> None:
+    """Those came between, of the same hour, and the journal has let them go when the held ones are folded."""
+    path = quick_folder / "x.db"
+    clock = ManualClock(WRONG)
+    clock.trusted = False
+    with SQLiteStorage(path, gateway_id="g", clock=clock, piece_rows=20) as store:
+        moments = [RIGHT + timedelta(seconds=number) for number in range(60)]
+        store.store_readings(Weather, [("a", one, {"temperature": 1.0}) for one in moments[:20:2]]).wait("committed")
+        clock.step(SHIFT.total_seconds() + 3600)
+        clock.trusted = True
+        others = moments[1:20:2] + moments[20:]
+        store.store_readings(Weather, [("a", one, {"temperature": 2.0}) for one in others]).wait("committed")
+        store.fold()
+        for function, expected in (("count", 60), ("sum", 110.0)):
+            assert store.aggregate(Weather, "temperature", function) == {"result": expected}
+        audit_memory(store)
+    audit_file(path)
+
+
+def test_what_went_from_behind_held_readings_is_not_lost(site: Site) -> None:
+    """A salvage tells of the one that is damaged, not of those that were delivered and let go."""
+    site.options["uncertain_times"] = "hold"
+    site.reopen()
+    site.put(1.0)
+    site.put(2.0)
+    boot(site, RIGHT)
+    site.clock.trusted = True
+    for value in range(3, 40):
+        site.put(float(value), RIGHT + timedelta(seconds=value - 60))
+    site.store.fold()
+    assert len(site.sent()) == 37
+    site.store.flush()
+    site.store.fold()
+    site.store.close()
+    with closing(sqlite3.connect(site.path)) as other:
+        (last,) = other.execute("SELECT max(seq) FROM _j_1").fetchone()
+        (root,) = other.execute("SELECT rootpage FROM sqlite_schema WHERE name = '_j_1'").fetchone()
+    with site.path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(bytes(4096))
+    site.open()
+    site.store.fold()
+    report = site.store.salvaged
+    assert report is not None
+    assert (report.kept, report.numbers) == (37, ((1, last),))
 
 
 def boot(site: Site, start: datetime) -> None:
