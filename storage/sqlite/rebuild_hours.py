@@ -103,9 +103,10 @@ def _has_open_hours(draft: Draft, layout: Layout, old: Partition) -> bool:
     """Whether readings went from some of its hours since these were computed."""
     mine = "series IN (SELECT id FROM main._series WHERE model = ?)"
     query = f"SELECT 1 FROM old._dirty WHERE part = ? AND {mine} LIMIT 1"
+    has_some = True
     with reading_old():
-        return draft.new.execute(query, (old.start, layout.id)).fetchone() is not None
-    return True
+        has_some = draft.new.execute(query, (old.start, layout.id)).fetchone() is not None
+    return has_some
 
 
 def _find_changed(draft: Draft, layout: Layout, old: Partition) -> None:
