@@ -42,6 +42,10 @@ class Noted(NamedTuple):
         """Whether a log with that salt may be the one whose salt was noted, some rounds later."""
         return self.salt is not None and (salt - self.salt) % 2**32 < _ROUNDS
 
+    def was(self, salt: int) -> bool:
+        """Whether it may be that one some rounds earlier."""
+        return self.salt is not None and (self.salt - salt) % 2**32 < _ROUNDS
+
 
 def parsed(text: str) -> Noted:
     """What the lock says."""

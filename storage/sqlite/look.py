@@ -28,6 +28,7 @@ from edgedepot.storage.sqlite.suspicion import ATTEMPTS, pause
 from edgedepot.storage.sqlite.wal import Log, pages_in_log, salt_of, wal_of
 
 log = logging.getLogger(__name__)
+OLDER = "the file is older than it was"
 _JOURNAL_MODES = (b"\2\2", b"\1\1")
 """A store has a write-ahead log, a copy has none. SQLite does not write to a file that says more."""
 _MARK = b"CREATE TABLE _meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
@@ -104,7 +105,9 @@ class Look:
         found = Log(self._path)
         salt = found.salt
         if salt is not None and noted.salt is not None and not noted.may_be(salt):
-            return Flaw("its log is another store's", use_log=False)
+            if not self._are_earlier(noted, salt):
+                return Flaw("its log is another store's", use_log=False)
+            self.before = OLDER
         if salt is not None and salt == noted.salt and self._is_older(noted):
             return Flaw("its file is older than its log", fit=False)
         self.log_is_whole = not found.is_torn
@@ -129,6 +132,16 @@ class Look:
     def _is_older(self, noted: Noted) -> bool:
         """Whether the file is not even as it was when its log began."""
         return self.generation is not None and noted.generation is not None and self.generation < noted.generation
+
+    def _are_earlier(self, noted: Noted, salt: int) -> bool:
+        """Whether file and log are both of one earlier moment, put back together. The log of another file does not make
+        its record of the tables a later one."""
+        if not noted.was(salt):
+            return False
+        with contextlib.suppress(sqlite3.Error, *UNREADABLE), contextlib.closing(open_reader(self._path)) as reader:
+            is_ours = schema.text(reader, "store_id") == self._sidecar.store_id
+            return is_ours and (self.generation is None or read_shape(reader).generation > self.generation)
+        return False
 
     def _look_at_loose(self, found: Log) -> Flaw | None:
         """Where commits were not synced one by one, a power cut may leave any of those since the last sync, and SQLite

@@ -28,7 +28,7 @@ from edgedepot.storage.sqlite.ledger import read_ledger
 from edgedepot.storage.sqlite.lock import StoreLock
 from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, LogNote, Noted
 from edgedepot.storage.sqlite.log_sync import LogSync, sync_what_was_left
-from edgedepot.storage.sqlite.look import Look
+from edgedepot.storage.sqlite.look import OLDER, Look
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, read_report, write_report
@@ -49,7 +49,6 @@ from edgedepot.storage.sqlite.wal import Log, salt_of, shm_of, wal_of
 log = logging.getLogger(__name__)
 GOING_ON = "moving"
 """While a copy takes the file's place."""
-_OLDER = "the file is older than it was"
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -253,10 +252,10 @@ class Opening:
         copied_at = schema.number(connection, MARK)
         reason: str | None = "restored from a backup"
         if copied_at is None:
-            reason = self._look.before or (_OLDER if last < sidecar.seq else None)
+            reason = self._look.before or (OLDER if last < sidecar.seq else None)
         if reason is None:
             return
-        notes = (*self._look.notes, *([UNCOUNTED] if reason == _OLDER else []))
+        notes = (*self._look.notes, *([UNCOUNTED] if reason == OLDER else []))
         if copied_at is not None:  # a copy may come back more than once, and none of its lives knows of the others
             epoch = max(epoch, self._clock.now() // 1_000_000)
         is_another = sidecar.store_id not in (None, schema.text(connection, "store_id"))

@@ -168,6 +168,32 @@ def test_a_file_older_than_its_log_is_noticed(quick_folder: Path, since: int, fo
         assert store.ledger().problems == []
 
 
+def test_file_and_log_of_an_earlier_moment_are_the_store_as_it_was(quick_folder: Path) -> None:
+    """Somebody has copied both, and puts them back beside what notes which log was the last."""
+    path, killed = quick_folder / "live" / "x.db", quick_folder / "killed"
+    path.parent.mkdir()
+    with SQLiteStorage(path, gateway_id="roof") as store:
+        store.add_cursor("central")
+        for first in range(0, 1000, 250):
+            store.store_readings(Weather, rows(first, first + 250)).wait()
+        earlier = [Path(shutil.copy(file, quick_folder)) for file in (path, wal_of(path))]
+        put_log_into(path)
+        for first in range(1000, 1500, 250):
+            store.store_readings(Weather, rows(first, first + 250)).wait()
+        shutil.copytree(path.parent, killed)
+    for file in earlier:
+        shutil.copy(file, killed)
+    (killed / "x.db-shm").unlink()
+    with SQLiteStorage(killed / "x.db") as store:
+        report = store.salvaged
+        assert report is not None
+        assert (report.reason, report.kept) == ("the file is older than it was", None)
+        assert report.notes == ("what came in up to a minute before it ended may not be counted",)
+        assert len(readings(store)) == 1000
+        assert store.store_epoch == 2
+        assert store.ledger().problems == []
+
+
 def put_log_into(path: Path) -> None:
     with closing(sqlite3.connect(path, timeout=20)) as other:
         assert other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0] == 0
