@@ -121,8 +121,9 @@ class Draft:
             for one in partitions[model]
         }  # fmt: skip
         for table, root in self.roots.items() if but_for_tables else ():
-            is_copied = table not in self.damaged if table in named else not table.startswith("_h_")
-            if is_copied and self.is_sound(table):
+            is_of_readings = table in named or table.startswith("_j_")
+            is_done = table not in self.damaged if is_of_readings else not table.startswith("_h_")
+            if is_done and self.is_sound(table):
                 known |= self.pages.leaves(root)
         return [number for number in range(1, self.pages.count + 1) if number not in known]
 

@@ -177,11 +177,13 @@ class Readings:
                 draft.damaged |= {"journal", table}
                 continue
             is_of_a_base = "received" in draft.old_columns(table)
-            for batch in self._read(f"SELECT * FROM old.{table}"):
+            for batch in self._read(table, f"SELECT * FROM old.{table}"):
                 found = [self._as_found(row, is_of_a_base) for row in batch]
                 if None in found:  # a page of something else lies there
-                    draft.damaged |= {"journal", table}
+                    draft.damaged.add(table)
                 self._take(found)
+            if table in draft.damaged:
+                draft.damaged.add("journal")
 
     def _as_found(self, row: Row, is_of_a_base: bool) -> tuple[str, Row] | None:
         """A row of a journal table as `scan` would give it."""
@@ -309,21 +311,25 @@ class Readings:
         new = self._draft.new
         for direction in ("ASC", "DESC"):
             order = ", ".join(f"{name} {direction}" for name in ("series", "start", "part"))
-            for batch in self._read(f"SELECT {names} FROM old.{table} WHERE {whole} ORDER BY {order}"):
+            for batch in self._read(table, f"SELECT {names} FROM old.{table} WHERE {whole} ORDER BY {order}"):
                 new.execute("BEGIN")
                 new.executemany(f"INSERT OR IGNORE INTO main.{table} ({names}) VALUES ({marks})", batch)
                 new.execute("COMMIT")
         return self._draft.is_sound(table)
 
-    def _read(self, query: str) -> Iterator[list[Row]]:
-        """What a query on the old file finds before it comes upon damage."""
+    def _read(self, table: str, query: str) -> Iterator[list[Row]]:
+        """What a query on an old table finds before it comes upon damage, which is noted."""
         batch: list[Row] = []
+        is_whole = False
         with reading_old():
             for row in self._draft.new.execute(query):
                 batch.append(row)
                 if len(batch) == _BATCH:
                     yield batch
                     batch = []
+            is_whole = True
+        if not is_whole:
+            self._draft.damaged.add(table)
         yield batch
 
 

@@ -71,6 +71,17 @@ def test_a_page_of_something_else_in_the_journal_is_missed(quick_folder: Path) -
     assert 0 < 610 - kept <= report.lost
 
 
+def test_rows_of_a_table_whose_columns_have_names_that_are_none_are_kept(quick_folder: Path) -> None:
+    """To SQLite the table is sound, and nobody can read it through SQLite."""
+    path = leave(quick_folder, "folded", checkpointed=True)
+    execute(path, "UPDATE _sources SET name = CAST(x'ff41' AS TEXT)")
+    content = path.read_bytes()
+    place = content.index(b"ts INTEGER", content.index(b"CREATE TABLE _j_2 "))
+    path.write_bytes(content[:place] + b"\xf4" + content[place + 1 :])
+    _, kept = salvaged(path)
+    assert kept == 670
+
+
 def test_of_hours_that_readings_went_from_it_is_not_known_how_many_more_are_gone(quick_folder: Path) -> None:
     """They were merged: so these hours had less than was written down of them."""
     path = leave(quick_folder, "partitioned", checkpointed=True)
