@@ -25,6 +25,11 @@ took 617 and 289 bytes a reading, and with 4,000 pages 621 and 294.) It costs th
 again for the reserve, and opening after a crash reads it."""
 
 
+_CONTRADICTIONS = (
+    "no such table", "no such column", "has no column named", "already exists", "there is already an index named"
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
     """The one place where SQLite's errors become ours."""
@@ -59,10 +64,10 @@ def code_of(exc: BaseException) -> int:
 
 def is_damage(exc: BaseException) -> bool:
     """Whether an error of SQLite lies in the file's structure, or in a record that names tables or columns that are not
-    there. Full disks and locks do not."""
+    there, or does not name those that are. Full disks and locks do not."""
     code = code_of(exc)
     if code == sqlite3.SQLITE_ERROR:
-        return any(words in str(exc) for words in ("no such table", "no such column", "has no column named"))
+        return any(words in str(exc) for words in _CONTRADICTIONS)
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

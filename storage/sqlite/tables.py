@@ -39,6 +39,10 @@ def kept_table(layout: Layout, rule: Rule) -> str:
     return f"_d_{layout.name}_{rule.id}"
 
 
+_OF_READINGS = ("_j_", "_h_", "_hour_", "_d_")
+"""How the names begin of the tables that have a row for each reading, or for some together."""
+
+
 def check_tables(connection: sqlite3.Connection, shape: Shape, layouts: Mapping[int, Layout]) -> None:
     """Raises `BadRecord` where the tables of readings that there are, and those on record, are not the same: what is in
     one that no record names would not be there."""
@@ -51,9 +55,9 @@ def check_tables(connection: sqlite3.Connection, shape: Shape, layouts: Mapping[
             known.add(history_table(layouts[model], partition))
             if partition.hours is not None:
                 known.add(hour_table(layouts[model], partition))
-    patterns = " OR ".join(f"name GLOB '{pattern}'" for pattern in ("_j_*", "_h_*", "_hour_*", "_d_*"))
-    names = connection.execute(f"SELECT name FROM sqlite_schema WHERE type = 'table' AND ({patterns})")
-    found = {name for (name,) in names}
+    patterns = " OR ".join(f"name GLOB '{start}*'" for start in _OF_READINGS)
+    tables = connection.execute(f"SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND ({patterns})")
+    found = {name for name, sql in tables if name in known or is_ours(name, str(sql))}
     for piece, after in pairwise(shape.pieces):
         (last,) = connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone() if piece.last else (None,)
         if piece.last >= after.first or (last is not None and last > piece.last):
@@ -353,6 +357,8 @@ def _is_view(name: str, sql: str) -> bool:
 
 def is_ours(name: str, sql: str) -> bool:
     """Whether what a file has by that name is the store's, or SQLite's."""
+    if name.startswith(_OF_READINGS):
+        return "series INTEGER" in sql  # which all of them have; `ALTER TABLE` leaves it as it was written
     return name.startswith(("_", "sqlite_")) or _is_view(name, sql)
 
 
