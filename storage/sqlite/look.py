@@ -178,6 +178,8 @@ class Look:
         self.generation = None if shape is None else shape.generation
         if found.get("store_id") in (None, self._sidecar.store_id):
             return None
+        if _differ_by_one(str(found["store_id"]), self._sidecar.store_id or ""):
+            return "the store's own mark has changed"
         theirs, own = found.get("gateway_id"), self._sidecar.gateway_id
         if theirs is not None and own is not None and theirs != own == (self._gateway_id or own):
             self._path.rename(self._path.with_name(f"{self._path.name}.of-{found['store_id']}"))
@@ -198,3 +200,8 @@ class Look:
             if (head[:16] == MAGIC and head[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")) or _MARK in head:
                 return True
         return False
+
+
+def _differ_by_one(one: str, other: str) -> bool:
+    """Whether a single character has changed: the marks of two stores are never so much alike."""
+    return len(one) == len(other) and sum(map(str.__ne__, one, other)) == 1
