@@ -269,7 +269,9 @@ class Opening:
         journal.skip_to(top)
         write_report(connection, report)
         connection.execute("DELETE FROM _meta WHERE key = ?", (MARK,))
+        journal.finish()
         connection.execute("COMMIT")
+        journal.committed()
         self._look.clear()
         self._aged = report
         if is_another:

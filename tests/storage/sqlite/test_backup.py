@@ -124,6 +124,26 @@ def test_a_restored_store_has_what_was_pending_and_sends_it_as_old(quick_folder:
     audit_file(path)
 
 
+@pytest.mark.parametrize("then", [True, False])
+@pytest.mark.parametrize("now", [True, False])
+def test_a_copy_may_come_to_a_machine_that_does_not_know_the_time(quick_folder: Path, then: bool, now: bool) -> None:
+    """Or does where the other did not; and may end before anything is stored in it."""
+    clock = ManualClock(T0 + timedelta(days=1))
+    clock.trusted = then
+    with SQLiteStorage(quick_folder / "x.db", gateway_id="roof", clock=clock) as store:
+        store.store_readings(Weather, rows(0, 50)).wait()
+        store.backup(quick_folder / "copy.db")
+    clock.trusted = now
+    restore(quick_folder / "copy.db", quick_folder / "y.db", NOW, force=False)
+    for _ in range(2):
+        with SQLiteStorage(quick_folder / "y.db", clock=clock) as store:
+            assert store.salvaged is not None
+            assert store.salvaged.reason == "restored from a backup"
+            assert len(readings(store)) == 50
+            audit_memory(store)
+        audit_file(quick_folder / "y.db")
+
+
 @pytest.mark.parametrize("step", ["marked", "file renamed", "log renamed", "replaced"])
 def test_a_restore_that_was_interrupted_is_finished_by_whoever_opens(quick_folder: Path, step: str) -> None:
     """Never is there no store, nor one with the log of another."""
