@@ -121,6 +121,8 @@ class Delivery:
     def _resolve(self, rows: Sequence[Pending]) -> None:
         if self._doubtful:
             self._probe(rows)
+            if not self._doubtful:  # it was mended meanwhile: what was refused before is asked again
+                self._refused = {seq: self._refused[seq] for seq in self._at_fault}
         refused = deque([request for request in self._requests(rows) if not self._offer(request)])
         probed = False
         while refused:

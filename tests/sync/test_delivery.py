@@ -182,6 +182,18 @@ def test_a_wrong_set_up_is_probed_with_single_rows_until_it_is_mended(store: Tel
     assert store.refusals == []
 
 
+def test_what_was_refused_before_the_set_up_was_mended_is_asked_again(store: TellingStore) -> None:
+    fill(store, SIZE)
+    delivery = delivery_to(store, upstream := ScriptedUpstream(refuses=lambda row: 'column "site" is null'))
+    with pytest.raises(Misconfigured):
+        delivery.deliver(window_of(store))
+    upstream.refuses = refusing({0}, lambda _: "too warm")
+    upstream.script.extend(Fail(DataRefused('column "site" is null')) for _ in range(GUARD - 1))
+    delivery.deliver(window_of(store))
+    assert [reason for _, reason in store.refusals] == ["too warm"]
+    assert (books(store)["delivered"], books(store)["quarantined"]) == (SIZE - 1, 1)
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_a_lasting_refusal_for_one_reason_is_noticed_over_small_windows(store: TellingStore, listed: bool) -> None:
     """A slow gateway never has 16 rows in hand; its upstream's wrong schema shows all the same."""
