@@ -177,6 +177,21 @@ def deliver(store: SQLiteStorage, limit: int) -> None:
     store.flush()
 
 
+def copy_at_rest(folder: Path, to: Path) -> Path:
+    """Copy a store's files as they are at one moment: its thread may write on after what waited for it."""
+    found, before = _files(folder), None
+    while found != before:
+        found, before = _files(folder), found
+    to.mkdir(exist_ok=True)
+    for name, content in found.items():
+        (to / name).write_bytes(content)
+    return to
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
 def leave(folder: Path, stage: str, gateway_id: str = "roof", checkpointed: bool = False) -> Path:
     """The files that a store of that stage leaves when its process is killed."""
     path = folder / "x.db"
@@ -186,8 +201,7 @@ def leave(folder: Path, stage: str, gateway_id: str = "roof", checkpointed: bool
         if checkpointed and store._writing is not None:
             store._writing._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             store.store_readings(Weather, rows(3000, 3010, minutes=121)).wait()
-        for file in store.path.parent.iterdir():
-            shutil.copy(file, folder / file.name)
+        copy_at_rest(store.path.parent, folder)
     shutil.rmtree(folder / "live")
     return path
 

@@ -19,7 +19,7 @@ from edgedepot.storage.clock import to_micros
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import leave, readings, rows
+from tests.storage.sqlite.damaged import copy_at_rest, leave, readings, rows
 from tests.storage.sqlite.killed_child import CURSORS, deed
 
 KILLS = 300 if os.environ.get("EDGEDEPOT_TEST_LONG") else 10
@@ -152,8 +152,8 @@ def test_a_file_older_than_its_log_is_noticed(quick_folder: Path, since: int, fo
             store.store_readings(Weather, rows(first, first + 50)).wait()
             if folds:
                 store.fold()
-        shutil.copytree(path.parent, killed)
-        shutil.copytree(path.parent, quick_folder / "sound")
+        copy_at_rest(path.parent, killed)
+        shutil.copytree(killed, quick_folder / "sound")
     with SQLiteStorage(quick_folder / "sound" / "x.db") as store:
         assert (store.salvaged, len(readings(store))) == (None, 3300)
     shutil.copy(older, killed / "x.db")
@@ -180,7 +180,7 @@ def test_file_and_log_of_an_earlier_moment_are_the_store_as_it_was(quick_folder:
         put_log_into(path)
         for first in range(1000, 1500, 250):
             store.store_readings(Weather, rows(first, first + 250)).wait()
-        shutil.copytree(path.parent, killed)
+        copy_at_rest(path.parent, killed)
     for file in earlier:
         shutil.copy(file, killed)
     (killed / "x.db-shm").unlink()

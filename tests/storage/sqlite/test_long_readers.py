@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,10 +20,10 @@ from edgedepot.storage.sqlite.backup import restore
 from edgedepot.storage.sqlite.connection import open_writer
 from edgedepot.storage.sqlite.lock import StoreLock, writing_process
 from edgedepot.storage.sqlite.opening import GOING_ON
-from edgedepot.storage.sqlite.wal import wal_of
+from edgedepot.storage.sqlite.wal import shm_of, wal_of
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.damaged import copy_at_rest, rows
 from tests.storage.sqlite.test_failures import T0
 from tests.storage.sqlite.test_writer import advance_until
 
@@ -166,10 +165,10 @@ def test_a_log_that_was_cut_is_not_missing(store: SQLiteStorage, tmp_path: Path,
     clock = store.clock
     assert isinstance(clock, ManualClock)
     advance_until(clock, lambda: log_bytes(store) <= 4 * 30 * 4096)
-    for one in store.path.parent.iterdir():
-        if has_index or not one.name.endswith("-shm"):  # which nobody syncs
-            shutil.copy(one, tmp_path)
-    with SQLiteStorage(tmp_path / store.path.name) as left:
+    left_by = copy_at_rest(store.path.parent, tmp_path / "left")
+    if not has_index:  # which nobody syncs
+        shm_of(left_by / store.path.name).unlink()
+    with SQLiteStorage(left_by / store.path.name) as left:
         assert (left.store_epoch, left.salvaged) == (1, None)
         assert len(left.query_readings(Weather)) == 12_000
 

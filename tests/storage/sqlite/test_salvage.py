@@ -26,7 +26,19 @@ from edgedepot.storage.sqlite.verify import Verification
 from edgedepot.storage.sqlite.wal import wal_of
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import DAMAGES, PAGE, STAGES, SUFFIXES, T0, Identity, deliver, leave, readings, rows
+from tests.storage.sqlite.damaged import (
+    DAMAGES,
+    PAGE,
+    STAGES,
+    SUFFIXES,
+    T0,
+    Identity,
+    copy_at_rest,
+    deliver,
+    leave,
+    readings,
+    rows,
+)
 from tests.storage.sqlite.test_writer import advance_until
 
 Key = tuple[str, str, str]
@@ -429,14 +441,14 @@ LOST_LOOSE = {"zeroed page": 100, "flipped byte": 60, "wrong size": 60}
 def test_a_log_that_is_synced_now_and_then(quick_folder: Path, damage: str) -> None:
     """Behind a frame that cannot be read, what was durable is read all the same; what is gone is reported."""
     path = quick_folder / "x.db"
-    with SQLiteStorage(quick_folder / "live.db", gateway_id="roof", durability="process") as store:
+    (quick_folder / "live").mkdir()
+    with SQLiteStorage(quick_folder / "live" / "x.db", gateway_id="roof", durability="process") as store:
         store.add_cursor("central")
         for first in range(0, 600, 20):
             store.store_readings(Weather, rows(first, first + 20)).wait("durable")
         assert store._writing is not None
         store._writing.writer._note_seq()  # as it does now and then
-        for file in quick_folder.glob("live.db*"):
-            shutil.copy(file, quick_folder / file.name.replace("live", "x"))
+        copy_at_rest(store.path.parent, quick_folder)
     log_file = wal_of(path)
     if damage == "swapped":
         (quick_folder / "other").mkdir()

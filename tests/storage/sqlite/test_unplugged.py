@@ -16,7 +16,7 @@ from edgedepot import SQLiteStorage
 from edgedepot.storage.clock import ManualClock
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
-from tests.storage.sqlite.damaged import rows
+from tests.storage.sqlite.damaged import copy_at_rest, rows
 from tests.storage.sqlite.test_failures import T0
 from tests.storage.sqlite.test_writer import advance_until
 
@@ -82,7 +82,7 @@ with opened() as store:
     receipt = store.store_readings(Weather, [("d0", None, {{"temperature": float(n)}}) for n in range(50)])
     advance_until(clock, lambda: is_failing(store))
     more = store.store_readings(Weather, rows(200, 210))  # is in none of the attempts, or in the last ones
-    shutil.copytree(card, copy)
+    copy_at_rest(card, copy)
     plug_copy()
     advance_until(clock, lambda: is_back(store) and receipt.level == more.level == "durable")
     assert (receipt.accepted, receipt.duplicates) == (50, 0)
@@ -98,7 +98,7 @@ with opened() as store:
     store.add_cursor("central")
     store.store_readings(Weather, rows(0, 100)).wait()
     store.store_readings(Weather, rows(0, 1)).wait("committed")  # what comes next is not synced for who waited before
-    shutil.copytree(card, copy)
+    copy_at_rest(card, copy)
     receipt = store.store_readings(Weather, rows(100, 150)).wait("committed")
     failing_syncs.value = 1000
     store.store_readings(Weather, rows(200, 210))
