@@ -119,10 +119,8 @@ class Delivery:
         self._forget(window)
 
     def _resolve(self, rows: Sequence[Pending]) -> None:
-        if self._doubtful:
-            self._probe(rows)
-            if not self._doubtful:  # it was mended meanwhile: what was refused before is asked again
-                self._refused = {seq: self._refused[seq] for seq in self._at_fault}
+        if self._doubtful and self._probe(rows):  # it was mended meanwhile: what was refused before is asked again
+            self._refused = {seq: self._refused[seq] for seq in self._at_fault}
         refused = deque([request for request in self._requests(rows) if not self._offer(request)])
         probed = False
         while refused:
@@ -159,21 +157,22 @@ class Delivery:
         halves = ((left, left_accepted), (right, right_accepted))
         return [half for half, accepted in halves if not accepted and len(half) > 1]
 
-    def _probe(self, rows: Sequence[Pending]) -> None:
-        """Ask for single rows from all over the window, until one is accepted, before thousands are asked for. In place
-        of those that are at fault themselves there are others, as long as not all are."""
+    def _probe(self, rows: Sequence[Pending]) -> bool:
+        """Ask for single rows from all over the window, until one is accepted, before thousands are asked for; whether
+        one was. In place of those that are at fault themselves there are others, as long as not all are."""
         in_doubt = 0
         while in_doubt < GUARD:
             asked = _spread(self._unresolved(rows), GUARD)
             for row in asked:
                 self._offer([row])
                 if row.seq in self._accepted:
-                    return
+                    return True
             found = sum(row.seq not in self._at_fault for row in asked)
             if not found:
                 break
             in_doubt += found
         self._check_setup(rows)
+        return False
 
     def _check_setup(self, rows: Iterable[Pending]) -> None:
         """Raise `Misconfigured` if nothing of this window was accepted and the latest reasons are all the same."""

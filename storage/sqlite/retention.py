@@ -59,6 +59,12 @@ from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thi
 from edgedepot.storage.sqlite.walk import END, NEVER, owed
 
 _LAST_MINUTE = 2**62
+_FOLDS = 3
+"""So often it has the fold go first for a partition: readings of its time may come on and on."""
+
+
+def fold_first(_: Journal) -> None:
+    """What `Retention.next` says where that has to be before anything goes: no deed for a transaction."""
 
 
 class _Owed(NamedTuple):
@@ -85,13 +91,16 @@ class Retention:
         self._limits = limits
         self._log = RoomLog()
         self._unswept = set(journal.shape.horizons)
+        self._folds = 0
+        self._may_fold = False
         self.is_over = False
         self.full = full
 
-    def next(self, now: int | None) -> Deed | None:
+    def next(self, now: int | None, may_fold: bool) -> Deed | None:
         """The next transaction's deed; None when all is as it should be, or as good as it can be. `now` is None while
-        nobody knows the time: then nothing is too old."""
+        nobody knows the time: then nothing is too old. It is `fold_first` only where there `may_fold` be something."""
         self._log.begin()
+        self._may_fold = may_fold
         if not self._journal.shape.pieces:
             return None
         deed = close_piece if self.ends_piece else self._acknowledged()
@@ -178,11 +187,25 @@ class Retention:
         return self._going(layout, mine[0], end, FULL)
 
     def _going(self, layout: Layout, partition: Partition, end: int, why: str) -> Deed:
-        """What is to be kept of it is brought together first."""
+        """What is to be kept of it is brought together first, once all of it is there."""
+        if self._awaits_fold(layout, partition, end):
+            self._folds += not self._journal.shape.folded.active
+            return fold_first
         if is_kept(self._journal.shape, layout, partition):
             return lambda journal: self._drop_partition(layout, partition, end, why)
         most = self._limits.fold_rows  # it takes as much room as they do, where buckets are short
         return lambda journal: keep_more(self._connection, journal, layout, partition, most)
+
+    def _awaits_fold(self, layout: Layout, partition: Partition, end: int) -> bool:
+        """Whether readings are on their way there that would be missing in what is kept. In the middle of that it makes
+        no difference: then it is begun anew."""
+        shape = self._journal.shape
+        if not shape.rules_of(layout.id) or not self._may_fold or self._folds >= _FOLDS:
+            return False
+        keeping = shape.keeping
+        if keeping is not None and keeping.is_of(layout.id, partition) and not keeping.done:
+            return False
+        return self._journal.tail.coming(layout.id, shape.horizon(layout.id), end) > 0
 
     def _may_go(self, layout: Layout, partition: Partition, keep_pending: bool) -> bool:
         return not keep_pending or not any(owed.missed for owed in self._owed_rows(layout, partition).values())
@@ -217,11 +240,13 @@ class Retention:
                 self._log.evicted(note_given_up(self._journal, name, "evicted", low, last + 1, missed), why)
         if why == FULL:
             self._log.history_went(layout.name, end)
+        if shape.rules_of(layout.id):
+            self._log.not_kept(layout.name, self._journal.tail.coming(layout.id, shape.horizon(layout.id), end))
         start = shape.partitions[layout.id].pop(0).start
         shape.horizons[layout.id] = end
         for rule in shape.rules_of(layout.id):
             rule.low = start if rule.low is None else rule.low
-        shape.keeping = None
+        shape.keeping, self._folds = None, 0
         refresh_view(self._connection, shape, layout)
         self._connection.execute(f"DROP TABLE {history_table(layout, partition)}")
         if partition.hours is not None:

@@ -45,6 +45,12 @@ class RoomLog:
         text = f"{what}, kept of {measurement} up to {from_micros(end):%Y-%m-%dT%H:%MZ}, went, as {FULL}"
         self._lines.append((logging.INFO, text))
 
+    def not_kept(self, measurement: str, rows: int) -> None:
+        """Readings that are not in history yet, of a time whose history goes: the fold had no room, or more came on."""
+        if rows:
+            text = f"up to {rows} readings of {measurement} are missing in what is kept of it: their time went first"
+            self._lines.append((logging.WARNING, text))
+
     def held_went(self, rows: int) -> None:
         """Readings that waited for the time: nobody sees them any more, nor could tell of what time they are."""
         if rows:

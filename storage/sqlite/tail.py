@@ -117,6 +117,11 @@ class Tail:
         self.rows += 1
         self.held += seq in self._holes
 
+    def coming(self, model_id: int, low: int, high: int) -> int:
+        """How many rows of a model with ``low <= ts < high`` the next fold brings into history."""
+        mine = (series for series in self._series.values() if series.model_id == model_id)
+        return sum(seq not in self._holes for series in mine for seq in series.seqs[series.span(low, high)])
+
     def hold(self, spans: list[tuple[int, int]]) -> None:
         """Rows with these numbers, ``low..high``, are held: they are not to be folded."""
         self._holes = Ranges(spans)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.reading import declared_measurements
 from edgedepot.storage.sqlite.cursors import Cursors
-from edgedepot.storage.sqlite.fold import Fold
+from edgedepot.storage.sqlite.fold import CHUNK, Fold
 from edgedepot.storage.sqlite.journal import Deed, Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Calls, Pace
-from edgedepot.storage.sqlite.retention import Retention
+from edgedepot.storage.sqlite.retention import Retention, fold_first
 
 log = logging.getLogger(__name__)
 RETAIN_SECONDS = 300.0
@@ -184,7 +184,13 @@ class Upkeep:
 
     def _retain_step(self) -> None:
         self.retains.begun = self.retains.wanted
-        deed = self.retention.next(self._clock.now() if self._clock.trusted else None)
+        deed = self._to_retain()
+        while deed is fold_first:
+            is_short = self._unfolded() <= CHUNK
+            self._fold_step()
+            if self._fold.active and not is_short:
+                return
+            deed = self._to_retain()  # at once, where that is not long: readings may come on and on
         if deed is not None:
             transact(self._connection, self._journal, [deed])
             self.retention.committed()
@@ -194,3 +200,7 @@ class Upkeep:
             self._retain_at = now + (PRESSED_SECONDS if is_over else RETAIN_SECONDS)
             self._fold_at = now if is_over else self._fold_at  # what is not in history cannot go
         self._answer(self.retains)
+
+    def _to_retain(self) -> Deed | None:
+        now = self._clock.now() if self._clock.trusted else None
+        return self.retention.next(now, may_fold=self._is_past(self._no_fold_before))

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from edgedepot import InvalidValue, SQLiteStorage
+from edgedepot.storage.clock import ManualClock, to_micros
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.rows import aggregate_rows, select_rows
 from edgedepot.storage.sqlite.downsampled import keep_more
+from edgedepot.storage.sqlite.journal import Journal
+from edgedepot.storage.sqlite.limits import Limits
+from edgedepot.storage.sqlite.retention import Retention, fold_first
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.minutes import killed_at_some_moment
@@ -140,6 +144,62 @@ def test_late_merged_and_deleted_rows_are_exact(path: Path) -> None:
         gone(store)
         check(store, rows, [None, "1h", "1d"])
         check(store, rows, ["1d"], device="late")
+
+
+def leave_half_unfolded(path: Path) -> Rows:
+    """A store that is closed before the fold: half of its readings lie in the journal alone, between the others."""
+    rows = readings()
+    with opened(path, NOW, fold_interval="1000 days") as store:
+        store.keep_downsampled(Weather, "1 hour", functions=FUNCTIONS)
+        put(store, {key: rows[key] for key in list(rows)[::2]})
+        store.fold()
+        put(store, rows)
+    return rows
+
+
+def test_readings_that_wait_for_the_fold_are_in_what_is_kept(path: Path) -> None:
+    """They came in time, then the machine was off for longer than readings are kept."""
+    rows = leave_half_unfolded(path)
+    with opened(path, NOW, keep="10 days", fold_interval="1000 days") as store:
+        store.retain()
+        gone(store)
+        check(store, rows, [None, "1h", "1d"])
+        assert store.ledger().sources["direct"]["late"] == 0
+        audit_memory(store)
+    audit_file(path)
+
+
+def test_history_goes_without_the_fold_where_that_cannot_be(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = leave_half_unfolded(path)
+    clock = ManualClock(NOW)
+    clock.trusted = False  # nothing is too old yet
+    with opened(path, keep="10 days", fold_interval="1000 days", clock=clock) as store:
+        assert store._writing is not None
+        store._writing.writer._upkeep.put_fold_off()  # as on a full device
+        clock.trusted = True
+        store.retain()
+        before = gone(store)
+        counted = store.aggregate(Weather, "timestamp", "count")
+        assert isinstance(counted, dict)
+        assert sum(moment >= before for _, moment in rows) < counted["result"] < len(rows)
+    assert "readings of weather are missing in what is kept of it" in caplog.text
+
+
+def test_history_goes_although_readings_of_its_time_come_on_and_on(path: Path) -> None:
+    leave_half_unfolded(path)
+    with opened(path, NOW, fold_interval="1000 days") as store:
+        writing = store._writing
+        assert writing is not None
+        limits = Limits.of("10 days", None, "evict", keep_pending=True)
+        found: list[bool] = []
+
+        def look(journal: Journal) -> None:
+            retention = Retention(journal.connection, journal, writing.cursors, limits, None)
+            found.extend(retention.next(to_micros(NOW), may_fold=True) is fold_first for _ in range(10))
+
+        store._do(look)
+    assert True in found
+    assert found[-1] is False
 
 
 def test_what_changes_while_a_partition_is_brought_together_counts_as_it_is_then(path: Path) -> None:
