@@ -169,6 +169,24 @@ def test_readings_that_wait_for_the_fold_are_in_what_is_kept(path: Path) -> None
     audit_file(path)
 
 
+def test_readings_that_are_released_as_their_time_goes_are_in_what_is_kept(path: Path) -> None:
+    rows, clock = readings(), ManualClock(NOW)
+    with opened(path, NOW) as store:
+        store.keep_downsampled(Weather, "1 hour", functions=FUNCTIONS)
+        put(store, {key: rows[key] for key in list(rows)[::2]})
+        store.fold()
+    clock.trusted = False
+    with opened(path, keep="10 days", fold_interval="1000 days", clock=clock) as store:
+        put(store, rows)
+        store.flush()
+        clock.trusted = True
+        store.retain()
+        gone(store)
+        check(store, rows, [None, "1h", "1d"])
+        audit_memory(store)
+    audit_file(path)
+
+
 def test_history_goes_without_the_fold_where_that_cannot_be(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = leave_half_unfolded(path)
     clock = ManualClock(NOW)
