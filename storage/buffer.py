@@ -227,7 +227,8 @@ class Buffer(abc.ABC):
 
     @abc.abstractmethod
     def waiting(self, cursor: str, lane: Lane) -> int:
-        """About how many rows wait in a lane: never fewer than there are. From memory, so it may be asked often."""
+        """About how many rows wait in a lane: never fewer than there are, but for what was quarantined and is sent once
+        more. From memory, so it may be asked often."""
 
     @abc.abstractmethod
     def count_pending(self, cursor: str) -> int:

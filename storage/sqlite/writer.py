@@ -15,7 +15,6 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.errors import ReceiptTimeout, StorageBusy, StorageClosed, StorageError
@@ -23,13 +22,11 @@ from edgedepot.storage.receipt import COMMITTED, DURABLE, LEVELS, QUEUED, Receip
 from edgedepot.storage.sqlite.callers import Callers
 from edgedepot.storage.sqlite.cursors import Cursors
 from edgedepot.storage.sqlite.forks import Home
-from edgedepot.storage.sqlite.in_place import InPlace
 from edgedepot.storage.sqlite.items import Item, Task, Write
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.lock import why_refused
 from edgedepot.storage.sqlite.log_length import LogLength
-from edgedepot.storage.sqlite.mount import Mount, not_mounted
-from edgedepot.storage.sqlite.names import names_of
+from edgedepot.storage.sqlite.moves import Moves
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Pace
 from edgedepot.storage.sqlite.queue import Queue
@@ -37,16 +34,11 @@ from edgedepot.storage.sqlite.reserve import is_full
 from edgedepot.storage.sqlite.room import Room
 from edgedepot.storage.sqlite.salvage import UNREADABLE
 from edgedepot.storage.sqlite.sidecar import Sidecar
-from edgedepot.storage.sqlite.suspicion import Suspicion
 from edgedepot.storage.sqlite.unsynced import Unsynced
 from edgedepot.storage.sqlite.upkeep import Upkeep, transact
 
-if TYPE_CHECKING:
-    from edgedepot.storage.sqlite.successor import Successor
-
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
-SALVAGE_SECONDS = 600.0
 NOTE_SECONDS = 60.0
 # What the data of an item can cause; any other error of SQLite lies in the disk or the file.
 _DATA_ERRORS = (
@@ -73,19 +65,13 @@ class Writer:
         sidecar: Sidecar,
         room: Room,
         log_length: LogLength,
-        salvage: Callable[[str], Opened],
-        mount: Mount,
-        in_place: InPlace,
-        go_on: Callable[[Successor], Opened],
+        moves: Moves,
     ) -> None:
         self._connection = opened.connection
         self._journal = opened.journal
         self._sidecar = sidecar
-        self._salvage, self._go_on = salvage, go_on
-        self._mount = mount
-        self._in_place = in_place
-        self._suspicion = Suspicion()
-        self._salvage_at = self._note_at = clock.monotonic()
+        self._moves = moves
+        self._note_at = clock.monotonic()
         self._path = path
         self._home = Home(path)
         self._clock = clock
@@ -191,9 +177,8 @@ class Writer:
     def suspect(self, exc: BaseException) -> None:
         """Somebody ran into an error of SQLite's. Where the file is damaged it is salvaged, and the store goes on with
         what that leaves."""
-        with self._condition:
-            self._suspicion.note(exc)
-            self._condition.notify_all()
+        self._moves.suspect(exc)
+        self._wake()
 
     def flush(self) -> None:
         """Return when everything submitted before is durable. While the store cannot be written that raises
@@ -263,9 +248,10 @@ class Writer:
                 closing = self._closing
             started_at = self._clock.monotonic()
             try:
-                self._follow_files()
-                self._go_on_where_left()
-                self._salvage_where_needed()
+                self._go_on(self._moves.followed(self._connection, self.durable_seq, self.trouble is not None))
+                if self._moves.expects_heir:
+                    self._inherit()
+                self._go_on(self._moves.salvaged())
                 self._journal.recover()
                 if is_due and self._queue:
                     self._commit(self._queue.items[:])
@@ -286,7 +272,7 @@ class Writer:
                 if is_full(exc, self._path.parent):
                     self._make_room()
             except UNREADABLE as exc:
-                if not self._suspicion.concerns(exc):
+                if not self._moves.may_be_damage(exc):
                     log.exception("a fault of the program's own keeps the store from being looked after")
                     self._upkeep.put_off()
                 self.suspect(exc)
@@ -295,50 +281,9 @@ class Writer:
                 self._end_trouble()
             closing = closing and (not self._queue or self.trouble is not None)
 
-    def _salvage_where_needed(self) -> None:
-        """Where the file is damaged, go on with a new one. Not again and again: a card that loses what was just written
-        is beyond help, and what waits here is safer where it is."""
-        reason = self._suspicion.reason
-        if reason is None:
-            return
-        if self._suspicion.has_passed(self._path, self._clock.monotonic()):
-            log.warning("%s could not be read for a moment: %s", self._path, reason)
-            with self._condition:
-                self._suspicion.clear()
-            return
-        is_fresh = self._clock.monotonic() < self._salvage_at
-        if self._suspicion.is_unfounded(self._path, is_fresh):
-            log.error("%s is whole: the fault is the program's own: %s", self._path, reason)
-            with self._condition:
-                self._suspicion.clear()
-            return
-        if is_fresh:
-            raise StorageError(f"damaged again, right after it was salvaged: {reason}")
-        self.log_length.renew()
-        self._suspicion.act()
-        self._renew(self._salvage(reason))
-        self._salvage_at = self._clock.monotonic() + SALVAGE_SECONDS
-
-    @property
-    def _is_between_files(self) -> bool:
-        """Whether what has the store's name now is to be opened yet."""
-        return self._mount.is_away or self._suspicion.is_acted_on or self.log_length.has_heir_in_place
-
-    def _follow_files(self) -> None:
-        """Where the store's file system is mounted no more, or its log has no name: let go of its files, and go on when
-        they are there by their names."""
-        is_in_trouble = self.trouble is not None or self._suspicion.reason is not None
-        if is_in_trouble and self._mount.is_gone():
-            log.error("%s: its file system was unmounted", self._path)
-            self.log_length.let_go()
-            self._mount.let_go(not_mounted(self._path))
-        elif not self._is_between_files and self._in_place.has_no_log():
-            self.log_length.let_go()  # what it has reads the log
-            self._in_place.leave_log(self._connection)
-            self._mount.let_go(f"{self._path} is being opened again")
-        if self._mount.is_away:
-            self._renew(self._mount.come_back(self.durable_seq))
-            log.warning("%s is open again", self._path)
+    def _go_on(self, opened: Opened | None) -> None:
+        if opened is not None:
+            self._renew(opened)
 
     def _renew(self, opened: Opened) -> None:
         """Go on with a store that was opened anew: all that is there is on the device. Nothing here may fail: what is
@@ -347,42 +292,26 @@ class Writer:
         self._connection, self._journal = opened.connection, opened.journal
         self._upkeep.renew(opened, self.full)
         self.room.renew()
-        self._in_place.renew()
         self.log_length.begin(self._connection)
         last = self._journal.committed_seq
         self._unsynced.renew(opened.log_sync, last, opened.report)
+        self._moves.renewed()
         with self._condition:
-            self._suspicion.clear()
             done = self._queue.items[: self._attempts.get(last, 0)] if last > before else []
         if done:  # a commit that failed is there all the same
             self._settle(done)
         self._tell()
 
-    def _go_on_where_left(self) -> None:
+    def _inherit(self) -> None:
         """Where the file is left to a long reader, go on in the copy that has taken its place."""
-        if not self.log_length.expects_heir:
-            return
-        if self._suspicion.reason is not None and not self.log_length.has_heir_in_place:
-            return
         try:
-            with names_of(self._path).lock:  # whoever opened the new file with the old log would keep that for good
-                successor = self.log_length.heir(self._connection, self._put_on_device)
-                opened = None if successor is None else self._inherit(successor)
+            opened = self._moves.inherited(self._connection, self._put_on_device)
         finally:
             self._tell()  # not before: who is called back may wait for somebody that opens the store to read
         if opened is not None:
             self._renew(opened)
             self.log_length.inherited()
             self._upkeep.retain_soon()
-
-    def _inherit(self, successor: Successor) -> Opened:
-        try:
-            return self._go_on(successor)
-        except (sqlite3.Error, *UNREADABLE) as exc:  # it is damaged, and what is written to the old file is lost
-            self.log_length.renew()
-            self.suspect(exc)
-            self._suspicion.act()
-            raise
 
     def _wake(self) -> None:
         with self._condition:
@@ -395,7 +324,7 @@ class Writer:
         """Seconds until there is something to do, none left where there is now; None where there will be nothing."""
         if self.trouble is not None and not self._closing:
             return self._retry_at - self._clock.monotonic()
-        if self._suspicion.reason is not None or self._commit_due():
+        if self._moves.suspected is not None or self._commit_due():
             return 0.0
         mine = (self._queue.due_at, self._unsynced.due_at, self.room.due_at, self.log_length.due_at)
         times = [at for at in (*mine, *self._upkeep.times()) if at is not None]
@@ -412,7 +341,7 @@ class Writer:
                     self._commit([item])
             elif items[0].reject_unstorable():
                 self._commit(items)
-            elif self._suspicion.concerns(exc):
+            elif self._moves.may_be_damage(exc):
                 raise
             else:
                 log.exception("a write failed for a reason that is not in its data; its readings are not stored")

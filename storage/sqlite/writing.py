@@ -22,6 +22,7 @@ from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.lock import StoreLock
 from edgedepot.storage.sqlite.log_length import CARD, PATIENCE, LogLength
 from edgedepot.storage.sqlite.mount import Mount
+from edgedepot.storage.sqlite.moves import Moves
 from edgedepot.storage.sqlite.names import names_of
 from edgedepot.storage.sqlite.opening import GOING_ON, Opened, Opening
 from edgedepot.storage.sqlite.pace import Pace
@@ -82,6 +83,8 @@ class Writing:
             self.pending_reader = PendingReader(self.catalogue)
             store_id = schema.text(self._connection, "store_id")
             self._mount = Mount(path, store_id, self._let_go, self._open_again)
+            length = LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout), pace.busy_timeout * CARD)
+            in_place = InPlace(path, self._lock)
             self.writer = Writer(
                 self._opened,
                 path,
@@ -91,11 +94,8 @@ class Writing:
                 cursors=self.cursors,
                 sidecar=self._sidecar,
                 room=Room(path, clock, reserve),
-                log_length=LogLength(path, clock, reserve, min(PATIENCE, pace.busy_timeout), pace.busy_timeout * CARD),
-                salvage=self._salvage,
-                mount=self._mount,
-                in_place=InPlace(path, self._lock),
-                go_on=self._go_on,
+                log_length=length,
+                moves=Moves(path, clock, length, self._mount, in_place, self._salvage, self._go_on),
             )
             undo.pop_all()
         self._closed = self._is_half_salvaged = False
