@@ -11,6 +11,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+from edgedepot.storage.sqlite.shape import read_shape, write_shape
 
 log = logging.getLogger(__name__)
 Step = Callable[[sqlite3.Connection], None]
@@ -21,7 +24,17 @@ def say_which_are_averages(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE _withheld ADD COLUMN every INTEGER NOT NULL DEFAULT 0")
 
 
-STEPS: Mapping[int, Step] = {2: say_which_are_averages}
+def end_pieces(connection: sqlite3.Connection) -> None:
+    """A piece of the journal says which its last row is. Where the next one has gone its rows tell."""
+    shape = read_shape(connection)
+    for piece, after in pairwise(shape.pieces):
+        (last,) = connection.execute(f"SELECT max(seq) FROM {piece.table}").fetchone()
+        is_next = after.id == piece.id + 1
+        piece.last = piece.last or (after.first - 1 if is_next or last is None else last)
+    write_shape(connection, shape)
+
+
+STEPS: Mapping[int, Step] = {2: say_which_are_averages, 4: end_pieces}
 """By the version that it leads to."""
 
 

@@ -23,7 +23,7 @@ from edgedepot.storage.sqlite.migrations import migrate
 from edgedepot.storage.sqlite.records import BadRecord, is_setting
 
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
-VERSION = 2
+VERSION = 4
 """Of the file's tables. All versions have an odd number of bits that are set (1, 2, 4, 7, 8, 11 ...), and this a newer
 program's is told by from one in which a bit has flipped."""
 _VERSIONS = 1_000

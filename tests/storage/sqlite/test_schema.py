@@ -1,13 +1,16 @@
 """Files of every released schema open, are brought up to date once, and hold what they held."""
 
+import json
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.clock import DAY
+from edgedepot.storage.clock import DAY, ManualClock
 from edgedepot.storage.delivered import Measure
 from edgedepot.storage.errors import InvalidValue
 from edgedepot.storage.reading import define_model
@@ -71,6 +74,38 @@ def test_what_was_not_sent_is_still_noted_after_the_second_step(quick_folder: Pa
     SQLiteStorage(path, gateway_id="roof").close()
     with closing(sqlite3.connect(path)) as file:
         assert (*noted, 0) in file.execute("SELECT * FROM _withheld").fetchall()
+
+
+def test_a_held_piece_ends_where_its_rows_do_after_the_fourth_step(quick_folder: Path) -> None:
+    """Of those behind it some have gone: once it is released nothing is folded that is of theirs."""
+    path, clock = quick_folder / "x.db", ManualClock(T0)
+    held, others = [
+        [row for n, row in enumerate(rows(0, 80)) if n // 4 % 2 == one] for one in (0, 1)
+    ]  # among each other
+    settings: dict[str, Any] = {"gateway_id": "roof", "piece_rows": 10, "clock": clock, "uncertain_times": "hold"}
+    clock.trusted = False
+    with SQLiteStorage(path, **settings) as store:
+        store.store_readings(Weather, held).wait()
+    clock.reboot(T0 + timedelta(days=1))
+    with SQLiteStorage(path, **settings) as store:
+        clock.trusted = True
+        for first in range(0, 40, 10):
+            store.store_readings(Weather, others[first : first + 10]).wait()
+            store.fold()
+    with closing(sqlite3.connect(path)) as file:
+        shape = json.loads(file.execute("SELECT value FROM _meta WHERE key = 'shape'").fetchone()[0])
+        assert len(shape["pieces"]) == 2  # the held one, and the last
+        shape["pieces"] = [piece[:5] for piece in shape["pieces"]]
+        file.execute("UPDATE _meta SET value = ? WHERE key = 'shape'", (json.dumps(shape),))
+        file.execute("PRAGMA user_version = 2")
+        file.commit()
+    with SQLiteStorage(path, **settings) as store:
+        assert store.salvaged is None
+        store.release_held()
+        store.fold()
+        assert store.aggregate(Weather, "temperature", "count") == {"result": len(readings(store))} == {"result": 80}
+        audit_memory(store)
+    audit_file(path)
 
 
 def _shape_of(file: sqlite3.Connection) -> list[tuple[str, str]]:
