@@ -26,11 +26,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgedepot.requests import SIZE_LIMIT, VERSION, Desk, Request, decode, encode
 from edgedepot.storage import errors
 from edgedepot.storage.errors import ConfigError, EdgeDepotError, InvalidValue, StorageBusy, StorageError, StorageLocked
+
+if TYPE_CHECKING:
+    from edgedepot.requests import Desk, Request
 
 log = logging.getLogger("edgedepot.gateway")
 
@@ -185,6 +187,8 @@ class ControlServer:
             self._clients[thread] = client  # before it can be forgotten, which needs the lock
 
     def _attend(self, client: socket.socket) -> None:
+        from edgedepot.requests import VERSION  # here, as most gateways are left alone
+
         try:
             with client, contextlib.suppress(OSError):  # it went away, or says nothing, or does not listen
                 answer = self._answer(client)
@@ -196,9 +200,11 @@ class ControlServer:
             self._slots.release()
 
     def _answer(self, client: socket.socket) -> dict[str, Any]:
+        from edgedepot.requests import SIZE_LIMIT, decode
+
         try:
             _check_peer(client)
-            request = decode(_read_line(client, self._patience))
+            request = decode(_read_line(client, self._patience, SIZE_LIMIT))
         except EdgeDepotError as exc:
             return _error(exc)
         try:
@@ -237,17 +243,18 @@ def _user(number: int) -> str:
         return f"#{number}"
 
 
-def _read_line(client: socket.socket, patience: float) -> bytes:
-    """All up to the line's end, or to where the client's side ends. Raises `TimeoutError` and `InvalidValue`."""
+def _read_line(client: socket.socket, patience: float, most: int) -> bytes:
+    """All up to the line's end, or to where the client's side ends, in bytes. Raises `TimeoutError`, and `InvalidValue`
+    where there are more than that."""
     deadline = time.monotonic() + patience
     line = bytearray()
-    while len(line) <= SIZE_LIMIT:
+    while len(line) <= most:
         client.settimeout(max(0.001, deadline - time.monotonic()))
         part = client.recv(1 << 16)
         line += part
         if not part or b"\n" in part:
             return bytes(line.partition(b"\n")[0])
-    raise InvalidValue(f"the request is longer than {SIZE_LIMIT} bytes")
+    raise InvalidValue(f"the request is longer than {most} bytes")
 
 
 def _error(exc: EdgeDepotError) -> dict[str, Any]:
@@ -263,6 +270,8 @@ def ask(path: Path, request: Request, timeout: float = ANSWER_PATIENCE) -> dict[
     Blocks for `timeout` seconds at most. Raises what carrying the request out raised there, `StorageLocked` for who
     may not ask, `StorageBusy` where no answer comes in time, `StorageError` where the gateway hangs up.
     """
+    from edgedepot.requests import encode
+
     line = encode(request)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.settimeout(timeout)
@@ -306,6 +315,8 @@ def _owner(path: Path) -> int:
 
 
 def _read_answer(path: Path, line: bytes) -> dict[str, Any]:
+    from edgedepot.requests import VERSION
+
     if not line.endswith(b"\n"):
         raise StorageError(f"{path}: the gateway hung up without an answer; it may have been stopped")
     try:

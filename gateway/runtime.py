@@ -21,14 +21,13 @@ from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from edgedepot.clock import GatewayClock, watch_of
 from edgedepot.control import ControlServer, socket_path
 from edgedepot.drivers.base import Driver
 from edgedepot.forwarding import read_start
 from edgedepot.names import driver_name_problem, name_problem
-from edgedepot.requests import Removed, remove_cursor
 from edgedepot.storage.base import BaseStorage
 from edgedepot.storage.buffer import Buffer, Inlet, Start
 from edgedepot.storage.clock import Clock, from_micros
@@ -40,6 +39,9 @@ from edgedepot.sync.limits import Limits, Rate, Size
 from edgedepot.sync.settings import Duration
 from edgedepot.sync.worker import SyncWorker
 from edgedepot.words import counted
+
+if TYPE_CHECKING:
+    from edgedepot.requests import Removed
 
 log = logging.getLogger("edgedepot.gateway")
 
@@ -267,6 +269,8 @@ class Gateway:
         Blocks until that is committed. Raises `InvalidValue` where there is none of that name, and `StorageBusy` while
         it does not answer the request in flight: then nothing is removed, and nothing more is sent until a restart.
         """
+        from edgedepot.requests import remove_cursor  # here, as most gateways are left alone
+
         if not isinstance(self._store, Buffer):
             raise NotSupported(f"a {type(self._store).__name__} has no upstreams")
         with self._removing:

@@ -13,7 +13,6 @@ from edgedepot.storage.reading import Reading
 from edgedepot.storage.sqlite.catalogue import Catalogue
 from edgedepot.storage.sqlite.downsampled import KeptColumns, Wish, add_rule, kept_columns
 from edgedepot.storage.sqlite.journal import Journal
-from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin
 from edgedepot.storage.sqlite.view import View
 from edgedepot.storage.sqlite.writing import Writing
 
@@ -82,6 +81,8 @@ class SQLiteKeeping(abc.ABC):
         the minute stays, flagged in its quality, with the averages of its float fields; the books count the others as
         thinned. Only minutes that end by `before`, and of which no upstream has received anything. History keeps all.
         The store does so by itself where `keep_bytes` demands it. Returns when that is committed."""
+        from edgedepot.storage.sqlite.thinning import Batch, batches, closed_pieces, thin  # here, as few ask
+
         writing, end = self._writer_parts(), micros_of(before, "before")
         self.fold()
         found: list[Batch] = []

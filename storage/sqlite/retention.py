@@ -63,10 +63,6 @@ _FOLDS = 3
 """So often it has the fold go first for a partition: readings of its time may come on and on."""
 
 
-def fold_first(_: Journal) -> None:
-    """What `Retention.next` says where that has to be before anything goes: no deed for a transaction."""
-
-
 class _Owed(NamedTuple):
     """Rows that a cursor would come by, and how many of them it gets: these are from `low` to `last`."""
 
@@ -95,6 +91,10 @@ class Retention:
         self._may_fold = False
         self.is_over = False
         self.full = full
+
+    @staticmethod
+    def fold_first(_: Journal) -> None:
+        """What `next` says where that has to be before anything goes: no deed for a transaction."""
 
     def next(self, now: int | None, may_fold: bool) -> Deed | None:
         """The next transaction's deed; None when all is as it should be, or as good as it can be. `now` is None while
@@ -190,7 +190,7 @@ class Retention:
         """What is to be kept of it is brought together first, once all of it is there."""
         if self._awaits_fold(layout, partition, end):
             self._folds += not self._journal.shape.folded.active
-            return fold_first
+            return self.fold_first
         if is_kept(self._journal.shape, layout, partition):
             return lambda journal: self._drop_partition(layout, partition, end, why)
         most = self._limits.fold_rows  # it takes as much room as they do, where buckets are short

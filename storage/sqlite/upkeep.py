@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from edgedepot.storage.clock import Clock
 from edgedepot.storage.reading import declared_measurements
@@ -15,7 +16,9 @@ from edgedepot.storage.sqlite.journal import Deed, Journal
 from edgedepot.storage.sqlite.limits import Limits
 from edgedepot.storage.sqlite.opening import Opened
 from edgedepot.storage.sqlite.pace import Calls, Pace
-from edgedepot.storage.sqlite.retention import Retention, fold_first
+
+if TYPE_CHECKING:
+    from edgedepot.storage.sqlite.retention import Retention
 
 log = logging.getLogger(__name__)
 RETAIN_SECONDS = 300.0
@@ -73,7 +76,17 @@ class Upkeep:
         """Go on with a store that was opened anew; one that was `full` is so until retention has looked."""
         self._connection, self._journal = opened.connection, opened.journal
         self._fold = Fold(self._connection, self._journal, self._pace.piece_rows, self._limits)
-        self.retention = Retention(self._connection, self._journal, self._cursors, self._limits, full)
+        self._retention = self._new_retention(full) if self._limits else None
+
+    def _new_retention(self, full: str | None = None) -> Retention:
+        from edgedepot.storage.sqlite.retention import Retention  # here, as many stores have no limits
+
+        return Retention(self._connection, self._journal, self._cursors, self._limits, full)
+
+    @property
+    def full(self) -> str | None:
+        """Why the store takes no readings; None where it does. For any thread."""
+        return None if self._retention is None else self._retention.full
 
     def call(self, calls: Calls, check: Callable[[], None]) -> None:
         """From any thread: have it done once more, and return when it is. Raises what `check` does, which is asked
@@ -165,7 +178,9 @@ class Upkeep:
     def look_for_room(self) -> None:
         """Have retention look at once where a commit went beyond the limit, or filled a piece that no fold ends; or
         where one may have made room."""
-        retention = self.retention
+        retention = self._retention
+        if retention is None:
+            return
         if retention.full is not None or retention.ends_piece or (not retention.is_over and retention.exceeds()):
             self.retain_soon()
 
@@ -178,29 +193,30 @@ class Upkeep:
         """One step of retention, where it is due; some more where there is no room."""
         until = self._clock.monotonic() + ROOM_SECONDS
         while self._is_past(self._retain_due_at()):
-            self._retain_step()
-            if self._clock.monotonic() >= until or not self.retention.exceeds(headroom=False):
+            retention = self._retention = self._retention or self._new_retention()
+            self._retain_step(retention)
+            if self._clock.monotonic() >= until or not retention.exceeds(headroom=False):
                 return
 
-    def _retain_step(self) -> None:
+    def _retain_step(self, retention: Retention) -> None:
         self.retains.begun = self.retains.wanted
-        deed = self._to_retain()
-        while deed is fold_first:
+        deed = self._next_of(retention)
+        while deed is retention.fold_first:
             is_short = self._unfolded() <= CHUNK
             self._fold_step()
             if self._fold.active and not is_short:
                 return
-            deed = self._to_retain()  # at once, where that is not long: readings may come on and on
+            deed = self._next_of(retention)  # at once, where that is not long: readings may come on and on
         if deed is not None:
             transact(self._connection, self._journal, [deed])
-            self.retention.committed()
+            retention.committed()
             return
         if self._retain_at is not None:
-            now, is_over = self._clock.monotonic(), self.retention.is_over
+            now, is_over = self._clock.monotonic(), retention.is_over
             self._retain_at = now + (PRESSED_SECONDS if is_over else RETAIN_SECONDS)
             self._fold_at = now if is_over else self._fold_at  # what is not in history cannot go
         self._answer(self.retains)
 
-    def _to_retain(self) -> Deed | None:
+    def _next_of(self, retention: Retention) -> Deed | None:
         now = self._clock.now() if self._clock.trusted else None
-        return self.retention.next(now, may_fold=self._is_past(self._no_fold_before))
+        return retention.next(now, may_fold=self._is_past(self._no_fold_before))

@@ -129,7 +129,7 @@ class Writer:
     @property
     def full(self) -> str | None:
         """Why the store takes no readings, where it is to hold on to what upstreams await; else None."""
-        return self._upkeep.retention.full
+        return self._upkeep.full
 
     def _why_refused(self) -> str:
         if self.full is not None:

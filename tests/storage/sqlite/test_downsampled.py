@@ -17,7 +17,7 @@ from edgedepot.storage.rows import aggregate_rows, select_rows
 from edgedepot.storage.sqlite.downsampled import keep_more
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.limits import Limits
-from edgedepot.storage.sqlite.retention import Retention, fold_first
+from edgedepot.storage.sqlite.retention import Retention
 from tests.models import Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.minutes import killed_at_some_moment
@@ -213,7 +213,7 @@ def test_history_goes_although_readings_of_its_time_come_on_and_on(path: Path) -
 
         def look(journal: Journal) -> None:
             retention = Retention(journal.connection, journal, writing.cursors, limits, None)
-            found.extend(retention.next(to_micros(NOW), may_fold=True) is fold_first for _ in range(10))
+            found.extend(retention.next(to_micros(NOW), may_fold=True) is retention.fold_first for _ in range(10))
 
         store._do(look)
     assert True in found
@@ -486,8 +486,7 @@ def test_keeping_that_fails_anywhere_is_done_once_in_the_end(path: Path, tmp_pat
         copy.write_bytes(original)
         with opened(copy, NOW) as store:
             assert store._writing is not None
-            retention = store._writing.writer._upkeep.retention
-            retention._limits = type(retention._limits).of("10 days", None, "evict", True)
+            store._writing.writer._upkeep._limits = Limits.of("10 days", None, "evict", True)  # from `retain` on
             with Failing(store, place, 3) as failing:
                 act(store, lambda store: store.retain())
             audit_memory(store)

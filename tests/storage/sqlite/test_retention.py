@@ -18,6 +18,7 @@ from edgedepot.storage.clock import ManualClock, from_micros, to_micros
 from edgedepot.storage.query import FUNCTIONS
 from edgedepot.storage.reading import define_model
 from edgedepot.storage.rows import aggregate_rows, select_rows
+from edgedepot.storage.sqlite.limits import Limits
 from tests.models import Mixed, Weather
 from tests.storage.sqlite.audit import audit_file, audit_memory
 from tests.storage.sqlite.minutes import killed_at_some_moment
@@ -581,11 +582,10 @@ def test_retention_that_fails_anywhere_is_done_in_the_end(with_a_late_upstream: 
     def attempt(place: float) -> tuple[str, Failing]:
         path = tmp_path / "x.db"
         path.write_bytes(original)
-        settings: dict[str, Any] = {"keep": "80 days", "keep_pending": False}
         with opened(path, T0 + 60 * DAY) as store:
-            store._writing.writer._upkeep.retention._limits = type(store._writing.writer._upkeep.retention._limits).of(  # type: ignore[union-attr]
-                when_full="evict", keep_bytes=None, **settings
-            )
+            assert store._writing is not None
+            limits = Limits.of("80 days", None, "evict", keep_pending=False)
+            store._writing.writer._upkeep._limits = limits  # from `retain` on
             with Failing(store, place, 3) as failing:
                 act(store, lambda store: store.retain())
             audit_memory(store)
@@ -655,7 +655,7 @@ def toml(folder: Path, lines: str) -> Path:
 def test_limits_in_a_file(tmp_path: Path) -> None:
     lines = 'keep_bytes = "2 GB"\nwhen_full = "block"\n[storage.keep]\nweather = "2 years"\n"*" = "1 month"'
     store = load(toml(tmp_path, lines)).storage.make()
-    limits = store._writing.writer._upkeep.retention._limits
+    limits = store._writing.writer._upkeep._limits
     store.close()
     day = 86_400_000_000
     assert (limits.age("weather"), limits.age("pump"), limits.size, limits.block) == (

@@ -146,7 +146,7 @@ class RoomStates(Room):
         try:
             self.store.store_readings(*batch)
         except StorageBusy:
-            assert self.store._writing.writer._upkeep.retention.full
+            assert self.store._writing.writer.full
             assert self.limits["when_full"] == "block"
             assert "keep_bytes" in self.limits
         else:
