@@ -29,6 +29,7 @@ from edgedepot.storage.sqlite.lock import StoreLock
 from edgedepot.storage.sqlite.log_note import LOOSE, SYNCED, LogNote, Noted
 from edgedepot.storage.sqlite.log_sync import LogSync, sync_what_was_left
 from edgedepot.storage.sqlite.look import OLDER, Look
+from edgedepot.storage.sqlite.migrations import migrate
 from edgedepot.storage.sqlite.readers import Readers
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged, read_report, write_report
@@ -238,6 +239,7 @@ class Opening:
             if mark != schema.APPLICATION_ID or not schema.may_be_a_version(version):
                 raise Damage("it does not bear the mark of a store")
         schema.prepare(connection, self._path)
+        migrate(connection)
 
     def _check_names(self, connection: sqlite3.Connection, catalogue: Catalogue) -> None:
         """Raise `BadRecord` where what a number stands for has changed on the card."""

@@ -19,7 +19,6 @@ import uuid
 from pathlib import Path
 
 from edgedepot.storage.errors import StoreUnusable
-from edgedepot.storage.sqlite.migrations import migrate
 from edgedepot.storage.sqlite.records import BadRecord, is_setting
 
 APPLICATION_ID = 0x45444550  # "EDEP", in the file's header: `file` and other tools can tell
@@ -77,8 +76,7 @@ CREATE TABLE _dirty (
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables in a new file, and bring an old one up to date. Raises `StoreUnusable` for a file that is not
-    ours or from a newer program."""
+    """Make the tables in a new file. Raises `StoreUnusable` for a file that is not ours or from a newer program."""
     if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _TABLES.split(";\n"):
@@ -89,7 +87,6 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     check(connection, path)
-    migrate(connection)
 
 
 def new_id() -> str:

@@ -354,7 +354,7 @@ def _damage(operations: list[Operation], rng: random.Random) -> Files:
 
 def _of_an_earlier_version(operations: list[Operation], rng: random.Random) -> Files:
     """As its program left it."""
-    dump = RELEASED / f"{VERSION - 1}.sql"
+    dump = max(RELEASED.glob("*.sql"), key=lambda one: int(one.stem) if int(one.stem) < VERSION else 0)
     with closing(sqlite3.connect(":memory:")) as file:
         file.executescript(dump.read_text())
         return {"gateway.db": file.serialize()}

@@ -725,7 +725,7 @@ def test_a_file_of_another_program_is_left_alone(path: Path) -> None:
         SQLiteStorage(path)
 
 
-@pytest.mark.parametrize("version", [4, 97])
+@pytest.mark.parametrize("version", [7, 97])
 @pytest.mark.parametrize("is_damaged", [False, True])
 def test_a_file_of_a_newer_program_is_refused(path: Path, version: int, is_damaged: bool) -> None:
     """Also where it is damaged: this one would salvage what it knows of, and leave out the rest."""
