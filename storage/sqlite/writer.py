@@ -364,15 +364,17 @@ class Writer:
     def _done(self, items: list[Item]) -> None:
         """Items are out of the queue, for good or ill."""
         self._attempts.clear()
-        self._note_progress()
         with self._condition:
             self._queue.drop(len(items))
             self._unsynced.add([item.receipt for item in items], self._journal.committed_seq)
+        self._note_progress()
         self._tell()
 
     def _note_progress(self) -> None:
-        """Have the sidecar know what is new in the catalogue, and now and then how far the numbers are."""
-        self._sidecar.note(*self._journal.catalogue.take_news())
+        """Have the sidecar know what is new in the catalogue once that is on the device (a name that a power cut takes
+        may come again with another number), and now and then how far the numbers are."""
+        if not self._unsynced:
+            self._sidecar.note(*self._journal.catalogue.take_news())
         if self._clock.monotonic() >= self._note_at:
             self._note_at = self._clock.monotonic() + NOTE_SECONDS
             self._note_seq()
@@ -382,6 +384,7 @@ class Writer:
 
     def _sync(self) -> None:
         self._put_on_device()
+        self._note_progress()
         self._tell()
 
     def _put_on_device(self) -> None:

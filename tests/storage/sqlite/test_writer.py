@@ -21,6 +21,7 @@ from edgedepot.storage.sqlite.arrivals import check_rows
 from edgedepot.storage.sqlite.items import Task, Write
 from edgedepot.storage.sqlite.journal import Journal
 from edgedepot.storage.sqlite.open_rows import MANY
+from edgedepot.storage.sqlite.sidecar import Sidecar
 from tests.models import Weather, Wordy
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -137,6 +138,19 @@ def test_process_durability_is_committed_first_and_durable_after_the_sync(tmp_pa
         advance_until(clock, lambda: receipt.level == "durable")
         assert store.pending("central", 10) is not None
         assert store.store_reading(Weather, "a", None, {"temperature": 2}).wait("durable").level == "durable"
+
+
+def test_a_name_is_copied_beside_the_store_when_it_is_on_the_device(tmp_path: Path, clock: ManualClock) -> None:
+    """A power cut may take it before, and it gets another number when it comes again: the copy would contradict."""
+    path = tmp_path / "x.db"
+    with SQLiteStorage(path, durability="process", clock=clock) as store:
+        store.store_reading(Weather, "mast", None, {"temperature": 1.0}).wait("committed")
+        assert store._writing is not None
+        store._writing.writer.fold()  # which it gets to when it is done with that
+        assert Sidecar(path).rows("series") == []
+        store.flush()
+        store._writing.writer.fold()
+        assert Sidecar(path).rows("series") == [(1, 1, "mast")]
 
 
 def test_what_is_much_is_synced_before_the_interval_is_over(tmp_path: Path, clock: ManualClock) -> None:
