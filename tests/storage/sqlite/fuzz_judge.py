@@ -131,6 +131,8 @@ class Seen(NamedTuple):
     """Whether records of the books say what was never written."""
     whose: tuple[Any, ...] | None
     """What tells the version and the program, None where it cannot be read."""
+    is_nothing: bool
+    """Whether no file is left that could tell of a store."""
 
 
 def look(changes: Changes, copy: Path) -> Seen:
@@ -149,7 +151,9 @@ def look(changes: Changes, copy: Path) -> Seen:
                     strange.add((table, cells))
         books, whose = _books_of(file), _whose(file)
     there = Counter(key for key in stored.readings if key in sound)
-    return Seen(there, len(strange), not books <= stored.books, whose)
+    left = [changes.path.with_name(changes.path.name + suffix) for suffix in ("", "-wal", ".catalogue")]
+    is_nothing = ".lock" in changes.files and not any(file.exists() and file.stat().st_size for file in left)
+    return Seen(there, len(strange), not books <= stored.books, whose, is_nothing)
 
 
 def everything(store: SQLiteStorage) -> Counter[Key]:
@@ -178,7 +182,8 @@ def judge(changes: Changes, opened: Opener = open_store) -> str:
         reports = [] if store.salvaged is None else [store.salvaged]
         found = _used(store, reports)
         assert found.pop(("new", None)) == 1
-        _judge_readings(changes, seen, found, reports, path)
+        if not seen.is_nothing:
+            _judge_readings(changes, seen, found, reports, path)
         _judge_books(seen, store, reports)
     with opened(path) as store:
         again = everything(store)
