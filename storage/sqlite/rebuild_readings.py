@@ -21,7 +21,7 @@ from edgedepot.storage.sqlite.downsampled import create_kept
 from edgedepot.storage.sqlite.draft import Draft, Row, reading_old
 from edgedepot.storage.sqlite.retype import cast_to_float, turn_kept
 from edgedepot.storage.sqlite.scan import book_text, scan
-from edgedepot.storage.sqlite.shape import PERIOD, Partition, Rule
+from edgedepot.storage.sqlite.shape import PERIOD, Partition, Rule, in_order
 from edgedepot.storage.sqlite.tables import (
     OWN_STAMP,
     add_partition,
@@ -78,7 +78,10 @@ class Readings:
         known = draft.old_shape.partitions if draft.old_shape else {}
         if draft.old_shape is None and draft.pages.count:
             draft.damaged.add("history")
-        places = [(model, one) for model, mine in known.items() if model in draft.layouts for one in _in_order(mine)]
+        places = [(model, one) for model, mine in known.items() if model in draft.layouts for one in in_order(mine)]
+        for model, one in ((model, one) for model, mine in known.items() if model in draft.layouts for one in mine):
+            if (model, one) not in places:  # where it begins and ends has changed on the card
+                draft.damaged |= {"history", history_table(draft.layouts[model], one)}
         places.sort(key=lambda place: -place[1].start)
         for index, (model, old) in enumerate(places):
             layout = draft.layouts[model]
@@ -337,12 +340,3 @@ def _batches(found: Iterable[Row]) -> Iterator[list[Row]]:
     rows = iter(found)
     while batch := list(islice(rows, _BATCH)):
         yield batch
-
-
-def _in_order(partitions: list[Partition]) -> list[Partition]:
-    """Those that follow on one another."""
-    kept: list[Partition] = []
-    for one in partitions:
-        if one.start < one.stop and (not kept or kept[-1].stop <= one.start):
-            kept.append(one)
-    return kept

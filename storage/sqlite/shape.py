@@ -219,6 +219,15 @@ _decoder = msgspec.json.Decoder(Shape)
 _encode = msgspec.json.Encoder().encode
 
 
+def in_order(partitions: list[Partition]) -> list[Partition]:
+    """Those that follow on one another, as all of a model do."""
+    kept: list[Partition] = []
+    for one in partitions:
+        if one.start < one.stop and (not kept or kept[-1].stop <= one.start):
+            kept.append(one)
+    return kept
+
+
 def read_shape(connection: sqlite3.Connection) -> Shape:
     text = schema.text(connection, "shape")
     return Shape() if text is None else decoded(_decoder, text, "the record of the tables")

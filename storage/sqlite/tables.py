@@ -12,7 +12,7 @@ from itertools import pairwise
 from edgedepot.storage.clock import HOUR
 from edgedepot.storage.sqlite.catalogue import Layout
 from edgedepot.storage.sqlite.records import SEQ, TIME, BadRecord, read_records
-from edgedepot.storage.sqlite.shape import Partition, Piece, Rule, Shape
+from edgedepot.storage.sqlite.shape import Partition, Piece, Rule, Shape, in_order
 from edgedepot.storage.values import Quality
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ def check_tables(connection: sqlite3.Connection, shape: Shape, layouts: Mapping[
     known = {piece.table for piece in shape.pieces}
     known |= {kept_table(layouts[rule.model], rule) for rule in shape.rules if rule.model in layouts}
     for model, partitions in shape.partitions.items():
+        if in_order(partitions) != partitions:
+            raise BadRecord(f"the partitions of model {model} are on record as not following on one another")
         for partition in partitions:
             if model not in layouts:
                 raise BadRecord(f"a partition is on record as of model {model}, which is not")

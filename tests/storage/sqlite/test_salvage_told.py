@@ -200,6 +200,17 @@ def test_of_a_number_that_was_a_word_in_an_older_state_the_number_counts(quick_f
     assert kept == 670
 
 
+def test_readings_whose_partition_is_on_record_as_ending_before_it_begins_are_kept(quick_folder: Path) -> None:
+    path = leave(quick_folder, "folded", checkpointed=True)
+    stop = "$.partitions.1[0][2]"
+    execute(path, f"UPDATE _meta SET value = json_set(value, '{stop}', json_extract(value, '{stop}') - 20000000000000) "
+                  "WHERE key = 'shape'")  # fmt: skip
+    report, kept = salvaged(path)
+    assert "not following on one another" in report.reason
+    assert kept == 670
+    assert report.lost == 0
+
+
 def test_any_bit_of_the_head_of_a_log_may_flip(quick_folder: Path) -> None:
     """Its checksum aside, without which the first page in the log cannot be told from junk."""
     left = quick_folder / "left"
