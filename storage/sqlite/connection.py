@@ -37,6 +37,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as exc:  # an error of SQLite's that quotes what is no text
         raise StoreUnusable(f"{path} cannot be read as a store: {exc}") from exc
+    except MemoryError as exc:  # a row that claims to be as large
+        raise StoreUnusable(f"{path} cannot be read as a store: SQLite finds no memory for what is in it") from exc
     except sqlite3.DatabaseError as exc:
         code = code_of(exc) & 0xFF
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

@@ -159,11 +159,10 @@ def reading_old() -> Iterator[None]:
     """What the old file suffers from is why we are here; what the new one does is raised."""
     try:
         yield
-    except UnicodeDecodeError:  # an error of SQLite's that quotes what is no text
+    except (UnicodeDecodeError, MemoryError):  # an error of SQLite's that quotes what is no text; a row of absurd size
         pass
     except sqlite3.DatabaseError as exc:
-        new = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM)
-        if code_of(exc) & 0xFF in new:
+        if code_of(exc) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
             raise
 
 

@@ -20,7 +20,7 @@ class Readers:
 
     _all: ClassVar[weakref.WeakSet[Readers]] = weakref.WeakSet()
 
-    def __init__(self, path: Path, on_error: Callable[[sqlite3.DatabaseError], None] | None = None) -> None:
+    def __init__(self, path: Path, on_error: Callable[[Exception], None] | None = None) -> None:
         self._path = path
         self._home = Home(path)
         self._on_error = on_error
@@ -54,7 +54,7 @@ class Readers:
                 connection = self._take()
                 connection.execute("BEGIN")
                 yield connection
-            except sqlite3.DatabaseError as exc:
+            except (sqlite3.DatabaseError, MemoryError) as exc:
                 if self._on_error is not None and connection not in self._retired:
                     self._on_error(exc)
                 raise

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAGIC = b"SQLite format 3\0"
 UNREADABLE = (
-    msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError, ArithmeticError, RecursionError
+    msgspec.MsgspecError, LookupError, TypeError, ValueError, AssertionError, ArithmeticError, RecursionError,
+    MemoryError,
 )  # fmt: skip
-"""What a record that is not what was written leads to, where the store makes use of it."""
+"""What a record that is not what was written leads to, where the store makes use of it; the last where it claims to be
+larger than SQLite takes memory for."""
 
 
 class Flaw(NamedTuple):

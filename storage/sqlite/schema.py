@@ -124,7 +124,10 @@ def settings_of(path: Path) -> dict[str, object]:
     """The settings of a file that nobody has open, but for what is in its log alone and what is no setting's value;
     none where it is no store."""
     uri = path.absolute().as_uri() + "?mode=ro&immutable=1"
-    with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+    with (
+        contextlib.suppress(sqlite3.Error, ValueError, MemoryError),
+        contextlib.closing(sqlite3.connect(uri, uri=True)) as file,
+    ):
         found = file.execute("SELECT key, value FROM _meta")
         return {key: value for key, value in found if is_setting(str(key), value)}
     return {}

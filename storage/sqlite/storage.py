@@ -160,7 +160,7 @@ class SQLiteStorage(BaseStorage, SQLiteBuffer, SQLiteKeeping):
         with self._reading(False) as (view, _):
             return read_report(view.connection)
 
-    def _suspect(self, exc: sqlite3.DatabaseError) -> None:
+    def _suspect(self, exc: Exception) -> None:
         if self._writing is not None:
             self._writing.writer.suspect(exc)
 

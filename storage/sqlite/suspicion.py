@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CodeType
 
 from edgedepot.storage.clock import Clock
+from edgedepot.storage.errors import StoreUnusable
 from edgedepot.storage.sqlite.connection import is_damage, is_unread, open_reader
 from edgedepot.storage.sqlite.records import BadRecord
 from edgedepot.storage.sqlite.salvage import UNREADABLE
@@ -110,8 +111,11 @@ def _is_sound(path: Path) -> bool:
     """Whether a look through all of the store finds nothing wrong. Raises `StorageError` where it cannot be read."""
     from edgedepot.storage.sqlite.verify import Verification  # here, as hardly a store needs it
 
-    with Verification(path) as verification:
-        return verification.run().sound
+    try:
+        with Verification(path) as verification:
+            return verification.run().sound
+    except StoreUnusable:
+        return False
 
 
 def _is_of_the_structure(exc: BaseException) -> bool:
@@ -129,6 +133,8 @@ def is_whole(path: Path) -> bool:
     except sqlite3.DatabaseError as exc:
         if is_unread(exc):
             raise
+        return False
+    except MemoryError:
         return False
     if "unable to get the page" in found:
         raise sqlite3.OperationalError(found)

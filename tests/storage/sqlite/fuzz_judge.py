@@ -35,7 +35,7 @@ _NOT_KNOWN = ("is not known", "in its log alone", "may not be counted", "its log
 _LEAVES = (0x0D, 0x0A)
 _TRIES = 4
 _LATE = datetime(2030, 1, 1, tzinfo=UTC)
-UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 """What SQLite raises; the latter where an error quotes what is no text."""
 Key = tuple[str, int | None]
 """A device and the number that each of its readings bears: the same also where its time is known by estimate alone."""

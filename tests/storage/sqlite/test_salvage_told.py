@@ -2,6 +2,7 @@
 to be. Found by stores whose files were changed at random (test_fuzz.py)."""
 
 import logging
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedepot import SQLiteStorage
+from edgedepot import SQLiteStorage, StorageError
 from edgedepot.storage.sqlite.pages import Pages
 from edgedepot.storage.sqlite.report import UNCOUNTED, Salvaged
 from edgedepot.storage.sqlite.wal import wal_of
@@ -198,6 +199,31 @@ def test_of_a_number_that_was_a_word_in_an_older_state_the_number_counts(quick_f
         file.write(older)
     _, kept = salvaged(path)
     assert kept == 670
+
+
+ABSURD = bytes.fromhex("2a0a0303000000004900fefeffff0025ff01" + 35 * "ff" + "0b29092d014d17")
+"""Rows for which SQLite asks for more memory than it takes."""
+
+
+def test_a_row_that_is_as_large_as_no_memory_is_damage(quick_folder: Path) -> None:
+    path = leave(quick_folder, "folded", checkpointed=True)
+    execute(path, "UPDATE _meta SET value = value WHERE key = 'store_epoch'")  # the log is in the file
+    page = pages_of(path, "_h_weather_1")[-1]
+    with path.open("r+b") as file:
+        head = os.pread(file.fileno(), 40, (page - 1) * PAGE)
+        os.pwrite(file.fileno(), ABSURD, (page - 1) * PAGE + int.from_bytes(head[28:30], "big"))
+    with closing(sqlite3.connect(path)) as plain, pytest.raises(MemoryError):
+        plain.execute("SELECT * FROM _h_weather_1").fetchall()
+    with pytest.raises(StorageError, match="cannot be read as a store"), SQLiteStorage(path, read_only=True) as store:
+        readings(store)
+    with SQLiteStorage(path) as store:
+        with pytest.raises(StorageError, match="cannot be read as a store"):
+            readings(store)
+        store.store_reading(Weather, "new", None, {"temperature": 1.0}).wait()
+        report = store.salvaged
+        assert report is not None
+        assert (report.kept, report.lost) == (670, 0)
+        assert len(readings(store)) == 671
 
 
 def test_readings_whose_partition_is_on_record_as_ending_before_it_begins_are_kept(quick_folder: Path) -> None:
