@@ -6,12 +6,13 @@ import math
 import sqlite3
 from bisect import bisect_right
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from edgedepot import SQLiteStorage
-from edgedepot.storage.clock import HOUR
+from edgedepot.storage.clock import HOUR, ManualClock
 from edgedepot.storage.sqlite.books import Books
 from edgedepot.storage.sqlite.shape import read_shape
 from edgedepot.storage.sqlite.tail import Tail
@@ -189,9 +190,19 @@ def _audit_view(connection: sqlite3.Connection, name: str, fields: list[dict[str
         assert set((kind or "null").split(",")) <= allowed, f"{name}.{field['name']} holds {kind}"
 
 
+def _flush(store: SQLiteStorage) -> None:
+    """A store that is in trouble tries again after a while: so time goes on, also where nobody else moves it."""
+    with ThreadPoolExecutor(1) as pool:
+        flushing = pool.submit(store.flush)
+        while not wait([flushing], 2.0).done:
+            if isinstance(store.clock, ManualClock):
+                store.clock.advance(1.0)
+        flushing.result()
+
+
 def audit_memory(store: SQLiteStorage) -> None:
     """Check that what a store that writes remembers is what opening its file would find. Nothing may be under way."""
-    store.flush()
+    _flush(store)
     assert store._writing is not None
     journal = store._writing.writer._journal
     connection = sqlite3.connect(f"file:{store.path}?mode=ro", uri=True)
